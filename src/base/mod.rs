@@ -1,0 +1,10 @@
+//! Words that every other module shares: identities, category pairs and refusals. Imports nothing.
+#![forbid(unsafe_code)]
+
+mod category;
+mod id;
+mod refusal;
+
+pub use category::{CATEGORY_COUNT, CategoryError, CategoryPair};
+pub use id::{DomainName, DomainRef, DomainUuid, NameError, Slot};
+pub use refusal::{Layer, Refusal};

@@ -1,0 +1,535 @@
+//! A domain's definition as values: what this version runs, and nothing that it does not.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::base::{DomainName, DomainUuid};
+use crate::privsep::supervisor::LifecycleAction;
+
+/// One domain, read and defaulted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Domain {
+    /// `<domain type>`: `kvm` or `qemu`.
+    pub virt: VirtType,
+    /// `<name>`
+    pub name: DomainName,
+    /// `<uuid>`; `None` where the definition has none (the caller makes one).
+    pub uuid: Option<DomainUuid>,
+    /// `<title>`
+    pub title: Option<String>,
+    /// `<description>`
+    pub description: Option<String>,
+    /// `<memory>` in bytes, rounded up to whole KiB as libvirt does.
+    pub memory: u64,
+    /// `<currentMemory>` in bytes.
+    pub current_memory: u64,
+    /// `<vcpu>`
+    pub vcpus: u32,
+    /// `<os>`
+    pub os: Os,
+    /// `<features>`
+    pub features: Features,
+    /// `<cpu>`
+    pub cpu: Cpu,
+    /// `<clock>`
+    pub clock: Clock,
+    /// `<on_poweroff>`, default destroy.
+    pub on_poweroff: LifecycleAction,
+    /// `<on_reboot>`, default restart.
+    pub on_reboot: LifecycleAction,
+    /// `<on_crash>`, default destroy.
+    pub on_crash: LifecycleAction,
+    /// `<devices>`
+    pub devices: Devices,
+    /// `<seclabel>`, in order.
+    pub seclabels: Vec<SecLabel>,
+}
+
+/// Which accelerator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VirtType {
+    /// Hardware.
+    Kvm,
+    /// TCG.
+    Qemu,
+}
+
+/// `<os>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Os {
+    /// `<type machine=…>`, such as `q35` or `pc-i440fx-7.2`; default `q35`.
+    pub machine: String,
+    /// What boots.
+    pub boot: Boot,
+}
+
+/// What a guest boots from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Boot {
+    /// Firmware and these kinds of devices, in order; or each device's own `<boot order>`.
+    Devices(Vec<BootDevice>),
+    /// A kernel given directly.
+    Kernel {
+        /// `<kernel>`
+        kernel: String,
+        /// `<initrd>`
+        initrd: Option<String>,
+        /// `<cmdline>`
+        cmdline: Option<String>,
+        /// `<dtb>`
+        dtb: Option<String>,
+    },
+}
+
+/// `<boot dev=…>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootDevice {
+    /// `cdrom`
+    Cdrom,
+    /// `hd`
+    Hd,
+    /// `network`
+    Network,
+}
+
+/// `<features>`: each is on where its element stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Features {
+    /// `<acpi/>`
+    pub acpi: bool,
+    /// `<apic/>`
+    pub apic: bool,
+    /// `<pae/>`
+    pub pae: bool,
+    /// `<vmport state=…/>`
+    pub vmport: Option<bool>,
+}
+
+/// `<cpu>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cpu {
+    /// Which CPU the guest sees.
+    pub mode: CpuMode,
+    /// `<topology>`: sockets, dies, cores, threads; their product is the number of vcpus.
+    pub topology: Option<CpuTopology>,
+    /// `<feature name policy>`: name and whether it is on (`require`, `force`) or off (`disable`, `forbid`).
+    pub features: Vec<(String, bool)>,
+}
+
+/// `<cpu mode>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum CpuMode {
+    /// `custom` with a `<model>`.
+    Custom(String),
+    /// No `<cpu>`, or one without a mode: QEMU's default.
+    Default,
+    /// `host-model`: run as `host` under KVM and as `max` under TCG.
+    HostModel,
+    /// `host-passthrough`
+    HostPassthrough,
+    /// `maximum`
+    Maximum,
+}
+
+/// `<topology>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CpuTopology {
+    /// Sockets.
+    pub sockets: u32,
+    /// Dies a socket.
+    pub dies: u32,
+    /// Cores a die.
+    pub cores: u32,
+    /// Threads a core.
+    pub threads: u32,
+}
+
+/// `<clock>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Clock {
+    /// `offset`
+    pub offset: ClockOffset,
+    /// `<timer>`s.
+    pub timers: Vec<Timer>,
+}
+
+/// `<clock offset>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockOffset {
+    /// `localtime`
+    Localtime,
+    /// `utc`
+    Utc,
+}
+
+/// `<timer>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Timer {
+    /// `name`
+    pub name: TimerName,
+    /// `present`
+    pub present: Option<bool>,
+    /// `tickpolicy`
+    pub tickpolicy: Option<TickPolicy>,
+}
+
+/// Which timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimerName {
+    /// The HPET.
+    Hpet,
+    /// The KVM clock.
+    Kvmclock,
+    /// The i8254.
+    Pit,
+    /// The real-time clock.
+    Rtc,
+}
+
+/// What happens to missed ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TickPolicy {
+    /// Delivered late, all of them.
+    Catchup,
+    /// Delivered late at the normal rate.
+    Delay,
+    /// Thrown away.
+    Discard,
+}
+
+/// `<devices>`, each kind in the order of the definition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Devices {
+    /// `<emulator>`
+    pub emulator: Option<String>,
+    /// `<disk>`, cdroms among them.
+    pub disks: Vec<Disk>,
+    /// `<interface>`
+    pub interfaces: Vec<Interface>,
+    /// `<serial>`
+    pub serials: Vec<CharDevice>,
+    /// `<console>`; the first one of type serial mirrors the first `<serial>` and is not repeated here.
+    pub consoles: Vec<CharDevice>,
+    /// `<rng>`
+    pub rngs: Vec<Rng>,
+    /// `<memballoon>`: `None` for `model='none'`; absent means virtio, as in libvirt.
+    pub memballoon: Option<MemBalloon>,
+    /// `<graphics type='vnc'>`
+    pub vncs: Vec<Vnc>,
+    /// `<video>`, in order; with a `<graphics>` and no `<video>` libvirt adds one.
+    pub videos: Vec<VideoModel>,
+}
+
+/// `<disk>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    /// `device`: disk or cdrom.
+    pub device: DiskDevice,
+    /// `<source>`; `None` is an empty cdrom.
+    pub source: Option<DiskSource>,
+    /// `<target dev>`
+    pub target: String,
+    /// `<target bus>`
+    pub bus: DiskBus,
+    /// `<readonly/>`; always so for a cdrom.
+    pub readonly: bool,
+    /// `<shareable/>`
+    pub shareable: bool,
+    /// `<driver cache>`
+    pub cache: CacheMode,
+    /// `<driver io>`
+    pub io: Option<IoMode>,
+    /// `<driver discard='unmap'>`
+    pub discard: bool,
+    /// `<serial>`
+    pub serial: Option<String>,
+    /// `<boot order>`
+    pub boot_order: Option<u32>,
+    /// Line of the element in the definition, for refusals.
+    pub line: u32,
+}
+
+/// `<disk device>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskDevice {
+    /// `cdrom`
+    Cdrom,
+    /// `disk`
+    Disk,
+}
+
+/// `<disk><source>` with the format of the driver and the layers below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DiskSource {
+    /// `file` or `block`.
+    pub kind: SourceKind,
+    /// Absolute path.
+    pub path: String,
+    /// `<driver type>` or the layer's `<format type>`.
+    pub format: ImageFormat,
+    /// `<backingStore>`
+    pub backing: Backing,
+    /// `<source><seclabel>`, by model.
+    pub seclabels: Vec<DeviceLabel>,
+}
+
+/// What a definition says of the layers below one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Backing {
+    /// `<backingStore>` with a source.
+    Layer(Box<DiskSource>),
+    /// `<backingStore/>`: nothing below, whatever the header says.
+    None,
+    /// No element: the header decides.
+    Unspecified,
+}
+
+/// `<disk type>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// A block device.
+    Block,
+    /// A regular file.
+    File,
+}
+
+/// Image formats that run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// qcow2, version 2 or 3.
+    Qcow2,
+    /// Raw.
+    Raw,
+}
+
+/// `<target bus>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskBus {
+    /// `ide`
+    Ide,
+    /// `sata`
+    Sata,
+    /// `scsi`, on a virtio-scsi controller.
+    Scsi,
+    /// `virtio`
+    Virtio,
+}
+
+/// `<driver cache>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    /// `default`: writeback.
+    Default,
+    /// `directsync`
+    Directsync,
+    /// `none`
+    None,
+    /// `unsafe`
+    Unsafe,
+    /// `writeback`
+    Writeback,
+    /// `writethrough`
+    Writethrough,
+}
+
+/// `<driver io>`; io_uring is refused unless the configuration asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoMode {
+    /// `io_uring`
+    IoUring,
+    /// `native`
+    Native,
+    /// `threads`
+    Threads,
+}
+
+/// `<interface>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// Where its packets go.
+    pub backend: InterfaceBackend,
+    /// `<mac address>`; made from the uuid and the position where the definition has none.
+    pub mac: Option<[u8; 6]>,
+    /// `<model type>`
+    pub model: InterfaceModel,
+    /// `<boot order>`
+    pub boot_order: Option<u32>,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<interface type>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum InterfaceBackend {
+    /// `ethernet` with `<target dev=… managed='no'/>`: an existing tap device.
+    Tap(String),
+    /// `user`, with or without `<backend type='passt'/>`.
+    User,
+}
+
+/// `<model type>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterfaceModel {
+    /// `e1000`
+    E1000,
+    /// `e1000e`
+    E1000e,
+    /// `rtl8139`
+    Rtl8139,
+    /// `virtio`
+    Virtio,
+}
+
+/// `<serial>` or `<console>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CharDevice {
+    /// Where its bytes go.
+    pub source: CharSource,
+    /// `<target type>`: what the guest sees.
+    pub target: CharTarget,
+    /// `<log file append>`
+    pub log: Option<(String, bool)>,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<serial type>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum CharSource {
+    /// `file`
+    File {
+        /// Absolute path.
+        path: String,
+        /// `append='on'`
+        append: bool,
+    },
+    /// `pty`
+    Pty,
+    /// `unix` with `mode='bind'`: the supervisor listens.
+    UnixListen {
+        /// Absolute path.
+        path: String,
+    },
+}
+
+/// What kind of port the guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum CharTarget {
+    /// A 16550A: `isa-serial`.
+    IsaSerial,
+    /// A port of a virtio-serial controller.
+    VirtioConsole,
+}
+
+/// `<rng>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rng {
+    /// `<rate bytes period>`: bytes, milliseconds.
+    pub rate: Option<(u64, u64)>,
+    /// `<backend>`: `builtin`, or `random` (read from `/dev/urandom`, run as builtin; no file is opened).
+    pub backend: RngBackend,
+}
+
+/// `<rng><backend model>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum RngBackend {
+    /// `builtin`
+    Builtin,
+    /// `random` with `/dev/urandom` or `/dev/random`.
+    Random,
+}
+
+/// `<memballoon model='virtio'>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemBalloon {
+    /// `autodeflate`
+    pub autodeflate: Option<bool>,
+    /// `freePageReporting`
+    pub free_page_reporting: Option<bool>,
+}
+
+/// `<graphics type='vnc'>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Vnc {
+    /// Where it listens.
+    pub listen: VncListen,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<listen>` of a VNC server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum VncListen {
+    /// An address, default 127.0.0.1, and a port; `None` is `autoport`.
+    Address(IpAddr, Option<u16>),
+    /// `type='none'`: no listener.
+    None,
+    /// `type='socket'`
+    Socket(String),
+}
+
+/// `<video><model type>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VideoModel {
+    /// `none`
+    None,
+    /// `vga`
+    Vga,
+    /// `virtio`
+    Virtio,
+}
+
+/// `<seclabel>` of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SecLabel {
+    /// `model`: `selinux`, `dac`, `none`.
+    pub model: String,
+    /// How the label comes about.
+    pub kind: SecLabelKind,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<seclabel type>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum SecLabelKind {
+    /// `dynamic`, with the `<baselabel>` if there is one.
+    Dynamic {
+        /// `<baselabel>`
+        baselabel: Option<String>,
+    },
+    /// `none`
+    None,
+    /// `static`
+    Static {
+        /// `<label>`
+        label: String,
+        /// `<imagelabel>`
+        imagelabel: Option<String>,
+        /// `relabel='yes'`
+        relabel: bool,
+    },
+}
+
+/// `<source><seclabel>` of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceLabel {
+    /// `model`; `None` applies to every model.
+    pub model: Option<String>,
+    /// `<label>` where it is relabelled, `None` for `relabel='no'`.
+    pub label: Option<String>,
+}

@@ -1,0 +1,38 @@
+//! What the planner must know of this host, read once by `host` and passed as a value.
+
+use serde::Serialize;
+
+/// The host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HostFacts {
+    /// `uname -r`
+    pub kernel_release: String,
+    /// Landlock's ABI, 0 where there is none.
+    pub landlock_abi: u32,
+    /// SELinux, where the kernel runs it.
+    pub selinux: Option<SelinuxFacts>,
+    /// Whether `/dev/kvm` opens and answers.
+    pub kvm: bool,
+    /// The emulators that the configuration names and that are there.
+    pub emulators: Vec<Emulator>,
+    /// CPUs online.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+}
+
+/// SELinux as the kernel runs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SelinuxFacts {
+    /// Whether it refuses.
+    pub enforcing: bool,
+}
+
+/// One device model binary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Emulator {
+    /// Absolute path.
+    pub path: String,
+    /// Version, such as 7.2.22.
+    pub version: (u32, u32, u32),
+}

@@ -1,0 +1,2 @@
+//! confine.
+#![forbid(unsafe_code)]

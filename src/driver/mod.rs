@@ -1,0 +1,2 @@
+//! driver.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The privileged process.
+#![forbid(unsafe_code)]

@@ -1,0 +1,152 @@
+//! What holds a device model, as one value: ids, capabilities, namespaces, root, Landlock, rlimits,
+//! labels and the seccomp program.
+
+use serde::{Deserialize, Serialize};
+
+use super::op::DeviceNode;
+use crate::base::Slot;
+
+/// Everything that is applied to a device model before it is executed.
+///
+/// What is not here is not a choice: capability sets are empty, `no_new_privs` is set, and the pid, ipc,
+/// uts, net, mount and cgroup namespaces are new for every device model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confinement {
+    /// Real, effective, saved and file system uid.
+    pub uid: u32,
+    /// The same for the gid; there are no supplementary groups.
+    pub gid: u32,
+    /// The minimal root.
+    pub root: RootSpec,
+    /// The Landlock ruleset.
+    pub landlock: LandlockSpec,
+    /// Resource limits, soft and hard alike.
+    pub rlimits: Vec<Rlimit>,
+    /// The context that SELinux gives at exec, where SELinux is on.
+    pub selinux_exec: Option<String>,
+    /// The filter.
+    pub seccomp: SeccompProgram,
+}
+
+/// The root directory that a device model sees.
+///
+/// The labeller prepares the common part once for each emulator; only what differs is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootSpec {
+    /// Files that appear as read-only mounts under `/svirt`.
+    pub files: Vec<RootFile>,
+    /// Device nodes that appear under `/dev`.
+    pub devices: Vec<DeviceNode>,
+}
+
+/// One file in the minimal root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootFile {
+    /// Which descriptor it is mounted from.
+    pub slot: Slot,
+    /// Under which name it appears.
+    pub place: RootPlace,
+}
+
+/// The closed list of names under `/svirt` in the minimal root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootPlace {
+    /// `/svirt/dtb`
+    Dtb,
+    /// `/svirt/initrd`
+    Initrd,
+    /// `/svirt/kernel`
+    Kernel,
+}
+
+impl RootPlace {
+    /// Every place, in order.
+    pub const ALL: [Self; 3] = [Self::Dtb, Self::Initrd, Self::Kernel];
+
+    /// The path inside the minimal root.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Dtb => "/svirt/dtb",
+            Self::Initrd => "/svirt/initrd",
+            Self::Kernel => "/svirt/kernel",
+        }
+    }
+}
+
+/// A Landlock ruleset: every right of the named ABI is handled, and only the rules below give any back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LandlockSpec {
+    /// The ABI whose rights are handled; the host may have less, which is reported by name.
+    pub abi: u32,
+    /// Paths in the minimal root and what may be done beneath them.
+    pub rules: Vec<LandlockRule>,
+}
+
+/// One path and the accesses that are allowed beneath it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LandlockRule {
+    /// Absolute path in the minimal root.
+    pub path: String,
+    /// What may be done.
+    pub access: Vec<LandlockAccess>,
+}
+
+/// Landlock's file accesses that a device model may be given at all; none of them makes or removes a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LandlockAccess {
+    /// `LANDLOCK_ACCESS_FS_EXECUTE`
+    Execute,
+    /// `LANDLOCK_ACCESS_FS_IOCTL_DEV`
+    IoctlDev,
+    /// `LANDLOCK_ACCESS_FS_READ_DIR`
+    ReadDir,
+    /// `LANDLOCK_ACCESS_FS_READ_FILE`
+    ReadFile,
+    /// `LANDLOCK_ACCESS_FS_WRITE_FILE`
+    WriteFile,
+}
+
+/// One resource limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rlimit {
+    /// Which.
+    pub resource: RlimitKind,
+    /// Soft and hard value; `None` is unlimited.
+    pub value: Option<u64>,
+}
+
+/// The resources that are limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RlimitKind {
+    /// `RLIMIT_CORE`, bytes.
+    Core,
+    /// `RLIMIT_FSIZE`, bytes.
+    Fsize,
+    /// `RLIMIT_MEMLOCK`, bytes.
+    Memlock,
+    /// `RLIMIT_MSGQUEUE`, bytes.
+    Msgqueue,
+    /// `RLIMIT_NOFILE`, descriptors.
+    Nofile,
+    /// `RLIMIT_NPROC`, threads of the uid.
+    Nproc,
+}
+
+/// A classic BPF program for seccomp, one instruction an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SeccompProgram(pub Vec<BpfInsn>);
+
+/// `struct sock_filter` of linux/filter.h: code, jt, jf, k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BpfInsn(pub u16, pub u8, pub u8, pub u32);

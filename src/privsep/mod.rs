@@ -1,0 +1,10 @@
+//! What crosses the line between the unprivileged part and the labeller: a closed list of operations,
+//! the plan that orders them, and the frames that carry it. Pure: no I/O.
+#![forbid(unsafe_code)]
+
+pub mod confinement;
+pub mod op;
+pub mod order;
+pub mod request;
+pub mod supervisor;
+pub mod wire;

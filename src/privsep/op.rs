@@ -1,0 +1,279 @@
+//! The closed list of operations that the labeller performs, and the plan that orders them.
+//!
+//! Each operation has an exact undo, which the labeller derives from the operation and from what it
+//! found before it acted; the plan itself says nothing about undoing.
+
+use serde::{Deserialize, Serialize};
+
+use super::confinement::Confinement;
+use super::supervisor::SupervisorSpec;
+use crate::base::{CategoryPair, DomainRef, Slot};
+
+/// The form of [`LaunchPlan`]; a labeller refuses any other.
+pub const PLAN_VERSION: u32 = 1;
+
+/// Everything that one start does, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchPlan {
+    /// [`PLAN_VERSION`].
+    pub version: u32,
+    /// Whose start it is.
+    pub domain: DomainRef,
+    /// The operations, applied first to last and undone last to first.
+    pub ops: Vec<Op>,
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Op {
+    /// Takes a uid (and the gid of the same number) for this domain alone.
+    LeaseUid {
+        /// What it is for.
+        role: UidRole,
+        /// The number; it must lie in the configured range of the role.
+        uid: u32,
+    },
+    /// Takes an MCS category pair for this domain alone.
+    LeaseCategories {
+        /// The pair.
+        pair: CategoryPair,
+    },
+    /// Makes the domain's cgroup and sets its limits.
+    Cgroup(CgroupLimits),
+    /// Opens a disk image and locks it against other programs.
+    OpenImage(OpenImage),
+    /// Opens a file read-only that is never labelled: kernel, initrd, firmware.
+    OpenReadable {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Absolute path.
+        path: String,
+    },
+    /// Attaches to an existing tap device.
+    OpenTap {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// The interface's name.
+        interface: String,
+    },
+    /// Sets the SELinux label of what `slot` holds; undone to the label found before.
+    LabelSelinux {
+        /// An image that this plan opened.
+        slot: Slot,
+        /// The whole context, such as `system_u:object_r:svirt_guest_image_t:s0:c1,c2`.
+        label: String,
+    },
+    /// Makes a connected pair of stream sockets.
+    Channel {
+        /// QEMU's or the helper's end.
+        slot: Slot,
+        /// The other end.
+        peer: Slot,
+    },
+    /// Opens a pseudo terminal; the supervisor holds its controlling side.
+    Pty {
+        /// The controlling side.
+        slot: Slot,
+    },
+    /// Binds a listening socket for the supervisor.
+    Listen {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Where it listens.
+        at: ListenAt,
+    },
+    /// Opens (and makes, if need be) a file that the supervisor appends a console's output to.
+    OpenLog {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Absolute path inside one of the configured log places.
+        path: String,
+        /// Whether the file keeps what it holds.
+        append: bool,
+    },
+    /// Starts a user network helper (passt) that holds the other end of a channel.
+    SpawnPasst {
+        /// The alias of the interface, such as `net0`.
+        alias: String,
+        /// The channel end that it speaks to QEMU through.
+        slot: Slot,
+        /// Its uid, leased as [`UidRole::Helper`].
+        uid: u32,
+        /// Its SELinux label, where SELinux is on.
+        selinux_label: Option<String>,
+    },
+    /// Starts the supervisor and, under it, the device model. Always the last operation.
+    Spawn(Box<Spawn>),
+}
+
+/// What a leased uid is for; each role has its own configured range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UidRole {
+    /// The device model.
+    Domain,
+    /// A helper of the device model.
+    Helper,
+    /// The supervisor.
+    Supervisor,
+}
+
+/// A disk image to open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenImage {
+    /// Where the descriptor goes.
+    pub slot: Slot,
+    /// Absolute path, resolved once.
+    pub path: String,
+    /// What must be found there.
+    pub kind: ImageKind,
+    /// How it is opened.
+    pub access: Access,
+    /// Whether the descriptor bypasses the page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Who else may hold it.
+    pub sharing: Sharing,
+    /// Device and inode that the plan was made for; another object there is refused.
+    pub identity: FileIdentity,
+}
+
+/// Which file a plan was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileIdentity {
+    /// The file system's device number, or for a block device the number of the device itself.
+    pub device: u64,
+    /// The inode number; 0 for a block device.
+    pub inode: u64,
+}
+
+/// What kind of object holds an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageKind {
+    /// A block device from the configured list.
+    Block,
+    /// A regular file.
+    File,
+}
+
+/// Read-only or read-write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// `O_RDONLY`.
+    ReadOnly,
+    /// `O_RDWR`.
+    ReadWrite,
+}
+
+/// Who else may hold an image while this domain runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// Nobody.
+    Exclusive,
+    /// Others that read it.
+    Readers,
+    /// Others that declared it shareable, writing included.
+    Writers,
+}
+
+/// Where a listening socket is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ListenAt {
+    /// The domain's control socket; the labeller knows where.
+    Control,
+    /// A TCP address; the port 0 lets the kernel choose.
+    Tcp {
+        /// A literal address that the configuration admits.
+        address: std::net::IpAddr,
+        /// First port to try.
+        port: u16,
+        /// Last port to try.
+        port_last: u16,
+    },
+    /// A unix socket inside one of the configured socket places.
+    Unix {
+        /// Absolute path.
+        path: String,
+    },
+}
+
+/// The limits of a domain's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupLimits {
+    /// `memory.max` in bytes: guest memory plus an allowance for QEMU itself.
+    pub memory_max: u64,
+    /// `pids.max`: threads of the device model.
+    pub pids_max: u64,
+    /// Device nodes that may be opened.
+    pub devices: Vec<DeviceNode>,
+}
+
+/// A device node from the closed list of those that a device model may open by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceNode {
+    /// `/dev/kvm`.
+    Kvm,
+    /// `/dev/null`.
+    Null,
+    /// `/dev/urandom`.
+    Urandom,
+}
+
+/// The device model to start and the supervisor over it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spawn {
+    /// Path of the device model; it must be one of the configured emulators.
+    pub program: String,
+    /// Its arguments, the program's name first.
+    pub argv: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// The descriptors that it inherits; every other one is closed. 0, 1 and 2 are the labeller's.
+    pub fds: Vec<FdGrant>,
+    /// What holds it.
+    pub confinement: Confinement,
+    /// Who watches it.
+    pub supervisor: SupervisorSpec,
+}
+
+/// A descriptor and the number under which a process finds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FdGrant {
+    /// Which.
+    pub slot: Slot,
+    /// The number, 3 or more.
+    pub number: i32,
+}
+
+impl Op {
+    /// The operation's name as it stands in a plan.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LeaseUid { .. } => "lease-uid",
+            Self::LeaseCategories { .. } => "lease-categories",
+            Self::Cgroup(_) => "cgroup",
+            Self::OpenImage(_) => "open-image",
+            Self::OpenReadable { .. } => "open-readable",
+            Self::OpenTap { .. } => "open-tap",
+            Self::LabelSelinux { .. } => "label-selinux",
+            Self::Channel { .. } => "channel",
+            Self::Pty { .. } => "pty",
+            Self::Listen { .. } => "listen",
+            Self::OpenLog { .. } => "open-log",
+            Self::SpawnPasst { .. } => "spawn-passt",
+            Self::Spawn(_) => "spawn",
+        }
+    }
+}

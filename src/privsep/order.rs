@@ -1,0 +1,1 @@
+//! Which operation must come before which. Filled in with the planner.

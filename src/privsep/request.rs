@@ -1,0 +1,140 @@
+//! What the unprivileged part asks of the labeller, and what it gets back.
+
+use serde::{Deserialize, Serialize};
+
+use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
+use super::supervisor::Ended;
+use crate::base::{CategoryPair, DomainRef, DomainUuid, Refusal};
+
+/// One request; each gets one [`Reply`], `Wait` when its domain ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Tells a running domain's plan and processes.
+    Describe {
+        /// Which.
+        uuid: DomainUuid,
+    },
+    /// Kills a running domain and undoes its start.
+    Kill {
+        /// Which.
+        uuid: DomainUuid,
+    },
+    /// Reads one image header in a confined process of its own.
+    Probe {
+        /// Absolute path; it must lie in a configured place.
+        path: String,
+    },
+    /// Starts a domain.
+    Start {
+        /// The plan.
+        plan: Box<LaunchPlan>,
+    },
+    /// Tells what is leased and which domains there are.
+    Survey,
+    /// Waits until a domain has ended.
+    Wait {
+        /// Which.
+        uuid: DomainUuid,
+    },
+}
+
+/// The answer to one [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// To `Describe`.
+    Described(Box<Described>),
+    /// To `Wait` and `Kill`.
+    Ended(Ended),
+    /// To `Probe`.
+    Probed(Probed),
+    /// The request was refused or failed; nothing of it stays.
+    Refused(Box<Refused>),
+    /// To `Start`: the guest runs.
+    Started(Started),
+    /// To `Survey`.
+    Survey(Survey),
+}
+
+/// A failed request, with what the device model said where it got so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// Which operation of the plan, counted from 0, where one failed.
+    pub op: Option<usize>,
+    /// The last lines of QEMU's standard error, or empty.
+    pub stderr: String,
+}
+
+/// One image header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probed {
+    /// Which file it was.
+    pub identity: FileIdentity,
+    /// What kind of object it was.
+    pub kind: ImageKind,
+    /// What the header says, exactly as the confined process wrote it: JSON of `image::Header`. Not to be trusted.
+    pub header: String,
+}
+
+/// A start that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Started {
+    /// The control socket.
+    pub control: String,
+    /// Pid of the device model.
+    pub qemu_pid: i32,
+    /// Pid of the supervisor.
+    pub supervisor_pid: i32,
+    /// Layers that the host has only in part, by name.
+    pub degraded: Vec<String>,
+    /// Listening addresses by slot, where the labeller or the kernel chose.
+    pub listening: Vec<(String, String)>,
+}
+
+/// What is taken and what runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Survey {
+    /// Leased uids.
+    pub uids: Vec<(UidRole, u32)>,
+    /// Leased category pairs.
+    pub pairs: Vec<CategoryPair>,
+    /// Domains.
+    pub domains: Vec<DomainStatus>,
+}
+
+/// One domain in a survey.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainStatus {
+    /// Which.
+    pub domain: DomainRef,
+    /// Pid of the device model.
+    pub qemu_pid: i32,
+    /// Pid of the supervisor, 0 while there is none.
+    pub supervisor_pid: i32,
+    /// The control socket.
+    pub control: String,
+}
+
+/// A running domain with the plan that started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Described {
+    /// Status as in a survey.
+    pub status: DomainStatus,
+    /// The plan as it was applied.
+    pub plan: LaunchPlan,
+    /// Pids of helpers by alias.
+    pub helpers: Vec<(String, i32)>,
+    /// Layers that the host has only in part, by name.
+    pub degraded: Vec<String>,
+    /// The cgroup that holds the domain, relative to the cgroup mount, where there is one.
+    pub cgroup: Option<String>,
+}

@@ -1,0 +1,214 @@
+//! What a supervisor is told at its start, and what it says to the labeller and to its clients.
+
+use serde::{Deserialize, Serialize};
+
+use super::confinement::SeccompProgram;
+use super::op::FdGrant;
+use crate::base::{DomainRef, Refusal, Slot};
+
+/// The part of a plan that the supervisor reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisorSpec {
+    /// Its own uid and gid.
+    pub uid: u32,
+    /// Its own SELinux label, where SELinux is on.
+    pub selinux_label: Option<String>,
+    /// Its own filter, loaded by itself once it runs.
+    pub seccomp: SeccompProgram,
+    /// The descriptors that it gets, by slot. The monitor is the slot `monitor.peer`,
+    /// the control socket the slot `control`.
+    pub fds: Vec<FdGrant>,
+    /// Serial ports and consoles.
+    pub consoles: Vec<ConsoleSpec>,
+    /// Graphical consoles.
+    pub vncs: Vec<VncSpec>,
+    /// Whether the guest stays paused after the start (the gate is sealed all the same).
+    pub start_paused: bool,
+    /// What QEMU is told when the guest powers off, reboots or crashes; needed to read events.
+    pub lifecycle: Lifecycle,
+    /// Uids that may use the control socket, besides root.
+    pub clients: Vec<u32>,
+}
+
+/// What happens to the domain on a guest's own request or fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lifecycle {
+    /// On power-off.
+    pub on_poweroff: LifecycleAction,
+    /// On reboot.
+    pub on_reboot: LifecycleAction,
+    /// On crash (a panic that the guest reports).
+    pub on_crash: LifecycleAction,
+}
+
+/// libvirt's words for lifecycle actions that run today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LifecycleAction {
+    /// The domain ends.
+    Destroy,
+    /// The domain stays, stopped, for inspection.
+    Preserve,
+    /// The guest starts again in the same process.
+    Restart,
+}
+
+/// One serial port or console and where its bytes go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleSpec {
+    /// libvirt's alias, such as `serial0`; clients ask for it by this name.
+    pub alias: String,
+    /// The channel end towards QEMU.
+    pub channel: Slot,
+    /// The controlling side of a pty, if it has one.
+    pub pty: Option<Slot>,
+    /// A listening unix socket, if it has one.
+    pub listen: Option<Slot>,
+    /// A file that output is appended to, if there is one.
+    pub log: Option<Slot>,
+}
+
+/// One VNC server: the supervisor accepts and hands each connection to QEMU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VncSpec {
+    /// The listening socket.
+    pub listen: Slot,
+    /// The most connections at once.
+    pub max_clients: u32,
+}
+
+/// What the supervisor finds in its bootstrap descriptor ([`BOOTSTRAP_FD`]), written by the labeller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    /// Whom it serves.
+    pub domain: DomainRef,
+    /// The plan's part.
+    pub spec: SupervisorSpec,
+    /// Whether it takes over a running domain: there is no gate, and nothing is sealed or continued.
+    pub takeover: bool,
+    /// Pid of the device model in the labeller's pid namespace, for reports only.
+    pub qemu_pid: i32,
+}
+
+/// The bootstrap: a sealed memfd with a JSON [`Bootstrap`].
+pub const BOOTSTRAP_FD: i32 = 3;
+/// A `SOCK_SEQPACKET` socket to the labeller; carries JSON [`Report`]s out and [`Order`]s in.
+pub const LABELLER_FD: i32 = 4;
+/// A `SOCK_SEQPACKET` socket on which the device model's launcher sends the seccomp listener (SCM_RIGHTS),
+/// at a fresh start only.
+pub const HANDOFF_FD: i32 = 5;
+/// A pidfd of the device model.
+pub const PIDFD: i32 = 6;
+/// QEMU's standard error, the reading end of a pipe; the supervisor keeps the last bytes.
+pub const STDERR_FD: i32 = 7;
+/// The first number that the plan may give to a supervisor's own descriptors.
+pub const FIRST_PLAN_FD: i32 = 10;
+
+/// Supervisor to labeller, one packet each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Report {
+    /// QEMU answered its greeting and capabilities.
+    Greeted,
+    /// The gate is shut for good; how many calls went through it.
+    Sealed {
+        /// Notifications that were let through.
+        notifications: u64,
+    },
+    /// The guest runs (or stays paused, where that was asked).
+    Running,
+    /// The start failed; the labeller kills and undoes.
+    Failed {
+        /// Why.
+        refusal: Refusal,
+        /// The last lines of QEMU's standard error.
+        stderr: String,
+    },
+    /// Somebody asked for the end of the domain without the guest's consent.
+    KillWanted,
+    /// QEMU is gone.
+    Ended(Ended),
+}
+
+/// How a device model ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// Exit code, where it exited.
+    pub code: Option<i32>,
+    /// Signal number, where it was killed.
+    pub signal: Option<i32>,
+    /// The reason that QEMU gave in its SHUTDOWN event, such as `guest-shutdown`.
+    pub reason: Option<String>,
+    /// The last lines of its standard error.
+    pub stderr: String,
+}
+
+/// Labeller to supervisor, one packet each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Order {
+    /// Leave; the device model is gone or will be killed.
+    Leave,
+}
+
+/// Client to supervisor over the control socket: one JSON line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Verb {
+    /// Attaches to a console: after [`Answer::Attached`] the connection carries raw bytes both ways.
+    Console {
+        /// Which; the first one if absent.
+        alias: Option<String>,
+        /// Whether to take it from another client.
+        force: bool,
+    },
+    /// Ends QEMU at once (QMP `quit`).
+    Destroy,
+    /// Stops the virtual CPUs.
+    Pause,
+    /// Lets the virtual CPUs go on.
+    Resume,
+    /// Asks the guest to power off.
+    Shutdown,
+    /// Tells the state.
+    Status,
+}
+
+/// Supervisor to client: one JSON line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Answer {
+    /// The console's bytes follow.
+    Attached {
+        /// Which console.
+        alias: String,
+    },
+    /// Done.
+    Done,
+    /// Not done.
+    Refused(Refusal),
+    /// The state.
+    Status(Status),
+}
+
+/// What a supervisor knows of its domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// QEMU's run state, such as `running` or `paused`.
+    pub state: String,
+    /// Whether the gate is shut.
+    pub sealed: bool,
+    /// Calls let through the gate before it was shut.
+    pub notifications: u64,
+    /// Calls refused by the shut gate: system call number and count.
+    pub refused: Vec<(i32, u64)>,
+    /// Consoles by alias, with the pty's path where there is one.
+    pub consoles: Vec<(String, Option<String>)>,
+}

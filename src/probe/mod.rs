@@ -1,0 +1,2 @@
+//! probe.
+#![forbid(unsafe_code)]

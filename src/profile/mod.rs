@@ -1,0 +1,2 @@
+//! profile.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! QMP codec.
+#![forbid(unsafe_code)]

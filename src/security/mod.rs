@@ -1,0 +1,2 @@
+//! security.
+#![forbid(unsafe_code)]

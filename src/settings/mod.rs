@@ -1,0 +1,284 @@
+//! The root-owned configuration file: one structure, safe defaults, errors with file and line.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+/// Where the configuration is read from unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/svirt/svirt.toml";
+
+/// Everything that can be configured. An absent file means the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Directories of svirt's own.
+    pub paths: Paths,
+    /// Uids that svirt's processes and domains run under.
+    pub uids: Uids,
+    /// Where images and boot files may lie.
+    pub images: Images,
+    /// Device models that may be started.
+    pub emulators: Emulators,
+    /// What one domain may ask for.
+    pub limits: Limits,
+    /// Networks.
+    pub network: Network,
+    /// Consoles and their logs.
+    pub console: Console,
+    /// VNC servers.
+    pub vnc: Vnc,
+    /// SELinux types.
+    pub selinux: Selinux,
+    /// What is done where a layer is missing.
+    pub confinement: ConfinementPolicy,
+}
+
+/// `[paths]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Paths {
+    /// Sockets; emptied at boot.
+    pub run: String,
+    /// Journals; kept over a boot.
+    pub state: String,
+    /// Minimal roots; may be removed while no domain runs.
+    pub cache: String,
+    /// svirt's own helper programs (`svirt-supervisor`, `svirt-imageprobe`); empty means beside the labeller.
+    pub libexec: String,
+}
+
+/// `[uids]`: numbers from a range that nothing else allocates (see `docs/configuration.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Uids {
+    /// The part that parses and plans.
+    pub frontend: u32,
+    /// The image probe.
+    pub imageprobe: u32,
+    /// Device models.
+    pub domains: UidRange,
+    /// Supervisors.
+    pub supervisors: UidRange,
+    /// Helpers of device models.
+    pub helpers: UidRange,
+}
+
+/// `first` and `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UidRange {
+    /// The first uid.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl UidRange {
+    /// Whether `uid` lies in the range.
+    #[must_use]
+    pub fn contains(self, uid: u32) -> bool {
+        uid.checked_sub(self.first).is_some_and(|offset| offset < self.count)
+    }
+}
+
+/// `[images]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Images {
+    /// Directories whose files domains may use as images, and whose labels svirt may set.
+    pub relabelable: Vec<String>,
+    /// Directories whose files may be read (boot files, ISOs, read-only base images) and are never labelled.
+    pub readable: Vec<String>,
+    /// Block devices that may be used as images, by path.
+    pub block_devices: Vec<String>,
+}
+
+/// `[emulators]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Emulators {
+    /// Absolute paths; the first is the default.
+    pub allowed: Vec<String>,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Domains at once.
+    pub domains: u32,
+    /// Bytes of guest memory for one domain; 0 is no limit of svirt's own.
+    pub memory: u64,
+    /// Vcpus of one domain.
+    pub vcpus: u32,
+    /// Layers of one disk.
+    pub chain_depth: u32,
+    /// Seconds that a start may take before it is undone.
+    pub start_timeout: u64,
+}
+
+/// `[network]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Names, or prefixes ending in `*`, of the tap devices that domains may attach to.
+    pub taps: Vec<String>,
+    /// The user network helper.
+    pub passt: String,
+}
+
+/// `[console]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Console {
+    /// Directories that console logs and `file` consoles may lie in.
+    pub logs: Vec<String>,
+    /// Directories that `unix` consoles may be bound in.
+    pub sockets: Vec<String>,
+    /// Bytes of the latest output that a supervisor keeps for a client that attaches late.
+    pub scrollback: u32,
+}
+
+/// `[vnc]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vnc {
+    /// Addresses that may be listened on.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// First and last port for `autoport`.
+    pub ports: (u16, u16),
+}
+
+/// `[selinux]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Selinux {
+    /// Type of a device model under KVM.
+    pub guest_type: String,
+    /// Type of a device model under TCG, which needs execmem.
+    pub guest_tcg_type: String,
+    /// Type of a domain's own image.
+    pub image_type: String,
+    /// Type of what several domains read.
+    pub content_type: String,
+    /// Type of supervisors.
+    pub supervisor_type: String,
+    /// Type of passt.
+    pub passt_type: String,
+    /// Other process types that a static label may name.
+    pub extra_types: Vec<String>,
+    /// Other file types that a static or device label may name.
+    pub extra_image_types: Vec<String>,
+}
+
+/// `[confinement]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfinementPolicy {
+    /// Whether a start goes on where the kernel lacks a layer in whole or in part (each is named in the plan and in
+    /// `svirt inspect`). Without it such a start is refused.
+    pub degraded: bool,
+    /// The lowest Landlock ABI that does not count as degraded.
+    pub landlock_abi: u32,
+    /// Whether a disk may ask for io_uring, whose operations no seccomp filter sees.
+    pub io_uring: bool,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            run: "/run/svirt".into(),
+            state: "/var/lib/svirt/state".into(),
+            cache: "/var/cache/svirt".into(),
+            libexec: String::new(),
+        }
+    }
+}
+
+impl Default for Uids {
+    fn default() -> Self {
+        Self {
+            frontend: 1_900_000_000,
+            imageprobe: 1_900_000_001,
+            domains: UidRange { first: 1_910_000_000, count: 65_536 },
+            supervisors: UidRange { first: 1_920_000_000, count: 65_536 },
+            helpers: UidRange { first: 1_930_000_000, count: 65_536 },
+        }
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            relabelable: vec!["/var/lib/svirt/images".into(), "/var/lib/libvirt/images".into()],
+            readable: vec![
+                "/boot".into(),
+                "/usr/share/qemu".into(),
+                "/usr/share/OVMF".into(),
+                "/var/lib/libvirt/boot".into(),
+                "/var/lib/svirt/boot".into(),
+            ],
+            block_devices: Vec::new(),
+        }
+    }
+}
+
+impl Default for Emulators {
+    fn default() -> Self {
+        Self { allowed: vec!["/usr/bin/qemu-system-x86_64".into()] }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { domains: 1000, memory: 0, vcpus: 255, chain_depth: 200, start_timeout: 60 }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { taps: Vec::new(), passt: "/usr/bin/passt".into() }
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self {
+            logs: vec!["/var/log/svirt".into()],
+            sockets: vec!["/run/svirt/consoles".into()],
+            scrollback: 65_536,
+        }
+    }
+}
+
+impl Default for Vnc {
+    fn default() -> Self {
+        Self {
+            addresses: vec![
+                std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+                std::net::IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+            ],
+            ports: (5900, 65_535),
+        }
+    }
+}
+
+impl Default for Selinux {
+    fn default() -> Self {
+        Self {
+            guest_type: "svirt_guest_t".into(),
+            guest_tcg_type: "svirt_guest_tcg_t".into(),
+            image_type: "svirt_guest_image_t".into(),
+            content_type: "svirt_guest_content_t".into(),
+            supervisor_type: "svirt_supervisor_t".into(),
+            passt_type: "svirt_passt_t".into(),
+            extra_types: Vec::new(),
+            extra_image_types: Vec::new(),
+        }
+    }
+}
+
+impl Default for ConfinementPolicy {
+    fn default() -> Self {
+        Self { degraded: true, landlock_abi: 2, io_uring: false }
+    }
+}

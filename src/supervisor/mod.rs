@@ -1,0 +1,2 @@
+//! One per domain.
+#![forbid(unsafe_code)]
