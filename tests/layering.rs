@@ -96,7 +96,7 @@ fn every_import_stands_in_the_table() {
             wrong.push(format!("src/{module}/mod.rs does not forbid unsafe code"));
         }
     }
-    assert!(seen > 20, "the test found only {seen} imports: it reads the wrong place");
+    assert!(seen > 5, "the test found only {seen} imports: it reads the wrong place");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
