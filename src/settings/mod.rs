@@ -1,7 +1,11 @@
 //! The root-owned configuration file: one structure, safe defaults, errors with file and line.
 #![forbid(unsafe_code)]
 
+mod load;
+
 use serde::{Deserialize, Serialize};
+
+pub use load::{FILE_MAX, SettingsError};
 
 /// Where the configuration is read from unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/svirt/svirt.toml";
