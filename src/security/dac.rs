@@ -1,0 +1,135 @@
+//! The `dac` model: a uid (and gid of the same number) for each domain alone.
+//!
+//! Images keep their owners: they are handed over as descriptors, and the owner of a file could open a
+//! read-only descriptor again for writing after a chmod.
+
+use super::{LabelError, mix};
+use crate::conf::domain::{Domain, SecLabelKind};
+use crate::privsep::op::UidRole;
+use crate::settings::{UidRange, Uids};
+
+/// The range of a role.
+#[must_use]
+pub fn range_of(uids: &Uids, role: UidRole) -> UidRange {
+    match role {
+        UidRole::Domain => uids.domains,
+        UidRole::Helper => uids.helpers,
+        UidRole::Supervisor => uids.supervisors,
+    }
+}
+
+/// The role's name as it stands in the configuration.
+#[must_use]
+pub fn role_name(role: UidRole) -> &'static str {
+    match role {
+        UidRole::Domain => "domains",
+        UidRole::Helper => "helpers",
+        UidRole::Supervisor => "supervisors",
+    }
+}
+
+/// Draws a free uid from `range`; looks at each taken one at most once.
+#[must_use]
+pub fn allocate(range: UidRange, taken: &std::collections::HashSet<u32>, seed: u64) -> Option<u32> {
+    if range.count == 0 {
+        return None;
+    }
+    let start = u32::try_from(mix(seed, 2) % u64::from(range.count)).ok()?;
+    (0..range.count)
+        .map(|step| (u64::from(start) + u64::from(step)) % u64::from(range.count))
+        .filter_map(|offset| range.first.checked_add(u32::try_from(offset).ok()?))
+        .find(|uid| *uid != 0 && !taken.contains(uid))
+}
+
+/// The uid of the device model: the one of a static label, else a drawn one.
+///
+/// A static label may name any uid of the configured range, never another one: a uid outside it could own
+/// files or belong to a service or a person.
+pub fn domain_uid(
+    domain: &Domain,
+    uids: &Uids,
+    taken: &std::collections::HashSet<u32>,
+    seed: u64,
+) -> Result<u32, LabelError> {
+    let own = domain.seclabels.iter().find(|label| label.model == "dac");
+    let draw = || allocate(uids.domains, taken, seed).ok_or(LabelError::NoUid("domains"));
+    let Some(label) = own else { return draw() };
+    let refuse = |text: &str, reason: String| LabelError::Label {
+        model: "dac",
+        label: text.into(),
+        reason,
+        line: label.line,
+    };
+    match &label.kind {
+        SecLabelKind::Dynamic { baselabel: None } => draw(),
+        SecLabelKind::Dynamic { baselabel: Some(base) } => {
+            Err(refuse(base, "the dac model takes no base label: each domain has a uid of its own".into()))
+        }
+        SecLabelKind::None => {
+            Err(refuse("none", "a domain without a uid of its own would share svirt's".into()))
+        }
+        SecLabelKind::Static { label: text, .. } => {
+            let uid = static_uid(text).ok_or_else(|| refuse(text, "it has not the form +UID:+GID".into()))?;
+            let uid = uid.map_err(|reason| refuse(text, reason.into()))?;
+            if !uids.domains.contains(uid) {
+                let UidRange { first, count } = uids.domains;
+                let last = u64::from(first) + u64::from(count).saturating_sub(1);
+                return Err(refuse(text, format!("the uid is not in uids.domains, {first} to {last}")));
+            }
+            if taken.contains(&uid) {
+                return Err(refuse(text, "the uid belongs to a running domain".into()));
+            }
+            Ok(uid)
+        }
+    }
+}
+
+/// The uid of `+UID:+GID` or `UID:GID`; names are refused, since their meaning can change under the label.
+fn static_uid(text: &str) -> Option<Result<u32, &'static str>> {
+    let (user, group) = text.split_once(':')?;
+    let parse = |part: &str| {
+        let digits = part.strip_prefix('+').unwrap_or(part);
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u32>().ok()).flatten()
+    };
+    let (uid, gid) = (parse(user)?, parse(group)?);
+    Some(if uid == gid { Ok(uid) } else { Err("uid and gid must be the same number") })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_uid_is_used_once_and_then_none(first in 1u32..4_000_000_000, count in 1u32..50, seed: u64) {
+            let range = UidRange { first, count };
+            let mut taken = HashSet::new();
+            for step in 0..count {
+                let uid = allocate(range, &taken, seed.wrapping_add(u64::from(step))).unwrap();
+                prop_assert!(range.contains(uid));
+                prop_assert!(taken.insert(uid));
+            }
+            prop_assert_eq!(allocate(range, &taken, seed), None);
+        }
+
+        #[test]
+        fn no_label_panics(text in "\\PC{0,30}") {
+            let _ = static_uid(&text);
+        }
+    }
+
+    #[test]
+    fn static_labels() {
+        assert_eq!(static_uid("+1910000007:+1910000007"), Some(Ok(1_910_000_007)));
+        assert_eq!(static_uid("7:7"), Some(Ok(7)));
+        assert!(static_uid("+7:+8").unwrap().is_err());
+        for text in ["", ":", "root:root", "+7", "7:99999999999", "++7:7"] {
+            assert_eq!(static_uid(text), None, "{text:?}");
+        }
+    }
+}
