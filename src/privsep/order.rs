@@ -1,1 +1,247 @@
-//! Which operation must come before which. Filled in with the planner.
+//! Which operation must come before which, and what a plan must hold together.
+//!
+//! The planner keeps these rules and the labeller checks them again, since a plan may come from anybody.
+//! Nothing here looks at policy (ranges, places, types): the labeller's own limits do.
+
+use std::collections::{HashMap, HashSet};
+
+use super::op::{FdGrant, Op, Spawn, UidRole};
+use super::supervisor::FIRST_PLAN_FD;
+use crate::base::Slot;
+
+/// Why a list of operations is no plan. Positions count from 0.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// A descriptor is given out twice.
+    #[error("operation {at}: the descriptor {slot} is used twice")]
+    SlotReused {
+        /// Which operation.
+        at: usize,
+        /// Which descriptor.
+        slot: Slot,
+    },
+    /// A descriptor that no earlier operation makes, or one of the wrong kind.
+    #[error("operation {at}: no earlier operation makes {slot} for this use")]
+    SlotUnknown {
+        /// Which operation.
+        at: usize,
+        /// Which descriptor.
+        slot: Slot,
+    },
+    /// A descriptor that no operation uses.
+    #[error("the descriptor {0} is made and never used")]
+    SlotUnused(Slot),
+    /// An operation of an earlier stage after one of a later stage.
+    #[error("operation {at}: {name} stands after an operation of a later stage")]
+    Stage {
+        /// Which operation.
+        at: usize,
+        /// Its name.
+        name: &'static str,
+    },
+    /// Two of what there may be only one of.
+    #[error("operation {at}: a second {name}")]
+    Twice {
+        /// Which operation.
+        at: usize,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A uid that the plan did not lease for this use.
+    #[error("operation {at}: uid {uid} is not leased for this use")]
+    UidUnleased {
+        /// Which operation.
+        at: usize,
+        /// Which uid.
+        uid: u32,
+    },
+    /// A uid is leased or used twice.
+    #[error("operation {at}: uid {uid} is used twice")]
+    UidReused {
+        /// Which operation.
+        at: usize,
+        /// Which uid.
+        uid: u32,
+    },
+    /// A number of a descriptor is too low or given twice.
+    #[error("descriptor number {0} is reserved or used twice")]
+    Number(i32),
+    /// The plan does not end with its only `spawn`.
+    #[error("the plan does not end with a spawn")]
+    NoSpawn,
+    /// More operations than any definition leads to.
+    #[error("{0} operations are more than a plan may have")]
+    TooMany(usize),
+}
+
+/// The most operations of a plan: 16 disks of 200 layers, each opened and labelled, with room for the rest.
+pub const OPS_MAX: usize = 8192;
+
+/// The stage of an operation; a plan goes through the stages in this order.
+///
+/// Leases come first so that everything after them is this domain's alone; labels come after every image is
+/// open and locked, so that no label is changed on an image that turns out to be in use.
+#[must_use]
+pub fn stage(op: &Op) -> u8 {
+    match op {
+        Op::LeaseUid { .. } | Op::LeaseCategories { .. } => 0,
+        Op::Cgroup(_) => 1,
+        Op::OpenImage(_) | Op::OpenReadable { .. } | Op::OpenTap { .. } => 2,
+        Op::LabelSelinux { .. } => 3,
+        Op::Channel { .. } => 4,
+        Op::Pty { .. } | Op::Listen { .. } | Op::OpenLog { .. } => 5,
+        Op::SpawnPasst { .. } => 6,
+        Op::Spawn(_) => 7,
+    }
+}
+
+/// What a slot holds, and so who may be given it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    ChannelEnd,
+    Image,
+    Outside,
+    Readable,
+    Tap,
+}
+
+#[derive(Default)]
+struct Checker {
+    made: HashMap<Slot, Held>,
+    used: HashSet<Slot>,
+    labelled: HashSet<Slot>,
+    leased: HashMap<u32, UidRole>,
+    running: HashSet<u32>,
+    once: HashSet<&'static str>,
+}
+
+/// Checks the order of a plan and that its parts fit together.
+pub fn check(ops: &[Op]) -> Result<(), OrderError> {
+    if ops.len() > OPS_MAX {
+        return Err(OrderError::TooMany(ops.len()));
+    }
+    let Some((Op::Spawn(_), _)) = ops.split_last() else { return Err(OrderError::NoSpawn) };
+    let mut checker = Checker::default();
+    let mut reached = 0;
+    for (at, op) in ops.iter().enumerate() {
+        let stage = stage(op);
+        if stage < reached {
+            return Err(OrderError::Stage { at, name: op.name() });
+        }
+        reached = stage;
+        checker.step(at, op)?;
+    }
+    match checker.made.keys().find(|slot| !checker.used.contains(*slot)) {
+        Some(slot) => Err(OrderError::SlotUnused(slot.clone())),
+        None => Ok(()),
+    }
+}
+
+impl Checker {
+    fn step(&mut self, at: usize, op: &Op) -> Result<(), OrderError> {
+        match op {
+            Op::LeaseUid { role, uid } => match self.leased.insert(*uid, *role) {
+                Some(_) => Err(OrderError::UidReused { at, uid: *uid }),
+                None => Ok(()),
+            },
+            Op::LeaseCategories { .. } | Op::Cgroup(_) => self.only_once(at, op),
+            Op::OpenImage(image) => self.make(at, &image.slot, Held::Image),
+            Op::OpenReadable { slot, .. } => self.make(at, slot, Held::Readable),
+            Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),
+            Op::LabelSelinux { slot, .. } => {
+                if self.made.get(slot) != Some(&Held::Image) {
+                    return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
+                }
+                if !self.labelled.insert(slot.clone()) {
+                    return Err(OrderError::SlotReused { at, slot: slot.clone() });
+                }
+                Ok(())
+            }
+            Op::Channel { slot, peer } => {
+                self.make(at, slot, Held::ChannelEnd)?;
+                self.make(at, peer, Held::ChannelEnd)
+            }
+            Op::Pty { slot } | Op::Listen { slot, .. } | Op::OpenLog { slot, .. } => {
+                self.make(at, slot, Held::Outside)
+            }
+            Op::SpawnPasst { slot, uid, .. } => {
+                self.take(at, slot, &[Held::ChannelEnd])?;
+                self.run_as(at, *uid, UidRole::Helper)
+            }
+            Op::Spawn(spawn) => self.spawn(at, spawn),
+        }
+    }
+
+    fn only_once(&mut self, at: usize, op: &Op) -> Result<(), OrderError> {
+        if self.once.insert(op.name()) { Ok(()) } else { Err(OrderError::Twice { at, name: op.name() }) }
+    }
+
+    fn make(&mut self, at: usize, slot: &Slot, held: Held) -> Result<(), OrderError> {
+        match self.made.insert(slot.clone(), held) {
+            Some(_) => Err(OrderError::SlotReused { at, slot: slot.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a slot to one process; no slot goes to two.
+    fn take(&mut self, at: usize, slot: &Slot, kinds: &[Held]) -> Result<(), OrderError> {
+        if !self.made.get(slot).is_some_and(|held| kinds.contains(held)) {
+            return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
+        }
+        if self.used.insert(slot.clone()) {
+            Ok(())
+        } else {
+            Err(OrderError::SlotReused { at, slot: slot.clone() })
+        }
+    }
+
+    fn run_as(&mut self, at: usize, uid: u32, role: UidRole) -> Result<(), OrderError> {
+        if self.leased.get(&uid) != Some(&role) {
+            return Err(OrderError::UidUnleased { at, uid });
+        }
+        if self.running.insert(uid) { Ok(()) } else { Err(OrderError::UidReused { at, uid }) }
+    }
+
+    fn grants(&mut self, at: usize, fds: &[FdGrant], first: i32, kinds: &[Held]) -> Result<(), OrderError> {
+        let mut numbers = HashSet::new();
+        for grant in fds {
+            if grant.number < first || !numbers.insert(grant.number) {
+                return Err(OrderError::Number(grant.number));
+            }
+            self.take(at, &grant.slot, kinds)?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, at: usize, spawn: &Spawn) -> Result<(), OrderError> {
+        if !self.once.insert("spawn") {
+            return Err(OrderError::Twice { at, name: "spawn" });
+        }
+        self.run_as(at, spawn.confinement.uid, UidRole::Domain)?;
+        self.run_as(at, spawn.supervisor.uid, UidRole::Supervisor)?;
+        if spawn.confinement.gid != spawn.confinement.uid {
+            return Err(OrderError::UidUnleased { at, uid: spawn.confinement.gid });
+        }
+        self.grants(at, &spawn.fds, 3, &[Held::ChannelEnd, Held::Image, Held::Tap])?;
+        self.grants(at, &spawn.supervisor.fds, FIRST_PLAN_FD, &[Held::ChannelEnd, Held::Outside])?;
+        for file in &spawn.confinement.root.files {
+            self.take(at, &file.slot, &[Held::Readable])?;
+        }
+        let granted: HashSet<&Slot> = spawn.supervisor.fds.iter().map(|grant| &grant.slot).collect();
+        let named = spawn.supervisor.consoles.iter().flat_map(|console| {
+            std::iter::once(&console.channel).chain(&console.pty).chain(&console.listen).chain(&console.log)
+        });
+        for slot in named.chain(spawn.supervisor.vncs.iter().map(|vnc| &vnc.listen)) {
+            if !granted.contains(slot) {
+                return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
+            }
+        }
+        for name in ["monitor.peer", "control"] {
+            if !granted.iter().any(|slot| slot.as_str() == name) {
+                let slot = Slot::new(name).map_err(|_| OrderError::NoSpawn)?;
+                return Err(OrderError::SlotUnknown { at, slot });
+            }
+        }
+        Ok(())
+    }
+}
