@@ -1,0 +1,69 @@
+//! Listening sockets and who is at the other end of a connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, setsockopt, sockopt,
+};
+
+/// Binds a unix stream socket in an open directory and listens. The name must be free.
+///
+/// The name goes through `/proc/self/fd`, so that the directory is the one that was checked, and so that a long
+/// path fits a socket address.
+pub fn unix(directory: impl AsFd, name: &str, mode: u32) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}/{name}", directory.as_fd().as_raw_fd());
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // On Linux the mode of the descriptor becomes the mode of the name that bind makes.
+    rustix::fs::fchmod(&fd, rustix::fs::Mode::from_raw_mode(mode))?;
+    socket::bind(fd.as_raw_fd(), &UnixAddr::new(Path::new(&path))?)?;
+    socket::listen(&fd, Backlog::new(128)?)?;
+    Ok(fd)
+}
+
+/// Binds the first free TCP port of a range; port 0 lets the kernel choose.
+pub fn tcp(address: IpAddr, first: u16, last: u16) -> io::Result<(OwnedFd, SocketAddr)> {
+    let mut error = io::Error::from_raw_os_error(libc::EADDRINUSE);
+    for port in first..=last.max(first) {
+        let at = SocketAddr::new(address, port);
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        let done = socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(at))
+            .and_then(|()| socket::listen(&fd, Backlog::new(16)?));
+        match done {
+            Ok(()) => {
+                let listener = TcpListener::from(fd);
+                let at = listener.local_addr()?;
+                return Ok((listener.into(), at));
+            }
+            Err(nix::Error::EADDRINUSE) => {}
+            Err(other) => {
+                error = other.into();
+                break;
+            }
+        }
+    }
+    Err(error)
+}
+
+/// The uid and pid that the kernel recorded when the peer connected.
+pub fn peer(stream: &UnixStream) -> io::Result<(u32, i32)> {
+    let credentials = socket::getsockopt(stream, sockopt::PeerCredentials)?;
+    Ok((credentials.uid(), credentials.pid()))
+}
+
+/// Turns a bound descriptor into a listener that does not block.
+pub fn nonblocking(fd: OwnedFd) -> io::Result<UnixListener> {
+    let listener = UnixListener::from(fd);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A connected pair of stream sockets.
+pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socket::socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
+}
