@@ -1,0 +1,186 @@
+//! Processes: forking one, preparing it, replacing its program; `pidfd` holds it and waits for its end.
+//!
+//! A process is only ever named by a pidfd here; its number is for reports. What runs in a forked child
+//! runs alone: callers are single-threaded, or do nothing in the child that needs a lock of another thread.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use nix::fcntl::AtFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{DumpableBehavior, Signal};
+
+use super::pidfd;
+
+/// The exit status of a forked child whose code panicked.
+const PANICKED: i32 = 101;
+
+/// A process that this one started.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number in this process's pid namespace, for reports.
+    pub pid: i32,
+    /// What it is held by.
+    pub pidfd: OwnedFd,
+}
+
+impl Child {
+    /// Kills the process if it still runs and waits until it has ended, at most 2 s; reaps it if it is a child.
+    pub fn end(&self) -> io::Result<()> {
+        pidfd::kill(&self.pidfd)?;
+        if !pidfd::wait_ended(&self.pidfd, 2000)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let _reaped = pidfd::reap(&self.pidfd);
+        Ok(())
+    }
+}
+
+/// Whether `fd` becomes readable (or hangs up) within `timeout`.
+pub fn readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let limit = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        match poll(&mut fds, Some(&limit)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Forks; the child runs `body`, exits with what it returns, and never comes back here.
+pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Child> {
+    // SAFETY: fork has no memory precondition. The child runs `body` and `_exit`s, so no frame of the caller is
+    // returned into twice; glibc's own fork keeps its allocator usable in the child.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => run_and_exit(body),
+        pid => Ok(Child { pid, pidfd: pidfd::open(pid)? }),
+    }
+}
+
+/// Runs `body` in a forked child and leaves without running destructors or exit handlers.
+pub(crate) fn run_and_exit(body: impl FnOnce() -> i32) -> ! {
+    let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED);
+    // SAFETY: `_exit` takes any status and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives every signal its default action and blocks none: an ignored `SIGPIPE` or a mask would survive exec.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=64 {
+        // SAFETY: `SIG_DFL` installs no handler; numbers that cannot be changed (SIGKILL, SIGSTOP, glibc's own)
+        // only give an error, which is of no interest.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// Asks for `SIGKILL` when the parent dies, or takes that back. Cleared by the kernel when the uid changes.
+pub fn die_with_parent(yes: bool) -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(yes.then_some(Signal::KILL))?)
+}
+
+/// Whether `pid` is this process's parent still.
+#[must_use]
+pub fn parent_is(pid: i32) -> bool {
+    rustix::process::getppid().is_some_and(|parent| parent.as_raw_nonzero().get() == pid)
+}
+
+/// This process's number.
+#[must_use]
+pub fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// Makes this process the one that orphaned descendants are given to.
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Refuses ptrace and core dumps of this process from its own uid; an exec undoes it.
+pub fn set_dumpable(yes: bool) -> io::Result<()> {
+    let behavior = if yes { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
+    Ok(rustix::process::set_dumpable_behavior(behavior)?)
+}
+
+/// Starts a new session without a controlling terminal.
+pub fn new_session() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Sets the file mode mask.
+pub fn set_umask(mask: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+}
+
+/// Replaces this process's program; returns only the error.
+#[must_use]
+pub fn exec(program: &CStr, argv: &[&CStr], env: &[&CStr]) -> io::Error {
+    match nix::unistd::execve(program, argv, env) {
+        Ok(never) => match never {},
+        Err(error) => error.into(),
+    }
+}
+
+/// The same with the program named by descriptor, so that no directory above it needs to be searchable.
+#[must_use]
+pub fn exec_fd(program: BorrowedFd<'_>, argv: &[&CStr], env: &[&CStr]) -> io::Error {
+    match nix::unistd::execveat(program, c"", argv, env, AtFlags::AT_EMPTY_PATH) {
+        Ok(never) => match never {},
+        Err(error) => error.into(),
+    }
+}
+
+/// Gives this process exactly the descriptors of `placed`: (descriptor now, number after exec).
+///
+/// Every other descriptor is marked close-on-exec, the present numbers of the placed ones included. `kept` are
+/// descriptors that must stay usable until exec; where one stands on a planned number its new number is returned
+/// in its place.
+///
+/// For a process that is about to exec and that forgets every descriptor object it holds.
+pub fn place_fds(placed: &[(RawFd, RawFd)], kept: &mut [RawFd]) -> io::Result<()> {
+    let targets: std::collections::BTreeSet<RawFd> = placed.iter().map(|(_, number)| *number).collect();
+    let base = targets.last().map_or(3, |last| last.saturating_add(1)).max(3);
+    let mut moved = std::collections::BTreeMap::new();
+    let sources = placed.iter().map(|(fd, _)| *fd).chain(kept.iter().copied());
+    for fd in sources.filter(|fd| targets.contains(fd)) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = moved.entry(fd) {
+            // SAFETY: F_DUPFD_CLOEXEC reads no memory; it takes a free number only.
+            entry.insert(check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, base) })?);
+        }
+    }
+    for fd in kept.iter_mut() {
+        *fd = moved.get(fd).copied().unwrap_or(*fd);
+    }
+    mark_all_cloexec()?;
+    for (fd, number) in placed {
+        let fd = moved.get(fd).copied().unwrap_or(*fd);
+        // SAFETY: dup2 reads no memory. What stood on `number` is closed: the caller, about to exec, has promised
+        // to use no descriptor object any more, and what is needed was moved out of the way above.
+        check(unsafe { libc::dup2(fd, *number) })?;
+    }
+    Ok(())
+}
+
+/// Marks every descriptor from 3 on close-on-exec.
+fn mark_all_cloexec() -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: close_range with CLOEXEC changes flags of descriptors only and reads no memory.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

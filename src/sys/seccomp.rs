@@ -1,0 +1,146 @@
+//! seccomp: loading filters, and answering the calls that one of them sends to its listener.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// One classic BPF instruction: code, jump if true, jump if false, operand.
+pub type Instruction = (u16, u8, u8, u32);
+
+/// The most instructions that the kernel takes in one filter.
+pub const INSTRUCTIONS_MAX: usize = 4096;
+
+/// Loads a filter for this thread. `no_new_privs` must be set.
+pub fn load(program: &[Instruction]) -> io::Result<()> {
+    set_mode_filter(program, 0).map(drop)
+}
+
+/// Loads a filter and returns its listener, which gets the calls that the filter notifies; close-on-exec.
+///
+/// Where the kernel can (5.19), a call that the listener has received is interrupted by a fatal signal only.
+pub fn load_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
+    const NEW_LISTENER: libc::c_ulong = 1 << 3;
+    const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+    let loaded = match set_mode_filter(program, NEW_LISTENER | WAIT_KILLABLE_RECV) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set_mode_filter(program, NEW_LISTENER),
+        loaded => loaded,
+    }?;
+    // SAFETY: with NEW_LISTENER a success is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(loaded) })
+}
+
+fn set_mode_filter(program: &[Instruction], flags: libc::c_ulong) -> io::Result<libc::c_int> {
+    let mut filter: Vec<libc::sock_filter> =
+        program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    // SAFETY: `program` points at `len` instructions in `filter`, and both outlive the call; the kernel checks them.
+    let done =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(done).map_err(io::Error::other)
+}
+
+/// The receiving end of a filter's notifications.
+#[derive(Debug)]
+pub struct NotifyListener(OwnedFd);
+
+/// One call that waits for an answer.
+///
+/// `pid` and the arguments are what the call said when it was made; pointers in them point into memory that the
+/// caller can change, so nothing may be decided by what lies there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// What the answer must name.
+    pub id: u64,
+    /// The calling thread in the listener's pid namespace, 0 where it has none there.
+    pub pid: u32,
+    /// `AUDIT_ARCH_…`
+    pub arch: u32,
+    /// The system call's number.
+    pub nr: i32,
+    /// Where it was made.
+    pub instruction_pointer: u64,
+    /// Its six arguments.
+    pub args: [u64; 6],
+}
+
+impl NotifyListener {
+    /// Wraps a listener that was received.
+    #[must_use]
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Takes the next call; `None` where the caller was gone before it could be taken.
+    ///
+    /// Blocks while there is none: poll the descriptor first. After the last caller has gone the descriptor hangs up.
+    pub fn recv(&self) -> io::Result<Option<Notification>> {
+        // SAFETY: `seccomp_notif` is plain integers; the kernel demands that it be all zero.
+        let mut raw: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open and `raw` is a whole writable `seccomp_notif`.
+        match unsafe { ioctl::receive(self.0.as_raw_fd(), &raw mut raw) } {
+            Ok(_) => Ok(Some(Notification {
+                id: raw.id,
+                pid: raw.pid,
+                arch: raw.data.arch,
+                nr: raw.data.nr,
+                instruction_pointer: raw.data.instruction_pointer,
+                args: raw.data.args,
+            })),
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EINTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the call of this notification still waits, so that its pid still names the caller.
+    pub fn id_valid(&self, id: u64) -> io::Result<bool> {
+        // SAFETY: the descriptor is open and `id` outlives the call.
+        match unsafe { ioctl::id_valid(self.0.as_raw_fd(), &raw const id) } {
+            Ok(_) => Ok(true),
+            Err(nix::errno::Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets the call be made; `false` where its caller is gone.
+    pub fn reply_continue(&self, id: u64) -> io::Result<bool> {
+        let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+        self.reply(libc::seccomp_notif_resp { id, val: 0, error: 0, flags })
+    }
+
+    /// Makes the call fail with `errno` (a positive number); `false` where its caller is gone.
+    pub fn reply_errno(&self, id: u64, errno: i32) -> io::Result<bool> {
+        self.reply(libc::seccomp_notif_resp { id, val: 0, error: -errno.abs(), flags: 0 })
+    }
+
+    fn reply(&self, mut response: libc::seccomp_notif_resp) -> io::Result<bool> {
+        // SAFETY: the descriptor is open and `response` is a whole `seccomp_notif_resp`.
+        match unsafe { ioctl::send(self.0.as_raw_fd(), &raw mut response) } {
+            Ok(_) => Ok(true),
+            Err(nix::errno::Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for NotifyListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<NotifyListener> for OwnedFd {
+    fn from(listener: NotifyListener) -> Self {
+        listener.0
+    }
+}
+
+/// The ioctls of linux/seccomp.h.
+#[allow(missing_docs)]
+mod ioctl {
+    nix::ioctl_readwrite!(receive, b'!', 0, libc::seccomp_notif);
+    nix::ioctl_readwrite!(send, b'!', 1, libc::seccomp_notif_resp);
+    nix::ioctl_write_ptr!(id_valid, b'!', 2, u64);
+}
