@@ -1,2 +1,14 @@
-//! plan.
+//! A start as one value: what is opened, labelled, leased and executed, in order, with its undo and its reason.
+//! Pure: host, leases, chains and the seed are arguments. Never applies anything; the labeller does.
 #![forbid(unsafe_code)]
+
+mod build;
+pub mod chain;
+mod error;
+mod images;
+mod ports;
+pub mod qemu;
+mod slots;
+
+pub use build::{ConfineInputs, Confined, Inputs, build};
+pub use error::PlanError;

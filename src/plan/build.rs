@@ -1,0 +1,349 @@
+//! Joins labels, confinement and arguments into one ordered plan.
+
+use std::collections::HashSet;
+
+use super::chain::Chain;
+use super::images::{self, inside};
+use super::ports::{self, Ports};
+use super::qemu::{self, Guest};
+use super::{PlanError, slots};
+use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
+use crate::conf::domain::{Boot, Domain, VirtType};
+use crate::conf::facts::{Emulator, HostFacts};
+use crate::privsep::confinement::{Confinement, RootFile, RootPlace, SeccompProgram};
+use crate::privsep::op::{CgroupLimits, DeviceNode, LaunchPlan, Op, PLAN_VERSION, Spawn, UidRole};
+use crate::privsep::order;
+use crate::privsep::request::Survey;
+use crate::privsep::supervisor::{Lifecycle, SupervisorSpec};
+use crate::security::mcs::Taken;
+use crate::security::range::CategoryRange;
+use crate::security::selinux::{self, Labels};
+use crate::security::{LabelError, dac};
+use crate::settings::Settings;
+
+/// The oldest QEMU whose options are written here.
+const OLDEST_QEMU: (u32, u32, u32) = (7, 2, 0);
+/// Memory of QEMU itself, in bytes: code, device state, worker threads, display.
+const QEMU_MEMORY: u64 = 512 << 20;
+/// What TCG's translations may take besides, in bytes: QEMU's own largest buffer.
+const TCG_MEMORY: u64 = 1 << 30;
+/// Threads besides the virtual CPUs: 64 of the pool, main, RCU, display and margin.
+const QEMU_THREADS: u64 = 128;
+
+/// Everything that a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The definition.
+    pub domain: &'a Domain,
+    /// The domain's uuid: the definition's, or one that the caller drew.
+    pub uuid: DomainUuid,
+    /// The host.
+    pub host: &'a HostFacts,
+    /// The configuration.
+    pub settings: &'a Settings,
+    /// Each disk's layers, in the definition's order.
+    pub chains: &'a [Chain],
+    /// What is leased and which domains there are.
+    pub survey: &'a Survey,
+    /// Decides every draw.
+    pub seed: u64,
+    /// Whether the guest stays paused after the start.
+    pub paused: bool,
+}
+
+/// What the device model's confinement is made from.
+#[derive(Clone, Debug)]
+pub struct ConfineInputs<'a> {
+    /// The definition.
+    pub domain: &'a Domain,
+    /// The host.
+    pub host: &'a HostFacts,
+    /// The configuration.
+    pub settings: &'a Settings,
+    /// The device model's uid and gid.
+    pub uid: u32,
+    /// Its SELinux context.
+    pub selinux_exec: Option<String>,
+    /// Boot files that its root must show.
+    pub root_files: Vec<RootFile>,
+    /// How many descriptors it inherits.
+    pub fds: usize,
+}
+
+/// What the module `confine` decides.
+#[derive(Clone, Debug)]
+pub struct Confined {
+    /// The device model's confinement.
+    pub confinement: Confinement,
+    /// The supervisor's filter.
+    pub supervisor: SeccompProgram,
+}
+
+/// Uids of one start.
+struct Uids {
+    domain: u32,
+    supervisor: u32,
+    helpers: Vec<u32>,
+}
+
+/// Makes the plan of one start.
+pub fn build(
+    inputs: &Inputs<'_>,
+    confine: impl FnOnce(ConfineInputs<'_>) -> Result<Confined, Refusal>,
+) -> Result<LaunchPlan, PlanError> {
+    let Inputs { domain, host, settings, chains, .. } = *inputs;
+    check_free(inputs)?;
+    check_size(domain, host, settings)?;
+    let emulator = emulator(domain, host, settings)?;
+    selinux::models_present(domain, host)?;
+    let labels = labels(inputs)?;
+    let images = images::plan(domain, chains, settings, labels.as_ref())?;
+    let ports = ports::plan(domain, settings)?;
+    let uids = uids(inputs, ports.passts.len())?;
+    let (boot_ops, root_files) = boot_files(domain, settings)?;
+    let line = qemu::argv(&Guest { domain, uuid: inputs.uuid, program: &emulator.path, chains })?;
+    let confined = confine(ConfineInputs {
+        domain,
+        host,
+        settings,
+        uid: uids.domain,
+        selinux_exec: labels.as_ref().and_then(|l| l.guest.as_ref()).map(ToString::to_string),
+        root_files,
+        fds: line.fds.len(),
+    })?;
+    let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confined.supervisor);
+
+    let mut ops = leases(&uids, labels.as_ref());
+    ops.push(Op::Cgroup(cgroup(domain)));
+    ops.extend(images.opens);
+    ops.extend(boot_ops);
+    ops.extend(ports.taps);
+    ops.extend(images.labels);
+    ops.extend(ports.channels);
+    ops.extend(ports.outside);
+    for ((alias, slot), uid) in ports.passts.into_iter().zip(&uids.helpers) {
+        let selinux_label = labels.as_ref().map(|l| l.passt.to_string());
+        ops.push(Op::SpawnPasst { alias, slot, uid: *uid, selinux_label });
+    }
+    ops.push(Op::Spawn(Box::new(Spawn {
+        program: emulator.path.clone(),
+        argv: line.argv,
+        env: vec![("LC_ALL".into(), "C".into()), ("PATH".into(), "/usr/bin:/bin".into())],
+        fds: line.fds,
+        confinement: confined.confinement,
+        supervisor,
+    })));
+    order::check(&ops)?;
+    let domain = DomainRef { name: domain.name.clone(), uuid: inputs.uuid };
+    Ok(LaunchPlan { version: PLAN_VERSION, domain, ops })
+}
+
+fn check_free(inputs: &Inputs<'_>) -> Result<(), PlanError> {
+    let running = &inputs.survey.domains;
+    let same = running.iter().find(|d| d.domain.uuid == inputs.uuid || d.domain.name == inputs.domain.name);
+    if let Some(status) = same {
+        return Err(Refusal::new(
+            Layer::Lease,
+            "start",
+            inputs.domain.name.to_string(),
+            format!("the domain {} ({}) runs already", status.domain.name, status.domain.uuid),
+            format!("stop it first: svirt stop {}", status.domain.name),
+        )
+        .into());
+    }
+    if running.len() as u64 >= u64::from(inputs.settings.limits.domains) {
+        return Err(Refusal::new(
+            Layer::Configuration,
+            "start",
+            inputs.domain.name.to_string(),
+            format!("{} domains run, and limits.domains allows no more", running.len()),
+            "stop a domain, or raise domains in [limits]",
+        )
+        .into());
+    }
+    Ok(())
+}
+
+fn check_size(domain: &Domain, host: &HostFacts, settings: &Settings) -> Result<(), PlanError> {
+    let limits = &settings.limits;
+    let refuse = |object: String, rule: String, remedy: &str| -> Result<(), PlanError> {
+        Err(Refusal::new(Layer::Configuration, "plan the start with", object, rule, remedy).into())
+    };
+    if domain.vcpus > limits.vcpus {
+        return refuse(
+            format!("{} virtual CPUs", domain.vcpus),
+            format!("limits.vcpus is {}", limits.vcpus),
+            "give the domain fewer, or raise vcpus in [limits]",
+        );
+    }
+    if limits.memory != 0 && domain.memory > limits.memory {
+        return refuse(
+            format!("{} bytes of memory", domain.memory),
+            format!("limits.memory is {}", limits.memory),
+            "give the domain less, or raise memory in [limits]",
+        );
+    }
+    if domain.current_memory < domain.memory {
+        return Err(PlanError::definition(
+            "<currentMemory> below <memory>",
+            "a start does not inflate the balloon in this version",
+            "write the same number in both",
+        ));
+    }
+    if domain.virt == VirtType::Kvm && !host.kvm {
+        return Err(Refusal::new(
+            Layer::Kernel,
+            "plan the start with",
+            "<domain type='kvm'>",
+            "the host has no working /dev/kvm",
+            "load kvm_intel or kvm_amd (or enable nested virtualisation), or write type='qemu'",
+        )
+        .into());
+    }
+    Ok(())
+}
+
+fn emulator<'a>(
+    domain: &Domain,
+    host: &'a HostFacts,
+    settings: &Settings,
+) -> Result<&'a Emulator, PlanError> {
+    let allowed = &settings.emulators.allowed;
+    let wanted = domain.devices.emulator.as_ref().or(allowed.first()).map_or("", String::as_str);
+    let refuse = |layer, rule: String, remedy: &str| -> PlanError {
+        Refusal::new(layer, "use the emulator", wanted, rule, remedy).into()
+    };
+    if !allowed.iter().any(|path| path == wanted) {
+        return Err(refuse(
+            Layer::Configuration,
+            "it is not in emulators.allowed".into(),
+            "remove <emulator> for the configured one, or add the path to allowed in [emulators]",
+        ));
+    }
+    let found = host.emulators.iter().find(|emulator| emulator.path == wanted).ok_or_else(|| {
+        refuse(
+            Layer::DeviceModel,
+            "it is not there or tells no version".into(),
+            "install it (Debian: apt install qemu-system-x86), or correct allowed in [emulators]",
+        )
+    })?;
+    if found.version < OLDEST_QEMU {
+        let (major, minor, micro) = found.version;
+        return Err(refuse(
+            Layer::DeviceModel,
+            format!("version {major}.{minor}.{micro} is older than 7.2"),
+            "install QEMU 7.2 or newer",
+        ));
+    }
+    Ok(found)
+}
+
+fn labels(inputs: &Inputs<'_>) -> Result<Option<Labels>, LabelError> {
+    if inputs.host.selinux.is_none() {
+        return Ok(None);
+    }
+    let taken = Taken::of(CategoryRange::ALL, inputs.survey.pairs.iter().copied());
+    selinux::labels(inputs.domain, &inputs.settings.selinux, &taken, inputs.seed).map(Some)
+}
+
+fn uids(inputs: &Inputs<'_>, helpers: usize) -> Result<Uids, LabelError> {
+    let Inputs { domain, settings, survey, seed, .. } = *inputs;
+    let mut taken: HashSet<u32> = survey.uids.iter().map(|(_, uid)| *uid).collect();
+    let guest = dac::domain_uid(domain, &settings.uids, &taken, seed)?;
+    taken.insert(guest);
+    let mut draw = |role: UidRole, salt: u64| {
+        let uid =
+            dac::allocate(dac::range_of(&settings.uids, role), &taken, crate::security::mix(seed, salt))
+                .ok_or(LabelError::NoUid(dac::role_name(role)))?;
+        taken.insert(uid);
+        Ok(uid)
+    };
+    let supervisor = draw(UidRole::Supervisor, 3)?;
+    let helpers =
+        (0..helpers as u64).map(|n| draw(UidRole::Helper, 4 + n)).collect::<Result<_, LabelError>>()?;
+    Ok(Uids { domain: guest, supervisor, helpers })
+}
+
+fn leases(uids: &Uids, labels: Option<&Labels>) -> Vec<Op> {
+    let mut ops = vec![
+        Op::LeaseUid { role: UidRole::Domain, uid: uids.domain },
+        Op::LeaseUid { role: UidRole::Supervisor, uid: uids.supervisor },
+    ];
+    ops.extend(uids.helpers.iter().map(|uid| Op::LeaseUid { role: UidRole::Helper, uid: *uid }));
+    ops.extend(labels.map(|labels| Op::LeaseCategories { pair: labels.pair }));
+    ops
+}
+
+fn cgroup(domain: &Domain) -> CgroupLimits {
+    let kvm = domain.virt == VirtType::Kvm;
+    let own = if kvm { QEMU_MEMORY } else { QEMU_MEMORY + TCG_MEMORY };
+    let mut devices = vec![DeviceNode::Null, DeviceNode::Urandom];
+    if kvm {
+        devices.push(DeviceNode::Kvm);
+    }
+    CgroupLimits {
+        memory_max: domain.memory.saturating_add(own),
+        pids_max: u64::from(domain.vcpus).saturating_add(QEMU_THREADS),
+        devices,
+    }
+}
+
+/// The boot files, opened where they lie and shown to QEMU under fixed names.
+fn boot_files(domain: &Domain, settings: &Settings) -> Result<(Vec<Op>, Vec<RootFile>), PlanError> {
+    let Boot::Kernel { kernel, initrd, dtb, .. } = &domain.os.boot else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let files = [
+        (Some(kernel), "kernel", RootPlace::Kernel),
+        (initrd.as_ref(), "initrd", RootPlace::Initrd),
+        (dtb.as_ref(), "dtb", RootPlace::Dtb),
+    ];
+    let mut ops = Vec::new();
+    let mut shown = Vec::new();
+    for (path, what, place) in files {
+        let Some(path) = path else { continue };
+        let images = &settings.images;
+        let plain = super::chain::normalise("/", path).is_some_and(|plain| plain == *path);
+        if !plain
+            || !images.readable.iter().chain(&images.relabelable).any(|directory| inside(path, directory))
+        {
+            return Err(Refusal::new(
+                Layer::Configuration,
+                format!("open the {what}"),
+                path.clone(),
+                "it lies in none of the places of images.readable",
+                "move the file to /var/lib/svirt/boot, or add its directory to readable in [images]",
+            )
+            .into());
+        }
+        let slot = slots::boot(what)?;
+        ops.push(Op::OpenReadable { slot: slot.clone(), path: path.clone() });
+        shown.push(RootFile { slot, place });
+    }
+    Ok((ops, shown))
+}
+
+fn supervisor(
+    inputs: &Inputs<'_>,
+    ports: &Ports,
+    uids: &Uids,
+    labels: Option<&Labels>,
+    seccomp: SeccompProgram,
+) -> SupervisorSpec {
+    let domain = inputs.domain;
+    SupervisorSpec {
+        uid: uids.supervisor,
+        selinux_label: labels.map(|l| l.supervisor.to_string()),
+        seccomp,
+        fds: ports.fds.clone(),
+        consoles: ports.consoles.clone(),
+        vncs: ports.vncs.clone(),
+        start_paused: inputs.paused,
+        lifecycle: Lifecycle {
+            on_poweroff: domain.on_poweroff,
+            on_reboot: domain.on_reboot,
+            on_crash: domain.on_crash,
+        },
+        clients: vec![inputs.settings.uids.frontend],
+    }
+}

@@ -1,0 +1,173 @@
+//! The operations for the monitor, consoles, VNC servers and interfaces, and the supervisor's share of them.
+
+use super::images::inside;
+use super::{PlanError, slots};
+use crate::base::{Layer, Refusal, Slot};
+use crate::conf::domain::{CharDevice, CharSource, Domain, InterfaceBackend, Vnc, VncListen};
+use crate::privsep::op::{FdGrant, ListenAt, Op};
+use crate::privsep::supervisor::{ConsoleSpec, FIRST_PLAN_FD, VncSpec};
+use crate::settings::Settings;
+
+/// The most VNC connections to one domain at once.
+const VNC_CLIENTS: u32 = 8;
+
+/// Channels, listeners and files, and what the supervisor gets of them.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    pub(super) taps: Vec<Op>,
+    pub(super) channels: Vec<Op>,
+    pub(super) outside: Vec<Op>,
+    pub(super) fds: Vec<FdGrant>,
+    pub(super) consoles: Vec<ConsoleSpec>,
+    pub(super) vncs: Vec<VncSpec>,
+    /// Alias of each user network and the end that its helper gets.
+    pub(super) passts: Vec<(String, Slot)>,
+}
+
+pub(super) fn plan(domain: &Domain, settings: &Settings) -> Result<Ports, PlanError> {
+    let mut ports = Ports::default();
+    ports.channels.push(Op::Channel { slot: slots::monitor()?, peer: slots::monitor_peer()? });
+    ports.grant(slots::monitor_peer()?);
+    ports.outside.push(Op::Listen { slot: slots::control()?, at: ListenAt::Control });
+    ports.grant(slots::control()?);
+    for (alias, port) in super::qemu::ports(domain) {
+        ports.console(&alias, port, settings)?;
+    }
+    for (index, vnc) in domain.devices.vncs.iter().enumerate() {
+        ports.vnc(index, vnc, settings)?;
+    }
+    for (index, interface) in domain.devices.interfaces.iter().enumerate() {
+        let slot = slots::net(index)?;
+        match &interface.backend {
+            InterfaceBackend::Tap(name) => {
+                check_tap(name, interface.line, settings)?;
+                ports.taps.push(Op::OpenTap { slot, interface: name.clone() });
+            }
+            InterfaceBackend::User => {
+                let alias = format!("net{index}");
+                let peer = slots::console(&alias, "peer")?;
+                ports.channels.push(Op::Channel { slot, peer: peer.clone() });
+                ports.passts.push((alias, peer));
+            }
+        }
+    }
+    Ok(ports)
+}
+
+impl Ports {
+    fn grant(&mut self, slot: Slot) {
+        let number = FIRST_PLAN_FD + i32::try_from(self.fds.len()).unwrap_or(i32::MAX - FIRST_PLAN_FD);
+        self.fds.push(FdGrant { slot, number });
+    }
+
+    fn console(&mut self, alias: &str, port: &CharDevice, settings: &Settings) -> Result<(), PlanError> {
+        let peer = slots::console(alias, "peer")?;
+        self.channels.push(Op::Channel { slot: slots::console(alias, "")?, peer: peer.clone() });
+        self.grant(peer.clone());
+        let mut spec = ConsoleSpec { alias: alias.into(), channel: peer, pty: None, listen: None, log: None };
+        match &port.source {
+            CharSource::Pty => {
+                let slot = slots::console(alias, "pty")?;
+                self.outside.push(Op::Pty { slot: slot.clone() });
+                spec.pty = Some(slot);
+            }
+            CharSource::UnixListen { path } => {
+                check_place(path, &settings.console.sockets, "sockets", alias, port.line)?;
+                let slot = slots::console(alias, "listen")?;
+                self.outside
+                    .push(Op::Listen { slot: slot.clone(), at: ListenAt::Unix { path: path.clone() } });
+                spec.listen = Some(slot);
+            }
+            CharSource::File { .. } if port.log.is_some() => {
+                return Err(PlanError::definition(
+                    format!("{alias} (line {})", port.line),
+                    "a port of type file is its own log",
+                    "remove the <log>, or use type='pty'",
+                ));
+            }
+            CharSource::File { .. } => {}
+        }
+        let file = match (&port.source, &port.log) {
+            (CharSource::File { path, append }, _) => Some((path, *append)),
+            (_, Some((path, append))) => Some((path, *append)),
+            _ => None,
+        };
+        if let Some((path, append)) = file {
+            check_place(path, &settings.console.logs, "logs", alias, port.line)?;
+            let slot = slots::console(alias, "log")?;
+            self.outside.push(Op::OpenLog { slot: slot.clone(), path: path.clone(), append });
+            spec.log = Some(slot);
+        }
+        for slot in [&spec.pty, &spec.listen, &spec.log].into_iter().flatten() {
+            self.grant(slot.clone());
+        }
+        self.consoles.push(spec);
+        Ok(())
+    }
+
+    fn vnc(&mut self, index: usize, vnc: &Vnc, settings: &Settings) -> Result<(), PlanError> {
+        let at = match &vnc.listen {
+            VncListen::None => return Ok(()),
+            VncListen::Socket(path) => {
+                check_place(path, &settings.console.sockets, "sockets", "the VNC server", vnc.line)?;
+                ListenAt::Unix { path: path.clone() }
+            }
+            VncListen::Address(address, port) => {
+                if !settings.vnc.addresses.contains(address) {
+                    return Err(configured(
+                        format!("the VNC server (line {})", vnc.line),
+                        format!("{address} is not in vnc.addresses"),
+                        "VNC here has no password: listen on 127.0.0.1 and reach it through ssh, or add the address to [vnc]",
+                    ));
+                }
+                let (port, port_last) = port.map_or(settings.vnc.ports, |port| (port, port));
+                ListenAt::Tcp { address: *address, port, port_last }
+            }
+        };
+        let slot = slots::vnc(index)?;
+        self.outside.push(Op::Listen { slot: slot.clone(), at });
+        self.grant(slot.clone());
+        self.vncs.push(VncSpec { listen: slot, max_clients: VNC_CLIENTS });
+        Ok(())
+    }
+}
+
+fn configured(object: impl Into<String>, rule: impl Into<String>, remedy: impl Into<String>) -> PlanError {
+    Refusal::new(Layer::Configuration, "plan the start with", object, rule, remedy).into()
+}
+
+fn check_place(
+    path: &str,
+    places: &[String],
+    setting: &str,
+    alias: &str,
+    line: u32,
+) -> Result<(), PlanError> {
+    let plain = super::chain::normalise("/", path).is_some_and(|plain| plain == path);
+    if plain && places.iter().any(|place| inside(path, place)) {
+        return Ok(());
+    }
+    Err(configured(
+        format!("{path} of {alias} (line {line})"),
+        format!("it lies in none of the directories of console.{setting}"),
+        format!(
+            "name a file in {}, or add its directory to {setting} in [console]",
+            places.first().map_or("a configured directory", String::as_str)
+        ),
+    ))
+}
+
+fn check_tap(name: &str, line: u32, settings: &Settings) -> Result<(), PlanError> {
+    let fits = |pattern: &String| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    if settings.network.taps.iter().any(fits) {
+        return Ok(());
+    }
+    Err(configured(
+        format!("tap device {name:?} (line {line})"),
+        "it is not in network.taps",
+        format!("if domains may attach to it, add {name:?} to taps in [network]"),
+    ))
+}

@@ -1,0 +1,248 @@
+//! Disks: a file node and a format node for each layer, and the device over the top one.
+
+use super::device::BootOrder;
+use super::machine::{Board, board};
+use super::{Args, Guest, Object};
+use crate::conf::domain::{CacheMode, Disk, DiskBus, DiskDevice, ImageFormat, IoMode};
+use crate::plan::chain::{Chain, Layer};
+use crate::plan::{PlanError, slots};
+use crate::privsep::op::ImageKind;
+
+/// QEMU's names of nodes have at most 31 characters; with `-199-storage` this leaves 19.
+const TARGET_MAX: usize = 16;
+
+pub(super) fn add(args: &mut Args, guest: &Guest<'_>, boot: &BootOrder) -> Result<(), PlanError> {
+    let disks = &guest.domain.devices.disks;
+    controllers(args, guest)?;
+    for (index, disk) in disks.iter().enumerate() {
+        let chain = guest.chains.get(index).filter(|chain| chain.target == disk.target).ok_or_else(|| {
+            PlanError::definition(
+                format!("disk {}", disk.target),
+                "its layers were not read",
+                "this is a defect of svirt; please report it",
+            )
+        })?;
+        check(disk)?;
+        nodes(args, disk, chain)?;
+        device(args, guest, disk, index, !chain.layers.is_empty(), boot)?;
+    }
+    Ok(())
+}
+
+fn check(disk: &Disk) -> Result<(), PlanError> {
+    let object = || format!("disk {} (line {})", disk.target, disk.line);
+    if disk.target.len() > TARGET_MAX || !disk.target.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err(PlanError::definition(
+            object(),
+            "its target is no short name of letters and digits",
+            "write <target dev='vda'>",
+        ));
+    }
+    if disk.io == Some(IoMode::Native) && !is_direct(disk) {
+        return Err(PlanError::definition(
+            object(),
+            "io='native' needs a cache mode without the page cache",
+            "write cache='none' or cache='directsync'",
+        ));
+    }
+    if disk.device == DiskDevice::Cdrom && disk.bus == DiskBus::Virtio {
+        return Err(PlanError::definition(
+            object(),
+            "a cdrom cannot sit on the virtio bus",
+            "write bus='sata'",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the disk's descriptors bypass the page cache; QEMU 10 refuses a descriptor opened otherwise.
+pub(in crate::plan) fn is_direct(disk: &Disk) -> bool {
+    matches!(disk.cache, CacheMode::None | CacheMode::Directsync)
+}
+
+/// Whether the guest may write to the disk.
+pub(in crate::plan) fn is_writable(disk: &Disk) -> bool {
+    !disk.readonly && disk.device == DiskDevice::Disk
+}
+
+fn node(target: &str, depth: usize, part: &str) -> String {
+    format!("{target}-{depth}-{part}")
+}
+
+/// From the bottom up: a node must be there before another one names it.
+fn nodes(args: &mut Args, disk: &Disk, chain: &Chain) -> Result<(), PlanError> {
+    for (depth, layer) in chain.layers.iter().enumerate().rev() {
+        let file = args.fdset(slots::layer(&disk.target, depth)?);
+        args.json("-blockdev", file_node(disk, layer, depth, &file));
+        args.json("-blockdev", format_node(disk, layer, depth, depth + 1 < chain.layers.len()));
+    }
+    Ok(())
+}
+
+fn with_cache(disk: &Disk, object: Object) -> Object {
+    let cache = Object::new("direct", is_direct(disk)).with("no-flush", disk.cache == CacheMode::Unsafe);
+    object.nested("cache", cache)
+}
+
+fn file_node(disk: &Disk, layer: &Layer, depth: usize, file: &str) -> Object {
+    let driver = if layer.kind == ImageKind::Block { "host_device" } else { "file" };
+    let aio = match disk.io {
+        Some(IoMode::IoUring) => "io_uring",
+        Some(IoMode::Native) => "native",
+        Some(IoMode::Threads) | None => "threads",
+    };
+    // svirt holds the locks: QEMU's own break on descriptions that it shares with a set, and can abort it.
+    let object = Object::new("driver", driver)
+        .with("node-name", node(&disk.target, depth, "storage"))
+        .with("filename", file)
+        .with("locking", "off")
+        .with("aio", aio);
+    let object = match (depth, is_writable(disk)) {
+        (0, true) => object.with("read-only", false),
+        (0, false) => object.with("read-only", true),
+        // A job that commits into this layer may get a writable descriptor later.
+        _ => object.with("auto-read-only", true),
+    };
+    let object = if disk.discard { object.with("discard", "unmap") } else { object };
+    with_cache(disk, object)
+}
+
+fn format_node(disk: &Disk, layer: &Layer, depth: usize, has_backing: bool) -> Object {
+    let driver = match layer.format {
+        ImageFormat::Qcow2 => "qcow2",
+        ImageFormat::Raw => "raw",
+    };
+    let object = Object::new("driver", driver)
+        .with("node-name", node(&disk.target, depth, "format"))
+        .with("read-only", depth > 0 || !is_writable(disk))
+        .with("file", node(&disk.target, depth, "storage"));
+    let object = match layer.format {
+        // Always named, or null: without it QEMU follows the path in the header.
+        ImageFormat::Qcow2 => {
+            object.with("backing", has_backing.then(|| node(&disk.target, depth + 1, "format")))
+        }
+        ImageFormat::Raw => object,
+    };
+    let object = if disk.discard { object.with("discard", "unmap") } else { object };
+    with_cache(disk, object)
+}
+
+fn controllers(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
+    let has = |bus| guest.domain.devices.disks.iter().any(|disk| disk.bus == bus);
+    if has(DiskBus::Scsi) {
+        args.json("-device", Object::new("driver", "virtio-scsi-pci").with("id", "scsi0"));
+    }
+    if has(DiskBus::Sata) && board(&guest.domain.os.machine)? == Board::I440fx {
+        args.json("-device", Object::new("driver", "ahci").with("id", "sata0"));
+    }
+    Ok(())
+}
+
+/// The place of a target on its bus: `sda` is 0, `sdb` 1, `sdaa` 26.
+fn unit(target: &str) -> Option<u32> {
+    let letters = ["xvd", "hd", "sd", "vd"].iter().find_map(|prefix| target.strip_prefix(prefix))?;
+    if letters.is_empty() || letters.len() > 3 {
+        return None;
+    }
+    letters
+        .bytes()
+        .try_fold(0u32, |sum, b| b.is_ascii_lowercase().then(|| sum * 26 + u32::from(b - b'a') + 1))
+        .map(|n| n - 1)
+}
+
+/// The driver, the bus and the alias of a disk's device.
+fn place(guest: &Guest<'_>, disk: &Disk, index: usize) -> Result<Object, PlanError> {
+    let cdrom = disk.device == DiskDevice::Cdrom;
+    let refuse = |rule: &str, remedy: &str| {
+        PlanError::definition(format!("disk {} (line {})", disk.target, disk.line), rule, remedy)
+    };
+    let unit = || {
+        unit(&disk.target).ok_or_else(|| {
+            refuse("its target does not tell a place on the bus", "write a target such as sda or vda")
+        })
+    };
+    let board = board(&guest.domain.os.machine)?;
+    Ok(match disk.bus {
+        DiskBus::Virtio => {
+            let nth =
+                guest.domain.devices.disks.iter().take(index).filter(|d| d.bus == DiskBus::Virtio).count();
+            Object::new("driver", "virtio-blk-pci").with("id", format!("virtio-disk{nth}"))
+        }
+        DiskBus::Scsi => {
+            let unit = unit()?;
+            Object::new("driver", if cdrom { "scsi-cd" } else { "scsi-hd" })
+                .with("bus", "scsi0.0")
+                .with("channel", 0)
+                .with("scsi-id", 0)
+                .with("lun", unit)
+                .with("id", format!("scsi0-0-0-{unit}"))
+        }
+        DiskBus::Sata => {
+            let unit = unit()?;
+            if unit > 5 {
+                return Err(refuse(
+                    "a SATA controller has six ports, sda to sdf",
+                    "use the virtio or scsi bus",
+                ));
+            }
+            let bus = if board == Board::Q35 { format!("ide.{unit}") } else { format!("sata0.{unit}") };
+            Object::new("driver", if cdrom { "ide-cd" } else { "ide-hd" })
+                .with("bus", bus)
+                .with("id", format!("sata0-0-{unit}"))
+        }
+        DiskBus::Ide => {
+            let unit = unit()?;
+            if board == Board::Q35 {
+                return Err(refuse("a q35 machine has no IDE bus", "write bus='sata'"));
+            }
+            if unit > 3 {
+                return Err(refuse(
+                    "an IDE controller has four places, hda to hdd",
+                    "use the virtio or scsi bus",
+                ));
+            }
+            Object::new("driver", if cdrom { "ide-cd" } else { "ide-hd" })
+                .with("bus", format!("ide.{}", unit / 2))
+                .with("unit", unit % 2)
+                .with("id", format!("ide0-{}-{}", unit / 2, unit % 2))
+        }
+    })
+}
+
+fn device(
+    args: &mut Args,
+    guest: &Guest<'_>,
+    disk: &Disk,
+    index: usize,
+    filled: bool,
+    boot: &BootOrder,
+) -> Result<(), PlanError> {
+    let object = place(guest, disk, index)?
+        .maybe("drive", filled.then(|| node(&disk.target, 0, "format")))
+        .maybe("bootindex", boot.disk(index))
+        .maybe("serial", disk.serial.clone());
+    let object = if disk.device == DiskDevice::Disk {
+        let through = matches!(disk.cache, CacheMode::Writethrough | CacheMode::Directsync);
+        let object = object.with("write-cache", if through { "off" } else { "on" });
+        if disk.shareable { object.with("share-rw", true) } else { object }
+    } else {
+        object
+    };
+    args.json("-device", object);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unit;
+
+    #[test]
+    fn targets_tell_their_place() {
+        for (target, place) in [("vda", 0), ("sdb", 1), ("hdd", 3), ("sdz", 25), ("sdaa", 26), ("xvdc", 2)] {
+            assert_eq!(unit(target), Some(place), "{target}");
+        }
+        for target in ["sd", "sdA", "sd1", "fda", "", "sdaaaa"] {
+            assert_eq!(unit(target), None, "{target}");
+        }
+    }
+}

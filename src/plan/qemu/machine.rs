@@ -1,0 +1,213 @@
+//! Machine, CPU, memory, clock, boot and monitor.
+
+use super::{Args, Guest, Object};
+use crate::conf::domain::{
+    Boot, ClockOffset, Cpu, CpuMode, Domain, TickPolicy, TimerName, VideoModel, VirtType,
+};
+use crate::plan::{PlanError, slots};
+use crate::privsep::confinement::RootPlace;
+use crate::privsep::supervisor::LifecycleAction;
+
+/// What kind of board a machine type is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Board {
+    I440fx,
+    Q35,
+}
+
+pub(super) fn board(machine: &str) -> Result<Board, PlanError> {
+    let known =
+        |prefix: &str| machine == prefix || machine.strip_prefix(prefix).is_some_and(|v| v.starts_with('-'));
+    if plain(machine) {
+        if machine == "q35" || known("pc-q35") {
+            return Ok(Board::Q35);
+        }
+        if machine == "pc" || known("pc-i440fx") {
+            return Ok(Board::I440fx);
+        }
+    }
+    Err(PlanError::definition(
+        format!("machine type {machine:?}"),
+        "only q35 and pc (i440fx) machines run",
+        "write <type machine='q35'>",
+    ))
+}
+
+/// Whether a name can stand in an option without meaning anything else.
+fn plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 64
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
+    let domain = guest.domain;
+    args.pair("-name", format!("guest={}", domain.name.as_str().replace(',', ",,")));
+    args.flag("-S");
+    args.pair("-machine", machine(domain)?);
+    args.pair("-accel", if domain.virt == VirtType::Kvm { "kvm" } else { "tcg" });
+    if let Some(cpu) = cpu(domain)? {
+        args.pair("-cpu", cpu);
+    }
+    args.pair("-m", format!("size={}k", domain.memory.div_ceil(1024)));
+    args.json(
+        "-object",
+        Object::new("qom-type", "memory-backend-ram")
+            .with("id", "pc.ram")
+            .with("size", domain.memory.div_ceil(1024) * 1024),
+    );
+    args.pair("-smp", smp(domain));
+    args.pair("-uuid", guest.uuid.to_string());
+    args.pair("-display", "none");
+    args.flag("-no-user-config");
+    args.flag("-nodefaults");
+    let monitor = args.fd(slots::monitor()?);
+    args.pair("-chardev", format!("socket,id=charmonitor,fd={monitor}"));
+    args.pair("-mon", "chardev=charmonitor,id=monitor,mode=control");
+    clock(args, domain)?;
+    args.pair("-action", lifecycle(domain));
+    args.pair("-boot", "menu=off,strict=on");
+    if let Boot::Kernel { initrd, cmdline, dtb, .. } = &domain.os.boot {
+        args.pair("-kernel", RootPlace::Kernel.path());
+        if initrd.is_some() {
+            args.pair("-initrd", RootPlace::Initrd.path());
+        }
+        if let Some(cmdline) = cmdline {
+            args.pair("-append", cmdline.clone());
+        }
+        if dtb.is_some() {
+            args.pair("-dtb", RootPlace::Dtb.path());
+        }
+    }
+    if !domain.devices.vncs.is_empty() {
+        // The supervisor listens and hands each connection in.
+        args.pair("-vnc", "none");
+    }
+    args.pair("-msg", "timestamp=on");
+    Ok(())
+}
+
+fn machine(domain: &Domain) -> Result<String, PlanError> {
+    board(&domain.os.machine)?;
+    let on = |value: bool| if value { "on" } else { "off" };
+    let mut text = format!("{},usb=off,dump-guest-core=off,memory-backend=pc.ram", domain.os.machine);
+    text.push_str(&format!(",acpi={}", on(domain.features.acpi)));
+    if let Some(vmport) = domain.features.vmport {
+        text.push_str(&format!(",vmport={}", on(vmport)));
+    }
+    for timer in &domain.clock.timers {
+        match (timer.name, timer.present) {
+            (TimerName::Hpet, Some(present)) => text.push_str(&format!(",hpet={}", on(present))),
+            (TimerName::Pit, Some(present)) => text.push_str(&format!(",pit={}", on(present))),
+            (TimerName::Rtc, Some(false)) => {
+                return Err(PlanError::definition(
+                    "timer rtc",
+                    "an x86 guest always has a real-time clock",
+                    "remove present='no'",
+                ));
+            }
+            _ => {}
+        }
+    }
+    if domain.devices.videos.iter().all(|video| *video == VideoModel::None) && domain.devices.vncs.is_empty()
+    {
+        text.push_str(",graphics=off");
+    }
+    Ok(text)
+}
+
+fn cpu(domain: &Domain) -> Result<Option<String>, PlanError> {
+    let Cpu { mode, features, .. } = &domain.cpu;
+    let kvm = domain.virt == VirtType::Kvm;
+    let kvmclock = domain.clock.timers.iter().find(|t| t.name == TimerName::Kvmclock).and_then(|t| t.present);
+    let mut text = match mode {
+        CpuMode::Custom(model) if plain(model) => model.clone(),
+        CpuMode::Custom(model) => {
+            return Err(PlanError::definition(
+                format!("CPU model {model:?}"),
+                "it is no name of a CPU model",
+                "qemu-system-x86_64 -cpu help lists them",
+            ));
+        }
+        CpuMode::Default if features.is_empty() && kvmclock.is_none() => return Ok(None),
+        CpuMode::Default => "qemu64".into(),
+        CpuMode::HostModel | CpuMode::HostPassthrough if kvm => "host".into(),
+        CpuMode::HostPassthrough => {
+            return Err(PlanError::definition(
+                "<cpu mode='host-passthrough'>",
+                "an emulated CPU cannot be the host's",
+                "write mode='maximum', or type='kvm' on a host with KVM",
+            ));
+        }
+        CpuMode::HostModel | CpuMode::Maximum => "max".into(),
+    };
+    for (name, on) in features {
+        if !plain(name) {
+            return Err(PlanError::definition(
+                format!("CPU feature {name:?}"),
+                "it is no name of a CPU feature",
+                "qemu-system-x86_64 -cpu help lists them",
+            ));
+        }
+        text.push_str(&format!(",{name}={}", if *on { "on" } else { "off" }));
+    }
+    if let Some(present) = kvmclock {
+        text.push_str(if present { ",kvmclock=on" } else { ",kvmclock=off" });
+    }
+    Ok(Some(text))
+}
+
+fn smp(domain: &Domain) -> String {
+    let n = domain.vcpus;
+    match domain.cpu.topology {
+        Some(t) => {
+            format!("{n},sockets={},dies={},cores={},threads={}", t.sockets, t.dies, t.cores, t.threads)
+        }
+        None => format!("{n},sockets={n},cores=1,threads=1"),
+    }
+}
+
+fn clock(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
+    let policy = |name| domain.clock.timers.iter().find(|t| t.name == name).and_then(|t| t.tickpolicy);
+    let base = match domain.clock.offset {
+        ClockOffset::Localtime => "localtime",
+        ClockOffset::Utc => "utc",
+    };
+    let refuse = |timer: &str| {
+        Err(PlanError::definition(
+            format!("timer {timer}"),
+            "QEMU has no such tick policy for it",
+            "remove its tickpolicy",
+        ))
+    };
+    match policy(TimerName::Rtc) {
+        Some(TickPolicy::Catchup) => args.pair("-rtc", format!("base={base},driftfix=slew")),
+        Some(TickPolicy::Discard) => return refuse("rtc"),
+        Some(TickPolicy::Delay) | None => args.pair("-rtc", format!("base={base}")),
+    }
+    // Only KVM's own PIT can be told; the emulated one always delivers late, at the normal rate.
+    match policy(TimerName::Pit) {
+        Some(TickPolicy::Delay) if domain.virt == VirtType::Kvm => {
+            args.pair("-global", "kvm-pit.lost_tick_policy=delay")
+        }
+        Some(TickPolicy::Discard) if domain.virt == VirtType::Kvm => {
+            args.pair("-global", "kvm-pit.lost_tick_policy=discard")
+        }
+        Some(TickPolicy::Delay) | None => {}
+        Some(_) => return refuse("pit"),
+    }
+    if policy(TimerName::Hpet).is_some() || policy(TimerName::Kvmclock).is_some() {
+        return refuse("hpet or kvmclock");
+    }
+    Ok(())
+}
+
+/// Where QEMU itself cannot tell what is wanted, it stops the guest and the supervisor does the rest.
+fn lifecycle(domain: &Domain) -> String {
+    let leaves = |action| action == LifecycleAction::Destroy;
+    let reboot = if domain.on_reboot == LifecycleAction::Restart { "reset" } else { "shutdown" };
+    let shutdown_by_reboot_stays = domain.on_reboot == LifecycleAction::Preserve;
+    let shutdown = if leaves(domain.on_poweroff) && !shutdown_by_reboot_stays { "poweroff" } else { "pause" };
+    let panic = if leaves(domain.on_crash) { "shutdown" } else { "pause" };
+    format!("reboot={reboot},shutdown={shutdown},panic={panic}")
+}

@@ -1,0 +1,127 @@
+//! QEMU's arguments, for versions 7.2 to 10: every resource a descriptor, every device a JSON object.
+//!
+//! No text of a definition reaches QEMU's option parser unescaped: devices are JSON, the name has its commas
+//! doubled, CPU and machine names are held to letters and digits, and the kernel's command line is an argument
+//! of its own that QEMU does not parse.
+
+mod device;
+mod disk;
+mod machine;
+
+pub(super) use device::ports;
+pub(super) use disk::{is_direct, is_writable};
+
+use serde_json::Value;
+
+use super::PlanError;
+use super::chain::Chain;
+use crate::base::{DomainUuid, Slot};
+use crate::conf::domain::Domain;
+use crate::privsep::op::FdGrant;
+
+/// The first number that a descriptor gets in QEMU; lower ones stay free for the launcher's own.
+const FIRST_FD: i32 = 10;
+
+/// A command line and the descriptors that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The arguments, the program's name first.
+    pub argv: Vec<String>,
+    /// The descriptors that it names, each with its number.
+    pub fds: Vec<FdGrant>,
+}
+
+/// What a command line is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// The definition.
+    pub domain: &'a Domain,
+    /// The domain's uuid.
+    pub uuid: DomainUuid,
+    /// The emulator's path.
+    pub program: &'a str,
+    /// The disks' layers, in the definition's order.
+    pub chains: &'a [Chain],
+}
+
+/// Makes QEMU's command line.
+pub fn argv(guest: &Guest<'_>) -> Result<CommandLine, PlanError> {
+    let mut args = Args { argv: vec![guest.program.to_owned()], fds: Vec::new(), sets: 0 };
+    machine::add(&mut args, guest)?;
+    let boot = device::BootOrder::of(guest.domain);
+    disk::add(&mut args, guest, &boot)?;
+    device::add(&mut args, guest, &boot)?;
+    Ok(CommandLine { argv: args.argv, fds: args.fds })
+}
+
+struct Args {
+    argv: Vec<String>,
+    fds: Vec<FdGrant>,
+    sets: u32,
+}
+
+impl Args {
+    fn flag(&mut self, name: &str) {
+        self.argv.push(name.to_owned());
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<String>) {
+        self.argv.push(name.to_owned());
+        self.argv.push(value.into());
+    }
+
+    fn json(&mut self, name: &str, object: Object) {
+        self.pair(name, object.0 + "}");
+    }
+
+    /// Grants a descriptor and tells its number.
+    fn fd(&mut self, slot: Slot) -> i32 {
+        let number = FIRST_FD + i32::try_from(self.fds.len()).unwrap_or(i32::MAX - FIRST_FD);
+        self.fds.push(FdGrant { slot, number });
+        number
+    }
+
+    /// Grants a descriptor as the only one of a new set and tells the set's file name.
+    fn fdset(&mut self, slot: Slot) -> String {
+        let note = slot.as_str().to_owned();
+        let number = self.fd(slot);
+        self.sets += 1;
+        let set = self.sets;
+        self.pair("-add-fd", format!("fd={number},set={set},opaque={note}"));
+        format!("/dev/fdset/{set}")
+    }
+}
+
+/// A JSON object whose keys keep their order, so that people find the driver first.
+struct Object(String);
+
+impl Object {
+    fn new(key: &str, value: impl Into<Value>) -> Self {
+        Self("{".to_owned()).with(key, value)
+    }
+
+    fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        let key: Value = key.into();
+        self.0.push_str(&format!("{key}:{}", value.into()));
+        self
+    }
+
+    fn maybe(self, key: &str, value: Option<impl Into<Value>>) -> Self {
+        match value {
+            Some(value) => self.with(key, value),
+            None => self,
+        }
+    }
+
+    fn nested(mut self, key: &str, object: Self) -> Self {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        let key: Value = key.into();
+        self.0.push_str(&format!("{key}:{}}}", object.0));
+        self
+    }
+}
