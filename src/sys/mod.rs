@@ -1,7 +1,10 @@
 //! Every kernel call and every unsafe line.
 
+pub mod attack;
 pub mod cred;
+pub mod enter;
 pub mod file;
+pub mod label;
 pub mod landlock;
 pub mod listen;
 pub mod lock;
@@ -12,6 +15,8 @@ pub mod packet;
 pub mod path;
 pub mod pidfd;
 pub mod process;
+pub mod procfs;
+pub mod ptrace;
 pub mod pty;
 pub mod rlimit;
 pub mod scm;

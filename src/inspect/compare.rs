@@ -1,0 +1,241 @@
+//! Every difference between what a plan asked for and what the kernel shows. Pure.
+//!
+//! Landlock has no row here: no kernel shows a process's rulesets, so only an attack (`svirt probe`) can prove them.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::facts::{Descriptor, ProcessFacts};
+use crate::privsep::confinement::{RlimitKind, SeccompProgram};
+use crate::privsep::op::{DeviceNode, Op, Spawn};
+use crate::privsep::request::Described;
+
+/// Namespaces that every device model has of its own.
+pub const OWN_NAMESPACES: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+
+/// One thing that is not as planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Of which process.
+    pub role: String,
+    /// What, such as `capability set effective`.
+    pub what: String,
+    /// What the plan says.
+    pub planned: String,
+    /// What the kernel says.
+    pub found: String,
+}
+
+/// Collects differences of one process.
+struct Notes<'a> {
+    role: &'a str,
+    found: Vec<Difference>,
+}
+
+impl Notes<'_> {
+    fn note(&mut self, what: impl Into<String>, planned: impl Into<String>, found: impl Into<String>) {
+        self.found.push(Difference {
+            role: self.role.to_owned(),
+            what: what.into(),
+            planned: planned.into(),
+            found: found.into(),
+        });
+    }
+
+    fn expect<T: PartialEq + std::fmt::Debug>(&mut self, what: impl Into<String>, planned: T, found: T) {
+        if planned != found {
+            self.note(what, format!("{planned:?}"), format!("{found:?}"));
+        }
+    }
+}
+
+/// Compares every process of a domain with its plan; a process that the plan does not know is a difference too.
+#[must_use]
+pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Difference> {
+    let Some(spawn) = described.plan.ops.iter().find_map(|op| match op {
+        Op::Spawn(spawn) => Some(spawn),
+        _ => None,
+    }) else {
+        return vec![Difference {
+            role: "plan".into(),
+            what: "last operation".into(),
+            planned: "spawn".into(),
+            found: "none".into(),
+        }];
+    };
+    let mut all = Vec::new();
+    for facts in processes {
+        let mut notes = Notes { role: &facts.role, found: Vec::new() };
+        match facts.role.as_str() {
+            "qemu" => device_model(spawn, described, facts, &mut notes),
+            "supervisor" => supervisor(spawn, facts, &mut notes),
+            _ => helper(described, facts, &mut notes),
+        }
+        all.extend(notes.found);
+    }
+    for role in ["qemu", "supervisor"] {
+        if !processes.iter().any(|facts| facts.role == role) {
+            all.push(Difference {
+                role: role.into(),
+                what: "process".into(),
+                planned: "running".into(),
+                found: "none".into(),
+            });
+        }
+    }
+    all
+}
+
+/// What holds for every process that svirt starts below itself.
+fn common(uid: u32, gid: u32, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let status = &facts.status;
+    notes.expect("uids", [uid; 4], status.uids);
+    notes.expect("gids", [gid; 4], status.gids);
+    notes.expect("supplementary groups", Vec::new(), status.groups.clone());
+    for (name, set) in status.capabilities.sets() {
+        notes.expect(format!("capability set {name}"), format!("{:016x}", 0), format!("{set:016x}"));
+    }
+    notes.expect("no_new_privs", true, status.no_new_privs);
+    notes.expect("tracer", 0, status.tracer);
+    for (thread, names) in &facts.odd_threads {
+        notes.note(format!("thread {thread}"), "as the main thread", format!("other {}", names.join(", ")));
+    }
+}
+
+/// The last filter must be the planned one, byte for byte.
+fn filter(planned: &SeccompProgram, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    notes.expect("seccomp mode", 2, facts.status.seccomp_mode);
+    match &facts.filters {
+        None => notes.note("seccomp filters", "readable", facts.filters_error.clone().unwrap_or_default()),
+        Some(filters) if filters.last() == Some(planned) => {}
+        Some(filters) => notes.note(
+            "seccomp filter",
+            format!("the plan's {} instructions last", planned.0.len()),
+            format!("{:?} instructions", filters.iter().map(|filter| filter.0.len()).collect::<Vec<_>>()),
+        ),
+    }
+}
+
+fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let planned = &spawn.confinement;
+    common(planned.uid, planned.gid, facts, notes);
+    filter(&planned.seccomp, facts, notes);
+    for name in OWN_NAMESPACES {
+        match facts.namespaces.get(name) {
+            Some(namespace) if !namespace.host => {}
+            Some(_) => notes.note(format!("{name} namespace"), "its own", "the host's"),
+            None => notes.note(format!("{name} namespace"), "its own", "none"),
+        }
+    }
+    mounts(spawn, facts, notes);
+    descriptors(spawn, facts, notes);
+    limits(spawn, facts, notes);
+    if let Some(label) = &planned.selinux_exec {
+        notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
+    }
+    if let Some(cgroup) = &described.cgroup
+        && !facts.cgroups.iter().any(|line| line.ends_with(cgroup.trim_start_matches('/')))
+    {
+        notes.note("cgroup", cgroup.clone(), facts.cgroups.join(" "));
+    }
+}
+
+fn supervisor(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let planned = &spawn.supervisor;
+    common(planned.uid, planned.uid, facts, notes);
+    filter(&planned.seccomp, facts, notes);
+    if let Some(label) = &planned.selinux_label {
+        notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
+    }
+}
+
+fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let planned = described.plan.ops.iter().find_map(|op| match op {
+        Op::SpawnPasst { alias, uid, selinux_label, .. } if *alias == facts.role => {
+            Some((*uid, selinux_label))
+        }
+        _ => None,
+    });
+    let Some((uid, label)) = planned else {
+        notes.note("process", "none of this name", format!("pid {}", facts.pid));
+        return;
+    };
+    // A helper may build its own sandbox with a user namespace of its own, so its capability sets are not compared.
+    notes.expect("real uid", uid, facts.status.uids.first().copied().unwrap_or(u32::MAX));
+    notes.expect("no_new_privs", true, facts.status.no_new_privs);
+    notes.expect("seccomp mode", 2, facts.status.seccomp_mode);
+    if let Some(label) = label {
+        notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
+    }
+}
+
+/// Mount points: the root, the planned files and device nodes, and nothing else; all but devices read-only.
+fn mounts(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let root = &spawn.confinement.root;
+    let mut planned: BTreeSet<&str> = root.files.iter().map(|file| file.place.path()).collect();
+    planned.insert("/");
+    let devices: BTreeSet<&str> = root.devices.iter().copied().map(device_path).collect();
+    for mount in &facts.mounts {
+        let point = mount.point.as_str();
+        if !planned.contains(point) && !devices.contains(point) {
+            notes.note("mount", "none", format!("{point} ({})", mount.kind));
+        } else if planned.contains(point) && !mount.options.iter().any(|option| option == "ro") {
+            notes.note(format!("mount {point}"), "read-only", mount.options.join(","));
+        }
+    }
+    for point in planned.iter().chain(&devices) {
+        if !facts.mounts.iter().any(|mount| mount.point == *point) {
+            notes.note(format!("mount {point}"), "present", "absent");
+        }
+    }
+}
+
+fn device_path(device: DeviceNode) -> &'static str {
+    match device {
+        DeviceNode::Kvm => "/dev/kvm",
+        DeviceNode::Null => "/dev/null",
+        DeviceNode::Urandom => "/dev/urandom",
+    }
+}
+
+/// Every planned descriptor, and besides them only what has no name in a file system, or is one of the planned ones again.
+fn descriptors(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let planned: BTreeSet<i32> = spawn.fds.iter().map(|grant| grant.number).chain(0..3).collect();
+    let known: BTreeSet<(u64, u64)> =
+        facts.fds.iter().filter(|fd| planned.contains(&fd.number)).map(|fd| fd.identity).collect();
+    for fd in &facts.fds {
+        if !planned.contains(&fd.number) && !known.contains(&fd.identity) && !is_harmless(fd) {
+            notes.note(format!("descriptor {}", fd.number), "none", format!("{} ({})", fd.target, fd.access));
+        }
+    }
+}
+
+/// What a device model makes for itself: anonymous inodes, pipes, sockets, memory and `/dev/null`.
+fn is_harmless(fd: &Descriptor) -> bool {
+    ["anon_inode:", "pipe:", "socket:", "/memfd:"].iter().any(|start| fd.target.starts_with(start))
+        || fd.target == "/dev/null"
+        || fd.target == "/dev/kvm"
+        // A library, module or ROM of the minimal root, open for reading only.
+        || fd.access == "r" && fd.target.starts_with("/usr/")
+}
+
+fn limits(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    for limit in &spawn.confinement.rlimits {
+        let name = limit_name(limit.resource);
+        let found = facts.limits.get(name).copied();
+        notes.expect(format!("limit: {name}"), Some((limit.value, limit.value)), found);
+    }
+}
+
+/// The name that `/proc/PID/limits` gives to a resource.
+fn limit_name(kind: RlimitKind) -> &'static str {
+    match kind {
+        RlimitKind::Core => "Max core file size",
+        RlimitKind::Fsize => "Max file size",
+        RlimitKind::Memlock => "Max locked memory",
+        RlimitKind::Msgqueue => "Max msgqueue size",
+        RlimitKind::Nofile => "Max open files",
+        RlimitKind::Nproc => "Max processes",
+    }
+}
