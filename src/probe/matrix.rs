@@ -1,0 +1,213 @@
+//! Runs every attack where the device model is, with nothing in its way, and behind each layer alone.
+
+use std::io;
+
+use nix::errno::Errno;
+use serde::Serialize;
+
+use super::catalogue::{ATTACKS, Aim, Attack, Targets};
+use super::place::{Layer, Place};
+use crate::sys::attack::{self, ChildEnd};
+
+/// Codes that a child of ours answers with besides errno numbers, which end below 200.
+const NOT_HERE: u8 = 253;
+const STEP_FAILED: u8 = 254;
+/// Seconds that one attack may take.
+const PATIENCE: u32 = 5;
+
+/// What became of one try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "result", content = "detail")]
+pub enum Outcome {
+    /// A signal killed the attacker; SIGSYS is seccomp's.
+    Killed(i32),
+    /// There is nothing to aim at on this host.
+    NotHere,
+    /// An error number.
+    Refused(i32),
+    /// Nothing stopped it.
+    Through,
+    /// The attacker could not be put in its place, so the try says nothing.
+    Unplaced,
+}
+
+impl Outcome {
+    fn of(end: ChildEnd) -> Self {
+        match end {
+            ChildEnd::Signal(signal) => Self::Killed(signal),
+            ChildEnd::Code(0) => Self::Through,
+            ChildEnd::Code(NOT_HERE) => Self::NotHere,
+            ChildEnd::Code(STEP_FAILED | u8::MAX) => Self::Unplaced,
+            ChildEnd::Code(errno) => Self::Refused(i32::from(errno)),
+        }
+    }
+
+    /// Whether the attack was stopped.
+    #[must_use]
+    pub fn stopped(self) -> bool {
+        matches!(self, Self::Killed(_) | Self::Refused(_))
+    }
+}
+
+/// One attack and how it went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The attack's short name.
+    pub id: &'static str,
+    /// At what it is aimed.
+    pub aim: Aim,
+    /// What was tried.
+    pub title: &'static str,
+    /// What is won.
+    pub gain: &'static str,
+    /// What closes the hole where svirt does not run the guest.
+    pub closes: &'static str,
+    /// With no layer at all: the positive control.
+    pub control: Outcome,
+    /// With every layer of the device model.
+    pub placed: Outcome,
+    /// Layers that stop it even alone.
+    pub stopped_by: Vec<Layer>,
+    /// What it comes to.
+    pub verdict: Verdict,
+}
+
+/// What a row comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Stopped, and the control shows that it works where nothing stops it.
+    Stopped,
+    /// It got through.
+    Through,
+    /// It could not be tried here, or the control failed too: this says nothing.
+    Unproven,
+}
+
+/// Judges one attack from its two tries.
+#[must_use]
+pub fn verdict(control: Outcome, placed: Outcome) -> Verdict {
+    match (control, placed) {
+        // What gets through got through, whatever the control says.
+        (_, Outcome::Through) => Verdict::Through,
+        (Outcome::Through, placed) if placed.stopped() => Verdict::Stopped,
+        _ => Verdict::Unproven,
+    }
+}
+
+/// Runs the whole catalogue.
+pub fn run(place: &Place, targets: &Targets) -> io::Result<Vec<Row>> {
+    let present: Vec<Layer> = Layer::ALL.into_iter().filter(|layer| place.has(*layer)).collect();
+    ATTACKS.iter().map(|attack| row(attack, place, targets, &present)).collect()
+}
+
+fn row(attack: &Attack, place: &Place, targets: &Targets, present: &[Layer]) -> io::Result<Row> {
+    let control = attempt(attack, place, targets, &[])?;
+    let placed = attempt(attack, place, targets, present)?;
+    let mut stopped_by = Vec::new();
+    if control == Outcome::Through {
+        for layer in present {
+            if attempt(attack, place, targets, &[*layer])?.stopped() {
+                stopped_by.push(*layer);
+            }
+        }
+    }
+    Ok(Row {
+        id: attack.id,
+        aim: attack.aim,
+        title: attack.title,
+        gain: attack.gain,
+        closes: attack.closes,
+        control,
+        placed,
+        stopped_by,
+        verdict: verdict(control, placed),
+    })
+}
+
+/// One try: a child takes on the layers, and its own child (which is in the pid namespace) attacks.
+fn attempt(attack: &Attack, place: &Place, targets: &Targets, layers: &[Layer]) -> io::Result<Outcome> {
+    // Namespaces come first: what follows must hold for the grandchild as well, and the filters may refuse a fork.
+    let end = attack::in_child(|| {
+        attack::alarm(PATIENCE);
+        let (first, rest): (Vec<Layer>, Vec<Layer>) =
+            layers.iter().copied().partition(|layer| *layer == Layer::Namespaces);
+        if first.into_iter().try_for_each(|layer| place.take_on(layer)).is_err() {
+            return STEP_FAILED;
+        }
+        let inner = attack::in_child(|| {
+            attack::alarm(PATIENCE);
+            if rest.into_iter().try_for_each(|layer| place.take_on(layer)).is_err() {
+                return STEP_FAILED;
+            }
+            code((attack.run)(targets))
+        });
+        match inner {
+            Ok(ChildEnd::Code(code)) => code,
+            // Told apart from an errno by the parent, which sees the same signal.
+            Ok(ChildEnd::Signal(signal)) => die_of(signal),
+            Err(_) => STEP_FAILED,
+        }
+    })?;
+    Ok(Outcome::of(end))
+}
+
+/// Encodes a try's result as an exit code.
+fn code(result: io::Result<()>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => match error.raw_os_error() {
+            Some(errno) => u8::try_from(errno).ok().filter(|code| *code < NOT_HERE).unwrap_or(STEP_FAILED),
+            None if error.kind() == io::ErrorKind::Unsupported => NOT_HERE,
+            // A time-out of ours: the connection was not refused but swallowed.
+            None if error.kind() == io::ErrorKind::TimedOut => {
+                u8::try_from(Errno::ETIMEDOUT as i32).unwrap_or(STEP_FAILED)
+            }
+            None => STEP_FAILED,
+        },
+    }
+}
+
+/// Ends this process by the signal that ended its child.
+fn die_of(signal: i32) -> u8 {
+    // The parent then sees the same end; if raising fails, the try counts for nothing.
+    let _ = attack::die_of(signal);
+    STEP_FAILED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gets_through_is_through_whatever_the_control_says() {
+        for control in [Outcome::Through, Outcome::Refused(1), Outcome::NotHere, Outcome::Unplaced] {
+            assert_eq!(verdict(control, Outcome::Through), Verdict::Through);
+        }
+    }
+
+    #[test]
+    fn a_refusal_proves_nothing_without_a_control() {
+        assert_eq!(verdict(Outcome::Refused(1), Outcome::Refused(1)), Verdict::Unproven);
+        assert_eq!(verdict(Outcome::NotHere, Outcome::Refused(1)), Verdict::Unproven);
+        assert_eq!(verdict(Outcome::Through, Outcome::Unplaced), Verdict::Unproven);
+        assert_eq!(verdict(Outcome::Through, Outcome::Refused(13)), Verdict::Stopped);
+        assert_eq!(verdict(Outcome::Through, Outcome::Killed(31)), Verdict::Stopped);
+    }
+
+    #[test]
+    fn every_attack_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> = ATTACKS.iter().map(|attack| attack.id).collect();
+        assert_eq!(names.len(), ATTACKS.len());
+        assert!(ATTACKS.len() >= 20);
+    }
+
+    #[test]
+    fn codes_survive_the_way_through_an_exit_status() {
+        assert_eq!(Outcome::of(ChildEnd::Code(code(Ok(())))), Outcome::Through);
+        let refused = code(Err(io::Error::from_raw_os_error(13)));
+        assert_eq!(Outcome::of(ChildEnd::Code(refused)), Outcome::Refused(13));
+        let absent = code(Err(io::Error::new(io::ErrorKind::Unsupported, "x")));
+        assert_eq!(Outcome::of(ChildEnd::Code(absent)), Outcome::NotHere);
+    }
+}

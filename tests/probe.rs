@@ -1,0 +1,126 @@
+//! `svirt probe` on a QEMU that nobody confined, beside one that was only given a uid: root only.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use svirt::inspect;
+use svirt::probe::catalogue::Targets;
+use svirt::probe::decoy::Decoy;
+use svirt::probe::matrix::{self, Outcome, Row, Verdict};
+use svirt::probe::place::{Layer, Place};
+
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const UID: u32 = 1_915_000_001;
+
+/// A QEMU without a guest, as a stock manager would start it: a uid, and QEMU's own sandbox.
+struct Bare(Child);
+
+impl Bare {
+    fn start() -> Self {
+        let child = Command::new(QEMU)
+            .args([
+                "-M",
+                "none",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-S",
+                "-sandbox",
+                "on,obsolete=deny,spawn=deny",
+            ])
+            .args(["-monitor", "none", "-serial", "none"])
+            .env_clear()
+            .uid(UID)
+            .gid(UID)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let bare = Self(child);
+        // The sandbox is loaded late in QEMU's start.
+        for _ in 0..200 {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", bare.0.id())).unwrap();
+            if status.contains("Seccomp:\t2") {
+                return bare;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("QEMU did not load its sandbox");
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn row<'a>(rows: &'a [Row], id: &str) -> &'a Row {
+    rows.iter().find(|row| row.id == id).unwrap()
+}
+
+#[test]
+fn an_unconfined_qemu_reaches_its_neighbour_and_a_sandbox_stops_little() {
+    if !nix::unistd::geteuid().is_root() || !std::path::Path::new(QEMU).exists() {
+        eprintln!("skipped: needs root and {QEMU}");
+        return;
+    }
+    let bare = Bare::start();
+    let facts = inspect::read::process("qemu", bare.pid()).unwrap();
+    assert_eq!(facts.status.uids, [UID; 4]);
+    assert_eq!(facts.status.capabilities.effective, 0);
+    let filters = facts.filters.as_ref().expect("root reads filters");
+    assert!(!filters.is_empty() && filters.iter().all(|filter| !filter.0.is_empty()));
+    assert!(facts.namespaces.values().all(|namespace| namespace.host));
+
+    let place = Place::open(facts, None).unwrap();
+    assert!(place.has(Layer::Seccomp) && !place.has(Layer::Landlock) && !place.has(Layer::Namespaces));
+    let directory = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    // A stock manager gives every guest the same uid, so the neighbour has it too.
+    let decoy = Decoy::new(directory.path(), UID).unwrap();
+    let targets = Targets { manager_file: Some("/etc/shadow".into()), ..decoy.targets().clone() };
+    let rows = matrix::run(&place, &targets).unwrap();
+    for row in &rows {
+        println!("{:28} control {:?} placed {:?} by {:?}", row.id, row.control, row.placed, row.stopped_by);
+    }
+
+    // What the same uid opens up, and what the sandbox lets through.
+    for id in [
+        "neighbour-image-read",
+        "neighbour-image-write",
+        "neighbour-memory",
+        "neighbour-environ",
+        "neighbour-signal",
+        "neighbour-monitor",
+        "neighbour-shared-memory",
+        "host-files",
+        "host-loopback",
+    ] {
+        assert_eq!(row(&rows, id).verdict, Verdict::Through, "{id}");
+    }
+    // What the uid and the empty capability sets stop, each proven by its control.
+    for id in ["host-shadow", "host-chroot", "host-open-by-handle", "host-packet-socket", "manager-state"] {
+        assert_eq!(row(&rows, id).verdict, Verdict::Stopped, "{id}");
+        assert!(!row(&rows, id).stopped_by.is_empty(), "{id}");
+    }
+    assert_eq!(row(&rows, "host-exec").placed, Outcome::Killed(31), "spawn=deny kills");
+    assert_eq!(row(&rows, "manager-socket").verdict, Verdict::Unproven, "nothing to aim at");
+    assert!(matches!(place.facts.pid, pid if pid == bare.pid()));
+
+    // Nothing was disturbed: the same process, the same descriptors, no tracer.
+    let after = inspect::read::process("qemu", bare.pid()).unwrap();
+    assert_eq!(after.fds, place.facts.fds);
+    assert_eq!(after.status, place.facts.status);
+    let left = decoy.targets().image.clone();
+    drop(decoy);
+    assert!(!std::path::Path::new(&left).exists());
+}
