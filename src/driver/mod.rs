@@ -1,2 +1,94 @@
-//! driver.
+//! Takes a definition to a running domain: parse, chains, survey, plan, start. Speaks to the labeller and to
+//! supervisors; never opens an image, changes a label or executes QEMU itself.
 #![forbid(unsafe_code)]
+
+mod client;
+mod control;
+mod prober;
+mod start;
+
+pub use client::Labeller;
+pub use control::Control;
+pub use prober::{LabellerProber, OwnProber};
+pub use start::{Confiner, Launch, Prepared, draw, prepare, start};
+
+use crate::base::{Layer, Refusal};
+use crate::privsep::request::Refused;
+use crate::privsep::wire::WireError;
+
+/// Why something that was asked for did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The other side's socket failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted, on what.
+        what: String,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The other side closed the connection, or answered something else than was asked.
+    #[error("{0}")]
+    Protocol(String),
+    /// The front part refused, before anything was touched.
+    #[error(transparent)]
+    Refusal(Box<Refusal>),
+    /// The labeller refused or failed, and has undone what there was.
+    #[error("{}", .0.refusal)]
+    Refused(Box<Refused>),
+    /// A message was no message.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl From<Refusal> for DriverError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(Box::new(refusal))
+    }
+}
+
+impl DriverError {
+    /// The error as a person sees it.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Refusal(refusal) => (**refusal).clone(),
+            Self::Refused(refused) => refused.refusal.clone(),
+            Self::Io { what, source } => {
+                let remedy = match source.kind() {
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+                        "start the labeller: systemctl start svirt-labeller, or run svirt as root"
+                    }
+                    std::io::ErrorKind::PermissionDenied => {
+                        "run svirt as root, or as the user of [uids] frontend"
+                    }
+                    _ => "look into the journal of svirt-labeller",
+                };
+                Refusal::new(Layer::Kernel, "speak", what.clone(), source.to_string(), remedy)
+            }
+            Self::Protocol(text) => Refusal::new(
+                Layer::Kernel,
+                "speak",
+                text.clone(),
+                "the conversation broke off",
+                "look into the journal of svirt-labeller",
+            ),
+            Self::Wire(error) => Refusal::new(
+                Layer::Policy,
+                "understand",
+                "a message",
+                error.to_string(),
+                "use svirt programs of one version",
+            ),
+        }
+    }
+
+    /// The last lines of QEMU's standard error, where a start got so far.
+    #[must_use]
+    pub fn stderr(&self) -> &str {
+        match self {
+            Self::Refused(refused) => &refused.stderr,
+            _ => "",
+        }
+    }
+}

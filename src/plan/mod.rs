@@ -8,7 +8,10 @@ mod error;
 mod images;
 mod ports;
 pub mod qemu;
+pub mod render;
 mod slots;
+pub mod undo;
 
 pub use build::{ConfineInputs, Confined, Inputs, build};
 pub use error::PlanError;
+pub use render::render;

@@ -5,6 +5,7 @@ pub mod cred;
 pub mod enter;
 pub mod file;
 pub mod label;
+pub mod kvm;
 pub mod landlock;
 pub mod listen;
 pub mod lock;

@@ -1,0 +1,159 @@
+//! The labeller's client: one request, one reply, over a unix stream.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::DriverError;
+use crate::base::DomainUuid;
+use crate::privsep::op::LaunchPlan;
+use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
+use crate::privsep::supervisor::Ended;
+use crate::privsep::wire;
+use crate::settings::Settings;
+
+/// The name of the labeller's socket in the run directory.
+const SOCKET: &str = "labeller.sock";
+
+/// A connection to the labeller.
+#[derive(Debug)]
+pub struct Labeller {
+    stream: UnixStream,
+    pending: Vec<u8>,
+}
+
+impl Labeller {
+    /// Connects to the configured labeller.
+    pub fn connect(settings: &Settings) -> Result<Self, DriverError> {
+        let path = Path::new(&settings.paths.run).join(SOCKET);
+        let stream = UnixStream::connect(&path).map_err(|source| DriverError::Io {
+            what: format!("to the labeller at {}", path.display()),
+            source,
+        })?;
+        Ok(Self::from_stream(stream))
+    }
+
+    /// Speaks over a connection that there is already.
+    #[must_use]
+    pub fn from_stream(stream: UnixStream) -> Self {
+        Self { stream, pending: Vec::new() }
+    }
+
+    /// Sends one request and waits for its reply; a refusal is an error.
+    pub fn call(&mut self, request: &Request) -> Result<Reply, DriverError> {
+        let io = |source| DriverError::Io { what: "to the labeller".into(), source };
+        self.stream.write_all(&wire::encode(request)?).map_err(io)?;
+        let mut chunk = [0; 16 << 10];
+        loop {
+            // decode refuses a frame that is too long before it is read, so `pending` stays bounded.
+            match wire::decode(&mut self.pending)? {
+                Some(Reply::Refused(refused)) => return Err(DriverError::Refused(refused)),
+                Some(reply) => return Ok(reply),
+                None => {}
+            }
+            let read = self.stream.read(&mut chunk).map_err(io)?;
+            if read == 0 {
+                return Err(DriverError::Protocol("to the labeller, which closed the connection".into()));
+            }
+            self.pending.extend(chunk.iter().take(read));
+        }
+    }
+
+    /// A running domain's plan and processes.
+    pub fn describe(&mut self, uuid: DomainUuid) -> Result<Described, DriverError> {
+        match self.call(&Request::Describe { uuid })? {
+            Reply::Described(described) => Ok(*described),
+            other => Err(unexpected("describe", &other)),
+        }
+    }
+
+    /// Kills a running domain and undoes its start.
+    pub fn kill(&mut self, uuid: DomainUuid) -> Result<Ended, DriverError> {
+        match self.call(&Request::Kill { uuid })? {
+            Reply::Ended(ended) => Ok(ended),
+            other => Err(unexpected("kill", &other)),
+        }
+    }
+
+    /// One image header, read in a confined process.
+    pub fn probe(&mut self, path: &str) -> Result<Probed, DriverError> {
+        match self.call(&Request::Probe { path: path.into() })? {
+            Reply::Probed(probed) => Ok(probed),
+            other => Err(unexpected("probe", &other)),
+        }
+    }
+
+    /// Starts a domain; returns once the guest runs.
+    pub fn start(&mut self, plan: LaunchPlan) -> Result<Started, DriverError> {
+        match self.call(&Request::Start { plan: Box::new(plan) })? {
+            Reply::Started(started) => Ok(started),
+            other => Err(unexpected("start", &other)),
+        }
+    }
+
+    /// What is leased and which domains there are.
+    pub fn survey(&mut self) -> Result<Survey, DriverError> {
+        match self.call(&Request::Survey)? {
+            Reply::Survey(survey) => Ok(survey),
+            other => Err(unexpected("survey", &other)),
+        }
+    }
+
+    /// Waits until a domain has ended.
+    pub fn wait(&mut self, uuid: DomainUuid) -> Result<Ended, DriverError> {
+        match self.call(&Request::Wait { uuid })? {
+            Reply::Ended(ended) => Ok(ended),
+            other => Err(unexpected("wait", &other)),
+        }
+    }
+}
+
+fn unexpected(request: &str, reply: &Reply) -> DriverError {
+    let name = match reply {
+        Reply::Described(_) => "described",
+        Reply::Ended(_) => "ended",
+        Reply::Probed(_) => "probed",
+        Reply::Refused(_) => "refused",
+        Reply::Started(_) => "started",
+        Reply::Survey(_) => "survey",
+    };
+    DriverError::Protocol(format!("to the labeller, which answered {name} to {request}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    fn answering(bytes: Vec<u8>) -> Labeller {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            // In small pieces: a reply need not come in one read.
+            for piece in bytes.chunks(3) {
+                theirs.write_all(piece).unwrap();
+            }
+            let _ = theirs.read(&mut [0; 4096]);
+        });
+        Labeller::from_stream(ours)
+    }
+
+    #[test]
+    fn a_reply_in_pieces_is_one_reply() {
+        let survey = Survey { uids: vec![], pairs: vec![], domains: vec![] };
+        let mut labeller = answering(wire::encode(&Reply::Survey(survey.clone())).unwrap());
+        assert_eq!(labeller.survey().unwrap(), survey);
+    }
+
+    #[test]
+    fn another_reply_an_end_and_nonsense_are_errors() {
+        let ended = Ended { code: Some(0), signal: None, reason: None, stderr: String::new() };
+        let mut labeller = answering(wire::encode(&Reply::Ended(ended)).unwrap());
+        assert!(matches!(labeller.survey(), Err(DriverError::Protocol(_))));
+        assert!(matches!(
+            answering(vec![0, 0]).survey(),
+            Err(DriverError::Protocol(_) | DriverError::Io { .. })
+        ));
+        assert!(matches!(answering(vec![255, 255, 255, 255]).survey(), Err(DriverError::Wire(_))));
+        assert!(matches!(answering(b"\0\0\0\x02{}".to_vec()).survey(), Err(DriverError::Wire(_))));
+    }
+}

@@ -1,0 +1,87 @@
+//! How each operation is undone. The labeller derives its undo from the operation and from what it found
+//! before; this is the same rule as a value, for people and for the proof that it is an exact inverse.
+
+use std::fmt;
+
+use crate::base::{CategoryPair, Slot};
+use crate::privsep::op::{ListenAt, Op};
+
+/// The inverse of one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// Descriptors are closed; an image's lock ends with its last one.
+    Close {
+        /// Which.
+        slots: Vec<Slot>,
+        /// Whether a lock goes with it.
+        locked: bool,
+    },
+    /// A process is killed and waited for.
+    Kill {
+        /// What it is.
+        process: &'static str,
+    },
+    /// A pair is free again.
+    ReleaseCategories(CategoryPair),
+    /// A uid is free again, once no process has it.
+    ReleaseUid(u32),
+    /// The cgroup is emptied and removed.
+    RemoveCgroup,
+    /// The label that was found goes back.
+    RestoreLabel(Slot),
+    /// The socket's name is removed and the socket closed.
+    Unbind {
+        /// Which.
+        slot: Slot,
+        /// The name, where it has one that is told.
+        path: Option<String>,
+    },
+}
+
+impl Undo {
+    /// What undoes `op`. Starting the device model is undone by ending all its processes.
+    #[must_use]
+    pub fn of(op: &Op) -> Self {
+        let close = |slots: &[&Slot]| Self::Close {
+            slots: slots.iter().map(|s| (*s).clone()).collect(),
+            locked: false,
+        };
+        match op {
+            Op::LeaseUid { uid, .. } => Self::ReleaseUid(*uid),
+            Op::LeaseCategories { pair } => Self::ReleaseCategories(*pair),
+            Op::Cgroup(_) => Self::RemoveCgroup,
+            Op::OpenImage(image) => Self::Close { slots: vec![image.slot.clone()], locked: true },
+            Op::OpenReadable { slot, .. }
+            | Op::OpenTap { slot, .. }
+            | Op::Pty { slot }
+            | Op::OpenLog { slot, .. } => close(&[slot]),
+            Op::LabelSelinux { slot, .. } => Self::RestoreLabel(slot.clone()),
+            Op::Channel { slot, peer } => close(&[slot, peer]),
+            Op::Listen { slot, at } => Self::Unbind {
+                slot: slot.clone(),
+                path: match at {
+                    ListenAt::Unix { path } => Some(path.clone()),
+                    ListenAt::Control | ListenAt::Tcp { .. } => None,
+                },
+            },
+            Op::SpawnPasst { .. } => Self::Kill { process: "passt" },
+            Op::Spawn(_) => Self::Kill { process: "the device model and its supervisor" },
+        }
+    }
+}
+
+impl fmt::Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Close { locked: true, .. } => f.write_str("close it, which ends the lock"),
+            Self::Close { .. } => f.write_str("close it"),
+            Self::Kill { process } => write!(f, "kill {process} and wait for the end"),
+            Self::ReleaseCategories(pair) => write!(f, "give {pair} back"),
+            Self::ReleaseUid(uid) => write!(f, "give {uid} back once no process has it"),
+            Self::RemoveCgroup => f.write_str("kill what is in it and remove it"),
+            Self::RestoreLabel(_) => f.write_str("put back the label that was found"),
+            Self::Unbind { path: Some(path), .. } => write!(f, "close it and remove {path}"),
+            Self::Unbind { path: None, .. } => f.write_str("close it"),
+        }
+    }
+}
