@@ -1,2 +1,6 @@
-//! x
-fn main() {}
+//! The command line tool.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    svirt::cli::main()
+}

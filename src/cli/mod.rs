@@ -1,2 +1,41 @@
-//! cli.
+//! The `svirt` program: reads the command line, runs one command, prints what a person needs.
+//!
+//! Started as root it opens what only root can open, makes sure that a labeller runs, and gives up every
+//! privilege before it parses anything that somebody else wrote.
 #![forbid(unsafe_code)]
+
+pub mod args;
+mod config;
+pub mod exit;
+pub mod output;
+mod pages;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+use exit::Failure;
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // clap prints usage errors itself and ends with 2, help and version with 0.
+    let args = Args::parse();
+    output::choose(args.color);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::failure(&failure);
+            ExitCode::from(failure.code() as u8)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    match &args.command {
+        Command::Completions(wanted) => pages::completions(wanted),
+        Command::Config(command) => config::run(command, &args.config, args.quiet),
+        Command::Man(wanted) => pages::man(wanted),
+    }
+}

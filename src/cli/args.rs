@@ -1,0 +1,89 @@
+//! The command line: one definition that feeds the parser, the help, the man pages and the completions.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::settings::DEFAULT_PATH;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no such domain, 4 root is needed,
+5 the device model died, 6 a difference or a breach was found, 130 and 143 ended by SIGINT and SIGTERM.
+
+A refusal says what was refused, which rule decided, and the smallest change that would allow it.";
+
+/// Labels and confines the device models of a hypervisor.
+#[derive(Debug, Parser)]
+#[command(name = "svirt", version, styles = STYLES, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Args {
+    /// The configuration file
+    #[arg(long, global = true, env = "SVIRT_CONFIG", default_value = DEFAULT_PATH, value_name = "FILE")]
+    pub config: PathBuf,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice for even more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The subcommands; each has a file of its own in this directory.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page of svirt or of one subcommand
+    Man(Man),
+}
+
+/// `svirt config`
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Print every setting as it is in force
+    Show,
+    /// Tell whether the file is good
+    Check,
+}
+
+/// `svirt completions`
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// Which shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `svirt man`
+#[derive(Debug, clap::Args)]
+pub struct Man {
+    /// A subcommand, such as `run`
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+}
