@@ -400,7 +400,8 @@ fn refused_place(path: &str) -> Option<&'static str> {
 pub fn normalise(directory: &str, name: &str) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     let from = if name.starts_with('/') { "" } else { directory };
-    if name.ends_with('/') {
+    // A last part that can only be a directory.
+    if matches!(name.rsplit('/').next(), Some("" | "." | "..")) {
         return None;
     }
     for part in from.split('/').chain(name.split('/')) {
@@ -412,7 +413,7 @@ pub fn normalise(directory: &str, name: &str) -> Option<String> {
             _ => parts.push(part),
         }
     }
-    if parts.is_empty() || name.ends_with("/.") || name.ends_with("/..") {
+    if parts.is_empty() {
         return None;
     }
     Some(format!("/{}", parts.join("/")))
@@ -432,3 +433,7 @@ fn name_of(format: ImageFormat) -> &'static str {
         ImageFormat::Raw => "raw",
     }
 }
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

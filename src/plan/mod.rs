@@ -7,9 +7,13 @@ pub mod chain;
 mod error;
 mod images;
 mod ports;
+#[cfg(test)]
+mod props;
 pub mod qemu;
 pub mod render;
 mod slots;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod undo;
 
 pub use build::{ConfineInputs, Confined, Inputs, build};
