@@ -2,4 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod domain;
+pub mod domain_xml;
 pub mod facts;
+pub mod xml;
+
+mod error;
+
+pub use error::{DefinitionError, DefinitionErrorKind};

@@ -1,0 +1,100 @@
+//! Why a definition is refused: where, what, and what to write instead. Holds text of the definition, clipped.
+
+use std::fmt;
+
+use super::xml::{XmlError, XmlErrorKind};
+use crate::base::{Layer, Refusal};
+
+/// The most bytes of a user's text that an error repeats.
+const CLIP: usize = 120;
+
+/// One refusal of a definition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct DefinitionError {
+    /// Line in the definition, from 1.
+    pub line: u32,
+    /// The element, such as `/domain/devices/disk[2]/target`; empty where the document is not well-formed.
+    pub path: String,
+    /// What is wrong.
+    pub kind: DefinitionErrorKind,
+    /// The smallest change that would be accepted.
+    pub remedy: String,
+}
+
+/// What is wrong with a definition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionErrorKind {
+    /// Two things that each are fine cannot both hold.
+    #[error("{0}")]
+    Contradiction(String),
+    /// Something that may stand once stands again.
+    #[error("{what} is a duplicate of the one in line {first}")]
+    Duplicate {
+        /// What, such as `target vda`.
+        what: String,
+        /// The line of the first one.
+        first: u32,
+    },
+    /// A `<seclabel>` asks for a combination that no host can give (libvirt's VIR_ERR_CONFIG_UNSUPPORTED).
+    #[error("{0}")]
+    LabelRequest(String),
+    /// Something required is not there.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// Valid libvirt perhaps, but not run by this version.
+    #[error("unsupported: {0}")]
+    Unsupported(String),
+    /// A value that does not parse or lies outside its range.
+    #[error("{what} has the value {value:?}, which is not {expected}")]
+    Value {
+        /// Which element or attribute.
+        what: String,
+        /// What stands there.
+        value: String,
+        /// What may stand there.
+        expected: String,
+    },
+    /// The document is not well-formed, or beyond the reader's limits.
+    #[error("{0}")]
+    Xml(XmlErrorKind),
+}
+
+/// `text`, cut at a character boundary.
+pub(super) fn clip(text: &str) -> String {
+    if text.len() <= CLIP {
+        return text.to_owned();
+    }
+    let end = (0..=CLIP).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}...", text.get(..end).unwrap_or_default())
+}
+
+impl fmt::Display for DefinitionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, line {}", self.kind, self.line)?;
+        if self.path.is_empty() { Ok(()) } else { write!(f, ", in {}", self.path) }
+    }
+}
+
+impl From<XmlError> for DefinitionError {
+    fn from(error: XmlError) -> Self {
+        let remedy = match error.kind {
+            XmlErrorKind::TooDeep | XmlErrorKind::TooLarge | XmlErrorKind::TooMany(_) => {
+                "make the definition smaller; docs/domain-xml.md lists the limits"
+            }
+            XmlErrorKind::Doctype | XmlErrorKind::Entity(_) => "write the text itself instead of the entity",
+            _ => "make the definition well-formed XML 1.0 in UTF-8; xmllint shows the place",
+        };
+        Self {
+            line: error.line,
+            path: String::new(),
+            kind: DefinitionErrorKind::Xml(error.kind),
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+impl From<DefinitionError> for Refusal {
+    fn from(error: DefinitionError) -> Self {
+        Self::new(Layer::Definition, "read", "the domain definition", error.to_string(), error.remedy)
+    }
+}

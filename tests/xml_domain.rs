@@ -1,0 +1,295 @@
+//! Definitions as people write them, against the values they must become and the refusals they must get.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
+
+use svirt::base::{Layer, Refusal};
+use svirt::conf::domain::*;
+use svirt::conf::domain_xml::parse;
+use svirt::conf::{DefinitionError, DefinitionErrorKind as Kind};
+use svirt::privsep::supervisor::LifecycleAction;
+
+const TYPICAL: &str = include_str!("data/domain/typical.xml");
+
+/// A small definition with `devices` in it and `rest` behind the devices.
+fn small(devices: &str, rest: &str) -> String {
+    format!(
+        "<domain type='qemu'><name>a</name><memory>65536</memory><os><type>hvm</type></os>\n<devices>\n{devices}\n</devices>\n{rest}</domain>"
+    )
+}
+
+fn refused(xml: &str) -> DefinitionError {
+    match parse(xml.as_bytes()) {
+        Ok(domain) => panic!("accepted:\n{xml}\nas {domain:#?}"),
+        Err(error) => error,
+    }
+}
+
+fn accepted(xml: &str) -> Domain {
+    parse(xml.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{xml}"))
+}
+
+#[test]
+fn a_typical_definition_becomes_its_values() {
+    let domain = accepted(TYPICAL);
+    assert_eq!(domain.virt, VirtType::Kvm);
+    assert_eq!(domain.uuid.unwrap().to_string(), "1b4e28ba-2fa1-4d2e-883f-0016d3cca427");
+    assert_eq!(domain.title.as_deref(), Some("Web & mail"));
+    assert_eq!((domain.memory, domain.current_memory), (2 << 30, 1 << 30));
+    assert_eq!(domain.vcpus, 4);
+    assert_eq!(domain.os.boot, Boot::Devices(vec![]));
+    assert_eq!(domain.features, Features { acpi: true, apic: true, pae: false, vmport: Some(false) });
+    assert_eq!(domain.cpu.mode, CpuMode::HostPassthrough);
+    assert_eq!(domain.cpu.features, [("vmx".to_owned(), false)]);
+    assert_eq!(domain.clock.timers.len(), 3);
+    assert_eq!(domain.on_poweroff, LifecycleAction::Destroy);
+    assert_eq!(domain.on_crash, LifecycleAction::Preserve);
+    let devices = &domain.devices;
+    let disk = &devices.disks[0];
+    assert_eq!((disk.line, disk.boot_order, disk.cache), (29, Some(1), CacheMode::None));
+    let top = disk.source.as_ref().unwrap();
+    assert_eq!(top.path, "/var/lib/svirt/images/web, 1.qcow2");
+    assert_eq!(top.seclabels, [DeviceLabel { model: Some("dac".to_owned()), label: None }]);
+    let Backing::Layer(middle) = &top.backing else { panic!("no middle layer") };
+    let Backing::Layer(base) = &middle.backing else { panic!("no base") };
+    assert_eq!(
+        (base.kind, base.format, &base.backing),
+        (SourceKind::Block, ImageFormat::Raw, &Backing::None)
+    );
+    assert!(devices.disks[1].readonly && devices.disks[1].source.is_none());
+    assert_eq!(devices.interfaces[0].mac, Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+    assert_eq!(devices.interfaces[1].backend, InterfaceBackend::Tap("tap0".to_owned()));
+    assert_eq!((devices.serials.len(), devices.consoles.len()), (1, 1));
+    assert_eq!(devices.serials[0].log, Some(("/var/log/svirt/web-1.log".to_owned(), true)));
+    assert_eq!(devices.rngs[0].rate, Some((1024, 2000)));
+    assert_eq!(devices.memballoon.unwrap().free_page_reporting, Some(true));
+    assert_eq!(devices.vncs[0].listen, VncListen::Address("127.0.0.1".parse().unwrap(), None));
+    assert_eq!(devices.videos, [VideoModel::Vga]);
+    assert_eq!(domain.seclabels.len(), 2);
+}
+
+#[test]
+fn the_smallest_definition_gets_libvirts_defaults() {
+    let domain = accepted(&small("", ""));
+    assert_eq!((domain.memory, domain.vcpus), (64 << 20, 1));
+    assert_eq!(domain.os.machine, "q35");
+    assert_eq!(domain.os.boot, Boot::Devices(vec![BootDevice::Hd]));
+    assert_eq!(domain.devices.memballoon, Some(MemBalloon { autodeflate: None, free_page_reporting: None }));
+    assert!(domain.devices.videos.is_empty());
+    assert_eq!(domain.on_reboot, LifecycleAction::Restart);
+}
+
+#[test]
+fn what_does_not_run_is_refused_by_name_and_line() {
+    let cases = [
+        ("<sound model='ich9'/>", "unsupported: <sound>"),
+        ("<channel type='unix'/>", "unsupported: <channel>"),
+        ("<disk type='network'><target dev='vda'/></disk>", "unsupported: type='network'"),
+        ("<disk><source file='/a'/><target dev='vda'/><iotune/></disk>", "unsupported: <iotune>"),
+        (
+            "<disk><source file='/a' startupPolicy='optional'/><target dev='vda'/></disk>",
+            "unsupported: attribute startupPolicy of <source>",
+        ),
+        (
+            "<disk><driver type='vmdk'/><source file='/a'/><target dev='vda'/></disk>",
+            "unsupported: type='vmdk' of <driver>",
+        ),
+        (
+            "<rng model='virtio'><backend model='random'/><address type='pci'/></rng>",
+            "unsupported: <address>",
+        ),
+        ("<interface type='bridge'/>", "unsupported: type='bridge'"),
+        ("<graphics type='spice'/>", "unsupported: type='spice'"),
+        ("<graphics type='vnc' passwd='x'/>", "unsupported: attribute passwd"),
+        ("<memballoon model='virtio'><stats period='1'/></memballoon>", "unsupported: <stats>"),
+        ("<controller type='usb' index='1'/>", "unsupported: index='1'"),
+        ("<input type='tablet' bus='usb'/>", "unsupported: type='tablet'"),
+        ("<hostdev mode='subsystem'/>", "unsupported: <hostdev>"),
+        ("stray", "unsupported: text in <devices>"),
+    ];
+    for (devices, expected) in cases {
+        let error = refused(&small(devices, ""));
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert!(error.to_string().contains(if devices == "stray" { "line 2" } else { "line 3" }), "{error}");
+        assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
+    }
+    for rest in ["<iothreads>1</iothreads>", "<pm/>", "<launchSecurity/>", "<cputune/>", "<memoryBacking/>"] {
+        let error = refused(&small("", rest));
+        assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
+    }
+    let commandline = "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'/>";
+    let error = refused(&small("", commandline));
+    assert!(error.to_string().starts_with("unsupported: <q:commandline>, line 5"), "{error}");
+}
+
+#[test]
+fn an_address_says_what_to_do_about_it() {
+    let disk = "<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='0x03'/></disk>";
+    let refusal = Refusal::from(refused(&small(disk, "")));
+    assert_eq!(refusal.layer, Layer::Definition);
+    assert!(refusal.remedy.starts_with("remove the <address>"), "{refusal}");
+    assert!(refusal.rule.contains("/domain/devices/disk/address"), "{refusal}");
+}
+
+#[test]
+fn values_out_of_range_and_contradictions_are_refused() {
+    let replace = |from: &str, to: &str| {
+        assert!(TYPICAL.contains(from), "{from}");
+        refused(&TYPICAL.replacen(from, to, 1))
+    };
+    let cases = [
+        ("<memory unit='MiB'>2048<", "<memory unit='MiB'>0<"),
+        ("<memory unit='MiB'>2048<", "<memory unit='MiB'>-1<"),
+        ("<memory unit='MiB'>2048<", "<memory unit='EiB'>99999999999<"),
+        ("<memory unit='MiB'>2048<", "<memory unit='MiB'>99999999999999999999<"),
+        ("<memory unit='MiB'>2048<", "<memory unit='parsec'>1<"),
+        ("<currentMemory unit='GiB'>1<", "<currentMemory unit='GiB'>3<"),
+        (">4</vcpu>", ">0</vcpu>"),
+        (">4</vcpu>", ">4294967296</vcpu>"),
+        (">4</vcpu>", ">5</vcpu>"),
+        ("<name>web-1<", "<name>a/b<"),
+        ("<name>web-1<", "<name>a&#10;b<"),
+        ("<name>web-1<", "<name><"),
+        ("1B4E28BA", "1B4E28BG"),
+        ("/var/lib/svirt/images/web, 1.qcow2", "images/web.qcow2"),
+        ("/var/lib/svirt/images/web, 1.qcow2", "/images/a&#10;b"),
+        ("/usr/bin/qemu-system-x86_64", "qemu"),
+        ("dev='sda' bus='sata'", "dev='vda' bus='virtio'"),
+        ("dev='sda' bus='sata'", "dev='sda' bus='ide'"),
+        ("dev='sda' bus='sata'", "dev='sd1' bus='sata'"),
+        ("<boot order='2'/>", "<boot order='1'/>"),
+        ("<boot order='2'/>", "<boot order='0'/>"),
+        ("<boot order='2'/>", "<boot/>"),
+        ("hvm</type>", "hvm</type><boot dev='hd'/>"),
+        ("hvm</type>", "xen</type>"),
+        ("hvm</type>", "hvm</type><cmdline>quiet</cmdline>"),
+        ("arch='x86_64'", "arch='aarch64'"),
+        ("pc-q35-7.2", "microvm"),
+        ("pc-q35-7.2", "q35,accel=tcg"),
+        ("name='vmx'", "name='vmx=on,+svm'"),
+        ("52:54:00:12:34:56", "53:54:00:12:34:56"),
+        ("52:54:00:12:34:56", "52:54:00:12:34"),
+        ("52:54:00:12:34:56", "52:54:00:12:34:56:78"),
+        ("dev='tap0' managed='no'", "dev='tap0'"),
+        ("dev='tap0'", "dev='../tap0'"),
+        ("<serial>WEB-1<", "<serial>WEB,1<"),
+        ("cache='none' io='native'", "io='native'"),
+        ("port='-1'", "port='5900'"),
+        ("address='127.0.0.1'", "address='localhost'"),
+        ("<backingStore/>", "<backingStore/><backingStore/>"),
+        ("<format type='raw'/>", ""),
+        ("mode='bind'", "mode='connect'"),
+        ("type='kvm'", "type='xen'"),
+        ("type='kvm'", "type='qemu'"),
+        ("<vcpu placement='static'>4</vcpu>", "<vcpu>4</vcpu><vcpu>4</vcpu>"),
+    ];
+    for (from, to) in cases {
+        let error = replace(from, to);
+        assert!(!error.remedy.is_empty() && error.line > 0 && !error.path.is_empty(), "{error:?}");
+    }
+    let shared = replace("<serial>WEB-1</serial>", "<shareable/>");
+    assert!(matches!(shared.kind, Kind::Contradiction(_)), "{shared}");
+}
+
+#[test]
+fn memory_units_are_libvirts() {
+    let cases = [
+        ("1", "b", 1024),
+        ("1", "KB", 1024),
+        ("1", "k", 1024),
+        ("1000", "KB", 1_000_448),
+        ("1", "m", 1 << 20),
+        ("1", "MB", 1_000_448),
+        ("1", "gib", 1 << 30),
+        ("1", "T", 1 << 40),
+    ];
+    for (value, unit, bytes) in cases {
+        let xml = small("", "").replace("<memory>65536<", &format!("<memory unit='{unit}'> {value}\n<"));
+        assert_eq!(accepted(&xml).memory, bytes, "{value} {unit}");
+    }
+}
+
+#[test]
+fn a_chain_may_be_two_hundred_layers_deep_and_no_deeper() {
+    let chain = |layers: usize| {
+        let open: String = (0..layers)
+            .map(|n| format!("<backingStore><format type='qcow2'/><source file='/i/{n}'/>"))
+            .collect();
+        let close = "</backingStore>".repeat(layers);
+        small(
+            &format!(
+                "<disk><driver type='qcow2'/><source file='/i/top'/>{open}<backingStore/>{close}<target dev='vda'/></disk>"
+            ),
+            "",
+        )
+    };
+    let domain = accepted(&chain(199));
+    let mut depth = 1;
+    let mut at = domain.devices.disks[0].source.as_ref().unwrap();
+    while let Backing::Layer(below) = &at.backing {
+        depth += 1;
+        at = below;
+    }
+    assert_eq!((depth, at.path.as_str()), (200, "/i/198"));
+    assert!(refused(&chain(200)).to_string().contains("200 layers"));
+}
+
+#[test]
+fn consoles_mirror_serials_as_in_libvirt() {
+    let domain = accepted(&small("<console type='pty'/>", ""));
+    assert_eq!((domain.devices.serials.len(), domain.devices.consoles.len()), (1, 0));
+    let both = "<serial type='pty'/><console type='file'><source path='/c'/></console>";
+    assert!(matches!(refused(&small(both, "")).kind, Kind::Contradiction(_)));
+    let two = "<console type='pty'/><console type='pty'/>";
+    assert!(matches!(refused(&small(two, "")).kind, Kind::Contradiction(_)));
+}
+
+/// Section 1.2 of libvirt's behaviour, row by row: what becomes of each label, or how it is refused.
+#[test]
+fn domain_labels_follow_libvirt() {
+    let label = |xml: &str| parse(small("", xml).as_bytes()).map(|domain| domain.seclabels);
+    let kind = |xml: &str| label(xml).unwrap()[0].kind.clone();
+    assert_eq!(kind("<seclabel model='selinux'/>"), SecLabelKind::Dynamic { baselabel: None });
+    assert_eq!(
+        kind("<seclabel model='selinux'><baselabel>b</baselabel><label>l</label></seclabel>"),
+        SecLabelKind::Dynamic { baselabel: Some("b".to_owned()) }
+    );
+    assert_eq!(kind("<seclabel model='none' type='dynamic'/>"), SecLabelKind::None);
+    assert_eq!(
+        kind("<seclabel model='dac' type='static'><label>+1:+1</label></seclabel>"),
+        SecLabelKind::Static { label: "+1:+1".to_owned(), imagelabel: None, relabel: false }
+    );
+    let error = |xml: &str| label(xml).unwrap_err().kind;
+    assert!(matches!(error("<seclabel model='selinux' relabel='no'/>"), Kind::LabelRequest(_)));
+    assert!(matches!(error("<seclabel model='dac' type='none' relabel='yes'/>"), Kind::LabelRequest(_)));
+    assert!(matches!(error("<seclabel model='selinux' type='static'/>"), Kind::Missing(_)));
+    assert!(matches!(error("<seclabel model='selinux' type='default'/>"), Kind::Value { .. }));
+    assert!(matches!(error("<seclabel model='selinux' relabel='maybe'/>"), Kind::Value { .. }));
+    assert!(matches!(error("<seclabel model='dac'/><seclabel model='dac'/>"), Kind::Duplicate { .. }));
+    assert!(matches!(error("<seclabel type='none'/>"), Kind::Missing(_)));
+    assert!(matches!(error("<seclabel model='smack'/>"), Kind::Unsupported(_)));
+    let long = |bytes: usize| {
+        format!("<seclabel model='dac' type='static'><label>{}</label></seclabel>", "l".repeat(bytes))
+    };
+    assert!(label(&long(4096)).is_ok());
+    assert!(label(&long(4097)).is_err());
+}
+
+#[test]
+fn image_labels_follow_libvirt() {
+    let with = |own: &str, domain: &str| {
+        let disk = format!("<disk><source file='/a'>{own}</source><target dev='vda'/></disk>");
+        parse(small(&disk, domain).as_bytes()).map_err(|error| error.kind)
+    };
+    assert!(with("<seclabel model='dac' relabel='no'/>", "").is_ok());
+    assert!(with("<seclabel model='selinux'><label>l</label></seclabel>", "").is_ok());
+    assert!(matches!(with("<seclabel model='selinux'/>", ""), Err(Kind::Missing(_))));
+    let both = "<seclabel relabel='no'><label>l</label></seclabel>";
+    assert!(matches!(with(both, ""), Err(Kind::Contradiction(_))));
+    let twice = "<seclabel model='dac' relabel='no'/><seclabel model='dac' relabel='no'/>";
+    assert!(matches!(with(twice, ""), Err(Kind::Duplicate { .. })));
+    let fixed = "<seclabel model='dac' type='static'><label>l</label></seclabel>";
+    assert!(matches!(with("<seclabel model='dac' relabel='no'/>", fixed), Err(Kind::LabelRequest(_))));
+    let none = "<seclabel model='dac' type='none'/>";
+    assert!(with("<seclabel model='dac' relabel='no'/>", none).is_ok());
+    let labelled = "<seclabel model='dac'><label>l</label></seclabel>";
+    assert!(matches!(with(labelled, none), Err(Kind::LabelRequest(_))));
+}
