@@ -1,2 +1,8 @@
 //! The privileged process.
 #![forbid(unsafe_code)]
+
+mod admit;
+mod fault;
+mod journal;
+mod lease;
+mod places;

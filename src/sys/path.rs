@@ -90,7 +90,7 @@ pub struct Resolved {
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {
     /// A component is a link that somebody else than root could have planted.
-    #[error("{0} is a symbolic link that others than root could have made")]
+    #[error("{0} is a symbolic link of /proc, or one that others than root could have made")]
     ForeignLink(String),
     /// The kernel refused.
     #[error("{0}: {1}")]
@@ -146,7 +146,9 @@ pub fn resolve(path: &str) -> Result<Resolved, WalkError> {
         let found = Found::of(&fd).map_err(kernel)?;
         if found.is(libc::S_IFLNK) {
             links += 1;
-            if found.uid != 0 || !top.found.only_root_writes() {
+            // A link of /proc leads to an object, not to a name: what stands behind it is the asker's to choose.
+            let magic = fs::fstatfs(&fd).map_err(|e| kernel(e.into()))?.f_type == fs::PROC_SUPER_MAGIC;
+            if magic || found.uid != 0 || !top.found.only_root_writes() {
                 return Err(WalkError::ForeignLink(format!("{path} ({})", part.to_string_lossy())));
             }
             if links > LINKS_MAX {

@@ -1,0 +1,215 @@
+//! The labeller's own limits: which plans are applied at all, whoever made them.
+//!
+//! Pure. It trusts nothing in a plan: the order is checked again, every number against its configured range,
+//! every name against a closed list. What it cannot see from the plan alone (files, what is in use) `places`
+//! and `lease` decide when the operation's turn comes.
+
+mod label;
+mod spawn;
+
+use std::collections::HashSet;
+
+use crate::base::{CategoryPair, Layer, Refusal, Slot};
+use crate::privsep::op::{
+    Access, CgroupLimits, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole,
+};
+use crate::privsep::order;
+use crate::settings::Settings;
+use crate::sys::path::is_plain;
+
+/// Memory that QEMU itself may use on top of `limits.memory`, in bytes.
+const OWN_MEMORY_MAX: u64 = 4 << 30;
+/// Threads and processes of one device model.
+const PIDS_MAX: u64 = 65_536;
+
+/// Why a plan is refused, and at which operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NotAdmitted {
+    /// Counted from 0; absent where the whole plan is meant.
+    pub(super) op: Option<usize>,
+    /// Why.
+    pub(super) refusal: Refusal,
+}
+
+/// What one admission looks at.
+struct Admission<'a> {
+    settings: &'a Settings,
+    /// Whether the kernel runs SELinux.
+    selinux: bool,
+    pair: Option<CategoryPair>,
+    images: Vec<&'a OpenImage>,
+}
+
+/// Checks a plan against the configured limits. `selinux` says whether the kernel runs SELinux.
+pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Result<(), NotAdmitted> {
+    let whole = |refusal| NotAdmitted { op: None, refusal };
+    if plan.version != PLAN_VERSION {
+        return Err(whole(policy(
+            "apply a plan of version",
+            plan.version.to_string(),
+            &format!("this labeller applies version {PLAN_VERSION}"),
+            "use svirt and svirt-labeller of one release",
+        )));
+    }
+    order::check(&plan.ops)
+        .map_err(|error| whole(policy("apply", "the plan".into(), &error.to_string(), "plan again")))?;
+    if !plan.ops.iter().any(|op| matches!(op, Op::Cgroup(_))) {
+        return Err(whole(policy("apply", "the plan".into(), "it sets no cgroup limits", "plan again")));
+    }
+    let mut admission = Admission {
+        settings,
+        selinux,
+        pair: plan.ops.iter().find_map(|op| match op {
+            Op::LeaseCategories { pair } => Some(*pair),
+            _ => None,
+        }),
+        images: Vec::new(),
+    };
+    for (at, op) in plan.ops.iter().enumerate() {
+        admission.op(op).map_err(|refusal| NotAdmitted { op: Some(at), refusal })?;
+    }
+    Ok(())
+}
+
+impl<'a> Admission<'a> {
+    fn op(&mut self, op: &'a Op) -> Result<(), Refusal> {
+        match op {
+            Op::LeaseUid { role, uid } => self.uid(*role, *uid),
+            Op::LeaseCategories { .. } | Op::Channel { .. } | Op::Pty { .. } => Ok(()),
+            Op::Cgroup(limits) => self.cgroup(limits),
+            Op::OpenImage(image) => {
+                self.images.push(image);
+                plain("open the image", &image.path)
+            }
+            Op::OpenReadable { path, .. } => plain("open", path),
+            Op::OpenTap { interface, .. } => self.tap(interface),
+            Op::LabelSelinux { slot, label } => self.image_label(slot, label),
+            Op::Listen { slot, at } => self.listen(slot, at),
+            Op::OpenLog { path, .. } => plain("open the log", path),
+            Op::SpawnPasst { selinux_label, alias, .. } => {
+                if alias.is_empty() || alias.len() > 64 || !alias.bytes().all(|b| b.is_ascii_alphanumeric()) {
+                    return Err(policy("start passt for", alias.clone(), "is no alias", "plan again"));
+                }
+                self.process_label(selinux_label.as_deref(), &[&self.settings.selinux.passt_type])
+            }
+            Op::Spawn(spawn) => self.spawn(spawn),
+        }
+    }
+
+    fn uid(&self, role: UidRole, uid: u32) -> Result<(), Refusal> {
+        let uids = &self.settings.uids;
+        let (range, setting) = match role {
+            UidRole::Domain => (uids.domains, "uids.domains"),
+            UidRole::Helper => (uids.helpers, "uids.helpers"),
+            UidRole::Supervisor => (uids.supervisors, "uids.supervisors"),
+        };
+        if uid != 0 && range.contains(uid) {
+            return Ok(());
+        }
+        let rule = format!("{setting} is {} to {}", range.first, range.first.saturating_add(range.count - 1));
+        Err(policy("run as uid", uid.to_string(), &rule, &format!("widen {setting} in the configuration")))
+    }
+
+    fn cgroup(&self, limits: &CgroupLimits) -> Result<(), Refusal> {
+        let most = match self.settings.limits.memory {
+            0 => u64::MAX,
+            memory => memory.saturating_add(OWN_MEMORY_MAX),
+        };
+        if limits.memory_max == 0 || limits.memory_max > most {
+            return Err(policy(
+                "give memory of",
+                format!("{} bytes", limits.memory_max),
+                &format!("limits.memory is {}", self.settings.limits.memory),
+                "raise limits.memory, or give the domain less",
+            ));
+        }
+        if limits.pids_max == 0 || limits.pids_max > PIDS_MAX {
+            return Err(policy("allow threads:", limits.pids_max.to_string(), "at most 65536", "plan again"));
+        }
+        let distinct: HashSet<_> = limits.devices.iter().collect();
+        if distinct.len() != limits.devices.len() {
+            return Err(policy("allow", "the devices".into(), "one is named twice", "plan again"));
+        }
+        Ok(())
+    }
+
+    fn tap(&self, interface: &str) -> Result<(), Refusal> {
+        let sane = !interface.is_empty()
+            && interface.len() < 16
+            && interface.bytes().all(|b| b.is_ascii_graphic() && !b"/:*".contains(&b))
+            && interface != "."
+            && interface != "..";
+        let listed = self.settings.network.taps.iter().any(|pattern| {
+            pattern.strip_suffix('*').map_or(pattern == interface, |prefix| interface.starts_with(prefix))
+        });
+        if sane && listed {
+            return Ok(());
+        }
+        Err(policy(
+            "attach to the tap device",
+            interface.to_owned(),
+            "network.taps does not list it",
+            "add its name or a prefix with `*` to network.taps",
+        ))
+    }
+
+    fn listen(&self, slot: &Slot, at: &ListenAt) -> Result<(), Refusal> {
+        match at {
+            ListenAt::Control if slot.as_str() == "control" => Ok(()),
+            ListenAt::Control => Err(policy(
+                "listen at",
+                slot.to_string(),
+                "the control socket is the slot `control`",
+                "plan again",
+            )),
+            ListenAt::Unix { path } => plain("listen at", path),
+            ListenAt::Tcp { address, port, port_last } => {
+                let vnc = &self.settings.vnc;
+                let object = format!("{address}:{port}");
+                if !vnc.addresses.contains(address) {
+                    let remedy = "add the address to vnc.addresses, if everybody who reaches it may connect";
+                    return Err(policy(
+                        "listen at",
+                        object,
+                        "vnc.addresses does not list the address",
+                        remedy,
+                    ));
+                }
+                let ports = vnc.ports.0..=vnc.ports.1;
+                let chosen_by_kernel = *port == 0 && *port_last == 0;
+                if !chosen_by_kernel
+                    && !(ports.contains(port) && ports.contains(port_last) && port <= port_last)
+                {
+                    let rule = format!("vnc.ports is {} to {}", vnc.ports.0, vnc.ports.1);
+                    return Err(policy("listen at", object, &rule, "choose a port of vnc.ports"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn image(&self, slot: &Slot) -> Option<&'a OpenImage> {
+        self.images.iter().find(|image| image.slot == *slot).copied()
+    }
+
+    /// Whether an image is this domain's alone to write.
+    fn is_private(image: &OpenImage) -> bool {
+        image.access == Access::ReadWrite && image.sharing != Sharing::Writers
+    }
+}
+
+/// A refusal by the labeller's limits.
+fn policy(operation: &str, object: String, rule: &str, remedy: &str) -> Refusal {
+    Refusal::new(Layer::Policy, operation, object, rule, remedy)
+}
+
+fn plain(operation: &str, path: &str) -> Result<(), Refusal> {
+    if is_plain(path) {
+        return Ok(());
+    }
+    let rule = "is no plain absolute path";
+    Err(policy(operation, format!("{path:?}"), rule, "write it without `..`, `.`, `//` and a last `/`"))
+}
+
+#[cfg(test)]
+mod tests;

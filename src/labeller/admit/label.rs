@@ -1,0 +1,92 @@
+//! SELinux contexts in a plan: types from the configured list, categories exactly the leased pair or none.
+
+use super::{Admission, policy};
+use crate::base::{CategoryPair, Refusal, Slot};
+use crate::privsep::op::Access;
+
+/// A context, cut at its colons: user, role, type, and the rest.
+struct Context<'a> {
+    user: &'a str,
+    role: &'a str,
+    kind: &'a str,
+    range: &'a str,
+}
+
+fn parse(label: &str) -> Option<Context<'_>> {
+    let mut parts = label.splitn(4, ':');
+    let context =
+        Context { user: parts.next()?, role: parts.next()?, kind: parts.next()?, range: parts.next()? };
+    (label.len() < 512).then_some(context)
+}
+
+/// The range of a domain's own processes and images, as text.
+fn own_range(pair: CategoryPair) -> String {
+    format!("s0:{pair}")
+}
+
+impl Admission<'_> {
+    /// Checks the context of a process. On a host with SELinux there must be one, elsewhere none.
+    pub(super) fn process_label(&self, label: Option<&str>, types: &[&String]) -> Result<(), Refusal> {
+        let operation = "run a process as";
+        let Some(label) = label else {
+            if !self.selinux {
+                return Ok(());
+            }
+            let rule = "this host runs SELinux, and every process of a domain needs a context";
+            let remedy = "remove <seclabel type='none' model='selinux'/> from the definition";
+            return Err(policy(operation, "no context".into(), rule, remedy));
+        };
+        if !self.selinux {
+            let rule = "this host does not run SELinux, so nothing would enforce it";
+            return Err(policy(operation, label.into(), rule, "remove the label, or enable SELinux"));
+        }
+        let refuse = |rule: &str, remedy: &str| Err(policy(operation, label.into(), rule, remedy));
+        let Some(context) = parse(label) else {
+            return refuse("is no context", "write user:role:type:range");
+        };
+        if context.user != "system_u" || context.role != "system_r" {
+            return refuse("processes of domains run as system_u:system_r", "plan again");
+        }
+        if !types.iter().any(|known| *known == context.kind) {
+            return refuse("its type is not one of the configuration's for this process", "see [selinux]");
+        }
+        match self.pair {
+            Some(pair) if context.range == own_range(pair) => Ok(()),
+            _ => refuse("its categories are not the leased pair", "plan again"),
+        }
+    }
+
+    /// Checks the context of an image against how the image is opened.
+    pub(super) fn image_label(&self, slot: &Slot, label: &str) -> Result<(), Refusal> {
+        let operation = "label an image as";
+        let refuse = |rule: &str, remedy: &str| Err(policy(operation, label.into(), rule, remedy));
+        let (Some(context), Some(image)) = (parse(label), self.image(slot)) else {
+            return refuse("is no context of an image of this plan", "write user:role:type:range");
+        };
+        if context.user != "system_u" || context.role != "object_r" {
+            return refuse("images are system_u:object_r", "plan again");
+        }
+        let types = &self.settings.selinux;
+        let own = self.pair.map(own_range);
+        let is_own = own.as_deref() == Some(context.range);
+        let is_common = context.range == "s0";
+        if context.kind == types.content_type {
+            if image.access != Access::ReadOnly {
+                return refuse("content that every domain reads cannot be writable", "plan again");
+            }
+            return if is_common { Ok(()) } else { refuse("content has no categories", "plan again") };
+        }
+        let known =
+            context.kind == types.image_type || types.extra_image_types.iter().any(|t| t == context.kind);
+        if !known {
+            return refuse(
+                "its type is not one of the configuration's for images",
+                "add it to selinux.extra_image_types, if device models may use such files",
+            );
+        }
+        if is_own || (is_common && !Self::is_private(image)) {
+            return Ok(());
+        }
+        refuse("its categories are not the leased pair", "plan again")
+    }
+}

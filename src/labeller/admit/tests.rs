@@ -1,0 +1,215 @@
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+use super::*;
+use crate::base::{DomainName, DomainRef, DomainUuid};
+use crate::privsep::confinement::{
+    BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, Rlimit, RlimitKind, RootSpec,
+    SeccompProgram,
+};
+use crate::privsep::op::{DeviceNode, FdGrant, FileIdentity, ImageKind, Spawn};
+use crate::privsep::supervisor::{Lifecycle, LifecycleAction, SupervisorSpec};
+
+fn slot(name: &str) -> Slot {
+    Slot::new(name).unwrap()
+}
+
+fn spawn_op(settings: &Settings) -> Spawn {
+    let program = SeccompProgram(vec![BpfInsn(6, 0, 0, 0)]);
+    let action = LifecycleAction::Destroy;
+    Spawn {
+        program: "/usr/bin/qemu-system-x86_64".into(),
+        argv: vec!["qemu".into()],
+        env: vec![("LC_ALL".into(), "C".into())],
+        fds: vec![FdGrant { slot: slot("monitor"), number: 3 }, FdGrant { slot: slot("disk"), number: 4 }],
+        confinement: Confinement {
+            uid: settings.uids.domains.first,
+            gid: settings.uids.domains.first,
+            root: RootSpec { files: vec![], devices: vec![DeviceNode::Null] },
+            landlock: LandlockSpec {
+                abi: 5,
+                rules: vec![
+                    LandlockRule { path: "/".into(), access: vec![LandlockAccess::ReadFile] },
+                    LandlockRule { path: "/dev/null".into(), access: vec![LandlockAccess::WriteFile] },
+                ],
+            },
+            rlimits: vec![Rlimit { resource: RlimitKind::Core, value: Some(0) }],
+            selinux_exec: Some("system_u:system_r:svirt_guest_t:s0:c1,c2".into()),
+            seccomp: program.clone(),
+        },
+        supervisor: SupervisorSpec {
+            uid: settings.uids.supervisors.first,
+            selinux_label: Some("system_u:system_r:svirt_supervisor_t:s0:c1,c2".into()),
+            seccomp: program,
+            fds: vec![
+                FdGrant { slot: slot("monitor.peer"), number: 10 },
+                FdGrant { slot: slot("control"), number: 11 },
+            ],
+            consoles: vec![],
+            vncs: vec![],
+            start_paused: false,
+            lifecycle: Lifecycle { on_poweroff: action, on_reboot: action, on_crash: action },
+            clients: vec![1000],
+        },
+    }
+}
+
+fn plan(settings: &Settings) -> LaunchPlan {
+    let image = OpenImage {
+        slot: slot("disk"),
+        path: "/var/lib/svirt/images/a.raw".into(),
+        kind: ImageKind::File,
+        access: Access::ReadWrite,
+        direct: false,
+        sharing: Sharing::Exclusive,
+        identity: FileIdentity { device: 1, inode: 2 },
+    };
+    LaunchPlan {
+        version: PLAN_VERSION,
+        domain: DomainRef { name: DomainName::new("a").unwrap(), uuid: DomainUuid(uuid::Uuid::nil()) },
+        ops: vec![
+            Op::LeaseUid { role: UidRole::Domain, uid: settings.uids.domains.first },
+            Op::LeaseUid { role: UidRole::Supervisor, uid: settings.uids.supervisors.first },
+            Op::LeaseCategories { pair: CategoryPair::new(1, 2).unwrap() },
+            Op::Cgroup(CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![] }),
+            Op::OpenImage(image),
+            Op::LabelSelinux {
+                slot: slot("disk"),
+                label: "system_u:object_r:svirt_guest_image_t:s0:c1,c2".into(),
+            },
+            Op::Channel { slot: slot("monitor"), peer: slot("monitor.peer") },
+            Op::Listen { slot: slot("control"), at: ListenAt::Control },
+            Op::Spawn(Box::new(spawn_op(settings))),
+        ],
+    }
+}
+
+/// Changes the good plan and says which operation is refused.
+fn refused(change: impl FnOnce(&mut LaunchPlan)) -> Option<usize> {
+    let settings = Settings::default();
+    let mut plan = plan(&settings);
+    change(&mut plan);
+    let not = check(&plan, &settings, true).unwrap_err();
+    assert!(!not.refusal.rule.is_empty());
+    not.op
+}
+
+fn last(plan: &mut LaunchPlan) -> &mut Spawn {
+    match plan.ops.last_mut().unwrap() {
+        Op::Spawn(spawn) => spawn,
+        _ => panic!("the last operation is the spawn"),
+    }
+}
+
+#[test]
+fn the_good_plan_is_admitted() {
+    let settings = Settings::default();
+    assert_eq!(check(&plan(&settings), &settings, true), Ok(()));
+}
+
+#[test]
+fn the_whole_plan_is_refused() {
+    assert_eq!(refused(|plan| plan.version = 2), None);
+    assert_eq!(refused(|plan| plan.ops.swap(0, 4)), None);
+    assert_eq!(refused(|plan| drop(plan.ops.remove(3))), None);
+    assert_eq!(refused(|plan| drop(plan.ops.pop())), None);
+}
+
+#[test]
+fn uids_stay_in_the_range_of_their_role() {
+    for uid in [0, 1000, 1_900_000_000] {
+        let change = |plan: &mut LaunchPlan| {
+            plan.ops[0] = Op::LeaseUid { role: UidRole::Domain, uid };
+            last(plan).confinement.uid = uid;
+            last(plan).confinement.gid = uid;
+        };
+        assert_eq!(refused(change), Some(0));
+    }
+}
+
+#[test]
+fn labels_are_of_known_types_and_have_the_leased_pair() {
+    for label in [
+        "system_u:object_r:svirt_guest_image_t:s0:c1,c3",
+        "system_u:object_r:svirt_guest_image_t:s0",
+        "system_u:object_r:svirt_guest_image_t:s0-s0:c0.c1023",
+        "system_u:object_r:shadow_t:s0:c1,c2",
+        "system_u:object_r:svirt_guest_content_t:s0",
+        "root:object_r:svirt_guest_image_t:s0:c1,c2",
+        "nonsense",
+    ] {
+        let change = |plan: &mut LaunchPlan| {
+            plan.ops[5] = Op::LabelSelinux { slot: slot("disk"), label: label.into() };
+        };
+        assert_eq!(refused(change), Some(5), "{label}");
+    }
+    for label in ["system_u:system_r:unconfined_t:s0:c1,c2", "system_u:system_r:svirt_guest_t:s0", "x"] {
+        assert_eq!(
+            refused(|plan| last(plan).confinement.selinux_exec = Some(label.into())),
+            Some(8),
+            "{label}"
+        );
+    }
+    assert_eq!(refused(|plan| last(plan).confinement.selinux_exec = None), Some(8));
+    assert_eq!(refused(|plan| last(plan).supervisor.selinux_label = None), Some(8));
+}
+
+#[test]
+fn a_shareable_image_has_no_categories_and_content_is_read_only() {
+    let settings = Settings::default();
+    for (access, sharing, label) in [
+        (Access::ReadWrite, Sharing::Writers, "system_u:object_r:svirt_guest_image_t:s0"),
+        (Access::ReadOnly, Sharing::Readers, "system_u:object_r:svirt_guest_content_t:s0"),
+    ] {
+        let mut plan = plan(&settings);
+        if let Op::OpenImage(image) = &mut plan.ops[4] {
+            (image.access, image.sharing) = (access, sharing);
+        }
+        plan.ops[5] = Op::LabelSelinux { slot: slot("disk"), label: label.into() };
+        assert_eq!(check(&plan, &settings, true), Ok(()));
+    }
+}
+
+#[test]
+fn a_label_without_selinux_is_refused() {
+    let settings = Settings::default();
+    assert_eq!(check(&plan(&settings), &settings, false).unwrap_err().op, Some(8));
+}
+
+#[test]
+fn the_ceiling_holds() {
+    assert_eq!(refused(|plan| last(plan).program = "/bin/sh".into()), Some(8));
+    assert_eq!(refused(|plan| last(plan).argv.clear()), Some(8));
+    assert_eq!(refused(|plan| last(plan).argv.push("a\0b".into())), Some(8));
+    assert_eq!(refused(|plan| last(plan).argv.push("x".repeat(2 << 20))), Some(8));
+    assert_eq!(refused(|plan| last(plan).env.push(("LD_PRELOAD".into(), "/x".into()))), Some(8));
+    assert_eq!(refused(|plan| last(plan).confinement.seccomp.0.clear()), Some(8));
+    assert_eq!(refused(|plan| last(plan).supervisor.seccomp.0.clear()), Some(8));
+    assert_eq!(
+        refused(|plan| last(plan).confinement.landlock.rules[0].access.push(LandlockAccess::WriteFile)),
+        Some(8)
+    );
+    assert_eq!(refused(|plan| last(plan).confinement.rlimits[0].value = None), Some(8));
+    assert_eq!(refused(|plan| last(plan).supervisor.clients.push(1_910_000_000)), Some(8));
+    let memory = CgroupLimits { memory_max: 1 << 40, pids_max: 1 << 40, devices: vec![] };
+    assert_eq!(refused(|plan| plan.ops[3] = Op::Cgroup(memory)), Some(3));
+}
+
+#[test]
+fn listening_is_for_listed_addresses() {
+    let tcp = |address: &str, port, port_last| Op::Listen {
+        slot: slot("vnc"),
+        at: ListenAt::Tcp { address: address.parse().unwrap(), port, port_last },
+    };
+    for op in [tcp("0.0.0.0", 5900, 5900), tcp("127.0.0.1", 22, 22), tcp("127.0.0.1", 5902, 5901)] {
+        let change = |plan: &mut LaunchPlan| {
+            plan.ops.insert(8, op);
+            last(plan).supervisor.fds.push(FdGrant { slot: slot("vnc"), number: 12 });
+        };
+        assert_eq!(refused(change), Some(8));
+    }
+    let tap = Op::OpenTap { slot: slot("tap"), interface: "tap0".into() };
+    let change = |plan: &mut LaunchPlan| {
+        plan.ops.insert(5, tap);
+        last(plan).fds.push(FdGrant { slot: slot("tap"), number: 12 });
+    };
+    assert_eq!(refused(change), Some(5));
+}

@@ -1,0 +1,261 @@
+//! The journal of one domain: what was done, written before it is done, so that it can be undone by a labeller
+//! that was not there.
+//!
+//! One file a domain, one JSON line an entry, appended with one write each. It reaches the disk (`fsync`) only
+//! before an effect that outlives a crash of the host: a label, a new name. What lives in the kernel alone
+//! (processes, cgroups, sockets in a directory that a boot empties) goes with it.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::lease::ObjectId;
+use crate::base::{DomainUuid, Slot};
+use crate::privsep::op::LaunchPlan;
+use crate::privsep::request::Started;
+use crate::sys::pidfd::ProcessId;
+
+/// The longest journal that is read back.
+const JOURNAL_MAX: u64 = 64 << 20;
+/// The form of the entries.
+const VERSION: u32 = 1;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Entry {
+    /// The first one.
+    Begin {
+        /// The form of the entries.
+        version: u32,
+        /// The kernel's boot id.
+        boot: String,
+        /// What is about to be applied.
+        plan: Box<LaunchPlan>,
+    },
+    /// Something is about to be done, and this undoes it.
+    Intent(Undo),
+    /// A socket's name now holds this object.
+    Bound {
+        /// Its path.
+        path: String,
+        /// Device and inode.
+        id: ObjectId,
+    },
+    /// A process runs for the domain.
+    Process {
+        /// What it is.
+        role: ProcessRole,
+        /// Which.
+        id: ProcessId,
+    },
+    /// The start succeeded.
+    Running {
+        /// What the client was told.
+        started: Started,
+        /// The cgroup, where there is one.
+        cgroup: Option<String>,
+        /// Paths of ptys by slot.
+        ptys: Vec<(Slot, String)>,
+    },
+}
+
+/// What a process is to the domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ProcessRole {
+    /// The device model.
+    DeviceModel,
+    /// A helper, by alias.
+    Helper(String),
+    /// The supervisor.
+    Supervisor,
+}
+
+/// How to undo one effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "undo", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Undo {
+    /// Remove the domain's cgroup.
+    Cgroup,
+    /// Put a label back, if it still is the one that was set.
+    Label {
+        /// The image.
+        path: String,
+        /// Which object that was.
+        id: ObjectId,
+        /// What it was.
+        before: Option<String>,
+        /// What was set.
+        after: String,
+    },
+    /// Remove a new file's name, if it still holds that file.
+    Name {
+        /// The path.
+        path: String,
+        /// Which file.
+        id: ObjectId,
+        /// Whether the name stays once the domain ran.
+        keep_after_run: bool,
+    },
+    /// Remove a socket's name.
+    Socket {
+        /// The path.
+        path: String,
+    },
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    directory: OwnedFd,
+    name: String,
+}
+
+fn file_name(uuid: DomainUuid) -> String {
+    format!("{uuid}.json-lines")
+}
+
+impl Journal {
+    /// Starts a journal; there must be none for this domain.
+    pub(super) fn begin(directory: &Path, plan: &LaunchPlan, boot: &str) -> io::Result<Self> {
+        let name = file_name(plan.domain.uuid);
+        let directory = open_directory(directory)?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = File::from(fs::openat(&directory, name.as_str(), flags, Mode::from_raw_mode(0o600))?);
+        let mut journal = Self { file, directory, name };
+        let begin = Entry::Begin { version: VERSION, boot: boot.to_owned(), plan: Box::new(plan.clone()) };
+        if let Err(error) = journal.write(&begin) {
+            journal.remove();
+            return Err(error);
+        }
+        Ok(journal)
+    }
+
+    /// Opens an existing journal to go on with it.
+    pub(super) fn reopen(directory: &Path, name: &str) -> io::Result<Self> {
+        let directory = open_directory(directory)?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(fs::openat(&directory, name, flags, Mode::empty())?);
+        Ok(Self { file, directory, name: name.to_owned() })
+    }
+
+    /// Appends one entry with one write.
+    pub(super) fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        self.file.write_all(&line)
+    }
+
+    /// Brings everything to the disk, the journal's own name too.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        fs::fsync(&self.directory)?;
+        Ok(())
+    }
+
+    /// Removes the journal: nothing is left to undo.
+    pub(super) fn remove(&self) {
+        if let Err(error) = fs::unlinkat(&self.directory, self.name.as_str(), AtFlags::empty()) {
+            tracing::error!(journal = self.name, %error, "cannot remove a journal");
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(fs::open(path, flags, Mode::empty())?)
+}
+
+/// A journal as an earlier labeller left it.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// The file's name.
+    pub(super) name: String,
+    /// Boot id and plan; absent where not even the first line reached the file.
+    pub(super) begin: Option<(String, LaunchPlan)>,
+    /// The entries after the first.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// Reads every journal of a directory. One that cannot be understood is an error: guessing could leave a label.
+pub(super) fn left(directory: &Path) -> io::Result<Vec<Left>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.ends_with(".json-lines") {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = File::from(fs::open(entry.path(), flags, Mode::empty())?);
+            let mut text = String::new();
+            file.take(JOURNAL_MAX).read_to_string(&mut text)?;
+            let (begin, entries) = parse(&text)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {error}")))?;
+            all.push(Left { name, begin, entries });
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
+}
+
+type Parsed = (Option<(String, LaunchPlan)>, Vec<Entry>);
+
+/// Reads the text of a journal; a last line without its end was never acted upon and does not count.
+fn parse(text: &str) -> Result<Parsed, serde_json::Error> {
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let mut lines = whole.lines().map(serde_json::from_str::<Entry>);
+    let begin = match lines.next() {
+        None => return Ok((None, Vec::new())),
+        Some(Ok(Entry::Begin { version: VERSION, boot, plan })) => (boot, *plan),
+        Some(Ok(_)) => return Err(serde::de::Error::custom("the first entry is no begin of this version")),
+        Some(Err(error)) => return Err(error),
+    };
+    Ok((Some(begin), lines.collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::base::{DomainName, DomainRef};
+
+    fn plan() -> LaunchPlan {
+        let domain =
+            DomainRef { name: DomainName::new("a").unwrap(), uuid: DomainUuid(uuid::Uuid::from_u128(7)) };
+        LaunchPlan { version: 1, domain, ops: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
+        assert!(Journal::begin(dir.path(), &plan(), "boot").is_err(), "one journal a domain");
+        let label = Undo::Label { path: "/i".into(), id: (1, 2), before: None, after: "x".into() };
+        journal.write(&Entry::Intent(label.clone())).unwrap();
+        journal.write(&Entry::Intent(Undo::Cgroup)).unwrap();
+        journal.sync().unwrap();
+        let left = left(dir.path()).unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].begin, Some(("boot".into(), plan())));
+        assert_eq!(left[0].entries, [Entry::Intent(label), Entry::Intent(Undo::Cgroup)]);
+        journal.remove();
+        assert!(super::left(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_torn_last_line_does_not_count_and_a_torn_middle_is_an_error() {
+        let begin = Entry::Begin { version: 1, boot: "b".into(), plan: Box::new(plan()) };
+        let begin = serde_json::to_string(&begin).unwrap();
+        let cgroup = serde_json::to_string(&Entry::Intent(Undo::Cgroup)).unwrap();
+        assert_eq!(parse("").unwrap(), (None, vec![]));
+        assert_eq!(parse(&begin).unwrap(), (None, vec![]));
+        assert_eq!(parse(&format!("{begin}\n{cgroup}\n{{\"en")).unwrap().1.len(), 1);
+        assert!(parse(&format!("{begin}\n{{\"en\n{cgroup}\n")).is_err());
+        assert!(parse(&format!("{cgroup}\n{begin}\n")).is_err());
+    }
+}

@@ -1,0 +1,286 @@
+//! The table of what running domains hold: uids, category pairs, and files and devices by device and inode.
+//!
+//! Pure. It refuses what is in use, whoever asks, and names the holder; it knows nothing of files or processes.
+
+use std::collections::BTreeMap;
+
+use crate::base::{CategoryPair, DomainName, DomainRef, DomainUuid, Layer, Refusal};
+use crate::privsep::op::{Access, Sharing, UidRole};
+
+/// Device and inode, or for a block device its own number and 0.
+pub(super) type ObjectId = (u64, u64);
+
+/// How a domain holds an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// Whether it writes.
+    pub(super) access: Access,
+    /// Whom it tolerates.
+    pub(super) sharing: Sharing,
+}
+
+impl Hold {
+    /// Whether the holder puts up with another one.
+    fn tolerates(self, other: Self) -> bool {
+        match self.sharing {
+            Sharing::Exclusive => false,
+            Sharing::Readers => other.access == Access::ReadOnly,
+            Sharing::Writers => true,
+        }
+    }
+}
+
+/// What a label on a shared object must be put back to, and what it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LabelLease {
+    /// The label found by the first domain that set one.
+    pub(super) before: Option<String>,
+    /// The label that every holder asked for.
+    pub(super) wanted: String,
+    /// Who needs it.
+    holders: Vec<DomainUuid>,
+}
+
+/// Everything that is leased.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    names: BTreeMap<DomainUuid, DomainName>,
+    uids: BTreeMap<u32, (UidRole, DomainUuid)>,
+    pairs: BTreeMap<CategoryPair, DomainUuid>,
+    objects: BTreeMap<ObjectId, Vec<(DomainUuid, Hold)>>,
+    labels: BTreeMap<ObjectId, LabelLease>,
+}
+
+impl Leases {
+    /// How many domains hold something.
+    pub(super) fn domains(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Takes the name and uuid themselves.
+    pub(super) fn domain(&mut self, domain: &DomainRef) -> Result<(), Refusal> {
+        let same = |(uuid, name): (&DomainUuid, &DomainName)| *uuid == domain.uuid || *name == domain.name;
+        if let Some((uuid, name)) = self.names.iter().find(|entry| same(*entry)) {
+            return Err(Refusal::new(
+                Layer::Lease,
+                "start domain",
+                &*domain.name.to_string(),
+                format!("the domain {name} ({uuid}) runs already"),
+                "stop it first, or give this one another name and uuid",
+            ));
+        }
+        self.names.insert(domain.uuid, domain.name.clone());
+        Ok(())
+    }
+
+    /// Takes a uid.
+    pub(super) fn uid(&mut self, domain: DomainUuid, role: UidRole, uid: u32) -> Result<(), Refusal> {
+        if let Some((_, holder)) = self.uids.get(&uid) {
+            return Err(self.in_use("lease uid", uid.to_string(), *holder));
+        }
+        self.uids.insert(uid, (role, domain));
+        Ok(())
+    }
+
+    /// Takes a category pair.
+    pub(super) fn pair(&mut self, domain: DomainUuid, pair: CategoryPair) -> Result<(), Refusal> {
+        if let Some(holder) = self.pairs.get(&pair) {
+            return Err(self.in_use("lease the categories", pair.to_string(), *holder));
+        }
+        self.pairs.insert(pair, domain);
+        Ok(())
+    }
+
+    /// Takes an object; `path` is for the message alone.
+    pub(super) fn object(
+        &mut self,
+        domain: DomainUuid,
+        id: ObjectId,
+        hold: Hold,
+        path: &str,
+    ) -> Result<(), Refusal> {
+        let held = self.objects.get(&id).map(Vec::as_slice).unwrap_or_default();
+        let clash = held.iter().find(|(_, other)| !hold.tolerates(*other) || !other.tolerates(hold));
+        if let Some((holder, other)) = clash {
+            let how = match (other.access, other.sharing) {
+                (Access::ReadWrite, Sharing::Exclusive) => "for itself, writing",
+                (Access::ReadOnly, Sharing::Exclusive) => "for itself, reading",
+                (Access::ReadWrite, _) => "writing",
+                (Access::ReadOnly, _) => "reading",
+            };
+            let mut refusal = self.in_use("use the image", path.to_owned(), *holder);
+            refusal.rule = format!("{}, {how}", refusal.rule);
+            "stop that domain, or declare the disk <shareable/> or <readonly/> in both definitions"
+                .clone_into(&mut refusal.remedy);
+            return Err(refusal);
+        }
+        self.objects.entry(id).or_default().push((domain, hold));
+        Ok(())
+    }
+
+    /// What label an object under lease has; none if no domain set one.
+    pub(super) fn labelled(&self, id: ObjectId) -> Option<&LabelLease> {
+        self.labels.get(&id)
+    }
+
+    /// Takes part in a label. `before` counts only for the first domain. Returns what it was before all of them.
+    pub(super) fn label(
+        &mut self,
+        domain: DomainUuid,
+        id: ObjectId,
+        before: Option<String>,
+        wanted: &str,
+        path: &str,
+    ) -> Result<Option<String>, Refusal> {
+        if let Some(lease) = self.labels.get_mut(&id) {
+            if lease.wanted == wanted {
+                lease.holders.push(domain);
+                return Ok(lease.before.clone());
+            }
+            let other = lease.wanted.clone();
+            let holder = lease.holders.first().copied().unwrap_or(domain);
+            let mut refusal = self.in_use("label", path.to_owned(), holder);
+            refusal.rule = format!("{} with the label {other}, not {wanted}", refusal.rule);
+            return Err(refusal);
+        }
+        let lease = LabelLease { before: before.clone(), wanted: wanted.to_owned(), holders: vec![domain] };
+        self.labels.insert(id, lease);
+        Ok(before)
+    }
+
+    /// Gives a label back; true if no domain needs it any longer, so that it must be restored.
+    pub(super) fn release_label(&mut self, domain: DomainUuid, id: ObjectId) -> bool {
+        let Some(lease) = self.labels.get_mut(&id) else { return true };
+        if let Some(at) = lease.holders.iter().position(|holder| *holder == domain) {
+            lease.holders.swap_remove(at);
+        }
+        let free = lease.holders.is_empty();
+        if free {
+            self.labels.remove(&id);
+        }
+        free
+    }
+
+    /// Gives back everything that a domain holds.
+    pub(super) fn release(&mut self, domain: DomainUuid) {
+        self.names.remove(&domain);
+        self.uids.retain(|_, (_, holder)| *holder != domain);
+        self.pairs.retain(|_, holder| *holder != domain);
+        self.objects.retain(|_, held| {
+            held.retain(|(holder, _)| *holder != domain);
+            !held.is_empty()
+        });
+        self.labels.retain(|_, lease| {
+            lease.holders.retain(|holder| *holder != domain);
+            !lease.holders.is_empty()
+        });
+    }
+
+    /// Leased uids.
+    pub(super) fn uids(&self) -> Vec<(UidRole, u32)> {
+        self.uids.iter().map(|(uid, (role, _))| (*role, *uid)).collect()
+    }
+
+    /// Leased pairs.
+    pub(super) fn pairs(&self) -> Vec<CategoryPair> {
+        self.pairs.keys().copied().collect()
+    }
+
+    fn in_use(&self, operation: &str, object: String, holder: DomainUuid) -> Refusal {
+        let name = self.names.get(&holder).map_or_else(|| holder.to_string(), ToString::to_string);
+        Refusal::new(
+            Layer::Lease,
+            operation,
+            object,
+            format!("in use by domain {name}"),
+            "stop that domain, or plan again so that free numbers are drawn",
+        )
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn uuid(n: u128) -> DomainUuid {
+        DomainUuid(uuid::Uuid::from_u128(n))
+    }
+
+    fn domain(n: u128) -> DomainRef {
+        DomainRef { name: DomainName::new(format!("vm{n}")).unwrap(), uuid: uuid(n) }
+    }
+
+    #[test]
+    fn what_is_in_use_is_refused_by_its_holders_name() {
+        let mut leases = Leases::default();
+        leases.domain(&domain(1)).unwrap();
+        leases.domain(&domain(2)).unwrap();
+        assert!(leases.domain(&domain(1)).is_err());
+        leases.uid(uuid(1), UidRole::Domain, 5).unwrap();
+        let refusal = leases.uid(uuid(2), UidRole::Helper, 5).unwrap_err();
+        assert_eq!((refusal.layer, refusal.rule.as_str()), (Layer::Lease, "in use by domain vm1"));
+        let pair = CategoryPair::new(1, 2).unwrap();
+        leases.pair(uuid(1), pair).unwrap();
+        assert!(leases.pair(uuid(2), pair).is_err());
+        leases.release(uuid(1));
+        leases.pair(uuid(2), pair).unwrap();
+        leases.uid(uuid(2), UidRole::Helper, 5).unwrap();
+        assert_eq!(leases.domains(), 1);
+    }
+
+    #[test]
+    fn a_shared_label_is_restored_by_the_last() {
+        let mut leases = Leases::default();
+        let before = Some("x".to_owned());
+        assert_eq!(leases.label(uuid(1), (1, 1), before.clone(), "c", "/i").unwrap(), before);
+        assert_eq!(leases.label(uuid(2), (1, 1), Some("c".into()), "c", "/i").unwrap(), before);
+        assert!(leases.label(uuid(3), (1, 1), Some("c".into()), "d", "/i").is_err());
+        assert!(!leases.release_label(uuid(1), (1, 1)));
+        assert!(leases.release_label(uuid(2), (1, 1)));
+        assert!(leases.labelled((1, 1)).is_none());
+    }
+
+    fn hold() -> impl Strategy<Value = Hold> {
+        let access = prop_oneof![Just(Access::ReadOnly), Just(Access::ReadWrite)];
+        let sharing = prop_oneof![Just(Sharing::Exclusive), Just(Sharing::Readers), Just(Sharing::Writers)];
+        (access, sharing).prop_map(|(access, sharing)| Hold { access, sharing })
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_holders_ever_clash(asked in prop::collection::vec((0_u128..4, 0_u64..3, hold()), 0..40)) {
+            let mut leases = Leases::default();
+            for (who, object, hold) in asked {
+                let before = leases.objects.clone();
+                if leases.object(uuid(who), (1, object), hold, "/x").is_err() {
+                    prop_assert_eq!(&before, &leases.objects);
+                }
+                for held in leases.objects.values() {
+                    for (i, (_, one)) in held.iter().enumerate() {
+                        for (_, other) in held.iter().skip(i + 1) {
+                            prop_assert!(one.sharing != Sharing::Exclusive && other.sharing != Sharing::Exclusive);
+                            let written = one.access == Access::ReadWrite && other.sharing == Sharing::Readers;
+                            prop_assert!(!written);
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn release_gives_back_exactly_ones_own(asked in prop::collection::vec((0_u128..3, 0_u32..9), 0..30)) {
+            let mut leases = Leases::default();
+            let mut model = BTreeMap::new();
+            for (who, uid) in asked {
+                if leases.uid(uuid(who), UidRole::Domain, uid).is_ok() {
+                    model.insert(uid, who);
+                }
+            }
+            leases.release(uuid(1));
+            model.retain(|_, who| *who != 1);
+            prop_assert_eq!(leases.uids().len(), model.len());
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Which files domains may have: images, boot files, logs and sockets, by the directories that lead to them.
+//!
+//! Owns the rules of place and the opening of what they admit. A path is walked once (`sys::path`); every rule
+//! looks at the open object and at the directories of that walk, and the object is then opened for real through
+//! its own descriptor, so nothing that happens to the names afterwards matters.
+//!
+//! Who can swap a file: whoever may write its directory. So the directory must belong to root or to the file's
+//! owner, and nobody else may write it (unless it is sticky); otherwise the file that a plan was made for and
+//! the one that is opened could be two, and a hard link could bring somebody else's file here.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::OFlags;
+
+use super::lease::ObjectId;
+use crate::base::{Layer, Refusal};
+use crate::privsep::op::{Access, FileIdentity, ImageKind, OpenImage};
+use crate::settings::Settings;
+use crate::sys::path::{self, Found, Resolved, WalkError};
+
+/// Never handed out, whatever place they turn up in (a bind mount, a hard link).
+const NEVER: [&str; 4] = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/svirt/svirt.toml"];
+
+/// The configured places as they are now, by device and inode.
+#[derive(Debug)]
+pub(super) struct Places {
+    relabelable: Vec<(u64, u64)>,
+    readable: Vec<(u64, u64)>,
+    own: Vec<(u64, u64)>,
+    logs: Vec<(u64, u64)>,
+    sockets: Vec<(u64, u64)>,
+    /// Device numbers of listed block devices.
+    blocks: Vec<u64>,
+    /// Uids that device models and their helpers run under.
+    ranges: [crate::settings::UidRange; 3],
+}
+
+/// In which kind of place something lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlaceKind {
+    /// Its label may be set.
+    Relabelable,
+    /// It may be read.
+    Readable,
+}
+
+/// An image or boot file that the rules admit, open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The open description that a device model gets.
+    pub(super) fd: OwnedFd,
+    /// Its key in the lease table.
+    pub(super) id: ObjectId,
+    /// Where it lies.
+    pub(super) place: PlaceKind,
+}
+
+/// Something that the rules admit, not yet opened for real.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    resolved: Resolved,
+    /// Which file it is.
+    pub(super) identity: FileIdentity,
+    /// What it is.
+    pub(super) kind: ImageKind,
+    place: PlaceKind,
+}
+
+impl Places {
+    /// Looks the configured directories up; one that is not there admits nothing.
+    pub(super) fn read(settings: &Settings) -> Self {
+        let ids = |paths: &[String]| paths.iter().filter_map(|path| directory_id(path)).collect();
+        let blocks = settings.images.block_devices.iter().filter_map(|path| {
+            let found = path::resolve(path).ok()?.found;
+            found.is(libc::S_IFBLK).then_some(found.rdev)
+        });
+        let own = [&settings.paths.run, &settings.paths.state, &settings.paths.cache];
+        Self {
+            relabelable: ids(&settings.images.relabelable),
+            readable: ids(&settings.images.readable),
+            own: own.into_iter().filter_map(|path| directory_id(path)).collect(),
+            logs: ids(&settings.console.logs),
+            sockets: ids(&settings.console.sockets),
+            blocks: blocks.collect(),
+            ranges: [settings.uids.domains, settings.uids.helpers, settings.uids.supervisors],
+        }
+    }
+
+    /// Opens an image exactly as the plan says.
+    pub(super) fn open_image(&self, image: &OpenImage) -> Result<Opened, Refusal> {
+        let candidate = self.admit_image(&image.path)?;
+        let refuse = |rule: &str, remedy: &str| Err(refusal(&image.path, rule, remedy));
+        if candidate.kind != image.kind {
+            return refuse("the plan was made for another kind of object", "plan again");
+        }
+        if candidate.identity != image.identity {
+            return refuse(
+                "another file has taken its place since the plan was made",
+                "start again; if it happens again, look who writes that directory",
+            );
+        }
+        if image.access == Access::ReadWrite {
+            if candidate.place == PlaceKind::Readable {
+                return refuse(
+                    "images.readable: files there are read-only",
+                    "declare the disk <readonly/>, or move the image to a directory of images.relabelable",
+                );
+            }
+            if candidate.kind == ImageKind::File && candidate.resolved.found.links > 1 {
+                return refuse(
+                    "it has more than one hard link",
+                    "copy it: another name of the same file may belong to somebody else",
+                );
+            }
+        }
+        let mut flags = if image.access == Access::ReadWrite { OFlags::RDWR } else { OFlags::RDONLY };
+        if image.direct {
+            flags |= OFlags::DIRECT;
+        }
+        candidate.open(&image.path, flags)
+    }
+
+    /// Opens a boot file read-only.
+    pub(super) fn open_readable(&self, path: &str) -> Result<Opened, Refusal> {
+        let candidate = self.admit_image(path)?;
+        if candidate.kind != ImageKind::File {
+            return Err(refusal(path, "is no regular file", "name a file"));
+        }
+        candidate.open(path, OFlags::RDONLY)
+    }
+
+    /// Opens anything that could be an image for the probe, which reads its header.
+    pub(super) fn open_for_probe(&self, path: &str) -> Result<(OwnedFd, FileIdentity, ImageKind), Refusal> {
+        let candidate = self.admit_image(path)?;
+        let (identity, kind) = (candidate.identity, candidate.kind);
+        Ok((candidate.open(path, OFlags::RDONLY)?.fd, identity, kind))
+    }
+
+    fn admit_image(&self, path: &str) -> Result<Candidate, Refusal> {
+        let resolved = path::resolve(path).map_err(|error| walk_refusal(path, &error))?;
+        let found = resolved.found;
+        if found.is(libc::S_IFBLK) {
+            return self.admit_block(path, resolved);
+        }
+        if !found.is(libc::S_IFREG) {
+            let rule = format!("is {}, neither a regular file nor a listed block device", kind_of(&found));
+            return Err(refusal(path, &rule, "name a regular file"));
+        }
+        let place = self.place(path, &resolved)?;
+        self.admit_file(path, &resolved)?;
+        let identity = FileIdentity { device: found.device, inode: found.inode };
+        Ok(Candidate { resolved, identity, kind: ImageKind::File, place })
+    }
+
+    fn admit_block(&self, path: &str, resolved: Resolved) -> Result<Candidate, Refusal> {
+        if !self.blocks.contains(&resolved.found.rdev) {
+            return Err(refusal(
+                path,
+                "images.block_devices does not list this block device",
+                "add its path to images.block_devices in the configuration",
+            ));
+        }
+        let identity = FileIdentity { device: resolved.found.rdev, inode: 0 };
+        Ok(Candidate { resolved, identity, kind: ImageKind::Block, place: PlaceKind::Relabelable })
+    }
+
+    fn place(&self, path: &str, resolved: &Resolved) -> Result<PlaceKind, Refusal> {
+        let through = |ids: &[(u64, u64)]| resolved.directories.iter().any(|dir| ids.contains(&dir.id()));
+        if through(&self.own) {
+            return Err(refusal(path, "lies in one of svirt's own directories", ""));
+        }
+        if through(&self.relabelable) {
+            return Ok(PlaceKind::Relabelable);
+        }
+        if through(&self.readable) {
+            return Ok(PlaceKind::Readable);
+        }
+        Err(refusal(
+            path,
+            "lies in no directory of images.relabelable or images.readable",
+            "move it to one of them, or add its directory to the configuration",
+        ))
+    }
+
+    fn admit_file(&self, path: &str, resolved: &Resolved) -> Result<(), Refusal> {
+        let found = resolved.found;
+        let refuse = |rule: &str, remedy: &str| Err(refusal(path, rule, remedy));
+        if found.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            return refuse("is set-uid or set-gid", "an image is no program: chmod ug-s it");
+        }
+        if never(found.id()) {
+            return refuse("is one of the host's own secrets", "");
+        }
+        if self.ranges.iter().any(|range| range.contains(found.uid)) {
+            return refuse(
+                "belongs to a uid of the device models, which could change its mode",
+                "chown it to root or to its user",
+            );
+        }
+        let Some(parent) = resolved.directories.last() else {
+            return refuse("has no directory", "");
+        };
+        let owned = parent.uid == 0 || parent.uid == found.uid;
+        if !owned || (parent.mode & 0o022 != 0 && parent.mode & libc::S_ISVTX == 0) {
+            return refuse(
+                "its directory can be written by others than root and the file's owner, who could swap it",
+                "chown the directory to root or the file's owner, and chmod go-w it",
+            );
+        }
+        let harmless = found.uid == 0 && found.mode & 0o004 != 0 && parent.only_root_writes();
+        if found.links > 1 && !(found.mode & 0o022 == 0 && harmless) {
+            return refuse(
+                "has more than one hard link",
+                "copy it: another name of the same file may belong to somebody else",
+            );
+        }
+        Ok(())
+    }
+
+    /// Resolves the directory of a log or a socket and checks that it lies in a place where only root writes.
+    pub(super) fn directory_of(&self, path: &str, use_: DirectoryUse) -> Result<(OwnedFd, String), Refusal> {
+        let (ids, setting) = match use_ {
+            DirectoryUse::Logs => (&self.logs, "console.logs"),
+            DirectoryUse::Sockets => (&self.sockets, "console.sockets"),
+        };
+        let split = path.rsplit_once('/').filter(|_| path::is_plain(path));
+        let Some((directory, name)) = split else {
+            return Err(refusal(path, "is no plain absolute path", "write it without `..`, `.` and `//`"));
+        };
+        let resolved = path::resolve(directory).map_err(|error| walk_refusal(directory, &error))?;
+        let inside = resolved.directories.iter().chain([&resolved.found]).any(|dir| ids.contains(&dir.id()));
+        if !inside {
+            return Err(refusal(
+                path,
+                &format!("lies in no directory of {setting}"),
+                &format!("use one of them, or add its directory to {setting}"),
+            ));
+        }
+        if !resolved.found.is(libc::S_IFDIR) || !resolved.found.only_root_writes() {
+            return Err(refusal(
+                path,
+                "its directory can be written by others than root",
+                "chown the directory to root and chmod go-w it",
+            ));
+        }
+        Ok((resolved.fd, name.to_owned()))
+    }
+}
+
+/// What a directory is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DirectoryUse {
+    /// Console logs.
+    Logs,
+    /// Unix consoles.
+    Sockets,
+}
+
+impl Candidate {
+    fn open(self, path: &str, flags: OFlags) -> Result<Opened, Refusal> {
+        let fd = path::reopen(&self.resolved.fd, flags).map_err(|error| {
+            let remedy = match error.raw_os_error() {
+                Some(libc::EINVAL) => "the file system has no O_DIRECT: use cache='writeback'",
+                Some(libc::EROFS) => "the file system is read-only: declare the disk <readonly/>",
+                Some(libc::ETXTBSY) => "it is a program that runs",
+                _ => "look at its owner and mode, and at the file system's",
+            };
+            Refusal::new(Layer::Kernel, "open", path, error.to_string(), remedy)
+        })?;
+        Ok(Opened { fd, id: (self.identity.device, self.identity.inode), place: self.place })
+    }
+}
+
+fn directory_id(path: &str) -> Option<(u64, u64)> {
+    let found = path::resolve(path).ok()?.found;
+    found.is(libc::S_IFDIR).then(|| found.id())
+}
+
+fn never(id: (u64, u64)) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    NEVER.iter().any(|path| std::fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == id))
+}
+
+fn kind_of(found: &Found) -> &'static str {
+    match found.mode & libc::S_IFMT {
+        libc::S_IFDIR => "a directory",
+        libc::S_IFIFO => "a FIFO",
+        libc::S_IFCHR => "a character device",
+        libc::S_IFSOCK => "a socket",
+        _ => "no file",
+    }
+}
+
+fn refusal(path: &str, rule: &str, remedy: &str) -> Refusal {
+    Refusal::new(Layer::Policy, "use", path, rule, remedy)
+}
+
+/// What a failed walk means to a person.
+pub(super) fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
+    match error {
+        WalkError::Kernel(_, error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Refusal::new(Layer::Kernel, "open", path, "no such file", "check the path in the definition")
+        }
+        WalkError::Kernel(_, error) => {
+            Refusal::new(Layer::Kernel, "open", path, error.to_string(), "check the path in the definition")
+        }
+        WalkError::ForeignLink(_) => refusal(
+            path,
+            &error.to_string(),
+            "name the file itself; links count only where root alone may write them",
+        ),
+        WalkError::NotPlain(_) | WalkError::TooLong(_) => {
+            refusal(path, &error.to_string(), "write the path without `..`, `.`, `//` and loops")
+        }
+    }
+}
