@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     // Pure: no I/O, no clock, no environment, no randomness.
     ("base", &[]),
-    ("filter", &["base"]),
+    ("filter", &["base", "privsep"]),
     ("image", &["base"]),
     ("privsep", &["base"]),
     ("qmp", &["base"]),
