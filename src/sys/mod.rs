@@ -6,6 +6,7 @@ pub mod enter;
 pub mod file;
 pub mod kvm;
 pub mod label;
+pub mod inherit;
 pub mod landlock;
 pub mod listen;
 pub mod lock;

@@ -73,6 +73,17 @@ impl NotifyListener {
         Self(fd)
     }
 
+    /// Lets the kernel run listener and caller in turn on one CPU (6.6), which makes an answer three times as fast.
+    ///
+    /// An older kernel says `EINVAL`; nothing but speed is lost.
+    pub fn wake_synchronously(&self) -> io::Result<()> {
+        const SYNC_WAKE_UP: libc::c_ulong = 1;
+        // SAFETY: the descriptor is open, and this ioctl takes its flags by value.
+        let done =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Takes the next call; `None` where the caller was gone before it could be taken.
     ///
     /// Blocks while there is none: poll the descriptor first. After the last caller has gone the descriptor hangs up.

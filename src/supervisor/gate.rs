@@ -1,0 +1,198 @@
+//! The phase gate: which of the device model's launch-only calls are let through.
+//!
+//! ```text
+//! Launch ──seal()──▶ Sealed          every call: let through ──▶ EPERM, for ever
+//! ```
+//!
+//! A decision rests on the phase alone, never on what the caller's memory or arguments say: memory can change
+//! between the look and the call. [`Book`] is pure; [`Gate`] adds the listener.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use crate::sys::process::readable;
+use crate::sys::seccomp::NotifyListener;
+
+/// How many system call numbers are counted one by one; a filter has far fewer notified calls.
+const NUMBERS_MAX: usize = 128;
+/// Under which number all further calls are counted.
+const OTHER: i32 = -1;
+
+/// Proof that the gate is shut. Only [`Book::seal`] makes one, and only with one can `cont` be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed(());
+
+/// What happens to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is made.
+    Continue,
+    /// It fails with `EPERM`.
+    Refuse,
+}
+
+/// The phase and what was counted in it.
+#[derive(Debug, Default)]
+pub struct Book {
+    sealed: Option<Sealed>,
+    passed: u64,
+    refused: BTreeMap<i32, u64>,
+}
+
+impl Book {
+    /// The gate of a domain that runs already.
+    #[must_use]
+    pub fn shut() -> Self {
+        Self { sealed: Some(Sealed(())), ..Self::default() }
+    }
+
+    /// Decides one call and counts it.
+    pub fn decide(&mut self, number: i32) -> Verdict {
+        if self.sealed.is_none() {
+            self.passed = self.passed.saturating_add(1);
+            return Verdict::Continue;
+        }
+        let full = self.refused.len() >= NUMBERS_MAX && !self.refused.contains_key(&number);
+        let count = self.refused.entry(if full { OTHER } else { number }).or_default();
+        *count = count.saturating_add(1);
+        Verdict::Refuse
+    }
+
+    /// Shuts the gate; there is no way back.
+    pub fn seal(&mut self) -> Sealed {
+        *self.sealed.get_or_insert(Sealed(()))
+    }
+
+    /// The proof, if the gate is shut.
+    #[must_use]
+    pub fn sealed(&self) -> Option<Sealed> {
+        self.sealed
+    }
+
+    /// How many calls were let through.
+    #[must_use]
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// System call number and count of what was refused.
+    #[must_use]
+    pub fn refused(&self) -> Vec<(i32, u64)> {
+        self.refused.iter().map(|(number, count)| (*number, *count)).collect()
+    }
+}
+
+/// The device model's listener and the book over it.
+#[derive(Debug)]
+pub struct Gate {
+    listener: Option<NotifyListener>,
+    /// Phase and counts.
+    pub book: Book,
+}
+
+impl Gate {
+    /// A gate that waits for its listener.
+    #[must_use]
+    pub fn new(book: Book) -> Self {
+        Self { listener: None, book }
+    }
+
+    /// Gives it the listener.
+    pub fn install(&mut self, listener: NotifyListener) {
+        // Only speed is lost where the kernel cannot.
+        let _ = listener.wake_synchronously();
+        self.listener = Some(listener);
+    }
+
+    /// Whether a listener is there.
+    #[must_use]
+    pub fn is_installed(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    /// What to poll.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Answers up to `most` calls that wait; the descriptor must have polled readable.
+    pub fn answer(&mut self, most: usize) -> io::Result<()> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        for turn in 0..most {
+            if turn > 0 && !readable(listener.as_fd(), Duration::ZERO)? {
+                break;
+            }
+            let Some(call) = listener.recv()? else { continue };
+            if !listener.id_valid(call.id)? {
+                continue;
+            }
+            match self.book.decide(call.nr) {
+                Verdict::Continue => listener.reply_continue(call.id)?,
+                Verdict::Refuse => listener.reply_errno(call.id, nix::errno::Errno::EPERM as i32)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Answers what waits already, then shuts.
+    ///
+    /// A call that was made before is thus let through; one that is made later is not, whichever thread makes it.
+    pub fn seal(&mut self) -> Sealed {
+        /// A sound device model makes about 140 in a whole start.
+        const WAITING_MAX: usize = 1024;
+        let waiting = self.fd().is_some_and(|fd| readable(fd, Duration::ZERO).unwrap_or(false));
+        if waiting {
+            // An error here leaves calls unanswered until the listener is closed; the gate shuts all the same.
+            let _ = self.answer(WAITING_MAX);
+        }
+        self.book.seal()
+    }
+
+    /// Drops the listener: every further call of the class fails with `ENOSYS`.
+    pub fn close(&mut self) {
+        self.listener = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_shut_gate_refuses_from_the_start() {
+        let mut book = Book::shut();
+        assert_eq!(book.decide(59), Verdict::Refuse);
+        assert_eq!((book.passed(), book.refused()), (0, vec![(59, 1)]));
+    }
+
+    #[test]
+    fn counting_is_bounded() {
+        let mut book = Book::shut();
+        for number in 0..1000 {
+            book.decide(number);
+        }
+        assert_eq!(book.refused().len(), NUMBERS_MAX + 1);
+        assert_eq!(book.refused().iter().map(|(_, count)| count).sum::<u64>(), 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_passes_after_the_seal(calls in proptest::collection::vec(0..400i32, 0..60), at in 0..60usize) {
+            let mut book = Book::default();
+            for (index, number) in calls.iter().enumerate() {
+                if index == at {
+                    book.seal();
+                }
+                let expected = if index < at { Verdict::Continue } else { Verdict::Refuse };
+                prop_assert_eq!(book.decide(*number), expected);
+            }
+            let refused: u64 = book.refused().iter().map(|(_, count)| count).sum();
+            prop_assert_eq!(book.passed() + refused, calls.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What QEMU says on its monitor, and what follows from it.
+
+use serde_json::Value;
+
+use super::gate::Sealed;
+use super::launch::{Action, Input, Step};
+use super::monitor::{Monitor, MonitorError, Purpose};
+use super::serve::Server;
+use crate::base::{Layer, Refusal};
+use crate::privsep::supervisor::{LifecycleAction, Report};
+use crate::qmp::{Event, Failure, Heard};
+
+impl Server {
+    /// Reads the monitor and acts on each message.
+    pub(super) fn hear(&mut self) {
+        let mut heard = Vec::new();
+        let outcome = match &mut self.monitor {
+            Some(monitor) => monitor.write().and_then(|()| monitor.read(&mut heard)),
+            None => return,
+        };
+        for message in heard {
+            self.heard(message);
+        }
+        if let Err(error) = outcome {
+            self.monitor_lost(&error);
+        }
+    }
+
+    /// Sends what waits.
+    pub(super) fn write_monitor(&mut self) {
+        if let Some(Err(error)) = self.monitor.as_mut().map(Monitor::write) {
+            self.monitor_lost(&error);
+        }
+    }
+
+    /// The guest goes on without a monitor; a start does not.
+    pub(super) fn monitor_lost(&mut self, error: &MonitorError) {
+        self.monitor = None;
+        if matches!(self.launch.step(), Step::Running | Step::Failed) {
+            return;
+        }
+        match error {
+            MonitorError::Closed | MonitorError::Io(_) => self.dying(&error.to_string()),
+            MonitorError::Protocol(_) => self.fail(Refusal::new(
+                Layer::DeviceModel,
+                "start",
+                "the device model",
+                error.to_string(),
+                "check that the configured emulator is a QEMU of version 7.2 or later",
+            )),
+        }
+    }
+
+    fn heard(&mut self, message: Heard<Purpose>) {
+        match message {
+            Heard::Ready if self.launch.step() != Step::Running => self.advance(Input::Ready),
+            Heard::Reply { purpose, outcome } => self.replied(purpose, outcome),
+            Heard::Event(event) => self.happened(&event),
+            Heard::Ready | Heard::Greeted { .. } | Heard::Foreign => {}
+        }
+    }
+
+    fn replied(&mut self, purpose: Purpose, outcome: Result<Value, Failure>) {
+        match (purpose, outcome) {
+            (Purpose::StartStatus, Ok(value)) => self.advance(Input::Status(run_state(&value))),
+            (Purpose::StartContinue, Ok(_)) => self.advance(Input::Continued),
+            (Purpose::StartStatus | Purpose::StartContinue, Err(failure)) => self.fail(Refusal::new(
+                Layer::DeviceModel,
+                "start",
+                "the guest",
+                failure.to_string(),
+                "see what QEMU said on standard error",
+            )),
+            (Purpose::Client(ticket), outcome) => self.answered(ticket, outcome),
+            (Purpose::Lifecycle, _) => {}
+            (purpose, outcome) => self.vnc_reply(purpose, outcome),
+        }
+    }
+
+    /// Gives the start its next input and does what it asks.
+    pub(super) fn advance(&mut self, input: Input) {
+        match self.launch.input(input) {
+            Ok(mut action) => {
+                while let Some(next) = action.take() {
+                    action = self.act(next);
+                }
+            }
+            Err(refusal) => self.fail(refusal),
+        }
+    }
+
+    fn act(&mut self, action: Action) -> Option<Action> {
+        match action {
+            Action::Query => {
+                self.report(&Report::Greeted);
+                self.command("query-status", &Value::Null, Purpose::StartStatus);
+                None
+            }
+            Action::Seal => {
+                let proof = self.gate.seal();
+                self.report(&Report::Sealed { notifications: self.gate.book.passed() });
+                self.launch.sealed(proof)
+            }
+            Action::Continue(proof) => {
+                self.resume(proof, Purpose::StartContinue);
+                None
+            }
+            Action::Running => {
+                self.started();
+                None
+            }
+        }
+    }
+
+    /// The only place where `cont` is sent; it takes the proof that the gate is shut.
+    pub(super) fn resume(&mut self, _gate: Sealed, purpose: Purpose) {
+        self.command("cont", &Value::Null, purpose);
+    }
+
+    /// Sends a command whose reply comes back with `purpose`.
+    pub(super) fn command(&mut self, execute: &str, arguments: &Value, purpose: Purpose) {
+        let sent = match &mut self.monitor {
+            Some(monitor) => monitor.command(execute, arguments, purpose, None),
+            None => return,
+        };
+        if let Err(error) = sent {
+            self.monitor_lost(&error);
+        }
+    }
+
+    fn happened(&mut self, event: &Event) {
+        let word = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default();
+        match event.name.as_str() {
+            "SHUTDOWN" => {
+                let reason: String = word("reason").chars().filter(|c| !c.is_control()).take(64).collect();
+                let action = match reason.as_str() {
+                    "guest-shutdown" => Some(self.lifecycle.on_poweroff),
+                    "guest-reset" => Some(self.lifecycle.on_reboot),
+                    "guest-panic" => Some(self.lifecycle.on_crash),
+                    _ => None,
+                };
+                self.reason = Some(reason);
+                self.live(action);
+            }
+            // Where QEMU shuts down for a panic, SHUTDOWN follows and is acted on.
+            "GUEST_PANICKED" if word("action") == "pause" => {
+                self.reason = Some("guest-panic".into());
+                self.live(Some(self.lifecycle.on_crash));
+            }
+            "RESUME" | "RESET" => self.reason = None,
+            _ => {}
+        }
+    }
+
+    /// Does what the definition says; QEMU does part of it by itself, and then the command finds it gone.
+    fn live(&mut self, action: Option<LifecycleAction>) {
+        match (action, self.gate.book.sealed()) {
+            (Some(LifecycleAction::Destroy), _) => self.command("quit", &Value::Null, Purpose::Lifecycle),
+            (Some(LifecycleAction::Restart), Some(proof)) => {
+                self.command("system_reset", &Value::Null, Purpose::Lifecycle);
+                self.resume(proof, Purpose::Lifecycle);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The run state in an answer to `query-status`.
+pub(super) fn run_state(value: &Value) -> String {
+    let state = value.get("status").and_then(Value::as_str).unwrap_or("unknown");
+    state.chars().filter(|c| c.is_ascii_graphic()).take(32).collect()
+}
