@@ -54,6 +54,10 @@ pub enum Color {
 /// The subcommands; each has a file of its own in this directory.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what the kernel says of a domain's processes, next to the plan
+    Inspect(super::inspect::Inspect),
+    /// Put an attacker where a device model is, and say what got through and what stopped the rest
+    Probe(super::probe::Probe),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(Config),

@@ -7,8 +7,10 @@
 pub mod args;
 mod config;
 pub mod exit;
+pub mod inspect;
 pub mod output;
 mod pages;
+pub mod probe;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Completions(wanted) => pages::completions(wanted),
         Command::Config(command) => config::run(command, &args.config, args.quiet),
+        Command::Inspect(wanted) => inspect::run(wanted, &config::load(&args.config)?),
         Command::Man(wanted) => pages::man(wanted),
+        Command::Probe(wanted) => probe::run(wanted, &config::load(&args.config)?),
     }
 }

@@ -8,3 +8,4 @@
 pub mod compare;
 pub mod facts;
 pub mod read;
+pub mod render;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use nix::errno::Errno;
 use serde::Serialize;
@@ -36,7 +36,7 @@ impl Report {
 #[must_use]
 pub fn human(report: &Report) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["at", "attack", "verdict", "answer", "stopped by, even alone"]);
     for row in &report.rows {
         table.add_row([
@@ -60,10 +60,25 @@ pub fn human(report: &Report) -> String {
     for name in &report.unknown {
         let _ = writeln!(text, "note: {name}");
     }
-    for row in report.rows.iter().filter(|row| row.verdict == Verdict::Through) {
-        let _ = writeln!(text, "\nOPEN  {}\n  wins: {}\n  closed by: {}", row.title, row.gain, row.closes);
-    }
+    open_ends(report, &mut text);
     text
+}
+
+/// What got through, below the one change that closes it.
+fn open_ends(report: &Report, text: &mut String) {
+    let mut by_remedy: Vec<(&str, Vec<&Row>)> = Vec::new();
+    for row in report.rows.iter().filter(|row| row.verdict == Verdict::Through) {
+        match by_remedy.iter_mut().find(|(closes, _)| *closes == row.closes) {
+            Some((_, rows)) => rows.push(row),
+            None => by_remedy.push((row.closes, vec![row])),
+        }
+    }
+    for (closes, rows) in by_remedy {
+        let _ = writeln!(text, "\nOPEN, closed by {closes}");
+        for row in rows {
+            let _ = writeln!(text, "  {}: wins {}", row.title, row.gain);
+        }
+    }
 }
 
 fn aim(aim: Aim) -> &'static str {
