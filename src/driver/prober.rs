@@ -36,6 +36,7 @@ impl Prober for LabellerProber<'_> {
 #[derive(Debug)]
 pub struct OwnProber {
     program: PathBuf,
+    blocks: Vec<u64>,
 }
 
 impl OwnProber {
@@ -47,7 +48,14 @@ impl OwnProber {
         } else {
             PathBuf::from(&settings.paths.libexec)
         };
-        Self { program: directory.join("svirt-imageprobe") }
+        let block = |path: &String| {
+            let found = std::fs::metadata(path).ok()?;
+            found.file_type().is_block_device().then(|| found.rdev())
+        };
+        Self {
+            program: directory.join("svirt-imageprobe"),
+            blocks: settings.images.block_devices.iter().filter_map(block).collect(),
+        }
     }
 }
 
@@ -66,6 +74,15 @@ impl Prober for OwnProber {
         })?;
         let found = file.metadata().map_err(|error| kernel(error.to_string(), ""))?;
         let (kind, identity) = if found.file_type().is_block_device() {
+            if !self.blocks.contains(&found.rdev()) {
+                return Err(Refusal::new(
+                    Layer::Configuration,
+                    "use the block device",
+                    path,
+                    "it is not in images.block_devices",
+                    format!("if domains may use it, add {path:?} to block_devices in [images]"),
+                ));
+            }
             (ImageKind::Block, FileIdentity { device: found.rdev(), inode: 0 })
         } else if found.is_file() {
             (ImageKind::File, FileIdentity { device: found.dev(), inode: found.ino() })

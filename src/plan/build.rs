@@ -30,6 +30,9 @@ const TCG_MEMORY: u64 = 1 << 30;
 /// Threads besides the virtual CPUs: 64 of the pool, main, RCU, display and margin.
 const QEMU_THREADS: u64 = 128;
 
+/// The most bytes of QEMU's arguments together; the labeller's own limit.
+const ARGUMENTS_MAX: usize = 1 << 20;
+
 /// Everything that a plan is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
@@ -102,12 +105,13 @@ pub fn build(
     let uids = uids(inputs, ports.passts.len())?;
     let (boot_ops, root_files) = boot_files(domain, settings)?;
     let line = qemu::argv(&Guest { domain, uuid: inputs.uuid, program: &emulator.path, chains })?;
+    check_arguments(&line.argv)?;
     let confined = confine(ConfineInputs {
         domain,
         host,
         settings,
         uid: uids.domain,
-        selinux_exec: labels.as_ref().and_then(|l| l.guest.as_ref()).map(ToString::to_string),
+        selinux_exec: labels.as_ref().map(|l| l.guest.to_string()),
         root_files,
         fds: line.fds.len(),
     })?;
@@ -136,6 +140,19 @@ pub fn build(
     order::check(&ops)?;
     let domain = DomainRef { name: domain.name.clone(), uuid: inputs.uuid };
     Ok(LaunchPlan { version: PLAN_VERSION, domain, ops })
+}
+
+/// The kernel gives arguments at most a quarter of the stack's limit, of which svirt uses half at most.
+fn check_arguments(argv: &[String]) -> Result<(), PlanError> {
+    let bytes: usize = argv.iter().map(|argument| argument.len() + 1).sum();
+    if bytes <= ARGUMENTS_MAX {
+        return Ok(());
+    }
+    Err(PlanError::definition(
+        format!("{bytes} bytes of arguments"),
+        format!("an emulator gets at most {ARGUMENTS_MAX}"),
+        "merge layers of the disks: qemu-img rebase or commit",
+    ))
 }
 
 fn check_free(inputs: &Inputs<'_>) -> Result<(), PlanError> {

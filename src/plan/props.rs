@@ -79,7 +79,9 @@ fn made(shape: &Shape, n: usize, store: &mut Store) -> Domain {
             [("vd", DiskBus::Virtio), ("sd", DiskBus::Sata), ("sd", DiskBus::Scsi)][usize::from(*bus)];
         let mut disk = disk(&format!("{prefix}{letter}"), &path(0), format);
         disk.bus = bus;
-        disk.readonly = *readonly;
+        // QEMU has no read-only SATA disk.
+        let readonly = *readonly && disk.bus != DiskBus::Sata;
+        disk.readonly = readonly;
         disk.shareable = *raw && !readonly;
         disk.serial = shape.serial.clone();
         disk.cache = [
@@ -417,6 +419,14 @@ fn what_cannot_run_is_refused_by_name() {
         ("/etc/shadow", refused(|d| d.devices.disks[0].source = image("/etc/shadow"))),
         ("only read", refused(|d| d.devices.disks[0].source = image("/usr/share/qemu/iso"))),
         ("two writers", refused(|d| d.devices.disks[0].shareable = true)),
+        (
+            "read-only in QEMU",
+            refused(|d| {
+                d.devices.disks[0].target = "sda".into();
+                d.devices.disks[0].bus = DiskBus::Sata;
+                d.devices.disks[0].readonly = true;
+            }),
+        ),
         ("io='native'", refused(|d| d.devices.disks[0].io = Some(IoMode::Native))),
         ("io_uring", refused(|d| d.devices.disks[0].io = Some(IoMode::IoUring))),
         (

@@ -14,8 +14,8 @@ use crate::settings::Selinux;
 pub struct Labels {
     /// The pair of the domain, leased for it; also its supervisor and helpers run under it.
     pub pair: CategoryPair,
-    /// The device model's context; `None` where the definition asks for none.
-    pub guest: Option<Context>,
+    /// The device model's context.
+    pub guest: Context,
     /// The supervisor's context.
     pub supervisor: Context,
     /// passt's context.
@@ -90,17 +90,20 @@ pub fn labels(domain: &Domain, types: &Selinux, taken: &Taken, seed: u64) -> Res
         VirtType::Qemu => &types.guest_tcg_type,
     };
     let Some(label) = domain.seclabels.iter().find(|label| label.model == "selinux") else {
-        return Ok(Labels::new(types, draw()?, Some(default_type), true));
+        return Ok(Labels::new(types, draw()?, default_type, true));
     };
     match &label.kind {
-        SecLabelKind::Dynamic { baselabel: None } => {
-            Ok(Labels::new(types, draw()?, Some(default_type), true))
-        }
+        SecLabelKind::Dynamic { baselabel: None } => Ok(Labels::new(types, draw()?, default_type, true)),
         SecLabelKind::Dynamic { baselabel: Some(base) } => {
             let base = guest_context(base, label, types)?;
-            Ok(Labels::new(types, draw()?, Some(&base.kind), true))
+            Ok(Labels::new(types, draw()?, &base.kind, true))
         }
-        SecLabelKind::None => Ok(Labels::new(types, draw()?, None, false)),
+        // libvirt would leave the context to the policy's own transition, which gives every such domain the same one.
+        SecLabelKind::None => Err(refuse(
+            "none",
+            label.line,
+            "this host runs SELinux, and a device model without a context of its own is kept from no other one",
+        )),
         SecLabelKind::Static { label: text, imagelabel, relabel } => {
             let guest = guest_context(text, label, types)?;
             let pair = guest.range.pair().ok_or_else(|| {
@@ -109,7 +112,7 @@ pub fn labels(domain: &Domain, types: &Selinux, taken: &Taken, seed: u64) -> Res
             if taken.contains(pair) {
                 return Err(LabelError::PairTaken(pair));
             }
-            let mut labels = Labels::new(types, pair, Some(&guest.kind), *relabel);
+            let mut labels = Labels::new(types, pair, &guest.kind, *relabel);
             if let Some(image) = imagelabel {
                 labels.image = labels.file_context(image, label.line, types)?;
             }
@@ -143,11 +146,11 @@ fn guest_context(text: &str, label: &SecLabel, types: &Selinux) -> Result<Contex
 }
 
 impl Labels {
-    fn new(types: &Selinux, pair: CategoryPair, guest: Option<&str>, relabel: bool) -> Self {
+    fn new(types: &Selinux, pair: CategoryPair, guest: &str, relabel: bool) -> Self {
         let range = Range::of(pair);
         Self {
             pair,
-            guest: guest.map(|kind| Context::process(kind, range)),
+            guest: Context::process(guest, range),
             supervisor: Context::process(&types.supervisor_type, range),
             passt: Context::process(&types.passt_type, range),
             relabel,
@@ -174,7 +177,7 @@ impl Labels {
                 Some(text) if !self.relabel => {
                     Err(refuse(&text, line, "the domain's own label says that nothing is relabelled"))
                 }
-                Some(text) => self.file_context(&text, line, types).map(Some),
+                Some(text) => self.override_context(&text, used, line, types).map(Some),
             };
         }
         if !self.relabel {
@@ -185,6 +188,33 @@ impl Labels {
             ImageUse::Shareable => Context::file(&types.image_type, Range::default()),
             ImageUse::Lower | ImageUse::Readonly => Context::file(&types.content_type, Range::default()),
         }))
+    }
+
+    /// An override must fit how the image is opened: what one domain writes carries its pair and is no content.
+    fn override_context(
+        &self,
+        text: &str,
+        used: ImageUse,
+        line: u32,
+        types: &Selinux,
+    ) -> Result<Context, LabelError> {
+        let context = self.file_context(text, line, types)?;
+        let common = context.range == Range::default();
+        let content = context.kind == types.content_type;
+        match used {
+            ImageUse::Private | ImageUse::Shareable if content => {
+                Err(refuse(text, line, "content that every domain reads cannot be writable"))
+            }
+            ImageUse::Private if common => Err(refuse(
+                text,
+                line,
+                "without categories every domain may write to it: declare the disk <shareable/>",
+            )),
+            _ if content && !common => {
+                Err(refuse(text, line, "content that every domain reads has no categories"))
+            }
+            _ => Ok(context),
+        }
     }
 
     /// Reads a file context that a definition names: a configured type, and no categories but the domain's own.
@@ -221,7 +251,7 @@ mod tests {
     use super::*;
 
     fn own() -> Labels {
-        Labels::new(&Selinux::default(), CategoryPair::new(41, 264).unwrap(), Some("svirt_guest_t"), true)
+        Labels::new(&Selinux::default(), CategoryPair::new(41, 264).unwrap(), "svirt_guest_t", true)
     }
 
     fn of(labels: &Labels, own: &[DeviceLabel], first: &[DeviceLabel], used: ImageUse) -> Option<String> {
@@ -245,8 +275,8 @@ mod tests {
     #[test]
     fn overrides_go_before_use() {
         let leave = [DeviceLabel { model: Some("selinux".into()), label: None }];
-        let named =
-            [DeviceLabel { model: None, label: Some("system_u:object_r:svirt_guest_content_t:s0".into()) }];
+        let label = "system_u:object_r:svirt_guest_image_t:s0:c41,c264";
+        let named = [DeviceLabel { model: None, label: Some(label.into()) }];
         let other = [DeviceLabel { model: Some("dac".into()), label: None }];
         assert_eq!(of(&own(), &leave, &named, ImageUse::Lower), None);
         assert_eq!(of(&own(), &[], &leave, ImageUse::Lower), None);
@@ -262,6 +292,8 @@ mod tests {
             "unconfined_u:object_r:svirt_guest_image_t:s0",
             "system_u:object_r:svirt_guest_image_t:s0-s0:c0.c1023",
             "svirt_guest_image_t",
+            "system_u:object_r:svirt_guest_content_t:s0",
+            "system_u:object_r:svirt_guest_image_t:s0",
         ] {
             let label = [DeviceLabel { model: None, label: Some(text.into()) }];
             assert!(own().layer(&label, &[], ImageUse::Private, 3, &Selinux::default()).is_err(), "{text}");

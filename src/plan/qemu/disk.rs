@@ -45,6 +45,13 @@ fn check(disk: &Disk) -> Result<(), PlanError> {
             "write cache='none' or cache='directsync'",
         ));
     }
+    if disk.device == DiskDevice::Disk && disk.readonly && matches!(disk.bus, DiskBus::Ide | DiskBus::Sata) {
+        return Err(PlanError::definition(
+            object(),
+            "an IDE or SATA disk cannot be read-only in QEMU",
+            "use the virtio or scsi bus, or device='cdrom'",
+        ));
+    }
     if disk.device == DiskDevice::Cdrom && disk.bus == DiskBus::Virtio {
         return Err(PlanError::definition(
             object(),
@@ -79,7 +86,11 @@ fn nodes(args: &mut Args, disk: &Disk, chain: &Chain) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// QEMU's defaults are left out: two hundred layers must fit into one command line.
 fn with_cache(disk: &Disk, object: Object) -> Object {
+    if !is_direct(disk) && disk.cache != CacheMode::Unsafe {
+        return object;
+    }
     let cache = Object::new("direct", is_direct(disk)).with("no-flush", disk.cache == CacheMode::Unsafe);
     object.nested("cache", cache)
 }
@@ -87,16 +98,17 @@ fn with_cache(disk: &Disk, object: Object) -> Object {
 fn file_node(disk: &Disk, layer: &Layer, depth: usize, file: &str) -> Object {
     let driver = if layer.kind == ImageKind::Block { "host_device" } else { "file" };
     let aio = match disk.io {
-        Some(IoMode::IoUring) => "io_uring",
-        Some(IoMode::Native) => "native",
-        Some(IoMode::Threads) | None => "threads",
+        Some(IoMode::IoUring) => Some("io_uring"),
+        Some(IoMode::Native) => Some("native"),
+        Some(IoMode::Threads) => Some("threads"),
+        None => None,
     };
     // svirt holds the locks: QEMU's own break on descriptions that it shares with a set, and can abort it.
     let object = Object::new("driver", driver)
         .with("node-name", node(&disk.target, depth, "storage"))
         .with("filename", file)
         .with("locking", "off")
-        .with("aio", aio);
+        .maybe("aio", aio);
     let object = match (depth, is_writable(disk)) {
         (0, true) => object.with("read-only", false),
         (0, false) => object.with("read-only", true),

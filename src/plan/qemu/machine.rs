@@ -1,9 +1,7 @@
 //! Machine, CPU, memory, clock, boot and monitor.
 
 use super::{Args, Guest, Object};
-use crate::conf::domain::{
-    Boot, ClockOffset, Cpu, CpuMode, Domain, TickPolicy, TimerName, VideoModel, VirtType,
-};
+use crate::conf::domain::{Boot, ClockOffset, Cpu, CpuMode, Domain, TickPolicy, TimerName, VirtType};
 use crate::plan::{PlanError, slots};
 use crate::privsep::confinement::RootPlace;
 use crate::privsep::supervisor::LifecycleAction;
@@ -108,10 +106,6 @@ fn machine(domain: &Domain) -> Result<String, PlanError> {
             }
             _ => {}
         }
-    }
-    if domain.devices.videos.iter().all(|video| *video == VideoModel::None) && domain.devices.vncs.is_empty()
-    {
-        text.push_str(",graphics=off");
     }
     Ok(text)
 }
