@@ -1,2 +1,81 @@
-//! x
-fn main() {}
+//! Reads one image header: the image comes as descriptor 0, opened for reading, and the answer goes as JSON into
+//! the pipe that is descriptor 1. Before the first byte of the image is read, nothing is left to this process but
+//! those two.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use rustix::fs::{FileType, OFlags, SeekFrom};
+use svirt::image::{self, Answer, Failure};
+use svirt::sys::imageprobe;
+
+/// Room for the longest answer, made before allocating becomes impossible.
+const ANSWER: usize = 64 << 10;
+
+fn main() -> ExitCode {
+    let mut head = vec![0_u8; image::HEAD_MAX];
+    let mut json = Vec::with_capacity(ANSWER);
+    let answer = match probe(&mut head) {
+        Ok(header) => Answer::Header(header),
+        Err(failure) => Answer::Failed(failure),
+    };
+    let written = serde_json::to_writer(&mut json, &answer).is_ok() && write_all(&json).is_ok();
+    if written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn probe(head: &mut [u8]) -> Result<image::Header, Failure> {
+    let size = check_descriptors()?;
+    imageprobe::confine()
+        .map_err(|(step, error)| Failure::Confinement { step: format!("cannot {step}: {error}") })?;
+    let mut filled = read(head, 0, image::HEAD)?;
+    let wanted = image::needed(head.get(..filled).unwrap_or_default());
+    if filled == image::HEAD && wanted > filled {
+        filled += read(head, filled, wanted)?;
+    }
+    Ok(image::describe(head.get(..filled).unwrap_or_default(), size))
+}
+
+/// Refuses what the probe must not hold, and returns the image's size in bytes.
+fn check_descriptors() -> Result<u64, Failure> {
+    let refuse = |what: &str| Failure::Descriptor { what: what.to_owned() };
+    let kernel = |error: rustix::io::Errno| Failure::Read { error: error.to_string() };
+    let image = rustix::stdio::stdin();
+    let found = rustix::fs::fstat(image).map_err(kernel)?;
+    if !matches!(FileType::from_raw_mode(found.st_mode), FileType::RegularFile | FileType::BlockDevice) {
+        return Err(refuse("something that is neither a file nor a block device"));
+    }
+    let flags = rustix::fs::fcntl_getfl(image).map_err(kernel)?;
+    if flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::PATH) {
+        return Err(refuse("an image that is not open for reading only"));
+    }
+    let out = rustix::fs::fstat(rustix::stdio::stdout()).map_err(kernel)?;
+    if !matches!(FileType::from_raw_mode(out.st_mode), FileType::Fifo | FileType::Socket) {
+        return Err(refuse("an output that is no pipe"));
+    }
+    rustix::fs::seek(image, SeekFrom::End(0)).map_err(kernel)
+}
+
+/// Reads `head[from..to]`, or up to the image's end; returns how many bytes.
+fn read(head: &mut [u8], from: usize, to: usize) -> Result<usize, Failure> {
+    let mut at = from;
+    while let Some(rest) = head.get_mut(at..to).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pread(rustix::stdio::stdin(), rest, at as u64) {
+            Ok(0) => break,
+            Ok(count) => at += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Failure::Read { error: error.to_string() }),
+        }
+    }
+    Ok(at - from)
+}
+
+fn write_all(json: &[u8]) -> io::Result<()> {
+    // Unbuffered, so that nothing is left for the way out.
+    let mut rest = json;
+    while !rest.is_empty() {
+        let count = rustix::io::write(rustix::stdio::stdout(), rest)?;
+        rest = rest.get(count..).unwrap_or_default();
+    }
+    io::stdout().flush()
+}

@@ -122,12 +122,12 @@ impl Prober for OwnProber {
 }
 
 fn decode(path: &str, json: &[u8]) -> Result<Header, Refusal> {
-    serde_json::from_slice(json).map_err(|error| {
+    crate::image::read_answer(json).map_err(|failure| {
         Refusal::new(
-            Layer::Definition,
+            Layer::Kernel,
             "read the image header of",
             path,
-            format!("the image probe could not make sense of it ({error})"),
+            failure.to_string(),
             "check the image: qemu-img info",
         )
     })

@@ -4,6 +4,7 @@ pub mod attack;
 pub mod cred;
 pub mod enter;
 pub mod file;
+pub mod imageprobe;
 pub mod inherit;
 pub mod kvm;
 pub mod label;

@@ -9,6 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub enum Kind {
     /// `RLIMIT_CORE`, bytes.
     Core,
+    /// `RLIMIT_CPU`, seconds.
+    Cpu,
     /// `RLIMIT_FSIZE`, bytes.
     Fsize,
     /// `RLIMIT_MEMLOCK`, bytes.
@@ -25,6 +27,7 @@ impl Kind {
     fn resource(self) -> Resource {
         match self {
             Self::Core => Resource::Core,
+            Self::Cpu => Resource::Cpu,
             Self::Fsize => Resource::Fsize,
             Self::Memlock => Resource::Memlock,
             Self::Msgqueue => Resource::Msgqueue,

@@ -1,0 +1,91 @@
+//! The confinement of `svirt-imageprobe`: what is left to it is reading descriptor 0 and writing descriptor 1.
+
+use std::io;
+
+use super::seccomp::{self, Instruction};
+use super::{cred, landlock, process, rlimit};
+
+/// Seconds of CPU time; a header takes less than a millisecond.
+const CPU_SECONDS: u64 = 5;
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// Offsets in `struct seccomp_data`.
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const FIRST_ARGUMENT: u32 = 16;
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+
+/// Allowed with any argument: memory that is already the process's own, and its end.
+const PLAIN: [libc::c_long; 6] = [
+    libc::SYS_brk,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_munmap,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+];
+
+/// Allowed on one descriptor only.
+const ON_FD: [(libc::c_long, u32); 2] = [(libc::SYS_pread64, 0), (libc::SYS_write, 1)];
+
+/// The filter: everything else ends the process.
+#[must_use]
+pub fn filter() -> Vec<Instruction> {
+    let kill = (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
+    let allow = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
+    let mut program =
+        vec![(LOAD, 0, 0, ARCH), (JUMP_IF_EQUAL, 1, 0, AUDIT_ARCH_X86_64), kill, (LOAD, 0, 0, NR)];
+    for call in PLAIN {
+        program.push((JUMP_IF_EQUAL, 0, 1, call as u32));
+        program.push(allow);
+    }
+    for (call, fd) in ON_FD {
+        // The kernel takes the descriptor from the low half, which is the first word on x86-64.
+        program.push((JUMP_IF_EQUAL, 0, 4, call as u32));
+        program.push((LOAD, 0, 0, FIRST_ARGUMENT));
+        program.push((JUMP_IF_EQUAL, 0, 1, fd));
+        program.push(allow);
+        program.push(kill);
+    }
+    program.push(kill);
+    program
+}
+
+/// Confines this process for good; an error names the step that failed.
+pub fn confine() -> Result<(), (&'static str, io::Error)> {
+    let step = |name| move |error| (name, error);
+    close_others().map_err(step("close the other descriptors"))?;
+    process::set_dumpable(false).map_err(step("become non-dumpable"))?;
+    if cred::effective_uid() == 0 {
+        cred::drop_bounding().map_err(step("empty the bounding set"))?;
+    }
+    cred::clear_capabilities().map_err(step("drop the capabilities"))?;
+    cred::set_no_new_privs().map_err(step("set no_new_privs"))?;
+    landlock::restrict_to_nothing().map_err(step("enter Landlock"))?;
+    for kind in [
+        rlimit::Kind::Core,
+        rlimit::Kind::Fsize,
+        rlimit::Kind::Memlock,
+        rlimit::Kind::Msgqueue,
+        rlimit::Kind::Nofile,
+        rlimit::Kind::Nproc,
+    ] {
+        rlimit::set(kind, Some(0)).map_err(step("set the resource limits"))?;
+    }
+    rlimit::set(rlimit::Kind::Cpu, Some(CPU_SECONDS)).map_err(step("set the resource limits"))?;
+    seccomp::load(&filter()).map_err(step("load the system call filter"))
+}
+
+/// Closes every descriptor but the standard ones.
+///
+/// For a process that holds no descriptor object yet: the probe calls it first of all.
+fn close_others() -> io::Result<()> {
+    // SAFETY: close_range reads no memory. No object in this process owns a descriptor from 3 on: `confine` is
+    // called by the probe's main before it opens anything, and the runtime opens none.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, libc::c_uint::MAX, 0u32) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
