@@ -124,7 +124,7 @@ impl Prober for OwnProber {
 fn decode(path: &str, json: &[u8]) -> Result<Header, Refusal> {
     crate::image::read_answer(json).map_err(|failure| {
         Refusal::new(
-            Layer::Kernel,
+            Layer::Definition,
             "read the image header of",
             path,
             failure.to_string(),

@@ -120,3 +120,114 @@ fn lost_a_lease(plan: &LaunchPlan, op: Option<usize>, layer: Layer) -> bool {
     let op = op.and_then(|at| plan.ops.get(at));
     layer == Layer::Lease && matches!(op, Some(Op::LeaseUid { .. } | Op::LeaseCategories { .. }))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::conf::domain_xml::parse;
+    use crate::conf::facts::Emulator;
+    use crate::privsep::confinement::{Confinement, LandlockSpec, RootSpec, SeccompProgram};
+    use crate::privsep::request::{Refused, Reply, Request};
+    use crate::privsep::wire;
+
+    struct Loose;
+
+    impl Confiner for Loose {
+        fn confine(&self, inputs: ConfineInputs<'_>) -> Result<Confined, Refusal> {
+            Ok(Confined {
+                confinement: Confinement {
+                    uid: inputs.uid,
+                    gid: inputs.uid,
+                    root: RootSpec { files: inputs.root_files, devices: vec![] },
+                    landlock: LandlockSpec { abi: 1, rules: vec![] },
+                    rlimits: vec![],
+                    selinux_exec: None,
+                    seccomp: SeccompProgram(vec![]),
+                },
+                supervisor: SeccompProgram(vec![]),
+            })
+        }
+    }
+
+    /// A labeller that refuses the first `refusals` starts at operation `op`; tells the uids that were asked for.
+    fn labeller(refusals: usize, op: usize) -> (Labeller, std::thread::JoinHandle<Vec<u32>>) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut asked, mut buffer, mut chunk) = (Vec::new(), Vec::new(), [0; 65_536]);
+            loop {
+                let request = match wire::decode::<Request>(&mut buffer).unwrap() {
+                    Some(request) => request,
+                    None => match theirs.read(&mut chunk).unwrap() {
+                        0 => return asked,
+                        count => {
+                            buffer.extend_from_slice(&chunk[..count]);
+                            continue;
+                        }
+                    },
+                };
+                let reply = match request {
+                    Request::Survey => Reply::Survey(Survey::default()),
+                    Request::Start { plan } => {
+                        let Op::LeaseUid { uid, .. } = plan.ops[0] else { panic!("{:?}", plan.ops[0]) };
+                        asked.push(uid);
+                        if asked.len() <= refusals {
+                            let refusal =
+                                Refusal::new(Layer::Lease, "lease", uid.to_string(), "taken", "draw again");
+                            Reply::Refused(Box::new(Refused { refusal, op: Some(op), stderr: String::new() }))
+                        } else {
+                            Reply::Started(Started {
+                                control: String::new(),
+                                qemu_pid: 2,
+                                supervisor_pid: 1,
+                                degraded: vec![],
+                                listening: vec![],
+                            })
+                        }
+                    }
+                    other => panic!("{other:?}"),
+                };
+                theirs.write_all(&wire::encode(&reply).unwrap()).unwrap();
+            }
+        });
+        (Labeller::from_stream(ours), thread)
+    }
+
+    fn started(refusals: usize, op: usize) -> (Result<Launch, DriverError>, Vec<u32>) {
+        let xml =
+            b"<domain type='qemu'><name>a</name><memory>65536</memory><os><type>hvm</type></os></domain>";
+        let host = HostFacts {
+            emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 0) }],
+            ..HostFacts::default()
+        };
+        let (mut labeller, thread) = labeller(refusals, op);
+        let domain = parse(xml).unwrap();
+        let launch = start(&mut labeller, domain, &host, &Settings::default(), &Loose, false);
+        drop(labeller);
+        (launch, thread.join().unwrap())
+    }
+
+    #[test]
+    fn a_start_is_asked_for_once() {
+        let (launch, asked) = started(0, 0);
+        assert_eq!((launch.unwrap().started.qemu_pid, asked.len()), (2, 1));
+    }
+
+    #[test]
+    fn a_lost_lease_is_drawn_again_once() {
+        let (launch, asked) = started(1, 0);
+        assert!(launch.is_ok() && asked.len() == 2 && asked[0] != asked[1], "{asked:?}");
+        let (launch, asked) = started(2, 1);
+        assert!(matches!(launch, Err(DriverError::Refused(_))) && asked.len() == 2);
+    }
+
+    #[test]
+    fn another_refusal_is_final() {
+        // Operation 2 is the cgroup.
+        let (launch, asked) = started(1, 2);
+        assert!(matches!(launch, Err(DriverError::Refused(_))) && asked.len() == 1);
+    }
+}
