@@ -57,6 +57,17 @@ fn oracle_walk(document: &roxmltree::Document<'_>, node: roxmltree::Node<'_, '_>
     writeln!(out, ">").unwrap();
 }
 
+/// Where roxmltree looks less closely than XML 1.0 and its namespaces ask for.
+fn lenient(kind: &XmlErrorKind) -> bool {
+    match kind {
+        XmlErrorKind::Declaration | XmlErrorKind::Encoding | XmlErrorKind::Instruction => true,
+        // A name that begins with a colon.
+        XmlErrorKind::Name(name) => name.is_empty(),
+        XmlErrorKind::Syntax(what) => what.contains("`</:"),
+        _ => false,
+    }
+}
+
 /// Whether both readers agree; where both accept, on the whole tree.
 fn agree(text: &str) -> Result<(), TestCaseError> {
     let ours = Document::parse(text.as_bytes());
@@ -68,12 +79,7 @@ fn agree(text: &str) -> Result<(), TestCaseError> {
             prop_assert_eq!(outline(ours), expected, "{}", text);
         }
         (Err(_), Err(_)) => {}
-        // roxmltree looks less closely at these two, where XML 1.0 is clear.
-        (Err(error), Ok(_))
-            if matches!(
-                error.kind,
-                XmlErrorKind::Declaration | XmlErrorKind::Encoding | XmlErrorKind::Instruction
-            ) => {}
+        (Err(error), Ok(_)) if lenient(&error.kind) => {}
         (Ok(_), Err(error)) => prop_assert!(false, "only we accept ({}): {:?}", error, text),
         (Err(error), Ok(_)) => prop_assert!(false, "only we refuse ({}): {:?}", error, text),
     }

@@ -1,0 +1,45 @@
+//! How long it takes to read a definition: a typical one, and the largest that runs in practice.
+
+use divan::Bencher;
+use svirt::conf::{domain_xml, xml::Document};
+
+const TYPICAL: &str = include_str!("../tests/data/domain/typical.xml");
+
+fn main() {
+    divan::main();
+}
+
+/// 16 disks of 200 layers each.
+fn biggest() -> String {
+    let disks: String = (0..16_u8)
+        .map(|disk| {
+            let open: String = (0..199)
+                .map(|layer| {
+                    format!("<backingStore type='file'><format type='qcow2'/><source file='/var/lib/svirt/images/{disk}-{layer}.qcow2'/>\n")
+                })
+                .collect();
+            let close = "</backingStore>\n".repeat(199);
+            let letter = char::from(b'a' + disk);
+            format!("<disk type='file'><driver name='qemu' type='qcow2'/><source file='/var/lib/svirt/images/{disk}.qcow2'/>{open}<backingStore/>{close}<target dev='vd{letter}' bus='virtio'/></disk>\n")
+        })
+        .collect();
+    format!(
+        "<domain type='kvm'><name>big</name><memory>65536</memory><os><type>hvm</type></os><devices>{disks}</devices></domain>"
+    )
+}
+
+#[divan::bench]
+fn typical_tree(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| Document::parse(divan::black_box(TYPICAL.as_bytes())).map(|document| document.len()));
+}
+
+#[divan::bench]
+fn typical_domain(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| domain_xml::parse(divan::black_box(TYPICAL.as_bytes())));
+}
+
+#[divan::bench]
+fn biggest_domain(bencher: Bencher<'_, '_>) {
+    let text = biggest();
+    bencher.bench(|| domain_xml::parse(divan::black_box(text.as_bytes())));
+}

@@ -1,0 +1,42 @@
+//! Replays the committed corpora through the fuzz functions, on the stable compiler.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+/// Every file of one corpus goes through `fuzz`, whole and cut short at many places.
+fn replay(target: &str, fuzz: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut files = 0;
+    for entry in std::fs::read_dir(&directory).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        files += 1;
+        fuzz(&bytes);
+        for cut in (0..bytes.len()).step_by(bytes.len() / 64 + 1) {
+            fuzz(bytes.get(..cut).unwrap());
+        }
+    }
+    assert!(files >= 5, "{} has {files} files only", directory.display());
+}
+
+#[cfg(feature = "frontend")]
+#[test]
+fn domain() {
+    replay("domain", svirt::conf::domain_xml::fuzz_domain);
+}
+
+#[test]
+fn image() {
+    replay("image", svirt::image::fuzz_image);
+}
+
+#[test]
+fn qmp() {
+    replay("qmp", svirt::qmp::fuzz_qmp);
+}
+
+#[cfg(feature = "frontend")]
+#[test]
+fn xml() {
+    replay("xml", svirt::conf::xml::fuzz_xml);
+}
