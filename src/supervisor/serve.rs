@@ -25,6 +25,8 @@ use crate::sys::{pidfd, scm};
 
 /// How long a start may take from the hand-off to `cont`; 20 of them at once under emulation need a few seconds.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long clients wait at a takeover; a QEMU that is busy for longer shows as one without monitor until it answers.
+const RESYNC_LIMIT: Duration = Duration::from_secs(10);
 /// How long after its monitor closed QEMU may take to end, before that alone is the failure.
 const DYING_LIMIT: Duration = Duration::from_secs(1);
 /// How long readers may take to get the last output after QEMU has ended.
@@ -51,6 +53,8 @@ pub(super) struct Server {
     /// QEMU's reason for its end.
     pub(super) reason: Option<String>,
     start_by: Option<Instant>,
+    /// Until when clients wait for a monitor that is taken over.
+    resync_by: Option<Instant>,
     /// What is told if the start runs into its limit.
     lost: Option<Refusal>,
     /// When QEMU must be gone after a `quit`.
@@ -121,6 +125,7 @@ impl Server {
             control: Control::new(control, bootstrap.spec.clients),
             reason: None,
             start_by: (!takeover).then(|| Instant::now() + START_LIMIT),
+            resync_by: takeover.then(|| Instant::now() + RESYNC_LIMIT),
             lost: None,
             kill_at: None,
             leave_by: None,
@@ -177,10 +182,17 @@ impl Server {
                 add(Token::Console(index, part), fd.as_fd(), read, write);
             });
         }
-        self.control.interests(|client, fd, read, write| {
-            add(Token::Control(client), fd.as_fd(), read, write);
-        });
+        if !self.resynchronising() {
+            self.control.interests(|client, fd, read, write| {
+                add(Token::Control(client), fd.as_fd(), read, write);
+            });
+        }
         found
+    }
+
+    /// Whether the monitor of a predecessor is not in step yet; clients wait for that.
+    fn resynchronising(&self) -> bool {
+        self.resync_by.is_some() && self.monitor.as_ref().is_some_and(|monitor| !monitor.is_ready())
     }
 
     fn poll(&self) -> std::io::Result<Vec<Token>> {
@@ -202,7 +214,10 @@ impl Server {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.start_by, self.kill_at, self.leave_by, self.control.deadline()].into_iter().flatten().min()
+        [self.start_by, self.resync_by, self.kill_at, self.leave_by, self.control.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn handle(&mut self, token: Token) {
@@ -391,6 +406,10 @@ impl Server {
         if self.start_by.is_some_and(|by| by <= now) {
             let refusal = self.lost.take().unwrap_or_else(|| too_slow(self.launch.step()));
             self.fail(refusal);
+        }
+        if self.resync_by.is_some_and(|by| by <= now) || self.monitor.as_ref().is_some_and(Monitor::is_ready)
+        {
+            self.resync_by = None;
         }
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;

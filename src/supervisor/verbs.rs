@@ -136,7 +136,10 @@ fn word(verb: &Verb) -> &'static str {
 
 fn unreachable(verb: &Verb, started: bool) -> Refusal {
     let (rule, remedy) = if started {
-        ("the monitor is lost: QEMU closed it or broke the protocol", "`svirt stop --force` ends the domain")
+        (
+            "the monitor is lost: QEMU closed it, broke the protocol or does not answer",
+            "`svirt stop --force` ends the domain",
+        )
     } else {
         ("it is still starting", "wait until it runs")
     };

@@ -1,0 +1,346 @@
+//! The real supervisor over a real QEMU, and over a device model that lies. Needs root; QEMU runs under TCG.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used, missing_docs)]
+
+mod supervisor_rig;
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use supervisor_rig::{Rig, Wish, ask_on, greet, possible, possible_with_qemu, read_until};
+use svirt::base::Layer;
+use svirt::privsep::supervisor::{Answer, Ended, Report, Verb};
+use svirt::sys::{cred, pidfd, process};
+
+fn qemu() -> Wish {
+    Wish { qemu: Some(vec![]), vnc_max: 1, ..Wish::default() }
+}
+
+#[test]
+fn the_gate_is_shut_before_the_guest_runs() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let begin = Instant::now();
+    let mut rig = Rig::new(qemu());
+    let passed = rig.started();
+    println!("start to running: {:?}, {passed} notifications", begin.elapsed());
+    assert!(passed > 20, "execve and the libraries' openat must have gone through the gate: {passed}");
+    let path = rig.path("late");
+    let said = rig.human(&format!("chardev-add socket,id=late,path={},server=on,wait=off", path.display()));
+    assert!(said.contains("Operation not permitted"), "{said}");
+    assert!(!path.exists());
+    let status = rig.status();
+    assert!(status.sealed && status.state == "running" && status.notifications == passed, "{status:?}");
+    let socket = i32::try_from(libc::SYS_socket).unwrap();
+    assert!(status.refused.iter().any(|(number, count)| *number == socket && *count > 0), "{status:?}");
+    assert_eq!(status.consoles, [("serial0".to_owned(), Some(rig.pty_path.clone()))]);
+    let (pss, rss) = rig.memory();
+    println!("supervisor: Pss {pss} kB, Rss {rss} kB");
+    if !cfg!(debug_assertions) {
+        assert!(pss <= 1500, "Pss {pss} kB");
+    }
+}
+
+#[test]
+fn what_qemu_does_at_its_start_goes_through() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("early");
+    let chardev: &'static str =
+        Box::leak(format!("socket,id=e,path={},server=on,wait=off", path.display()).into_boxed_str());
+    let wish = Wish { qemu: Some(vec!["-chardev", chardev]), paused: true, ..Wish::default() };
+    let rig = Rig::new(wish);
+    rig.started();
+    assert!(path.exists(), "the same call passes before the seal");
+    let status = rig.status();
+    assert!(status.sealed && status.state == "prelaunch", "{status:?}");
+    assert_eq!(rig.ask(&Verb::Resume), Answer::Done);
+    assert_eq!(rig.status().state, "running");
+    assert_eq!(rig.ask(&Verb::Pause), Answer::Done);
+    assert_eq!(rig.status().state, "paused");
+    assert_eq!(rig.ask(&Verb::Shutdown), Answer::Done);
+}
+
+#[test]
+fn a_destroyed_domain_is_reaped_and_reported() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let rig = Rig::new(qemu());
+    rig.started();
+    assert_eq!(rig.ask(&Verb::Destroy), Answer::Done);
+    let Report::Ended(ended) = rig.report().unwrap() else { panic!("no end") };
+    assert_eq!((ended.code, ended.signal), (Some(0), None));
+    assert_eq!(ended.reason.as_deref(), Some("host-qmp-quit"));
+    assert!(pidfd::wait_ended(&rig.supervisor.pidfd, 2000).unwrap(), "the supervisor leaves too");
+}
+
+#[test]
+fn a_console_carries_the_guest_both_ways() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let rig = Rig::new(qemu());
+    rig.started();
+    let mut console = rig.attach(false).unwrap();
+    read_until(&mut console, "for boot menu");
+    console.write_all(b"\x1b").unwrap();
+    read_until(&mut console, "Select boot device");
+    let Err(Answer::Refused(refusal)) = rig.attach(false) else { panic!("two clients at once") };
+    assert_eq!(refusal.layer, Layer::Lease);
+    let mut other = rig.attach(true).unwrap();
+    let text = read_until(&mut other, "Select boot device");
+    assert!(text.contains("SeaBIOS"), "the scrollback comes first: {text:?}");
+    assert!(console.read_to_end(&mut Vec::new()).is_ok(), "the first client was cut off");
+    let log = std::fs::read_to_string(rig.path("log")).unwrap();
+    assert!(log.contains("SeaBIOS") && log.contains("Select boot device"), "{log:?}");
+}
+
+#[test]
+fn a_replacement_takes_the_monitor_over() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let mut rig = Rig::new(qemu());
+    rig.started();
+    for _ in 0..3 {
+        rig.replace();
+        let status = rig.status();
+        assert!(status.sealed && status.notifications == 0, "{status:?}");
+        assert_eq!(rig.ask(&Verb::Pause), Answer::Done);
+        assert_eq!(rig.status().state, "paused");
+        assert_eq!(rig.ask(&Verb::Resume), Answer::Done);
+    }
+    let path = rig.path("late");
+    let said = rig.human(&format!("chardev-add socket,id=late,path={},server=on,wait=off", path.display()));
+    assert!(said.contains("Function not implemented"), "the gate stays shut: {said}");
+    let mut viewer = rig.connect("vnc");
+    read_until(&mut viewer, "RFB 003.008");
+    assert_eq!(rig.ask(&Verb::Destroy), Answer::Done);
+    assert!(matches!(rig.report().unwrap(), Report::Ended(_)));
+}
+
+#[test]
+fn viewers_are_handed_to_qemu_up_to_the_limit() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let rig = Rig::new(qemu());
+    rig.started();
+    let mut viewer = rig.connect("vnc");
+    read_until(&mut viewer, "RFB 003.008");
+    let mut second = rig.connect("vnc");
+    assert_eq!(second.read(&mut [0; 64]).unwrap_or(0), 0, "one viewer is allowed");
+    drop(viewer);
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut third = rig.connect("vnc");
+        let mut banner = [0; 12];
+        if third.read(&mut banner).unwrap_or(0) == 12 {
+            break;
+        }
+        assert!(Instant::now() < until, "a viewer that left makes room");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_emulator_that_dies_early_is_explained() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let rig = Rig::new(Wish { qemu: Some(vec!["-device", "no-such-device"]), ..Wish::default() });
+    let Report::Failed { refusal, stderr } = rig.report().unwrap() else { panic!("it started") };
+    assert_eq!(refusal.layer, Layer::DeviceModel);
+    assert!(refusal.rule.contains("code 1") && refusal.rule.contains("no-such-device"), "{refusal}");
+    assert!(stderr.contains("no-such-device"), "{stderr}");
+    assert!(matches!(rig.report().unwrap(), Report::Ended(Ended { code: Some(1), .. })));
+}
+
+#[test]
+fn a_device_model_that_speaks_nonsense_is_refused() {
+    if !possible() {
+        return;
+    }
+    for nonsense in [&b"junk\n"[..], b"{\"return\": {}}\n", &[b' '; 200_000][..]] {
+        let rig = Rig::new(Wish::default());
+        // The supervisor may stop listening in the middle.
+        let _ = rig.monitor.as_ref().unwrap().write_all(nonsense);
+        let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
+        assert!(refusal.rule.contains("protocol"), "{refusal}");
+    }
+}
+
+#[test]
+fn cont_comes_after_the_seal_and_nonsense_later_ends_only_the_monitor() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish::default());
+    let monitor = rig.monitor.as_ref().unwrap();
+    let id = greet(monitor, "cont");
+    assert_eq!(rig.report().unwrap(), Report::Greeted);
+    assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }), "the seal was reported before cont came");
+    assert!(rig.status().sealed);
+    let mut speak = monitor;
+    speak.write_all(format!("{{\"return\": {{}}, \"id\": \"{id}\"}}\n[1,2,3]\n").as_bytes()).unwrap();
+    assert_eq!(rig.report().unwrap(), Report::Running);
+    let until = Instant::now() + Duration::from_secs(5);
+    while rig.status().state != "monitor-lost" {
+        assert!(Instant::now() < until);
+    }
+    assert!(matches!(rig.ask(&Verb::Pause), Answer::Refused(_)));
+    // Without a monitor the labeller has to kill.
+    let mut client = rig.connect("control");
+    client.write_all(b"{\"verb\":\"destroy\"}\n").unwrap();
+    assert_eq!(rig.report().unwrap(), Report::KillWanted);
+    pidfd::kill(&rig.qemu.1).unwrap();
+    let Report::Ended(ended) = rig.report().unwrap() else { panic!("no end") };
+    assert_eq!(ended.signal, Some(libc::SIGKILL));
+    let answer = read_until(&mut client, "\n");
+    assert_eq!(serde_json::from_str::<Answer>(&answer).unwrap(), Answer::Done);
+}
+
+#[test]
+fn a_device_model_that_ignores_quit_is_reported_for_killing() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish { paused: true, ..Wish::default() });
+    let monitor = rig.monitor.as_ref().unwrap().try_clone().unwrap();
+    let peer = std::thread::spawn(move || greet(&monitor, "quit"));
+    rig.started();
+    let mut client = rig.connect("control");
+    client.write_all(b"{\"verb\":\"destroy\"}\n").unwrap();
+    let asked = Instant::now();
+    assert!(!peer.join().unwrap().is_empty(), "quit was sent");
+    assert_eq!(rig.report().unwrap(), Report::KillWanted);
+    let waited = asked.elapsed();
+    assert!(waited > Duration::from_millis(900) && waited < Duration::from_secs(5), "{waited:?}");
+}
+
+#[test]
+fn readers_that_do_not_read_cost_nothing() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new(Wish { paused: true, ..Wish::default() });
+    let monitor = rig.monitor.as_ref().unwrap().try_clone().unwrap();
+    std::thread::spawn(move || greet(&monitor, "nothing"));
+    rig.started();
+    let lazy: Vec<_> = (0..8).map(|_| rig.connect("serial")).collect();
+    let held = rig.attach(false).unwrap();
+    let (_, before) = rig.memory();
+    let mut guest = rig.console.take().unwrap();
+    guest.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    let block = [b'x'; 4095];
+    for _ in 0..4096 {
+        guest.write_all(&block).expect("the guest never waits for a reader");
+        guest.write_all(b"\n").unwrap();
+    }
+    let (_, after) = rig.memory();
+    println!("16 MiB of output, 10 idle readers: Rss {before} kB before, {after} kB after");
+    assert!(after < before + 512, "memory grew from {before} to {after} kB");
+    // Every way in leads to the guest.
+    let mut terminal = std::fs::OpenOptions::new().read(true).write(true).open(&rig.pty_path).unwrap();
+    terminal.write_all(b"from-pty").unwrap();
+    read_until(&mut guest, "from-pty");
+    let mut typist = &lazy[0];
+    typist.write_all(b"from-socket").unwrap();
+    read_until(&mut guest, "from-socket");
+    drop(held);
+    let mut client = rig.attach(true).unwrap();
+    client.write_all(b"from-client").unwrap();
+    read_until(&mut guest, "from-client");
+    // And what the guest says now reaches all of them.
+    guest.write_all(b"the-end").unwrap();
+    read_until(&mut client, "the-end");
+    read_until(&mut terminal, "the-end");
+    let log = std::fs::read(rig.path("log")).unwrap();
+    assert!(log.ends_with(b"the-end") && log.len() < 40 << 20);
+}
+
+#[test]
+fn a_console_that_nobody_holds_costs_no_time() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new(Wish { paused: true, ..Wish::default() });
+    let monitor = rig.monitor.as_ref().unwrap().try_clone().unwrap();
+    std::thread::spawn(move || greet(&monitor, "nothing"));
+    rig.started();
+    rig.console.as_mut().unwrap().write_all(&[b'y'; 20_000]).unwrap();
+    drop(std::fs::OpenOptions::new().read(true).write(true).open(&rig.pty_path).unwrap());
+    std::thread::sleep(Duration::from_millis(100));
+    let ticks = || {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", rig.supervisor.pid)).unwrap();
+        text.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_millis(500));
+    let used = Duration::from_nanos(ticks() - before);
+    assert!(used < Duration::from_millis(5), "an idle supervisor ran for {used:?} in 500 ms");
+}
+
+#[test]
+fn the_guest_goes_on_without_a_labeller() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let mut rig = Rig::new(qemu());
+    rig.started();
+    rig.labeller = None;
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(rig.status().state, "running");
+    assert_eq!(rig.ask(&Verb::Destroy), Answer::Done);
+    assert!(pidfd::wait_ended(&rig.supervisor.pidfd, 2000).unwrap());
+}
+
+#[test]
+fn strangers_and_rubbish_are_turned_away() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish { paused: true, ..Wish::default() });
+    greet(rig.monitor.as_ref().unwrap(), "query-status");
+    let as_uid = |uid: u32| {
+        let child = process::fork(|| {
+            cred::set_ids(uid, uid).unwrap();
+            match rig.ask(&Verb::Status) {
+                Answer::Status(_) => 0,
+                Answer::Refused(refusal) if refusal.rule.contains(&uid.to_string()) => 1,
+                _ => 2,
+            }
+        })
+        .unwrap();
+        pidfd::wait_ended(&child.pidfd, 10_000).unwrap();
+        pidfd::reap(&child.pidfd)
+    };
+    assert_eq!(as_uid(1234), Some(pidfd::Exit::Code(0)), "a client of the domain");
+    assert_eq!(as_uid(1235), Some(pidfd::Exit::Code(1)), "a stranger");
+    for rubbish in [&b"{\"verb\":\"status\",\"x\":1}\n"[..], b"\xff\n", &[b'a'; 5000][..]] {
+        let mut client = rig.connect("control");
+        // A request that is too long is cut off while it is written.
+        let _ = client.write_all(rubbish);
+        read_until(&mut client, "refused");
+    }
+    let idle: Vec<_> = (0..40).map(|_| rig.connect("control")).collect();
+    drop(idle);
+    let mut client = rig.connect("control");
+    for _ in 0..3 {
+        assert!(matches!(ask_on(&mut client, &Verb::Status), Answer::Status(_)));
+    }
+}
+
+#[test]
+fn a_supervisor_with_privileges_refuses_to_work() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish { privileged: true, ..Wish::default() });
+    let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it works as root") };
+    assert_eq!(refusal.layer, Layer::Policy);
+    assert!(pidfd::wait_ended(&rig.supervisor.pidfd, 2000).unwrap());
+}
