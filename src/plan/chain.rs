@@ -134,7 +134,7 @@ struct Wanted<'a> {
 pub fn resolve(disk: &Disk, depth_max: u32, prober: &mut dyn Prober) -> Result<Chain, ChainError> {
     let mut walk = Walk { disk: &disk.target, layers: Vec::new() };
     let mut wanted = match &disk.source {
-        Some(source) => Some(walk.from_definition(source)?),
+        Some(source) => Some(walk.defined(source)?),
         None => None,
     };
     while let Some(layer) = wanted {
@@ -166,7 +166,7 @@ impl Walk<'_> {
         }
     }
 
-    fn from_definition<'s>(&self, source: &'s DiskSource) -> Result<Wanted<'s>, ChainError> {
+    fn defined<'s>(&self, source: &'s DiskSource) -> Result<Wanted<'s>, ChainError> {
         let path =
             normalise("/", &source.path).filter(|_| source.path.starts_with('/')).ok_or_else(|| {
                 self.error(&source.path, "it is no absolute path of a file", "write an absolute path")
@@ -293,7 +293,7 @@ impl Walk<'_> {
         header: &Header,
         source: &'s DiskSource,
     ) -> Result<Wanted<'s>, ChainError> {
-        let next = self.from_definition(source)?;
+        let next = self.defined(source)?;
         let path = &wanted.path;
         let Some(name) = &header.backing_file else {
             return Err(self.error(
