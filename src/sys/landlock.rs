@@ -45,7 +45,7 @@ impl Allow {
 /// A ruleset that is ready to be applied.
 #[derive(Debug)]
 pub struct Prepared {
-    ruleset: RulesetCreated,
+    ruleset: Option<RulesetCreated>,
     abi: u32,
 }
 
@@ -89,9 +89,11 @@ fn version(abi: u32) -> ABI {
 
 /// Opens the paths of the rules and makes the ruleset. `abi` is one that [`effective_abi`] gave.
 ///
-/// A rule on a file gets those of its rights that apply to files. A path that is not there is an error.
+/// A rule on a file gets those of its rights that apply to files. A path that is not there is an error. With ABI 0
+/// the result restricts nothing.
 pub fn prepare<P: AsRef<Path>>(abi: u32, rules: &[(P, Allow)]) -> io::Result<Prepared> {
-    build(abi, rules).map(|ruleset| Prepared { ruleset, abi }).map_err(io::Error::other)
+    let ruleset = if abi == 0 { None } else { Some(build(abi, rules).map_err(io::Error::other)?) };
+    Ok(Prepared { ruleset, abi })
 }
 
 fn build<P: AsRef<Path>>(
@@ -101,9 +103,7 @@ fn build<P: AsRef<Path>>(
     let version = version(abi);
     // What `version` holds is in this kernel: a right that cannot be handled is a bug and must not pass silently.
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    if abi > 0 {
-        ruleset = ruleset.handle_access(AccessFs::from_all(version))?;
-    }
+    ruleset = ruleset.handle_access(AccessFs::from_all(version))?;
     if abi >= 4 {
         ruleset = ruleset.handle_access(AccessNet::from_all(version))?;
     }
@@ -132,10 +132,9 @@ fn is_dir(fd: &PathFd) -> io::Result<bool> {
 impl Prepared {
     /// Restricts this thread and what it starts from now on, and returns the ABI in force. Sets `no_new_privs` too.
     pub fn restrict_self(self) -> io::Result<u32> {
-        if self.abi == 0 {
-            return Ok(0);
+        if let Some(ruleset) = self.ruleset {
+            ruleset.restrict_self().map_err(io::Error::other)?;
         }
-        self.ruleset.restrict_self().map_err(io::Error::other)?;
         Ok(self.abi)
     }
 }

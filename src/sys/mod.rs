@@ -1,6 +1,7 @@
 //! Every kernel call and every unsafe line.
 
 pub mod attack;
+pub mod bpf;
 pub mod cred;
 pub mod enter;
 pub mod file;

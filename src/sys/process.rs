@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -72,6 +72,13 @@ pub(crate) fn run_and_exit(body: impl FnOnce() -> i32) -> ! {
     let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED);
     // SAFETY: `_exit` takes any status and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Closes a descriptor that a forked child inherited and that its code neither uses nor drops.
+pub fn close_inherited(fd: BorrowedFd<'_>) {
+    // SAFETY: close reads no memory. The object that owns the descriptor belongs to a frame of the parent, which
+    // the child never returns into, so nothing closes or uses the number again.
+    unsafe { libc::close(fd.as_raw_fd()) };
 }
 
 /// Gives every signal its default action and blocks none: an ignored `SIGPIPE` or a mask would survive exec.
@@ -183,4 +190,13 @@ fn mark_all_cloexec() -> io::Result<()> {
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Borrows a descriptor by number, for a process between [`place_fds`] and exec; a number that is not open gives
+/// EBADF at its use.
+#[must_use]
+pub fn borrow(fd: &RawFd) -> BorrowedFd<'_> {
+    let fd = if *fd < 0 { 0 } else { *fd };
+    // SAFETY: the number is not -1. The caller is the only thread and closes nothing between here and exec.
+    unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -1,0 +1,136 @@
+//! Helpers and one-shots: one confined process that keeps the host's root.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::common::{self, Command};
+use super::report::{At, Failure, SpawnError, Step, Who};
+use super::{Progress, advance};
+use crate::privsep::confinement::{Rlimit, SeccompProgram};
+use crate::sys::landlock::{self, Allow};
+use crate::sys::namespace::{self, Namespaces};
+use crate::sys::{process, rlimit, scm, seccomp, selinux};
+
+/// One process to start. Its capability sets are empty and `no_new_privs` is set, whatever stands here.
+#[derive(Debug)]
+pub struct Helper<'a> {
+    /// What is executed; by descriptor, so that only the file itself must be executable for the uid.
+    pub program: &'a Path,
+    /// Arguments, the program's name first.
+    pub argv: &'a [String],
+    /// The whole environment.
+    pub env: &'a [(String, String)],
+    /// Uid, and gid of the same number.
+    pub uid: u32,
+    /// Descriptors and their numbers; what is not given of 0, 1 and 2 is `/dev/null`.
+    pub fds: &'a [(BorrowedFd<'a>, i32)],
+    /// Paths beyond program and libraries that Landlock lets it reach; `None` loads no Landlock rules and no floor
+    /// filter, for a helper that makes its own mounts and namespaces.
+    pub reach: Option<&'a [(&'a Path, Allow)]>,
+    /// Resource limits.
+    pub rlimits: &'a [Rlimit],
+    /// New namespaces; a new pid namespace is not possible here and is refused.
+    pub namespaces: Namespaces,
+    /// The context that SELinux gives at exec.
+    pub selinux_exec: Option<&'a str>,
+    /// A filter, loaded last; it must allow `execveat`.
+    pub seccomp: Option<&'a SeccompProgram>,
+    /// Whether it is killed when the labeller ends.
+    pub die_with_labeller: bool,
+    /// How long it may take to its exec.
+    pub timeout: Duration,
+}
+
+/// Starts a helper and returns once it has been executed.
+pub fn helper(helper: &Helper<'_>) -> Result<process::Child, SpawnError> {
+    let command = Command::new(&helper.program.display().to_string(), helper.argv, helper.env)?;
+    let program = common::open_program(helper.program)?;
+    let null = common::open_null()?;
+    let rlimits = common::rlimits(helper.rlimits, &mut Vec::new());
+    let (ours, theirs) =
+        scm::seqpacket_pair().map_err(SpawnError::own("make a socket for", helper.program))?;
+    let labeller = process::own_pid();
+    let child = process::fork(|| {
+        let plan = Plan { helper, command: &command, null: &null, rlimits: &rlimits, labeller };
+        let mut kept = [theirs.as_raw_fd(), program.as_raw_fd()];
+        match plan.go(&mut kept) {
+            Ok(never) => match never {},
+            Err(failure) => common::failed(kept[0], Who::Helper, &failure),
+        }
+    })
+    .map_err(SpawnError::own("fork", helper.program))?;
+    drop(theirs);
+    let deadline = Instant::now() + helper.timeout;
+    let name = helper.program.display().to_string();
+    match advance(ours.as_fd(), deadline, &|_| name.clone()) {
+        Ok(Progress::End) => Ok(child),
+        Ok(_) => Err(end(&child, SpawnError::Died(name))),
+        Err(error) => Err(end(&child, error)),
+    }
+}
+
+fn end(child: &process::Child, error: SpawnError) -> SpawnError {
+    let _unkillable = child.end();
+    error
+}
+
+struct Plan<'a> {
+    helper: &'a Helper<'a>,
+    command: &'a Command,
+    null: &'a OwnedFd,
+    rlimits: &'a [(rlimit::Kind, Option<u64>)],
+    labeller: i32,
+}
+
+impl Plan<'_> {
+    fn go(&self, kept: &mut [RawFd; 2]) -> Result<std::convert::Infallible, Failure> {
+        let helper = self.helper;
+        process::new_session().at(Step::Prepare)?;
+        process::reset_signals().at(Step::Prepare)?;
+        if helper.namespaces.pid {
+            return Err(std::io::ErrorKind::Unsupported.into()).at_object(Step::Clone, "pid namespace");
+        }
+        if helper.namespaces != Namespaces::default() {
+            namespace::unshare(helper.namespaces).at(Step::Clone)?;
+        }
+        if let Some(context) = helper.selinux_exec {
+            selinux::set_exec_context(context).at_object(Step::ExecLabel, context)?;
+        }
+        process::set_umask(0o077);
+        let mut placed: Vec<(RawFd, RawFd)> = (0..3)
+            .filter(|number| helper.fds.iter().all(|(_, given)| given != number))
+            .map(|number| (self.null.as_raw_fd(), number))
+            .collect();
+        placed.extend(helper.fds.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)));
+        process::place_fds(&placed, kept).at(Step::Descriptors)?;
+        self.confine()?;
+        if helper.die_with_labeller {
+            // After the ids, whose change clears it.
+            process::die_with_parent(true).at(Step::Prepare)?;
+            if !process::parent_is(self.labeller) {
+                return Err(std::io::Error::from_raw_os_error(libc::ESRCH)).at(Step::Prepare);
+            }
+        }
+        let (argv, env) = (self.command.argv(), self.command.env());
+        if let Some(filter) = helper.seccomp {
+            seccomp::load(&common::instructions(filter)).at(Step::Filter)?;
+        }
+        let source = process::exec_fd(process::borrow(&kept[1]), &argv, &env);
+        Err(Failure { step: Step::Exec, source, detail: String::new() })
+    }
+
+    fn confine(&self) -> Result<(), Failure> {
+        let helper = self.helper;
+        let abi = helper.reach.map_or(0, |_| landlock::effective_abi(u32::MAX));
+        let ruleset = || {
+            let mut rules = common::library_rules();
+            rules.push((helper.program.to_path_buf(), Allow::PROGRAM));
+            rules.extend(
+                helper.reach.unwrap_or_default().iter().map(|(path, allow)| (path.to_path_buf(), *allow)),
+            );
+            common::ruleset(&rules, abi)
+        };
+        common::give_up(helper.uid, helper.uid, self.rlimits, ruleset, helper.reach.is_some())
+    }
+}

@@ -1,0 +1,214 @@
+//! The device model's way from its clone to its exec: `Q`.
+//!
+//! ```text
+//! cgroup -> exec label -> mounts, root -> descriptors -> rlimits -> bounding set -> ids -> capabilities
+//!   -> no_new_privs -> Landlock -> floor filter -> [ready, go] -> plan's filter -> listener handed over -> exec
+//! ```
+//! Until the labeller says go, the end of the labeller or of `S` ends this process too: by the parent-death
+//! signal at first, and where the change of uid has cleared that, because nobody can say go any more.
+
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
+
+use super::common::{self, Command, Fds, fd};
+use super::report::{self, At, Failure, SpawnError, Step, Who};
+use crate::labeller::cgroup::DomainCgroup;
+use crate::labeller::root::PreparedRoot;
+use crate::privsep::confinement::RootSpec;
+use crate::privsep::op::{DeviceNode, Spawn};
+use crate::sys::landlock::Allow;
+use crate::sys::mount::{self, MountLimits};
+use crate::sys::namespace::{self, Namespaces};
+use crate::sys::seccomp::Instruction;
+use crate::sys::{landlock, process, rlimit, scm, seccomp, selinux};
+
+/// Everything that the device model's process needs, made by the labeller before any fork.
+pub(super) struct Model<'a> {
+    command: Command,
+    uid: u32,
+    gid: u32,
+    selinux: Option<&'a str>,
+    root: RootMounts,
+    cgroup: Option<&'a DomainCgroup>,
+    net: Option<OwnedFd>,
+    placed: Vec<(RawFd, RawFd)>,
+    rlimits: Vec<(rlimit::Kind, Option<u64>)>,
+    landlock: Vec<(String, Allow)>,
+    abi: u32,
+    filter: Vec<Instruction>,
+    null: OwnedFd,
+}
+
+/// The detached mounts that make up one minimal root.
+struct RootMounts {
+    tree: OwnedFd,
+    place: PathBuf,
+    parts: Vec<(OwnedFd, &'static str)>,
+}
+
+impl<'a> Model<'a> {
+    pub(super) fn prepare(
+        spawn: &'a Spawn,
+        fds: &Fds,
+        root: &PreparedRoot,
+        cgroup: Option<&'a DomainCgroup>,
+        net: Option<OwnedFd>,
+        degraded: &mut Vec<String>,
+    ) -> Result<Self, SpawnError> {
+        let held = &spawn.confinement;
+        let abi = landlock::effective_abi(held.landlock.abi);
+        if abi < held.landlock.abi {
+            degraded.push(format!("landlock: ABI {abi} instead of {}", held.landlock.abi));
+        }
+        Ok(Self {
+            command: Command::new(&spawn.program, &spawn.argv, &spawn.env)?,
+            uid: held.uid,
+            gid: held.gid,
+            selinux: held.selinux_exec.as_deref(),
+            root: RootMounts::make(&held.root, fds, root, held.selinux_exec.is_some())?,
+            cgroup,
+            net,
+            placed: common::grants(fds, &spawn.fds, 3)?,
+            rlimits: common::rlimits(&held.rlimits, degraded),
+            landlock: common::landlock_rules(&held.landlock),
+            abi,
+            filter: common::instructions(&held.seccomp),
+            null: common::open_null()?,
+        })
+    }
+
+    pub(super) fn namespaces(&self) -> Namespaces {
+        // The cgroup namespace takes its root from where the process is, so it comes after the move.
+        Namespaces { ipc: true, mount: true, net: self.net.is_none(), pid: true, uts: true, cgroup: false }
+    }
+
+    pub(super) fn cgroup_dir(&self) -> Option<BorrowedFd<'_>> {
+        self.cgroup.and_then(DomainCgroup::unified)
+    }
+
+    /// Runs in the clone; returns its exit status where exec did not happen.
+    pub(super) fn run(&self, report: BorrowedFd<'_>, handoff: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> i32 {
+        let mut kept = [report.as_raw_fd(), handoff.as_raw_fd()];
+        match self.go(&mut kept, stderr) {
+            Ok(never) => match never {},
+            Err(failure) => common::failed(kept[0], Who::DeviceModel, &failure),
+        }
+    }
+
+    fn go(&self, kept: &mut [RawFd; 2], stderr: BorrowedFd<'_>) -> Result<std::convert::Infallible, Failure> {
+        process::die_with_parent(true).at(Step::Prepare)?;
+        process::new_session().at(Step::Prepare)?;
+        process::reset_signals().at(Step::Prepare)?;
+        self.enter()?;
+        let mut placed = self.placed.clone();
+        placed.extend([(self.null.as_raw_fd(), 0), (stderr.as_raw_fd(), 1), (stderr.as_raw_fd(), 2)]);
+        process::place_fds(&placed, kept).at(Step::Descriptors)?;
+        let [report, handoff] = &*kept;
+        let ruleset = || common::ruleset(&self.landlock, self.abi);
+        common::give_up(self.uid, self.gid, &self.rlimits, ruleset, true)?;
+        wait_for_go(report)?;
+        let (argv, env) = (self.command.argv(), self.command.env());
+        let listener = seccomp::load_with_listener(&self.filter).at(Step::Filter)?;
+        scm::send(fd(handoff), b"listener", &[listener.as_fd()]).at(Step::Handoff)?;
+        // A listener in the filtered process itself would keep it alive after the supervisor is gone.
+        drop(listener);
+        Err(Failure {
+            step: Step::Exec,
+            source: process::exec(&self.command.program, &argv, &env),
+            detail: String::new(),
+        })
+    }
+
+    /// Cgroup, namespaces and root.
+    fn enter(&self) -> Result<(), Failure> {
+        if let Some(cgroup) = self.cgroup {
+            for (name, file) in cgroup.join_files() {
+                // 0 is whoever writes.
+                (&*file).write_all(b"0").at_object(Step::Cgroup, name)?;
+            }
+        }
+        namespace::unshare(Namespaces { cgroup: true, ..Default::default() }).at(Step::Cgroup)?;
+        if let Some(net) = &self.net {
+            namespace::join_net(net.as_fd()).at(Step::Network)?;
+        }
+        if let Some(context) = self.selinux {
+            selinux::set_exec_context(context).at_object(Step::ExecLabel, context)?;
+        }
+        self.root.enter()?;
+        namespace::set_hostname("guest").at(Step::Root)?;
+        process::set_umask(0o077);
+        Ok(())
+    }
+}
+
+/// Tells the labeller that all is ready, and waits for its word; without one this process must not go on.
+fn wait_for_go(report: &RawFd) -> Result<(), Failure> {
+    report::send_ready(fd(report)).at(Step::Go)?;
+    let mut word = [0; 8];
+    let (length, _) = scm::recv(fd(report), &mut word).at(Step::Go)?;
+    if length == 0 {
+        return Err(std::io::Error::from_raw_os_error(libc::EPIPE)).at(Step::Go);
+    }
+    // From here on neither the labeller's nor the supervisor's end may end the guest.
+    process::die_with_parent(false).at(Step::Prepare)
+}
+
+impl RootMounts {
+    fn make(spec: &RootSpec, fds: &Fds, root: &PreparedRoot, selinux: bool) -> Result<Self, SpawnError> {
+        let place = root.tree().to_path_buf();
+        let own = |action| SpawnError::own(action, &place);
+        let tree = mount::clone_path(&place).map_err(own("clone the minimal root"))?;
+        // SELinux changes no context at exec on a nosuid mount; no_new_privs holds against set-user-id anyway.
+        let limits = MountLimits { nodev: true, noexec: false, nosuid: !selinux, readonly: true };
+        mount::limit(tree.as_fd(), limits).map_err(own("limit the minimal root"))?;
+        let mut parts = Vec::new();
+        for node in &spec.devices {
+            parts.push((device(*node)?, device_place(*node).1));
+        }
+        for file in &spec.files {
+            let source = fds.get(&file.slot).ok_or_else(|| SpawnError::MissingSlot(file.slot.clone()))?;
+            let mounted = mount::clone_fd(source.as_fd()).map_err(own("mount a file into"))?;
+            let limits = MountLimits { nodev: true, noexec: true, nosuid: true, readonly: true };
+            mount::limit(mounted.as_fd(), limits).map_err(own("limit a file of"))?;
+            parts.push((mounted, file.place.path().trim_start_matches('/')));
+        }
+        Ok(Self { tree, place, parts })
+    }
+
+    fn enter(&self) -> Result<(), Failure> {
+        mount::make_private().at_object(Step::Root, "private")?;
+        let root = mount::attach_over(self.tree.as_fd(), &self.place).at_object(Step::Root, "attach")?;
+        for (part, place) in &self.parts {
+            mount::attach(part.as_fd(), root.as_fd(), place).at_object(Step::Root, place)?;
+        }
+        mount::change_root(&root).at_object(Step::Root, "pivot")
+    }
+}
+
+/// Path on the host, path in the root, and device number of a node.
+fn device_place(node: DeviceNode) -> (&'static str, &'static str, (u32, u32)) {
+    match node {
+        DeviceNode::Kvm => ("/dev/kvm", "dev/kvm", (10, 232)),
+        DeviceNode::Null => ("/dev/null", "dev/null", (1, 3)),
+        DeviceNode::Urandom => ("/dev/urandom", "dev/urandom", (1, 9)),
+    }
+}
+
+/// A mount of one of the host's device nodes, and of no other object that stands under its name.
+fn device(node: DeviceNode) -> Result<OwnedFd, SpawnError> {
+    let (host, _, number) = device_place(node);
+    let own = |action| SpawnError::own(action, Path::new(host));
+    let mounted = mount::clone_path(Path::new(host)).map_err(own("mount the device"))?;
+    let stat = rustix::fs::fstat(&mounted).map_err(|error| own("examine the device")(error.into()))?;
+    let found = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    if !FileType::from_raw_mode(stat.st_mode).is_char_device() || found != number {
+        return Err(own("mount the device")(std::io::Error::from_raw_os_error(libc::ENODEV)));
+    }
+    // Writing to a device node is no write to the file system: a read-only mount does not hinder it.
+    let limits = MountLimits { nodev: false, noexec: true, nosuid: true, readonly: true };
+    mount::limit(mounted.as_fd(), limits).map_err(own("limit the device"))?;
+    Ok(mounted)
+}
