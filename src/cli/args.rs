@@ -54,6 +54,12 @@ pub enum Color {
 /// The subcommands; each has a file of its own in this directory.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// List the running domains
+    List(List),
+    /// Ask a guest to power off, or end it
+    Stop(Stop),
+    /// Attach to a console of a running domain; ^] leaves it
+    Console(Console),
     /// Show what the kernel says of a domain's processes, next to the plan
     Inspect(super::inspect::Inspect),
     /// Put an attacker where a device model is, and say what got through and what stopped the rest
@@ -65,6 +71,43 @@ pub enum Command {
     Completions(Completions),
     /// Print the manual page of svirt or of one subcommand
     Man(Man),
+}
+
+/// `svirt list`
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `svirt stop`
+#[derive(Debug, clap::Args)]
+pub struct Stop {
+    /// Name or uuid
+    #[arg(value_name = "DOMAIN")]
+    pub domain: String,
+    /// End the device model at once, without asking the guest
+    #[arg(short, long)]
+    pub force: bool,
+    /// Seconds that the guest gets to power off; what then still runs is an error
+    #[arg(short, long, default_value_t = 60, value_name = "SECONDS", conflicts_with = "force",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+}
+
+/// `svirt console`
+#[derive(Debug, clap::Args)]
+pub struct Console {
+    /// Name or uuid
+    #[arg(value_name = "DOMAIN")]
+    pub domain: String,
+    /// Which console, such as `serial0`; the first if absent
+    #[arg(value_name = "ALIAS")]
+    pub alias: Option<String>,
+    /// Take the console from whoever holds it
+    #[arg(short, long)]
+    pub force: bool,
 }
 
 /// `svirt config`

@@ -29,6 +29,14 @@ pub enum Code {
 /// A command's end without success.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// The device model died while the guest ran.
+    #[error("{message}")]
+    Died {
+        /// How.
+        message: String,
+        /// The last lines of QEMU's standard error, or empty.
+        stderr: String,
+    },
     /// Standard output is gone, as when it is piped into `head`; nothing is said about it.
     #[error("standard output is closed")]
     OutputClosed,
@@ -85,6 +93,7 @@ impl Failure {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
+            Self::Died { .. } => Code::Died,
             Self::Ended(code, _) | Self::Plain { code, .. } => *code,
             Self::OutputClosed | Self::Refused { .. } => Code::Failed,
         }

@@ -5,12 +5,20 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod attach;
 mod config;
+mod console;
+mod domain;
 pub mod exit;
 pub mod inspect;
+mod labeller;
+mod list;
 pub mod output;
 mod pages;
+mod privilege;
 pub mod probe;
+mod stop;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -39,7 +47,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Completions(wanted) => pages::completions(wanted),
         Command::Config(command) => config::run(command, &args.config, args.quiet),
         Command::Inspect(wanted) => inspect::run(wanted, &config::load(&args.config)?),
+        Command::Console(wanted) => console::run(wanted, &args.config, args.quiet),
+        Command::List(list) => list::run(list, &args.config),
         Command::Man(wanted) => pages::man(wanted),
+        Command::Stop(stop) => stop::run(stop, &args.config, args.quiet),
         Command::Probe(wanted) => probe::run(wanted, &config::load(&args.config)?),
     }
 }

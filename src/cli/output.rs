@@ -25,7 +25,11 @@ pub fn choose(color: Color) {
 pub fn failure(failure: &Failure) {
     let mut out = anstream::stderr().lock();
     let _ = match failure {
+        Failure::Died { message, stderr } => {
+            write_error(&mut out, message, "").and_then(|()| write_last_words(&mut out, stderr))
+        }
         Failure::OutputClosed => Ok(()),
+        Failure::Ended(_, text) if text.is_empty() => Ok(()),
         Failure::Ended(_, text) => writeln!(out, "{}", printable(text)),
         Failure::Plain { message, remedy, .. } => write_error(&mut out, message, remedy),
         Failure::Refused { refusal, stderr } => {

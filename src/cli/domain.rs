@@ -1,0 +1,61 @@
+//! What the commands on running domains share: being root, the survey, a domain by name or uuid, its supervisor.
+
+use std::path::Path;
+
+use super::exit::Failure;
+use super::labeller::{failure, running};
+use super::{config, privilege};
+use crate::driver::{Control, Labeller};
+use crate::privsep::request::{DomainStatus, Survey};
+use crate::settings::Settings;
+
+/// A labeller, with this process no longer privileged.
+pub(super) struct Host {
+    /// The connection; `None` where no labeller runs, and so no domain does.
+    pub(super) labeller: Option<Labeller>,
+    /// The configuration.
+    pub(super) settings: Settings,
+}
+
+impl Host {
+    /// Connects, and drops privilege. `command` is what a caller who is not root should type.
+    pub(super) fn open(config: &Path, command: &str) -> Result<Self, Failure> {
+        if !privilege::is_root() {
+            return Err(Failure::needs_root(command));
+        }
+        let settings = config::load(config)?;
+        privilege::drop_all(&settings)?;
+        let labeller = running(&settings)?;
+        Ok(Self { labeller, settings })
+    }
+
+    /// Every running domain.
+    pub(super) fn survey(&mut self) -> Result<Survey, Failure> {
+        match &mut self.labeller {
+            None => Ok(Survey::default()),
+            Some(labeller) => labeller.survey().map_err(|error| failure(&error)),
+        }
+    }
+
+    /// The running domain with this name or uuid, and the labeller that knows it.
+    pub(super) fn find(&mut self, name: &str) -> Result<(&mut Labeller, DomainStatus), Failure> {
+        let found = find(&self.survey()?.domains, name).cloned();
+        match (&mut self.labeller, found) {
+            (Some(labeller), Some(found)) => Ok((labeller, found)),
+            _ => Err(Failure::no_domain(name)),
+        }
+    }
+}
+
+/// By name first: a name may look like somebody else's uuid, and names are what people type.
+fn find<'a>(domains: &'a [DomainStatus], name: &str) -> Option<&'a DomainStatus> {
+    domains
+        .iter()
+        .find(|status| status.domain.name.as_str() == name)
+        .or_else(|| domains.iter().find(|status| status.domain.uuid.to_string() == name.to_ascii_lowercase()))
+}
+
+/// Connects to a domain's supervisor.
+pub(super) fn control(status: &DomainStatus) -> Result<Control, Failure> {
+    Control::connect(&status.control).map_err(|error| failure(&error))
+}

@@ -1,0 +1,88 @@
+//! `svirt list`: which domains run, under which ids and labels, and whether their gates are shut.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use comfy_table::{ContentArrangement, Table, TableStyle};
+use serde::Serialize;
+
+use super::args::List;
+use super::domain::{Host, control};
+use super::exit::Failure;
+use super::output::printable;
+use crate::privsep::op::Op;
+use crate::privsep::request::{Described, DomainStatus};
+use crate::privsep::supervisor::Status;
+
+/// One row; also the form of `--json`.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    uuid: String,
+    state: String,
+    pid: i32,
+    uid: Option<u32>,
+    label: Option<String>,
+    sealed: Option<bool>,
+    degraded: Vec<String>,
+}
+
+/// Runs `svirt list`.
+pub(super) fn run(list: &List, config: &Path) -> Result<(), Failure> {
+    let mut host = Host::open(config, "svirt list")?;
+    let mut rows = Vec::new();
+    for status in host.survey()?.domains {
+        // A domain that ends meanwhile is no error: its row says what is still known.
+        let described =
+            host.labeller.as_mut().and_then(|labeller| labeller.describe(status.domain.uuid).ok());
+        let state = control(&status).ok().and_then(|mut control| control.status().ok());
+        rows.push(row(&status, described.as_ref(), state.as_ref()));
+    }
+    rows.sort_by(|one, other| one.name.cmp(&other.name));
+    let mut out = anstream::stdout().lock();
+    if list.json {
+        serde_json::to_writer_pretty(&mut out, &rows).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{}", table(&rows))?;
+    }
+    Ok(())
+}
+
+fn row(status: &DomainStatus, described: Option<&Described>, state: Option<&Status>) -> Row {
+    let spawn = described.and_then(|described| {
+        described.plan.ops.iter().find_map(|op| match op {
+            Op::Spawn(spawn) => Some(spawn),
+            _ => None,
+        })
+    });
+    Row {
+        name: status.domain.name.to_string(),
+        uuid: status.domain.uuid.to_string(),
+        state: state.map_or_else(|| "no supervisor".into(), |state| state.state.clone()),
+        pid: status.qemu_pid,
+        uid: spawn.map(|spawn| spawn.confinement.uid),
+        label: spawn.and_then(|spawn| spawn.confinement.selinux_exec.clone()),
+        sealed: state.map(|state| state.sealed),
+        degraded: described.map(|described| described.degraded.clone()).unwrap_or_default(),
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["NAME", "STATE", "PID", "UID", "GATE", "LABEL", "UUID"]);
+    for row in rows {
+        let unknown = || "-".to_owned();
+        table.add_row([
+            printable(&row.name),
+            printable(&row.state),
+            row.pid.to_string(),
+            row.uid.map_or_else(unknown, |uid| uid.to_string()),
+            row.sealed.map_or_else(unknown, |sealed| if sealed { "sealed".into() } else { "open".into() }),
+            row.label.as_deref().map_or_else(unknown, printable),
+            row.uuid.clone(),
+        ]);
+    }
+    table
+}
