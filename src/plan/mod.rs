@@ -6,6 +6,8 @@ mod build;
 pub mod chain;
 mod error;
 mod images;
+#[cfg(test)]
+mod order_tests;
 mod ports;
 #[cfg(test)]
 mod props;

@@ -244,6 +244,23 @@ fn spawn_of(plan: &LaunchPlan) -> &crate::privsep::op::Spawn {
     }
 }
 
+/// The operations of a domain that has one of everything.
+pub(super) fn everything() -> Vec<Op> {
+    let shape = Shape {
+        name: "all".into(),
+        kvm: false,
+        disks: vec![(3, false, false, 0, 0), (1, true, true, 0, 2)],
+        nets: vec![false, true],
+        ports: vec![(0, true, false), (1, false, false), (2, false, true)],
+        rngs: 1,
+        vnc: true,
+        kernel: true,
+        serial: None,
+    };
+    let mut store = Store::default();
+    planned(&made(&shape, 0, &mut store), &mut store, &Survey::default(), 1).ops
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
