@@ -3,6 +3,7 @@
 //! Fragments (`labels/seccomp/*.toml`) are parsed by [`fragment`] into a [`Filter`], which says for each system
 //! call what becomes of it; [`compile`] turns it into classic BPF, [`Filter::eval`] is what that program must
 //! agree with, and [`interpret`] and [`judge`] read any program, also one that was dumped from a foreign process.
+//! [`own`] holds the ceiling and the filters of svirt's own processes. Nothing here loads a filter: that is `sys::seccomp`.
 #![forbid(unsafe_code)]
 
 mod bpf;
@@ -12,6 +13,7 @@ pub mod fragment;
 pub mod interpret;
 pub mod judge;
 mod model;
+pub mod own;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests;

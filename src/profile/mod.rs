@@ -1,2 +1,165 @@
-//! profile.
+//! Which filter fragments a device model gets, and the filter that they make together. Pure.
+//!
+//! The fragments are the reviewed files of `labels/seccomp`; [`Selection`] says which of them apply, [`compose`]
+//! joins them: what one of them allows is allowed, and the ceiling is checked over all.
 #![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+
+use crate::filter::own::{ceiling, ceiling_calls};
+use crate::filter::{CeilingError, CompileError, Filter, Fragment, FragmentError, compile};
+
+/// A fragment that ships with svirt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// KVM.
+    AccelKvm,
+    /// TCG.
+    AccelTcg,
+    /// Every device model.
+    Base,
+    /// Images on block devices.
+    DiskBlock,
+    /// Any image.
+    DiskFile,
+    /// `io='io_uring'`.
+    DiskIoUring,
+    /// `io='native'`.
+    DiskNativeAio,
+    /// Between loading the filter and QEMU's first instruction.
+    Launcher,
+    /// A tap device.
+    NetTap,
+    /// Connected sockets, the monitor among them.
+    Socket,
+}
+
+/// A set of fragments.
+pub type Selection = BTreeSet<Part>;
+
+/// Why fragments make no filter.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// A rule allows what the ceiling never allows.
+    #[error(transparent)]
+    Ceiling(#[from] CeilingError),
+    /// The program is too long.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A file under `labels/seccomp` is wrong.
+    #[error(transparent)]
+    Fragment(#[from] FragmentError),
+}
+
+impl Part {
+    /// Every fragment.
+    pub const ALL: [Self; 10] = [
+        Self::AccelKvm,
+        Self::AccelTcg,
+        Self::Base,
+        Self::DiskBlock,
+        Self::DiskFile,
+        Self::DiskIoUring,
+        Self::DiskNativeAio,
+        Self::Launcher,
+        Self::NetTap,
+        Self::Socket,
+    ];
+
+    /// The fragment's text, as reviewed.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::AccelKvm => include_str!("../../labels/seccomp/accel-kvm.toml"),
+            Self::AccelTcg => include_str!("../../labels/seccomp/accel-tcg.toml"),
+            Self::Base => include_str!("../../labels/seccomp/base.toml"),
+            Self::DiskBlock => include_str!("../../labels/seccomp/disk-block.toml"),
+            Self::DiskFile => include_str!("../../labels/seccomp/disk-file.toml"),
+            Self::DiskIoUring => include_str!("../../labels/seccomp/disk-io-uring.toml"),
+            Self::DiskNativeAio => include_str!("../../labels/seccomp/disk-native-aio.toml"),
+            Self::Launcher => include_str!("../../labels/seccomp/launcher.toml"),
+            Self::NetTap => include_str!("../../labels/seccomp/net-tap.toml"),
+            Self::Socket => include_str!("../../labels/seccomp/socket.toml"),
+        }
+    }
+}
+
+/// Joins fragments under the ceiling.
+pub fn compose(selection: &Selection) -> Result<Filter, ProfileError> {
+    let ceiling = ceiling()?;
+    let mut filter = Filter::default();
+    for part in selection {
+        Fragment::parse(part.text())?.add_to(&mut filter);
+    }
+    filter.check_ceiling(&ceiling_calls(&ceiling))?;
+    ceiling.add_to(&mut filter);
+    filter.normalise();
+    Ok(filter)
+}
+
+/// The program of joined fragments; the same selection gives the same program.
+pub fn program(selection: &Selection) -> Result<crate::privsep::confinement::SeccompProgram, ProfileError> {
+    Ok(compile(&compose(selection)?)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::filter::own::ceiling;
+    use crate::filter::{Action, judge};
+
+    #[test]
+    fn every_file_parses_and_is_named_after_itself() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("labels/seccomp");
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let fragment = Fragment::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            assert_eq!(Some(fragment.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+            assert!(!fragment.summary.is_empty() && !fragment.rules.is_empty(), "{}", fragment.name);
+            let part = Part::ALL.iter().any(|part| Fragment::parse(part.text()).unwrap() == fragment);
+            let other = ["ceiling", "floor"].contains(&fragment.name.as_str());
+            assert!(
+                part || other || fragment.name.starts_with("svirt-"),
+                "{}: nothing selects it",
+                fragment.name
+            );
+        }
+    }
+
+    #[test]
+    fn all_fragments_together_stay_under_the_ceiling() {
+        let whole = compose(&Part::ALL.into_iter().collect()).unwrap();
+        for call in ceiling_calls(&ceiling().unwrap()) {
+            let action = whole.eval(crate::filter::ARCH_X86_64, call.id() as u32, &[0; 6]);
+            assert!(!matches!(action, Action::Allow | Action::Launch), "{call}");
+        }
+    }
+
+    #[test]
+    fn every_fragment_but_the_launcher_adds_something() {
+        let all: Selection = Part::ALL.into_iter().collect();
+        let whole = compose(&all).unwrap();
+        for part in Part::ALL.into_iter().filter(|part| *part != Part::Launcher) {
+            let mut rest = all.clone();
+            rest.remove(&part);
+            assert_ne!(compose(&rest).unwrap(), whole, "{part:?} changes nothing");
+        }
+    }
+
+    #[test]
+    fn a_sealed_device_model_makes_no_process_socket_or_code() {
+        let kvm = [Part::Base, Part::AccelKvm, Part::DiskFile, Part::Launcher, Part::Socket];
+        let judgement = judge(&program(&kvm.into_iter().collect()).unwrap()).unwrap();
+        let found = |list: &[String], call: &str| list.iter().any(|name| name == call);
+        for call in
+            ["socket", "bind", "connect", "listen", "accept4", "fork", "vfork", "kill", "setuid", "unlink"]
+        {
+            assert!(found(judgement.errno.get(&1).unwrap(), call), "{call}");
+        }
+        assert!(found(judgement.errno.get(&38).unwrap(), "clone3"));
+        assert!(found(judgement.errno.get(&38).unwrap(), "io_uring_setup"));
+        assert!(found(&judgement.launch, "execve") && found(&judgement.kill, "ptrace"));
+        assert!(judgement.i386_killed && judgement.x32_refused && judgement.newer_refused);
+    }
+}

@@ -1,0 +1,39 @@
+//! Which filter fragments a definition asks for.
+
+use crate::conf::domain::{Domain, InterfaceBackend, IoMode, SourceKind, VirtType};
+use crate::profile::{Part, Selection};
+
+/// The fragments of one definition.
+///
+/// Serial ports, consoles, VNC, user networks and the monitor are all connected sockets; balloon, rng, video and
+/// cdrom drives need nothing that the base does not have.
+#[must_use]
+pub fn select(domain: &Domain) -> Selection {
+    let mut parts = Selection::from([Part::Base, Part::Launcher, Part::Socket]);
+    parts.insert(match domain.virt {
+        VirtType::Kvm => Part::AccelKvm,
+        VirtType::Qemu => Part::AccelTcg,
+    });
+    for disk in &domain.devices.disks {
+        // An empty cdrom drive has no image, and a medium may be put in later: the fragment is the same.
+        parts.insert(Part::DiskFile);
+        if disk.source.as_ref().is_some_and(|source| on_block_device(source)) {
+            parts.insert(Part::DiskBlock);
+        }
+        match disk.io {
+            Some(IoMode::IoUring) => parts.insert(Part::DiskIoUring),
+            Some(IoMode::Native) => parts.insert(Part::DiskNativeAio),
+            Some(IoMode::Threads) | None => false,
+        };
+    }
+    let tap = |backend: &InterfaceBackend| matches!(backend, InterfaceBackend::Tap(_));
+    if domain.devices.interfaces.iter().any(|interface| tap(&interface.backend)) {
+        parts.insert(Part::NetTap);
+    }
+    parts
+}
+
+/// Only the top layer is written, so only it is discarded.
+fn on_block_device(source: &crate::conf::domain::DiskSource) -> bool {
+    source.kind == SourceKind::Block
+}

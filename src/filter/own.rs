@@ -1,0 +1,116 @@
+//! The ceiling over every fragment, the labeller's floor under every device model, and svirt's own filters.
+//!
+//! They are here, not in `profile`, because the labeller needs them and imports no more than it must. The image
+//! probe's filter is code (`sys::imageprobe`): four dozen instructions that no file should change.
+
+use syscalls::Sysno;
+
+use super::compile::{CompileError, compile};
+use super::fragment::{Fragment, FragmentError};
+use super::model::{CeilingError, Filter};
+use crate::privsep::confinement::SeccompProgram;
+
+const CEILING: &str = include_str!("../../labels/seccomp/ceiling.toml");
+const FLOOR: &str = include_str!("../../labels/seccomp/floor.toml");
+const FRONTEND: &str = include_str!("../../labels/seccomp/svirt-frontend.toml");
+const SUPERVISOR: &str = include_str!("../../labels/seccomp/svirt-supervisor.toml");
+
+/// Why a filter that ships with svirt cannot be made; a test keeps this from happening.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnError {
+    /// A rule allows what the ceiling never allows.
+    #[error(transparent)]
+    Ceiling(#[from] CeilingError),
+    /// The program is too long.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A file under `labels/seccomp` is wrong.
+    #[error(transparent)]
+    Fragment(#[from] FragmentError),
+}
+
+/// What no fragment may ever allow, with what such a call gets.
+pub fn ceiling() -> Result<Fragment, FragmentError> {
+    Fragment::parse(CEILING)
+}
+
+/// The calls of the ceiling.
+#[must_use]
+pub fn ceiling_calls(ceiling: &Fragment) -> Vec<Sysno> {
+    ceiling.rules.iter().flat_map(|rule| rule.calls.iter().copied()).collect()
+}
+
+/// The labeller's own filter under every device model and helper: it allows what it does not name, kills or
+/// refuses what the ceiling names, refuses new namespaces, and kills i386 and x32 calls.
+///
+/// It is loaded last before (or just after) the plan's filter, when mounts and ids are done; `execve`, threads and
+/// loading another filter still work. Filters stack, the strictest answer counts.
+pub fn floor() -> Result<SeccompProgram, OwnError> {
+    denying(FLOOR)
+}
+
+/// The filter of the part that parses: it allows what it does not name.
+pub fn frontend() -> Result<SeccompProgram, OwnError> {
+    denying(FRONTEND)
+}
+
+/// The supervisor's filter, an allow-list. Loaded by the supervisor itself, once everything is open.
+pub fn supervisor() -> Result<SeccompProgram, OwnError> {
+    let ceiling = ceiling()?;
+    let mut filter = Filter::default();
+    Fragment::parse(SUPERVISOR)?.add_to(&mut filter);
+    filter.check_ceiling(&ceiling_calls(&ceiling))?;
+    ceiling.add_to(&mut filter);
+    filter.normalise();
+    Ok(compile(&filter)?)
+}
+
+fn denying(text: &str) -> Result<SeccompProgram, OwnError> {
+    let ceiling = ceiling()?;
+    let mut filter = Filter::allowing();
+    Fragment::parse(text)?.add_to(&mut filter);
+    filter.check_ceiling(&ceiling_calls(&ceiling))?;
+    ceiling.add_to(&mut filter);
+    filter.normalise();
+    Ok(compile(&filter)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::filter::judge;
+
+    #[test]
+    fn the_floor_leaves_a_launch_alone() {
+        let judgement = judge(&floor().unwrap()).unwrap();
+        for call in ["execve", "seccomp", "openat", "mmap", "sendmsg", "socket"] {
+            assert!(judgement.allowed.iter().any(|name| name == call), "{call}");
+        }
+        for call in ["mount", "ptrace", "bpf", "setns", "unshare", "open_by_handle_at", "kexec_load"] {
+            assert!(judgement.kill.iter().any(|name| name == call), "{call}");
+        }
+        assert_eq!(judgement.allowed_conditionally, ["clone"]);
+        assert!(judgement.i386_killed && judgement.x32_refused && !judgement.newer_refused);
+    }
+
+    #[test]
+    fn the_supervisor_opens_and_executes_nothing() {
+        let judgement = judge(&supervisor().unwrap()).unwrap();
+        for call in ["execve", "openat", "open", "socket", "bind", "connect", "fork", "ptrace", "chmod"] {
+            let ways = [&judgement.allowed, &judgement.allowed_conditionally, &judgement.launch];
+            assert!(!ways.iter().any(|list| list.iter().any(|name| name == call)), "{call}");
+        }
+        assert!(judgement.launch.is_empty() && judgement.newer_refused);
+    }
+
+    #[test]
+    fn the_front_end_starts_nothing() {
+        let judgement = judge(&frontend().unwrap()).unwrap();
+        let refused = judgement.errno.get(&1).unwrap();
+        for call in ["execve", "fork", "setuid", "fsetxattr"] {
+            assert!(refused.iter().any(|name| name == call), "{call}");
+        }
+        assert!(judgement.allowed.iter().any(|name| name == "openat"));
+    }
+}
