@@ -14,7 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("qmp", &["base"]),
     ("settings", &["base"]),
     ("conf", &["base", "privsep"]),
-    ("profile", &["base", "filter"]),
+    ("profile", &["base", "filter", "privsep"]),
     ("security", &["base", "conf", "privsep", "settings"]),
     ("confine", &["base", "conf", "filter", "privsep", "profile", "settings"]),
     ("plan", &["base", "conf", "confine", "image", "privsep", "security", "settings"]),
