@@ -14,8 +14,8 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::lease::ObjectId;
-use crate::base::{DomainUuid, Slot};
-use crate::privsep::op::LaunchPlan;
+use crate::base::DomainUuid;
+use crate::privsep::op::{Access, LaunchPlan, Sharing};
 use crate::privsep::request::Started;
 use crate::sys::pidfd::ProcessId;
 
@@ -46,6 +46,17 @@ pub(super) enum Entry {
         /// Device and inode.
         id: ObjectId,
     },
+    /// A file or device is in use.
+    Held {
+        /// Its path, for messages.
+        path: String,
+        /// Device and inode.
+        id: ObjectId,
+        /// How it is used.
+        access: Access,
+        /// Who else may.
+        sharing: Sharing,
+    },
     /// A process runs for the domain.
     Process {
         /// What it is.
@@ -59,8 +70,6 @@ pub(super) enum Entry {
         started: Started,
         /// The cgroup, where there is one.
         cgroup: Option<String>,
-        /// Paths of ptys by slot.
-        ptys: Vec<(Slot, String)>,
     },
 }
 
@@ -117,6 +126,9 @@ pub(super) struct Journal {
     name: String,
 }
 
+/// The start of the names of journals that are kept only for what could not be undone.
+pub(super) const ASIDE: &str = "left-";
+
 fn file_name(uuid: DomainUuid) -> String {
     format!("{uuid}.json-lines")
 }
@@ -157,6 +169,20 @@ impl Journal {
         self.file.sync_data()?;
         fs::fsync(&self.directory)?;
         Ok(())
+    }
+
+    /// Keeps what could not be undone for the next labeller to try, out of the way of the domain's next start.
+    pub(super) fn set_aside(&self, failed: usize) {
+        if self.name.starts_with(ASIDE) {
+            return;
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let name = format!("{ASIDE}{}-{}", now.as_nanos(), self.name);
+        tracing::error!(journal = name, left = failed, "keeps what could not be undone");
+        if let Err(error) = fs::renameat(&self.directory, self.name.as_str(), &self.directory, name.as_str())
+        {
+            tracing::error!(journal = self.name, %error, "cannot set a journal aside");
+        }
     }
 
     /// Removes the journal: nothing is left to undo.

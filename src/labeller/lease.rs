@@ -32,11 +32,11 @@ impl Hold {
 
 /// What a label on a shared object must be put back to, and what it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LabelLease {
+struct LabelLease {
     /// The label found by the first domain that set one.
-    pub(super) before: Option<String>,
+    before: Option<String>,
     /// The label that every holder asked for.
-    pub(super) wanted: String,
+    wanted: String,
     /// Who needs it.
     holders: Vec<DomainUuid>,
 }
@@ -116,11 +116,6 @@ impl Leases {
         }
         self.objects.entry(id).or_default().push((domain, hold));
         Ok(())
-    }
-
-    /// What label an object under lease has; none if no domain set one.
-    pub(super) fn labelled(&self, id: ObjectId) -> Option<&LabelLease> {
-        self.labels.get(&id)
     }
 
     /// Takes part in a label. `before` counts only for the first domain. Returns what it was before all of them.
@@ -239,7 +234,7 @@ mod tests {
         assert!(leases.label(uuid(3), (1, 1), Some("c".into()), "d", "/i").is_err());
         assert!(!leases.release_label(uuid(1), (1, 1)));
         assert!(leases.release_label(uuid(2), (1, 1)));
-        assert!(leases.labelled((1, 1)).is_none());
+        assert!(leases.labels.is_empty());
     }
 
     fn hold() -> impl Strategy<Value = Hold> {

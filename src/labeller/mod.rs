@@ -1,11 +1,35 @@
-//! The privileged process.
+//! The privileged process: it applies plans and keeps what they hold.
+//!
+//! ```text
+//!  frames --connection--> server --admit--> apply --launcher--> device model, supervisor, passt
+//!                            |                |
+//!                  lease <---+    journal <---+--> undo <-- recover (at the next start)
+//! ```
+//!
+//! Owns labels, leases, locks, journals and the processes of every domain. It never parses XML, XDR, TLS, image
+//! headers or profile text, and trusts nothing that it is asked: `admit` holds every plan against the
+//! root-owned configuration, `places` every path, `lease` everything that somebody may hold already.
 #![forbid(unsafe_code)]
 
 mod admit;
+mod apply;
 pub mod cgroup;
+mod connection;
+mod domain;
 mod fault;
 mod journal;
+mod launcher;
 mod lease;
+mod own;
 mod places;
+mod probe;
+mod real;
+mod recover;
 pub mod root;
+mod run;
+mod serve;
+mod server;
 pub mod spawn;
+mod undo;
+
+pub use run::{LabellerError, Options, run};

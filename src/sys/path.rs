@@ -223,6 +223,29 @@ pub fn create(directory: impl AsFd, name: &std::ffi::OsStr, mode: u32, flags: OF
     Ok(fs::openat(directory, Path::new(name), flags, Mode::from_raw_mode(mode))?)
 }
 
+/// Makes a file that has no name yet in an open directory.
+pub fn nameless(directory: impl AsFd, mode: u32, flags: OFlags) -> io::Result<OwnedFd> {
+    // An O_PATH descriptor cannot be opened from with O_TMPFILE and an empty path, but with `.` it can.
+    let flags = flags | OFlags::TMPFILE | OFlags::CLOEXEC;
+    Ok(fs::openat(directory, ".", flags, Mode::from_raw_mode(mode))?)
+}
+
+/// Gives an open file a name, which must be free.
+pub fn link(file: impl AsFd, directory: impl AsFd, name: &std::ffi::OsStr) -> io::Result<()> {
+    let from = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    Ok(fs::linkat(fs::CWD, from.as_str(), directory, Path::new(name), fs::AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// What a name in an open directory holds; a link is itself.
+pub fn look(directory: impl AsFd, name: &std::ffi::OsStr) -> io::Result<Found> {
+    Found::of(child(directory.as_fd(), Path::new(name))?)
+}
+
+/// Opens a file in an open directory, never through a link.
+pub fn open_in(directory: impl AsFd, name: &std::ffi::OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+    reopen(child(directory.as_fd(), Path::new(name))?, flags)
+}
+
 /// Opens a directory by a path that is svirt's own or the administrator's.
 pub fn directory(path: &str) -> io::Result<OwnedFd> {
     Ok(fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)

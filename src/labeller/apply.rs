@@ -1,0 +1,391 @@
+//! Applies the operations of an admitted plan, in order, each one journalled before it takes effect.
+//!
+//! Owns the open descriptors of a start until they are handed over. It stops at the first refusal and undoes
+//! nothing itself: what it wrote into `undos` (and the journal) is undone by `undo`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, OFlags};
+
+use super::fault;
+use super::journal::{Entry, Journal, ProcessRole, Undo};
+use super::launcher::{LaunchRequest, Launched, Launcher, Slots};
+use super::lease::{Hold, Leases, ObjectId};
+use super::places::{DirectoryUse, PlaceKind, Places};
+use crate::base::{Layer, Refusal, Slot};
+use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing};
+use crate::settings::Settings;
+use crate::sys::path::{self, Found};
+use crate::sys::process::Child;
+use crate::sys::{listen, lock, pidfd, pty, tap, xattr};
+
+/// What a plan made, as far as it came.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    /// Open descriptors.
+    pub(super) slots: Slots,
+    /// How to take back what was done, in the order of doing.
+    pub(super) undos: Vec<Undo>,
+    /// Helpers by alias.
+    pub(super) helpers: Vec<(String, Child)>,
+    /// Listening addresses and ptys by slot.
+    pub(super) listening: Vec<(String, String)>,
+    /// New logs that take their names once the guest runs.
+    pub(super) logs: Vec<NewLog>,
+    /// The control socket.
+    pub(super) control: String,
+    /// The cgroup, where there is one.
+    pub(super) cgroup: Option<String>,
+    /// Layers that the host has only in part.
+    pub(super) degraded: Vec<String>,
+    /// The processes.
+    pub(super) launched: Option<Launched>,
+}
+
+/// A log file without a name yet, that replaces what has the name now.
+#[derive(Debug)]
+pub(super) struct NewLog {
+    directory: OwnedFd,
+    name: String,
+    path: String,
+    file: OwnedFd,
+}
+
+/// One application.
+pub(super) struct Apply<'a> {
+    /// The configuration.
+    pub(super) settings: &'a Settings,
+    /// The configured places as they are now.
+    pub(super) places: &'a Places,
+    /// What is in use.
+    pub(super) leases: &'a mut Leases,
+    /// The domain's journal.
+    pub(super) journal: &'a mut Journal,
+    /// Who starts processes.
+    pub(super) launcher: &'a mut dyn Launcher,
+    /// What is applied.
+    pub(super) plan: &'a LaunchPlan,
+    /// What came of it.
+    pub(super) out: &'a mut Applied,
+}
+
+impl Apply<'_> {
+    /// Applies everything. An error names the operation, counted from 0.
+    pub(super) fn run(&mut self) -> Result<(), (usize, Refusal)> {
+        for (at, op) in self.plan.ops.iter().enumerate() {
+            fault::step(op.name())
+                .and_then(|()| self.op(op))
+                .and_then(|()| fault::step(op.name()))
+                .map_err(|refusal| (at, refusal))?;
+        }
+        Ok(())
+    }
+
+    fn op(&mut self, op: &Op) -> Result<(), Refusal> {
+        let uuid = self.plan.domain.uuid;
+        match op {
+            Op::LeaseUid { role, uid } => self.leases.uid(uuid, *role, *uid),
+            Op::LeaseCategories { pair } => self.leases.pair(uuid, *pair),
+            Op::Cgroup(limits) => {
+                self.intent(Undo::Cgroup)?;
+                let (cgroup, degraded) = self.launcher.make_cgroup(uuid, limits)?;
+                self.out.cgroup = cgroup;
+                self.out.degraded.extend(degraded);
+                Ok(())
+            }
+            Op::OpenImage(image) => self.open_image(image),
+            Op::OpenReadable { slot, path } => {
+                let opened = self.places.open_readable(path)?;
+                let hold = Hold { access: Access::ReadOnly, sharing: Sharing::Readers };
+                self.hold(opened.id, hold, path)?;
+                self.keep(slot, opened.fd)
+            }
+            Op::OpenTap { slot, interface } => {
+                let fd = tap::attach(interface).map_err(|error| {
+                    let remedy = "make the tap device first, and see that nobody else is attached to it";
+                    kernel("attach to the tap device", interface, &error, remedy)
+                })?;
+                self.keep(slot, fd)
+            }
+            Op::LabelSelinux { slot, label } => self.label(slot, label),
+            Op::Channel { slot, peer } => {
+                let (one, other) =
+                    listen::channel().map_err(|error| kernel("make", "a channel", &error, ""))?;
+                self.keep(slot, one)?;
+                self.keep(peer, other)
+            }
+            Op::Pty { slot } => {
+                let (fd, name) = pty::open().map_err(|error| kernel("open", "a pty", &error, ""))?;
+                self.out.listening.push((slot.to_string(), name));
+                self.keep(slot, fd)
+            }
+            Op::Listen { slot, at } => self.listen(slot, at),
+            Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
+            Op::SpawnPasst { alias, slot, uid, selinux_label } => {
+                self.passt(alias, slot, *uid, selinux_label.as_deref())
+            }
+            Op::Spawn(_) => self.spawn(),
+        }
+    }
+
+    /// Writes down how the next effect is undone.
+    fn intent(&mut self, undo: Undo) -> Result<(), Refusal> {
+        self.write(&Entry::Intent(undo.clone()))?;
+        self.out.undos.push(undo);
+        fault::step("intent")
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        self.journal.write(entry).map_err(|error| journal_refusal(&error))
+    }
+
+    fn sync(&mut self) -> Result<(), Refusal> {
+        self.journal.sync().map_err(|error| journal_refusal(&error))
+    }
+
+    fn keep(&mut self, slot: &Slot, fd: OwnedFd) -> Result<(), Refusal> {
+        match self.out.slots.insert(slot.clone(), fd) {
+            None => Ok(()),
+            Some(_) => Err(Refusal::new(Layer::Policy, "fill", slot.to_string(), "it is filled already", "")),
+        }
+    }
+
+    fn hold(&mut self, id: ObjectId, hold: Hold, path: &str) -> Result<(), Refusal> {
+        self.leases.object(self.plan.domain.uuid, id, hold, path)?;
+        self.write(&Entry::Held { path: path.to_owned(), id, access: hold.access, sharing: hold.sharing })
+    }
+
+    fn open_image(&mut self, image: &OpenImage) -> Result<(), Refusal> {
+        let opened = self.places.open_image(image)?;
+        self.hold(opened.id, Hold { access: image.access, sharing: image.sharing }, &image.path)?;
+        let others_write = image.sharing == Sharing::Writers;
+        let wanted = lock::ImageLock::new(image.access == Access::ReadWrite, others_write);
+        lock::take(&opened.fd, wanted).map_err(|error| lock_refusal(&image.path, &opened.fd, &error))?;
+        if opened.place == PlaceKind::Readable && self.is_labelled(&image.slot) {
+            let remedy = "move it to a directory of images.relabelable, or write <seclabel relabel='no'/>";
+            let rule = "images.readable: files there are never labelled";
+            return Err(Refusal::new(Layer::Policy, "label", &*image.path, rule, remedy));
+        }
+        self.keep(&image.slot, opened.fd)
+    }
+
+    fn is_labelled(&self, wanted: &Slot) -> bool {
+        self.plan.ops.iter().any(|op| matches!(op, Op::LabelSelinux { slot, .. } if slot == wanted))
+    }
+
+    fn image_of(&self, wanted: &Slot) -> Result<(String, ObjectId), Refusal> {
+        let image = self.plan.ops.iter().find_map(|op| match op {
+            Op::OpenImage(image) if image.slot == *wanted => Some(image),
+            _ => None,
+        });
+        image.map(|image| (image.path.clone(), (image.identity.device, image.identity.inode))).ok_or_else(
+            || Refusal::new(Layer::Policy, "label", wanted.to_string(), "is no image of this plan", ""),
+        )
+    }
+
+    /// Sets one label. Before the first one the undo of all of them is on the disk: one `fsync` for a start.
+    fn label(&mut self, slot: &Slot, label: &str) -> Result<(), Refusal> {
+        if !self.out.undos.iter().any(|undo| matches!(undo, Undo::Label { .. })) {
+            self.prepare_labels()?;
+        }
+        let (path, _) = self.image_of(slot)?;
+        let Some(fd) = self.out.slots.get(slot) else {
+            return Err(Refusal::new(Layer::Policy, "label", path, "is not open", ""));
+        };
+        let now = xattr::selinux_label(fd).map_err(|error| label_refusal(&path, &error))?;
+        if now.as_deref() != Some(label) {
+            xattr::set_selinux_label(fd, Some(label)).map_err(|error| label_refusal(&path, &error))?;
+        }
+        Ok(())
+    }
+
+    fn prepare_labels(&mut self) -> Result<(), Refusal> {
+        let wanted: Vec<(&Slot, &String)> = self
+            .plan
+            .ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::LabelSelinux { slot, label } => Some((slot, label)),
+                _ => None,
+            })
+            .collect();
+        for (slot, label) in wanted {
+            let (path, id) = self.image_of(slot)?;
+            let Some(fd) = self.out.slots.get(slot) else { continue };
+            let now = xattr::selinux_label(fd).map_err(|error| label_refusal(&path, &error))?;
+            let before = self.leases.label(self.plan.domain.uuid, id, now, label, &path)?;
+            self.intent(Undo::Label { path, id, before, after: label.clone() })?;
+        }
+        self.sync()?;
+        fault::step("journal on disk")
+    }
+
+    fn listen(&mut self, slot: &Slot, at: &ListenAt) -> Result<(), Refusal> {
+        match at {
+            ListenAt::Tcp { address, port, port_last } => {
+                let (fd, bound) = listen::tcp(*address, *port, *port_last).map_err(|error| {
+                    kernel("listen at", &format!("{address}:{port}"), &error, "choose another port")
+                })?;
+                self.out.listening.push((slot.to_string(), bound.to_string()));
+                self.keep(slot, fd)
+            }
+            ListenAt::Control => {
+                let directory = Path::new(&self.settings.paths.run).join("control");
+                let name = format!("{}.sock", self.plan.domain.uuid);
+                let path = directory.join(&name).to_string_lossy().into_owned();
+                let fd = path::directory(&directory.to_string_lossy())
+                    .map_err(|error| kernel("open", &directory.to_string_lossy(), &error, ""))?;
+                // Everybody may connect; the supervisor admits by peer credentials.
+                self.bind(slot, &fd, &name, &path, 0o666)?;
+                self.out.control = path;
+                Ok(())
+            }
+            ListenAt::Unix { path } => {
+                let (directory, name) = self.places.directory_of(path, DirectoryUse::Sockets)?;
+                self.bind(slot, &directory, &name, path, 0o600)?;
+                self.out.listening.push((slot.to_string(), path.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    fn bind(&mut self, slot: &Slot, dir: &OwnedFd, name: &str, path: &str, mode: u32) -> Result<(), Refusal> {
+        if path::look(dir, name.as_ref()).is_ok() {
+            let remedy = "remove it, or choose another path";
+            return Err(Refusal::new(Layer::Kernel, "listen at", path, "something has this name", remedy));
+        }
+        self.intent(Undo::Socket { path: path.to_owned() })?;
+        let fd = listen::unix(dir, name, mode).map_err(|error| kernel("listen at", path, &error, ""))?;
+        fault::step("bound")?;
+        if let Ok(found) = path::look(dir, name.as_ref()) {
+            self.write(&Entry::Bound { path: path.to_owned(), id: found.id() })?;
+        }
+        self.keep(slot, fd)
+    }
+
+    fn open_log(&mut self, slot: &Slot, path: &str, append: bool) -> Result<(), Refusal> {
+        let (directory, name) = self.places.directory_of(path, DirectoryUse::Logs)?;
+        let error = |error: std::io::Error| kernel("open the log", path, &error, "look at its directory");
+        if let Ok(found) = path::look(&directory, name.as_ref()) {
+            if !found.is(libc::S_IFREG) || found.links > 1 || found.uid != 0 {
+                let rule = "is not a regular file of root with one name";
+                return Err(Refusal::new(Layer::Policy, "open the log", path, rule, "choose another path"));
+            }
+            let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
+            self.hold(found.id(), hold, path)?;
+            if append {
+                let fd = path::open_in(&directory, name.as_ref(), OFlags::WRONLY | OFlags::APPEND)
+                    .map_err(error)?;
+                if Found::of(&fd).map_err(error)?.id() != found.id() {
+                    let rule = "it was replaced meanwhile";
+                    return Err(Refusal::new(Layer::Policy, "open the log", path, rule, "start again"));
+                }
+                return self.keep(slot, fd);
+            }
+        }
+        // A new file has no name until it is needed, so that a failed start leaves what was there.
+        let file = path::nameless(&directory, 0o600, OFlags::WRONLY | OFlags::APPEND).map_err(error)?;
+        let id = Found::of(&file).map_err(error)?.id();
+        self.hold(id, Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive }, path)?;
+        let copy = file.try_clone().map_err(error)?;
+        self.out.logs.push(NewLog { directory, name, path: path.to_owned(), file: copy });
+        self.keep(slot, file)
+    }
+
+    fn passt(&mut self, alias: &str, slot: &Slot, uid: u32, label: Option<&str>) -> Result<(), Refusal> {
+        let Some(channel) = self.out.slots.get(slot) else {
+            return Err(Refusal::new(Layer::Policy, "start passt for", alias, "its channel is not open", ""));
+        };
+        let child = self.launcher.passt(&self.plan.domain, channel, uid, label)?;
+        let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
+        self.out.helpers.push((alias.to_owned(), child));
+        noted?;
+        self.out.slots.remove(slot);
+        Ok(())
+    }
+
+    fn spawn(&mut self) -> Result<(), Refusal> {
+        let Some(Op::Spawn(spawn)) = self.plan.ops.last() else {
+            return Err(Refusal::new(Layer::Policy, "apply", "the plan", "it has no spawn", ""));
+        };
+        let request = LaunchRequest { domain: &self.plan.domain, spawn, slots: &self.out.slots };
+        let journal = &mut *self.journal;
+        let launched = self.launcher.launch(&request, &mut |role, pid| note(journal, role, pid))?;
+        self.out.degraded.extend(launched.degraded.iter().cloned());
+        self.out.launched = Some(launched);
+        // What the supervisor has is kept for a later one; images and the rest are the device model's alone, so
+        // that their locks end with it.
+        let kept: Vec<&Slot> = spawn.supervisor.fds.iter().map(|grant| &grant.slot).collect();
+        self.out.slots.retain(|slot, _| kept.contains(&slot));
+        Ok(())
+    }
+}
+
+/// Writes a process into the journal.
+fn note(journal: &mut Journal, role: ProcessRole, pid: i32) -> Result<(), Refusal> {
+    fault::step("forked")?;
+    let id = pidfd::ProcessId::of(pid).map_err(|error| kernel("look at", "a child", &error, ""))?;
+    journal.write(&Entry::Process { role, id }).map_err(|error| journal_refusal(&error))?;
+    fault::step("noted")
+}
+
+impl NewLog {
+    /// Gives the log its name, in place of what has it now.
+    pub(super) fn put(&self, journal: &mut Journal, undos: &mut Vec<Undo>) -> Result<(), Refusal> {
+        let error =
+            |error: std::io::Error| kernel("name the log", &self.path, &error, "look at its directory");
+        let id = Found::of(&self.file).map_err(error)?.id();
+        if path::look(&self.directory, self.name.as_ref()).is_err() {
+            let undo = Undo::Name { path: self.path.clone(), id, keep_after_run: true };
+            journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
+            undos.push(undo);
+            return path::link(&self.file, &self.directory, self.name.as_ref()).map_err(error);
+        }
+        let hidden = format!(".{}.svirt", self.name);
+        let at = Path::new(&self.path).with_file_name(&hidden).to_string_lossy().into_owned();
+        let undo = Undo::Name { path: at, id, keep_after_run: false };
+        journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
+        undos.push(undo);
+        let _ = rustix::fs::unlinkat(&self.directory, hidden.as_str(), AtFlags::empty());
+        path::link(&self.file, &self.directory, hidden.as_ref()).map_err(error)?;
+        let directory = self.directory.as_fd();
+        rustix::fs::renameat(directory, hidden.as_str(), directory, self.name.as_str())
+            .map_err(|errno| error(errno.into()))
+    }
+}
+
+pub(super) fn kernel(operation: &str, object: &str, error: &std::io::Error, remedy: &str) -> Refusal {
+    Refusal::new(Layer::Kernel, operation, object, error.to_string(), remedy)
+}
+
+pub(super) fn journal_refusal(error: &std::io::Error) -> Refusal {
+    kernel("write", "the journal", error, "see that paths.state has room and can be written")
+}
+
+fn lock_refusal(path: &str, fd: &OwnedFd, error: &std::io::Error) -> Refusal {
+    if error.kind() != std::io::ErrorKind::WouldBlock {
+        let remedy = "the file system must support open-file-description locks";
+        return Refusal::new(Layer::Lock, "lock the image", path, error.to_string(), remedy);
+    }
+    let holders = lock::holders(fd);
+    let who = if holders.is_empty() {
+        "another program uses it (a QEMU or qemu-img that svirt did not start)".to_owned()
+    } else {
+        let pids: Vec<String> = holders.iter().map(ToString::to_string).collect();
+        format!("another program uses it (pid {})", pids.join(", "))
+    };
+    Refusal::new(Layer::Lock, "lock the image", path, who, "end that program; `lsof` names it")
+}
+
+fn label_refusal(path: &str, error: &std::io::Error) -> Refusal {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => {
+            "the file system keeps no labels: mount it with context=, and write relabel='no'"
+        }
+        Some(libc::EROFS) => "the file system is read-only: write <seclabel relabel='no'/>",
+        Some(libc::EINVAL) => "the loaded policy does not know this label: load svirt's policy module",
+        _ => "look at the kernel's audit log",
+    };
+    Refusal::new(Layer::Selinux, "label", path, error.to_string(), remedy)
+}

@@ -1,0 +1,304 @@
+//! One domain, from the first operation of its start to the last of its undo.
+//!
+//! ```text
+//!             refused or failed
+//!  Starting ---------------------+
+//!     | supervisor: Running      v
+//!     v      device model ends  Ending -- every process gone --> undone, answered
+//!  Running ----------------------^
+//!     ^  | supervisor ends
+//!     +--+ a replacement takes the monitor over
+//! ```
+//!
+//! Owns the processes' pidfds and the descriptors that a later supervisor needs. Decides nothing about policy.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::apply::NewLog;
+use super::connection::ConnectionId;
+use super::journal::{Journal, Undo};
+use super::launcher::Slots;
+use crate::base::{Layer, Refusal};
+use crate::privsep::op::{LaunchPlan, Op, Spawn};
+use crate::privsep::request::{Described, DomainStatus, Refused, Reply, Started};
+use crate::privsep::supervisor::{Ended, Order};
+use crate::sys::packet;
+use crate::sys::pidfd::{self, Exit};
+use crate::sys::process::Child;
+
+/// How long a supervisor may take to say how the device model ended, and to leave.
+const FAREWELL: Duration = Duration::from_millis(1500);
+/// How many supervisors are started for one domain within [`REPLACE_WITHIN`].
+const REPLACE_MOST: usize = 5;
+const REPLACE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where a domain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Until the supervisor says that the guest runs, at most until then.
+    Starting(Instant),
+    /// The guest runs.
+    Running,
+    /// Processes are leaving; from then on they are killed.
+    Ending(Instant),
+}
+
+/// One domain.
+#[derive(Debug)]
+pub(super) struct Domain {
+    /// The plan as it was admitted.
+    pub(super) plan: LaunchPlan,
+    /// Where it stands.
+    pub(super) phase: Phase,
+    /// Whether the guest ever ran.
+    pub(super) ran: bool,
+    /// Its journal.
+    pub(super) journal: Journal,
+    /// How to take it back.
+    pub(super) undos: Vec<Undo>,
+    /// The device model, until it has ended.
+    pub(super) device_model: Option<Child>,
+    /// The supervisor, while there is one.
+    pub(super) supervisor: Option<Child>,
+    /// Packets from and to the supervisor.
+    pub(super) link: Option<OwnedFd>,
+    /// Helpers that have not ended.
+    pub(super) helpers: Vec<(String, Child)>,
+    /// What a later supervisor gets.
+    pub(super) kept: Slots,
+    /// The device model's standard error, for a later supervisor.
+    pub(super) stderr: Option<OwnedFd>,
+    /// Logs without a name yet.
+    pub(super) logs: Vec<NewLog>,
+    /// What the start answers.
+    pub(super) started: Started,
+    /// The cgroup.
+    pub(super) cgroup: Option<String>,
+    /// Who asked for the start and has no answer yet.
+    pub(super) starter: Option<ConnectionId>,
+    /// Who waits for the end.
+    pub(super) waiters: Vec<ConnectionId>,
+    /// Why the start failed.
+    pub(super) failure: Option<Refused>,
+    /// How the supervisor says it ended.
+    pub(super) ended: Option<Ended>,
+    /// How the kernel says the device model ended, where it was our child.
+    pub(super) exit: Option<Exit>,
+    /// When supervisors were replaced.
+    pub(super) replaced: Vec<Instant>,
+}
+
+impl Domain {
+    /// The last operation's content.
+    pub(super) fn spawn(&self) -> Option<&Spawn> {
+        match self.plan.ops.last() {
+            Some(Op::Spawn(spawn)) => Some(spawn),
+            _ => None,
+        }
+    }
+
+    /// As it stands in a survey.
+    pub(super) fn status(&self) -> DomainStatus {
+        DomainStatus {
+            domain: self.plan.domain.clone(),
+            qemu_pid: self.device_model.as_ref().map_or(0, |child| child.pid),
+            supervisor_pid: self.supervisor.as_ref().map_or(0, |child| child.pid),
+            control: self.started.control.clone(),
+        }
+    }
+
+    /// The answer to `Describe`.
+    pub(super) fn describe(&self) -> Reply {
+        Reply::Described(Box::new(Described {
+            status: self.status(),
+            plan: self.plan.clone(),
+            helpers: self.helpers.iter().map(|(alias, child)| (alias.clone(), child.pid)).collect(),
+            degraded: self.started.degraded.clone(),
+            cgroup: self.cgroup.clone(),
+        }))
+    }
+
+    /// Marks the start as failed; the first reason counts.
+    pub(super) fn fail(&mut self, refused: Refused) {
+        if !self.ran {
+            self.failure.get_or_insert(refused);
+        }
+        self.order_leave();
+        self.kill();
+        self.phase = Phase::Ending(Instant::now());
+        self.settle(Instant::now());
+    }
+
+    /// Fails the start with a refusal that concerns no operation.
+    pub(super) fn fail_with(&mut self, refusal: Refusal) {
+        self.fail(Refused { refusal, op: None, stderr: String::new() });
+    }
+
+    /// Kills the device model; the rest follows.
+    pub(super) fn kill(&mut self) {
+        if let Some(child) = &self.device_model {
+            kill(child);
+        }
+    }
+
+    /// Goes over to ending: helpers are killed, the supervisor gets a moment to say how it went.
+    pub(super) fn end(&mut self) {
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.phase = Phase::Ending(Instant::now() + FAREWELL);
+        }
+        self.kill();
+        for (_, helper) in &self.helpers {
+            kill(helper);
+        }
+    }
+
+    /// Tells the supervisor to leave.
+    pub(super) fn order_leave(&mut self) {
+        if let (Some(link), Ok(order)) = (&self.link, serde_json::to_vec(&Order::Leave)) {
+            let _ = packet::send(link, &order);
+        }
+    }
+
+    /// Notes a process that has ended. `true` if the supervisor is to be replaced.
+    pub(super) fn reap(&mut self) -> bool {
+        let gone = |child: &Child| pidfd::has_ended(&child.pidfd).unwrap_or(true);
+        self.helpers.retain(|(alias, helper)| {
+            let ended = gone(helper);
+            if ended {
+                let exit = pidfd::reap(&helper.pidfd);
+                tracing::info!(alias, ?exit, "a helper has ended");
+            }
+            !ended
+        });
+        if self.device_model.as_ref().is_some_and(gone) {
+            self.exit = self.device_model.take().and_then(|child| pidfd::reap(&child.pidfd));
+            self.device_model_ended();
+        }
+        let mut replace = false;
+        if self.supervisor.as_ref().is_some_and(gone) {
+            let exit = self.supervisor.take().and_then(|child| pidfd::reap(&child.pidfd));
+            tracing::info!(domain = %self.plan.domain.name, ?exit, "a supervisor has ended");
+            match self.phase {
+                Phase::Starting(_) => self.fail_with(Refusal::new(
+                    Layer::DeviceModel,
+                    "start domain",
+                    self.plan.domain.name.to_string(),
+                    format!("its supervisor ended before the guest ran ({exit:?})"),
+                    "look at the labeller's log",
+                )),
+                Phase::Running => replace = self.device_model.is_some(),
+                Phase::Ending(_) => {}
+            }
+        }
+        replace
+    }
+
+    fn device_model_ended(&mut self) {
+        match self.phase {
+            // The supervisor knows what the device model said; it has a moment to tell.
+            Phase::Starting(until) => {
+                self.phase = Phase::Starting(until.min(Instant::now() + FAREWELL));
+                if self.supervisor.is_none() {
+                    self.fail_with(self.early_end());
+                }
+            }
+            Phase::Running => self.end(),
+            Phase::Ending(_) => {}
+        }
+    }
+
+    fn early_end(&self) -> Refusal {
+        Refusal::new(
+            Layer::DeviceModel,
+            "start domain",
+            self.plan.domain.name.to_string(),
+            format!("the device model ended before the guest ran ({:?})", self.exit),
+            "look at the labeller's log",
+        )
+    }
+
+    /// Whether another supervisor may be started now; keeps count.
+    pub(super) fn may_replace(&mut self, now: Instant) -> bool {
+        self.replaced.retain(|at| now.duration_since(*at) < REPLACE_WITHIN);
+        if self.replaced.len() >= REPLACE_MOST {
+            return false;
+        }
+        self.replaced.push(now);
+        true
+    }
+
+    /// Enforces what is due at this time.
+    pub(super) fn settle(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Starting(until) if now >= until => {
+                let refusal = if self.device_model.is_none() {
+                    self.early_end()
+                } else {
+                    Refusal::new(
+                        Layer::DeviceModel,
+                        "start domain",
+                        self.plan.domain.name.to_string(),
+                        "the guest did not run within limits.start_timeout",
+                        "raise limits.start_timeout if the host is slow",
+                    )
+                };
+                self.fail_with(refusal);
+            }
+            Phase::Ending(until) => {
+                for (_, helper) in &self.helpers {
+                    kill(helper);
+                }
+                if now >= until {
+                    self.kill();
+                    if let Some(supervisor) = &self.supervisor {
+                        kill(supervisor);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// When [`Domain::settle`] has something to do next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Starting(until) => Some(until),
+            Phase::Running => None,
+            // Past the moment everything was killed; a look now and then, should a process be slow to go.
+            Phase::Ending(until) => Some(until.max(Instant::now() + Duration::from_millis(100))),
+        }
+    }
+
+    /// Whether nothing of it runs any longer.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ending(_))
+            && self.device_model.is_none()
+            && self.supervisor.is_none()
+            && self.helpers.is_empty()
+    }
+
+    /// How it ended, from everybody who knows.
+    pub(super) fn ending(&self) -> Ended {
+        let mut ended = self.ended.clone().unwrap_or(Ended {
+            code: None,
+            signal: None,
+            reason: None,
+            stderr: String::new(),
+        });
+        if ended.code.is_none() && ended.signal.is_none() {
+            match self.exit {
+                Some(Exit::Code(code)) => ended.code = Some(code),
+                Some(Exit::Signal(signal)) => ended.signal = Some(signal),
+                None => {}
+            }
+        }
+        ended
+    }
+}
+
+fn kill(child: &Child) {
+    if let Err(error) = pidfd::kill(&child.pidfd) {
+        tracing::error!(pid = child.pid, %error, "cannot kill a process");
+    }
+}

@@ -1,0 +1,78 @@
+//! What applying a plan needs of whoever starts processes: one narrow door, so that the bookkeeping of a start
+//! and the confinement of its processes can be read, and tested, apart.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use super::journal::ProcessRole;
+use crate::base::{DomainRef, DomainUuid, Refusal, Slot};
+use crate::privsep::op::{CgroupLimits, Spawn};
+use crate::sys::process::Child;
+
+/// Descriptors by slot.
+pub(super) type Slots = BTreeMap<Slot, OwnedFd>;
+
+/// Is told each new process before that process may do anything that would outlive it.
+pub(super) type OnProcess<'a> = dyn FnMut(ProcessRole, i32) -> Result<(), Refusal> + 'a;
+
+/// What a device model and its supervisor are started from.
+pub(super) struct LaunchRequest<'a> {
+    /// Whose.
+    pub(super) domain: &'a DomainRef,
+    /// What.
+    pub(super) spawn: &'a Spawn,
+    /// With which descriptors; they stay open here.
+    pub(super) slots: &'a Slots,
+}
+
+/// Two processes that run, and what the labeller holds of them.
+#[derive(Debug)]
+pub(super) struct Launched {
+    /// The device model.
+    pub(super) device_model: Child,
+    /// The supervisor.
+    pub(super) supervisor: Child,
+    /// Packets from and to the supervisor.
+    pub(super) link: OwnedFd,
+    /// The reading end of the device model's standard error, for a later supervisor.
+    pub(super) stderr: Option<OwnedFd>,
+    /// Layers that the host has only in part, by name.
+    pub(super) degraded: Vec<String>,
+}
+
+/// Starts processes and makes cgroups.
+pub(super) trait Launcher {
+    /// Makes the domain's cgroup with its limits; its path below the cgroup mount, where the host has one to give,
+    /// and what it lacks.
+    fn make_cgroup(
+        &mut self,
+        uuid: DomainUuid,
+        limits: &CgroupLimits,
+    ) -> Result<(Option<String>, Vec<String>), Refusal>;
+
+    /// Kills what is left in the domain's cgroup and removes it; none being there is no error.
+    fn remove_cgroup(&mut self, uuid: DomainUuid) -> std::io::Result<()>;
+
+    /// Starts passt on a channel end.
+    fn passt(
+        &mut self,
+        domain: &DomainRef,
+        channel: &OwnedFd,
+        uid: u32,
+        selinux_label: Option<&str>,
+    ) -> Result<Child, Refusal>;
+
+    /// Starts the supervisor and under it the device model. An error leaves neither behind.
+    fn launch(&mut self, request: &LaunchRequest<'_>, on: &mut OnProcess<'_>) -> Result<Launched, Refusal>;
+
+    /// Starts a supervisor over a device model that runs.
+    fn take_over(
+        &mut self,
+        request: &LaunchRequest<'_>,
+        device_model: &Child,
+        stderr: Option<&OwnedFd>,
+    ) -> Result<(Child, OwnedFd), Refusal>;
+
+    /// Prepares what can be prepared ahead while nobody waits.
+    fn idle(&mut self);
+}

@@ -1,0 +1,162 @@
+//! The launcher that starts real processes: `spawn`, `root` and `cgroup` behind the door of `launcher`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::cgroup::{CgroupHost, DomainCgroup};
+use super::journal::ProcessRole;
+use super::launcher::{LaunchRequest, Launched, Launcher, OnProcess};
+use super::root::RootStore;
+use super::spawn::{self, Helper};
+use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
+use crate::privsep::confinement::{Rlimit, RlimitKind};
+use crate::privsep::op::CgroupLimits;
+use crate::settings::Settings;
+use crate::sys::namespace::Namespaces;
+use crate::sys::process::Child;
+
+/// How long a new process may take to the start of its program.
+const TO_EXEC: Duration = Duration::from_secs(10);
+
+/// What starts need, prepared once.
+struct Real {
+    roots: RootStore,
+    host: CgroupHost,
+    supervisor: PathBuf,
+    passt: PathBuf,
+    /// Cgroups that were made and whose processes are not started yet.
+    cgroups: BTreeMap<DomainUuid, DomainCgroup>,
+    /// A network namespace made ahead of the next start.
+    net: Option<OwnedFd>,
+}
+
+/// Prepares for starts.
+pub(super) fn launcher(settings: &Settings, libexec: &Path) -> io::Result<Box<dyn Launcher>> {
+    let roots = RootStore::open(Path::new(&settings.paths.cache), settings.uids.imageprobe)
+        .map_err(io::Error::other)?;
+    Ok(Box::new(Real {
+        roots,
+        host: CgroupHost::discover().map_err(io::Error::other)?,
+        supervisor: libexec.join("svirt-supervisor"),
+        passt: PathBuf::from(&settings.network.passt),
+        cgroups: BTreeMap::new(),
+        net: None,
+    }))
+}
+
+impl Launcher for Real {
+    fn make_cgroup(
+        &mut self,
+        uuid: DomainUuid,
+        limits: &CgroupLimits,
+    ) -> Result<(Option<String>, Vec<String>), Refusal> {
+        let cgroup = self.host.create(&uuid, limits).map_err(|error| error.refusal())?;
+        let path = cgroup.path().map(ToOwned::to_owned);
+        self.cgroups.insert(uuid, cgroup);
+        // What it does not enforce comes back with the start.
+        Ok((path, Vec::new()))
+    }
+
+    fn remove_cgroup(&mut self, uuid: DomainUuid) -> io::Result<()> {
+        self.cgroups.remove(&uuid);
+        self.host.remove(&uuid).map_err(io::Error::other)
+    }
+
+    fn passt(
+        &mut self,
+        _domain: &DomainRef,
+        channel: &OwnedFd,
+        uid: u32,
+        selinux_label: Option<&str>,
+    ) -> Result<Child, Refusal> {
+        let argv: Vec<String> =
+            ["passt", "--foreground", "--quiet", "--fd", "3"].map(ToOwned::to_owned).into();
+        let limit = |resource, value| Rlimit { resource, value: Some(value) };
+        spawn::helper(&Helper {
+            program: &self.passt,
+            argv: &argv,
+            env: &[("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+            uid,
+            fds: &[(channel.as_fd(), 3)],
+            // passt moves itself into its own namespaces and an empty root, and loads its own filter.
+            reach: None,
+            rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)],
+            namespaces: Namespaces::default(),
+            selinux_exec: selinux_label,
+            seccomp: None,
+            die_with_labeller: false,
+            timeout: TO_EXEC,
+        })
+        .map_err(|error| error.refusal())
+    }
+
+    fn launch(&mut self, request: &LaunchRequest<'_>, on: &mut OnProcess<'_>) -> Result<Launched, Refusal> {
+        let program = Path::new(&request.spawn.program);
+        let root = self.roots.prepare(program).map_err(|error| error.refusal(program))?;
+        let cgroup = self.cgroups.remove(&request.domain.uuid);
+        let launch = spawn::Launch {
+            domain: request.domain,
+            spawn: request.spawn,
+            fds: request.slots,
+            root: &root,
+            cgroup: cgroup.as_ref(),
+            net: self.net.take(),
+            supervisor: &self.supervisor,
+            timeout: TO_EXEC,
+        };
+        // The refusal is kept aside, because the launcher itself knows only of errors of the system.
+        let mut refusal = None;
+        let launched = spawn::launch(launch, &mut |forked| {
+            on(ProcessRole::Supervisor, forked.supervisor_pid)
+                .and_then(|()| on(ProcessRole::DeviceModel, forked.qemu_pid))
+                .map_err(|refused| {
+                    let error = io::Error::other(refused.to_string());
+                    refusal = Some(refused);
+                    error
+                })
+        });
+        match launched {
+            Ok(launched) => Ok(Launched {
+                device_model: launched.qemu,
+                supervisor: launched.supervisor,
+                link: launched.control,
+                stderr: Some(launched.stderr),
+                degraded: launched.degraded,
+            }),
+            Err(error) => Err(refusal.unwrap_or_else(|| error.refusal())),
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        request: &LaunchRequest<'_>,
+        device_model: &Child,
+        stderr: Option<&OwnedFd>,
+    ) -> Result<(Child, OwnedFd), Refusal> {
+        let Some(stderr) = stderr else {
+            let rule = "the last supervisor's descriptors are gone";
+            let name = request.domain.name.to_string();
+            return Err(Refusal::new(Layer::Kernel, "take over the monitor of", name, rule, ""));
+        };
+        spawn::take_over(&spawn::Takeover {
+            domain: request.domain,
+            spec: &request.spawn.supervisor,
+            fds: request.slots,
+            qemu_pid: device_model.pid,
+            qemu: device_model.pidfd.as_fd(),
+            stderr: stderr.as_fd(),
+            supervisor: &self.supervisor,
+            timeout: TO_EXEC,
+        })
+        .map_err(|error| error.refusal())
+    }
+
+    fn idle(&mut self) {
+        if self.net.is_none() {
+            self.net = spawn::spare_net().ok();
+        }
+    }
+}

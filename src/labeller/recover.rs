@@ -1,0 +1,250 @@
+//! What an earlier labeller left: domains that still run are taken over, everything else is taken back.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::domain::{Domain, Phase};
+use super::journal::{self, ASIDE, Entry, Journal, Left, ProcessRole, Undo};
+use super::launcher::Slots;
+use super::lease::Hold;
+use super::server::Server;
+use super::undo;
+use crate::base::{DomainUuid, Refusal};
+use crate::privsep::op::{LaunchPlan, Op};
+use crate::privsep::request::Started;
+use crate::privsep::supervisor::STDERR_FD;
+use crate::sys::pidfd::{self, ProcessId};
+use crate::sys::process::Child;
+
+/// How long a killed process may take to go.
+const GOING: u16 = 5000;
+
+/// A journal's content, sorted.
+struct Story {
+    name: String,
+    boot: String,
+    plan: LaunchPlan,
+    undos: Vec<Undo>,
+    held: Vec<((u64, u64), Hold, String)>,
+    device_model: Option<ProcessId>,
+    supervisor: Option<ProcessId>,
+    helpers: Vec<(String, ProcessId)>,
+    running: Option<(Started, Option<String>)>,
+}
+
+impl Story {
+    fn read(left: Left) -> Option<Self> {
+        let (boot, plan) = left.begin?;
+        let mut story = Self {
+            name: left.name,
+            boot,
+            plan,
+            undos: Vec::new(),
+            held: Vec::new(),
+            device_model: None,
+            supervisor: None,
+            helpers: Vec::new(),
+            running: None,
+        };
+        for entry in left.entries {
+            match entry {
+                Entry::Begin { .. } | Entry::Bound { .. } => {}
+                Entry::Held { path, id, access, sharing } => {
+                    story.held.push((id, Hold { access, sharing }, path));
+                }
+                Entry::Intent(undo) => story.undos.push(undo),
+                Entry::Process { role: ProcessRole::DeviceModel, id } => story.device_model = Some(id),
+                Entry::Process { role: ProcessRole::Supervisor, id } => story.supervisor = Some(id),
+                Entry::Process { role: ProcessRole::Helper(alias), id } => story.helpers.push((alias, id)),
+                Entry::Running { started, cgroup } => story.running = Some((started, cgroup)),
+            }
+        }
+        Some(story)
+    }
+
+    fn uids(&self) -> impl Iterator<Item = u32> {
+        self.plan.ops.iter().filter_map(|op| match op {
+            Op::LeaseUid { uid, .. } => Some(*uid),
+            _ => None,
+        })
+    }
+}
+
+impl Server {
+    /// Reads every journal and acts on it. An error means that a journal cannot be understood.
+    pub(super) fn recover(&mut self) -> io::Result<()> {
+        let mut rest = Vec::new();
+        for left in journal::left(&self.journals)? {
+            let name = left.name.clone();
+            let Some(story) = Story::read(left) else {
+                // Not even its first line was written, so nothing was done.
+                std::fs::remove_file(self.journals.join(name))?;
+                continue;
+            };
+            // Those that run come first, so that what they share with the others is known.
+            match self.still_runs(&story)? {
+                Some(device_model) => self.adopt(story, device_model)?,
+                None => rest.push(story),
+            }
+        }
+        for story in rest {
+            self.take_back(story)?;
+        }
+        Ok(())
+    }
+
+    fn still_runs(&self, story: &Story) -> io::Result<Option<Child>> {
+        if story.boot != self.boot || story.running.is_none() || story.name.starts_with(ASIDE) {
+            return Ok(None);
+        }
+        match story.device_model {
+            Some(id) => Ok(id.open()?.map(|pidfd| Child { pid: id.pid, pidfd })),
+            None => Ok(None),
+        }
+    }
+
+    fn adopt(&mut self, story: Story, device_model: Child) -> io::Result<()> {
+        let uuid = story.plan.domain.uuid;
+        let name = story.plan.domain.name.to_string();
+        if let Err(refusal) = self.adopt_leases(uuid, &story) {
+            // It runs and holds what it holds; the table must at least not give it to a third.
+            tracing::error!(name, %refusal, "two running domains hold the same");
+        }
+        let open = |id: ProcessId| -> io::Result<Option<Child>> {
+            Ok(id.open()?.map(|pidfd| Child { pid: id.pid, pidfd }))
+        };
+        let supervisor = story.supervisor.map(open).transpose()?.flatten();
+        let mut helpers = Vec::new();
+        for (alias, id) in &story.helpers {
+            helpers.extend(open(*id)?.map(|child| (alias.clone(), child)));
+        }
+        let Some((mut started, cgroup)) = story.running else { return Ok(()) };
+        started.supervisor_pid = supervisor.as_ref().map_or(0, |child| child.pid);
+        let mut domain = Domain {
+            journal: Journal::reopen(&self.journals, &story.name)?,
+            plan: story.plan,
+            phase: Phase::Running,
+            ran: true,
+            undos: story.undos,
+            device_model: Some(device_model),
+            supervisor,
+            link: None,
+            helpers,
+            kept: Slots::new(),
+            stderr: None,
+            logs: Vec::new(),
+            started,
+            cgroup,
+            starter: None,
+            waiters: Vec::new(),
+            failure: None,
+            ended: None,
+            exit: None,
+            replaced: Vec::new(),
+        };
+        copy_from_supervisor(&mut domain);
+        if domain.supervisor.is_none() {
+            tracing::error!(name, "runs on without a supervisor: its monitor ended with the last one");
+        }
+        tracing::info!(name, "still runs and is taken over");
+        self.domains.insert(uuid, domain);
+        Ok(())
+    }
+
+    fn adopt_leases(&mut self, uuid: DomainUuid, story: &Story) -> Result<(), Refusal> {
+        self.leases.domain(&story.plan.domain)?;
+        for op in &story.plan.ops {
+            match op {
+                Op::LeaseUid { role, uid } => self.leases.uid(uuid, *role, *uid)?,
+                Op::LeaseCategories { pair } => self.leases.pair(uuid, *pair)?,
+                _ => {}
+            }
+        }
+        for (id, hold, path) in &story.held {
+            self.leases.object(uuid, *id, *hold, path)?;
+        }
+        for undo in &story.undos {
+            if let Undo::Label { path, id, before, after } = undo {
+                self.leases.label(uuid, *id, before.clone(), after, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what is left of a domain's processes and takes the rest back.
+    fn take_back(&mut self, story: Story) -> io::Result<()> {
+        let uuid = story.plan.domain.uuid;
+        let aside = story.name.starts_with(ASIDE);
+        tracing::info!(domain = %story.plan.domain.name, "was left behind and is undone");
+        if story.boot == self.boot && !aside {
+            let helpers = story.helpers.iter().map(|(_, id)| *id);
+            for id in story.device_model.into_iter().chain(story.supervisor).chain(helpers) {
+                if let Some(process) = id.open()? {
+                    end(&process)?;
+                }
+            }
+            // Uids of the configured ranges belong to nobody else, so whatever has one is the domain's.
+            for uid in story.uids() {
+                for pid in pidfd::of_uid(uid)? {
+                    if let Ok(process) = pidfd::open(pid)
+                        && pidfd::of_uid(uid)?.contains(&pid)
+                    {
+                        end(&process)?;
+                    }
+                }
+            }
+        }
+        // Of what was set aside only labels and names are left; a cgroup or socket of that name may be another's.
+        let lasting = |undo: &&Undo| !aside || matches!(undo, Undo::Label { .. } | Undo::Name { .. });
+        let undos: Vec<Undo> = story.undos.iter().filter(lasting).cloned().collect();
+        let ran = story.running.is_some();
+        let failed = undo::all(uuid, &undos, ran, &mut self.leases, &mut *self.launcher);
+        let journal = Journal::reopen(&self.journals, &story.name)?;
+        if failed == 0 {
+            journal.remove();
+        } else {
+            journal.set_aside(failed);
+        }
+        Ok(())
+    }
+}
+
+fn end(process: &std::os::fd::OwnedFd) -> io::Result<()> {
+    pidfd::kill(process)?;
+    if pidfd::wait_ended(process, GOING)? {
+        let _ = pidfd::reap(process);
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "a killed process does not end"))
+}
+
+/// Takes copies of the descriptors that a later supervisor needs from the one that runs.
+fn copy_from_supervisor(domain: &mut Domain) {
+    let Some(supervisor) = &domain.supervisor else { return };
+    let Some(spawn) = domain.spawn() else { return };
+    let mut kept = Slots::new();
+    for grant in &spawn.supervisor.fds {
+        match pidfd::copy_descriptor(&supervisor.pidfd, grant.number) {
+            Ok(fd) => drop(kept.insert(grant.slot.clone(), fd)),
+            Err(error) => {
+                tracing::warn!(slot = %grant.slot, %error, "cannot copy a supervisor's descriptor");
+            }
+        }
+    }
+    let stderr = pidfd::copy_descriptor(&supervisor.pidfd, STDERR_FD).ok();
+    domain.kept = kept;
+    domain.stderr = stderr;
+}
+
+/// Tries for a while to get the lock that one labeller has; the last one may just be going.
+pub(super) fn retry<T>(mut get: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let until = Instant::now() + Duration::from_secs(3);
+    loop {
+        match get() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! From the command line to the loop: settings, directories, the lock, confinement, recovery, the socket.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::lease::Leases;
+use super::own;
+use super::recover::retry;
+use super::server::{self, Server};
+use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError};
+use crate::sys::{cred, file, listen, lock, path, pidfd, selinux};
+
+/// What the command line says.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The configuration file, if not the default one.
+    pub config: Option<String>,
+    /// The socket, if not `labeller.sock` in the run directory.
+    pub socket: Option<PathBuf>,
+    /// Whether to leave once the last domain and client are gone.
+    pub on_demand: bool,
+    /// Gets a byte once the socket listens.
+    pub ready: Option<OwnedFd>,
+}
+
+/// Why the labeller cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum LabellerError {
+    /// The configuration file cannot be read or is not to be trusted.
+    #[error("cannot read the configuration: {0}")]
+    Config(#[source] io::Error),
+    /// A step of starting up failed.
+    #[error("cannot {0}: {1}")]
+    Step(String, #[source] io::Error),
+    /// It was not started as root.
+    #[error("svirt-labeller must be started as root")]
+    NotRoot,
+    /// Another labeller serves the same run directory.
+    #[error("another svirt-labeller serves {0}")]
+    Running(String),
+    /// A setting is wrong.
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+}
+
+/// Serves until told to stop. Domains go on without it.
+pub fn run(options: Options) -> Result<(), LabellerError> {
+    if cred::effective_uid() != 0 {
+        return Err(LabellerError::NotRoot);
+    }
+    let settings = settings(options.config.as_deref())?;
+    // Before any child: its signals are reset by whoever starts it.
+    let signals = server::signals().map_err(step("block signals"))?;
+    let journals = directories(&settings).map_err(step("make its directories"))?;
+    let _only_one = only_one(&settings.paths.run)?;
+    let libexec = libexec(&settings).map_err(step("find its own directory"))?;
+    own::confine().map_err(step("confine itself"))?;
+    let mut server = Server {
+        selinux: selinux::running(),
+        boot: pidfd::boot_id().map_err(step("read the boot id"))?,
+        launcher: super::real::launcher(&settings, &libexec).map_err(step("prepare for starts"))?,
+        settings,
+        journals,
+        libexec,
+        leases: Leases::default(),
+        domains: BTreeMap::new(),
+        probes: Vec::new(),
+        connections: BTreeMap::new(),
+        outbox: VecDeque::new(),
+        next: 0,
+        on_demand: options.on_demand,
+        idle: None,
+    };
+    server.recover().map_err(step("take over what an earlier labeller left"))?;
+    let socket =
+        options.socket.unwrap_or_else(|| Path::new(&server.settings.paths.run).join("labeller.sock"));
+    let listener = bind(&socket).map_err(step("bind its socket"))?;
+    if let Some(ready) = options.ready {
+        server::say_ready(&ready).map_err(step("say that it is ready"))?;
+    }
+    tracing::info!(socket = %socket.display(), domains = server.domains.len(), "serves");
+    let served = server.run(&listener, &signals).map_err(step("serve"));
+    let _ = std::fs::remove_file(&socket);
+    served
+}
+
+fn step(what: &str) -> impl Fn(io::Error) -> LabellerError {
+    let what = what.to_owned();
+    move |error| LabellerError::Step(what.clone(), error)
+}
+
+fn settings(config: Option<&str>) -> Result<Settings, LabellerError> {
+    let name = config.unwrap_or(DEFAULT_PATH);
+    let text = file::read_trusted(name, FILE_MAX as u64).map_err(LabellerError::Config)?;
+    match text {
+        Some(text) => Ok(Settings::from_toml(&text, name)?),
+        None if config.is_some() => {
+            let missing = io::Error::new(io::ErrorKind::NotFound, format!("{name} is not there"));
+            Err(LabellerError::Config(missing))
+        }
+        None => Ok(Settings::default()),
+    }
+}
+
+/// Makes svirt's own directories; returns where journals are.
+fn directories(settings: &Settings) -> io::Result<PathBuf> {
+    let paths = &settings.paths;
+    for path in [&paths.run, &paths.state, &paths.cache] {
+        if let Some(parent) = Path::new(path).parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+    }
+    // 0711: clients must reach a socket whose name they know, and need not see whose others there are.
+    path::own_directory(&paths.run, 0o711)?;
+    path::own_directory(&format!("{}/control", paths.run), 0o711)?;
+    path::own_directory(&paths.state, 0o700)?;
+    path::own_directory(&paths.cache, 0o755)?;
+    let journals = format!("{}/journal", paths.state);
+    path::own_directory(&journals, 0o700)?;
+    Ok(PathBuf::from(journals))
+}
+
+fn only_one(run: &str) -> Result<OwnedFd, LabellerError> {
+    let name = format!("{run}/labeller.lock");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(name.as_str(), flags, Mode::from_raw_mode(0o600))
+        .map_err(|error| step("open its lock file")(error.into()))?;
+    retry(|| lock::whole_file(&file)).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => LabellerError::Running(run.to_owned()),
+        _ => step("lock its run directory")(error),
+    })?;
+    Ok(file)
+}
+
+fn libexec(settings: &Settings) -> io::Result<PathBuf> {
+    if !settings.paths.libexec.is_empty() {
+        return Ok(PathBuf::from(&settings.paths.libexec));
+    }
+    let own = std::env::current_exe()?;
+    Ok(own.parent().map(Path::to_path_buf).unwrap_or_default())
+}
+
+fn bind(socket: &Path) -> io::Result<UnixListener> {
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name().and_then(|name| name.to_str()))
+    else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket needs a directory and a name"));
+    };
+    let directory = path::directory(&parent.to_string_lossy())?;
+    // A socket of this name is one that a killed labeller left: the lock says that none serves.
+    if path::look(&directory, name.as_ref()).is_ok_and(|found| found.is(libc::S_IFSOCK)) {
+        std::fs::remove_file(socket)?;
+    }
+    // Everybody may connect; who is heard is decided by the peer's credentials.
+    listen::nonblocking(listen::unix(&directory, name, 0o666)?)
+}

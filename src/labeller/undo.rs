@@ -1,0 +1,94 @@
+//! Takes back what a start did, last first, exactly and as often as need be.
+//!
+//! Each step looks first whether what it is about to take back is still what svirt made: a label that somebody
+//! changed meanwhile, or a file that is not the one that was labelled, is left alone and reported.
+
+use std::io;
+
+use rustix::fs::OFlags;
+
+use super::fault;
+use super::journal::Undo;
+use super::launcher::Launcher;
+use super::lease::{Leases, ObjectId};
+use crate::base::DomainUuid;
+use crate::sys::path::{self, WalkError};
+use crate::sys::xattr;
+
+/// Takes everything back and says how much could not be. `ran` says whether the guest had run, so that its logs stay.
+pub(super) fn all(
+    uuid: DomainUuid,
+    undos: &[Undo],
+    ran: bool,
+    leases: &mut Leases,
+    launcher: &mut dyn Launcher,
+) -> usize {
+    let mut failed = 0;
+    for undo in undos.iter().rev() {
+        fault::undo_step("undo");
+        let done = match undo {
+            Undo::Cgroup => launcher.remove_cgroup(uuid).map_err(|error| error.to_string()),
+            Undo::Label { path, id, before, after } => {
+                if leases.release_label(uuid, *id) {
+                    restore_label(path, *id, before.as_deref(), after)
+                } else {
+                    Ok(())
+                }
+            }
+            Undo::Name { keep_after_run: true, .. } if ran => Ok(()),
+            Undo::Name { path, id, .. } => remove_name(path, Some(*id)).map_err(|error| error.to_string()),
+            Undo::Socket { path } => remove_name(path, None).map_err(|error| error.to_string()),
+        };
+        if let Err(error) = done {
+            tracing::error!(domain = %uuid, ?undo, error, "cannot undo");
+            failed += 1;
+        }
+    }
+    failed
+}
+
+/// Puts a label back on the very object that was labelled, if it still has the label that was set.
+fn restore_label(path: &str, id: ObjectId, before: Option<&str>, after: &str) -> Result<(), String> {
+    let resolved = match path::resolve(path) {
+        Ok(resolved) => resolved,
+        Err(WalkError::Kernel(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(format!("{path} is gone: if it was moved, relabel it by hand to {before:?}"));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let found = resolved.found;
+    let is_block = found.is(libc::S_IFBLK);
+    let now = if is_block { (found.rdev, 0) } else { found.id() };
+    if now != id {
+        return Err(format!("{path} is another file now; the one that was labelled should have {before:?}"));
+    }
+    let fd = path::reopen(&resolved.fd, OFlags::RDONLY).map_err(|error| format!("{path}: {error}"))?;
+    let current = xattr::selinux_label(&fd).map_err(|error| format!("{path}: {error}"))?;
+    if current.as_deref() != Some(after) {
+        if current.as_deref() != before {
+            tracing::warn!(path, ?current, "somebody changed this label meanwhile; it stays");
+        }
+        return Ok(());
+    }
+    xattr::set_selinux_label(&fd, before).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Removes a name that svirt made: the given file, or a socket.
+fn remove_name(path: &str, id: Option<ObjectId>) -> io::Result<()> {
+    let Some((directory, name)) = path.rsplit_once('/') else { return Ok(()) };
+    let directory = match path::resolve(directory) {
+        Ok(resolved) => resolved.fd,
+        Err(WalkError::Kernel(_, error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let found = match path::look(&directory, name.as_ref()) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let ours = id.map_or(found.is(libc::S_IFSOCK) && found.uid == 0, |id| found.id() == id);
+    if ours {
+        path::unlink_if(&directory, name.as_ref(), found.id())?;
+    }
+    Ok(())
+}
