@@ -6,7 +6,7 @@ mod supervisor_rig;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use supervisor_rig::{Rig, Wish, ask_on, greet, possible, possible_with_qemu, read_until};
+use supervisor_rig::{Rig, Wish, ask_on, greet, play, possible, possible_with_qemu, read_until};
 use svirt::base::Layer;
 use svirt::privsep::supervisor::{Answer, Ended, Report, Verb};
 use svirt::sys::{cred, pidfd, process};
@@ -219,6 +219,44 @@ fn a_device_model_that_ignores_quit_is_reported_for_killing() {
     assert_eq!(rig.report().unwrap(), Report::KillWanted);
     let waited = asked.elapsed();
     assert!(waited > Duration::from_millis(900) && waited < Duration::from_secs(5), "{waited:?}");
+}
+
+#[test]
+fn every_call_through_the_open_gate_is_counted() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish { paused: true, storm: 10_000, ..Wish::default() });
+    let names = play(rig.monitor.as_ref().unwrap());
+    // The timed calls, the one before them, and the exec.
+    assert_eq!(rig.started(), 10_002);
+    drop(names);
+}
+
+#[test]
+fn the_definition_decides_what_follows_a_guests_end() {
+    if !possible() {
+        return;
+    }
+    let event = |name: &str, data: &str| format!("{{\"event\": \"{name}\", \"data\": {data}}}\r\n");
+    let destroyed = [
+        event("SHUTDOWN", r#"{"guest": true, "reason": "guest-shutdown"}"#),
+        event("GUEST_PANICKED", r#"{"action": "pause"}"#),
+    ];
+    for sent in destroyed {
+        let rig = Rig::new(Wish::default());
+        let names = play(rig.monitor.as_ref().unwrap());
+        rig.started();
+        rig.monitor.as_ref().unwrap().write_all(sent.as_bytes()).unwrap();
+        assert_eq!(names.recv_timeout(Duration::from_secs(10)).unwrap(), "quit");
+    }
+    let rig = Rig::new(Wish::default());
+    let names = play(rig.monitor.as_ref().unwrap());
+    rig.started();
+    let sent = event("SHUTDOWN", r#"{"guest": true, "reason": "guest-reset"}"#);
+    rig.monitor.as_ref().unwrap().write_all(sent.as_bytes()).unwrap();
+    assert_eq!(names.recv_timeout(Duration::from_secs(10)).unwrap(), "system_reset");
+    assert_eq!(names.recv_timeout(Duration::from_secs(10)).unwrap(), "cont");
 }
 
 #[test]

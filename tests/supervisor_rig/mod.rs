@@ -104,6 +104,8 @@ pub struct Wish {
     pub vnc_max: u32,
     /// Whether the supervisor keeps root's privileges, which it must refuse.
     pub privileged: bool,
+    /// How many notified calls are made and timed before the device model is executed.
+    pub storm: u32,
 }
 
 /// A domain with one console that has everything: pty, socket and log.
@@ -370,6 +372,30 @@ pub fn greet(monitor: &UnixStream, upto: &str) -> String {
     }
 }
 
+/// Plays QEMU's side of a monitor to the end; each command's name is sent on as it comes.
+pub fn play(monitor: &UnixStream) -> std::sync::mpsc::Receiver<String> {
+    let (sender, names) = std::sync::mpsc::channel();
+    let monitor = monitor.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let id = greet(&monitor, "cont");
+        if id.is_empty() {
+            return;
+        }
+        let mut speak = &monitor;
+        speak.write_all(format!("{{\"return\": {{}}, \"id\": \"{id}\"}}\r\n").as_bytes()).unwrap();
+        for line in BufReader::new(&monitor).lines() {
+            let Ok(line) = line else { return };
+            let command: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let answer = format!("{{\"return\": {{}}, \"id\": {}}}\r\n", command["id"]);
+            speak.write_all(answer.as_bytes()).unwrap();
+            if sender.send(command["execute"].as_str().unwrap().to_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    names
+}
+
 fn start(
     spec: &SupervisorSpec,
     kept: &[(OwnedFd, i32)],
@@ -385,12 +411,14 @@ fn start(
     let supervisor_file = program_file(env!("CARGO_BIN_EXE_svirt-supervisor"));
     let (emulator, words) = device_model(wish);
     // Where the test plays QEMU, the process under the gate only has to get through its exec.
-    let launch_only = if wish.qemu.is_some() { LAUNCH_ONLY } else { &[libc::SYS_execveat] };
+    let launch_only =
+        if wish.qemu.is_some() { LAUNCH_ONLY } else { &[libc::SYS_execveat, libc::SYS_getppid] };
     let filter = program(launch_only, NOTIFY, ALLOW);
     let supervisor = process::fork(|| {
         let qemu = process::fork(|| {
             let Ok(listener) = seccomp::load_with_listener(&filter) else { return 90 };
             scm::send(launcher.as_fd(), b"l", &[listener.as_fd()]).unwrap();
+            storm(wish.storm);
             let placed = [(inside[0], 20), (inside[1], 21), (inside[2], 22), (stderr_peer.as_raw_fd(), 2)];
             process::place_fds(&placed, &mut [emulator.as_raw_fd()]).unwrap();
             exec(&emulator, &words)
@@ -420,6 +448,19 @@ fn start(
         std::thread::sleep(Duration::from_millis(1));
     }
     (labeller, supervisor, (pid, fds.pop().unwrap()))
+}
+
+fn storm(calls: u32) {
+    if calls == 0 {
+        return;
+    }
+    // The first one waits for the supervisor to start.
+    let _ = rustix::process::getppid();
+    let begin = Instant::now();
+    for _ in 0..calls {
+        let _ = rustix::process::getppid();
+    }
+    eprintln!("one call through the gate: {:?}", begin.elapsed() / calls);
 }
 
 /// Whether this is the name of a device model rather than of the test that forked.
