@@ -98,6 +98,37 @@ fn a_console_carries_the_guest_both_ways() {
     assert!(log.contains("SeaBIOS") && log.contains("Select boot device"), "{log:?}");
 }
 
+/// A real Linux under the shut gate. The kernel is the administrator's choice: `SVIRT_TEST_KERNEL`.
+#[test]
+fn a_guest_boots_and_powers_off_under_the_shut_gate() {
+    let Some(kernel) = std::env::var("SVIRT_TEST_KERNEL").ok().filter(|_| possible_with_qemu()) else {
+        return eprintln!("skipped: set SVIRT_TEST_KERNEL to a Linux image to boot it");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let initrd = supervisor_rig::initrd(directory.path());
+    let more = ["-kernel", &kernel, "-initrd", &initrd, "-append", "console=ttyS0 quiet panic=-1"];
+    let more = more.map(|word| &*Box::leak(word.to_owned().into_boxed_str()));
+    let mut words = vec!["-m", "256", "-boot", "menu=off"];
+    words.extend(more);
+    let rig = Rig::new(Wish { qemu: Some(words), ..Wish::default() });
+    rig.started();
+    let mut console = rig.attach(false).unwrap();
+    console.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    read_until(&mut console, "GUEST-IS-UP");
+    assert_eq!(rig.ask(&Verb::Pause), Answer::Done);
+    assert_eq!(rig.status().state, "paused");
+    assert_eq!(rig.ask(&Verb::Resume), Answer::Done);
+    console.write_all(b"echo $((6 * 7))-typed\n").unwrap();
+    read_until(&mut console, "42-typed");
+    println!("refused while the guest ran: {:?}", rig.status().refused);
+    console.write_all(b"poweroff -f\n").unwrap();
+    let Report::Ended(ended) = rig.report().unwrap() else { panic!("no end") };
+    assert_eq!((ended.code, ended.reason.as_deref()), (Some(0), Some("guest-shutdown")));
+    let mut rest = String::new();
+    console.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("Power down"), "the last output arrives: {rest:?}");
+}
+
 #[test]
 fn a_replacement_takes_the_monitor_over() {
     if !possible_with_qemu() {

@@ -396,8 +396,10 @@ impl Server {
 
     fn may_leave(&mut self) -> bool {
         let Some(by) = self.leave_by else { return false };
-        // Every console is finished, not only until the first that is not.
-        let consoles = self.consoles.iter_mut().fold(true, |all, console| console.finish() && all);
+        let mut consoles = true;
+        for console in &mut self.consoles {
+            consoles &= console.finish();
+        }
         let all = consoles && self.control.is_flushed() && self.reports.is_empty();
         all || by <= Instant::now()
     }

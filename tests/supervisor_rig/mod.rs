@@ -396,6 +396,17 @@ pub fn play(monitor: &UnixStream) -> std::sync::mpsc::Receiver<String> {
     names
 }
 
+/// Packs busybox and an init that gives a shell on the serial port.
+pub fn initrd(directory: &Path) -> String {
+    let script = "mkdir -p root/bin && cp \"$(command -v busybox)\" root/bin/ && cd root && \
+        printf '#!/bin/busybox sh\\n/bin/busybox --install -s /bin\\necho GUEST-IS-UP\\nexec setsid cttyhack sh\\n' >init && \
+        chmod +x init && find . | busybox cpio -o -H newc >../initrd";
+    let made =
+        std::process::Command::new("sh").arg("-c").arg(script).current_dir(directory).output().unwrap();
+    assert!(made.status.success(), "busybox-static is needed: {made:?}");
+    directory.join("initrd").to_str().unwrap().to_owned()
+}
+
 fn start(
     spec: &SupervisorSpec,
     kept: &[(OwnedFd, i32)],
