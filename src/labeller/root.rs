@@ -272,11 +272,12 @@ fn parse_libraries(text: &str) -> Option<Vec<PathBuf>> {
         let path = target.rsplit_once(" (").map_or(target, |(path, _)| path);
         if path.starts_with('/') {
             found.push(PathBuf::from(path));
-        } else if !line.starts_with("linux-vdso") {
+        } else if !line.starts_with("linux-vdso") && line != "statically linked" {
             return None;
         }
     }
-    (!found.is_empty()).then_some(found)
+    // A loader that was killed says nothing at all.
+    (!text.trim().is_empty()).then_some(found)
 }
 
 /// The sources that an identity names, if it is one of this emulator and of this build's list.
