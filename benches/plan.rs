@@ -19,9 +19,6 @@ use svirt::security::mcs::{Taken, allocate};
 use svirt::security::range::CategoryRange;
 use svirt::settings::Settings;
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 const DISKS: usize = 16;
 const LAYERS: u64 = 5;
 
@@ -95,7 +92,7 @@ fn plan(
 ) -> LaunchPlan {
     let uuid = domain.uuid.unwrap();
     let inputs = Inputs { domain, uuid, host, settings, chains, survey, seed: 7, paused: false };
-    build(&inputs, common::confine).unwrap()
+    build(&inputs).unwrap()
 }
 
 /// Every pair but one in a thousand.

@@ -10,6 +10,17 @@ use std::fs;
 
 use common::plans::{self, GOLDEN};
 
+/// How long a filter is follows from `labels/seccomp`, which has tests of its own.
+fn without_lengths(text: &str) -> String {
+    let line = |line: &str| match line.split_once(" instructions") {
+        Some((before, after)) => {
+            format!("{}N instructions{after}\n", before.trim_end_matches(|c: char| c.is_ascii_digit()))
+        }
+        None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
 #[test]
 fn every_definition_leads_to_its_plan() {
     let bless = std::env::var_os("SVIRT_BLESS").is_some();
@@ -22,7 +33,7 @@ fn every_definition_leads_to_its_plan() {
         }
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let plan = plans::of(&name).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
-        let text = svirt::plan::render(&plan);
+        let text = without_lengths(&svirt::plan::render(&plan));
         let expected = path.with_extension("plan");
         if bless {
             fs::write(&expected, &text).unwrap();

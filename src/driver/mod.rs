@@ -10,7 +10,7 @@ mod start;
 pub use client::Labeller;
 pub use control::Control;
 pub use prober::{LabellerProber, OwnProber};
-pub use start::{Confiner, Launch, Prepared, draw, prepare, start};
+pub use start::{Launch, Prepared, draw, prepare, start};
 
 use crate::base::{Layer, Refusal};
 use crate::privsep::request::Refused;

@@ -1,11 +1,11 @@
 //! A start from the definition to the running guest, as one sequence.
 
 use super::{DriverError, Labeller, LabellerProber};
-use crate::base::{DomainUuid, Layer, Refusal};
+use crate::base::{DomainUuid, Layer};
 use crate::conf::domain::Domain;
 use crate::conf::facts::HostFacts;
 use crate::plan::chain::{self, Chain, Prober};
-use crate::plan::{self, ConfineInputs, Confined, Inputs};
+use crate::plan::{self, Inputs};
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::request::{Started, Survey};
 use crate::settings::Settings;
@@ -57,12 +57,6 @@ pub fn prepare(
     Ok(Prepared { domain, uuid, chains })
 }
 
-/// What decides the device model's confinement; `confine::plan` for a real start.
-pub trait Confiner {
-    /// The confinement of one device model and its supervisor's filter.
-    fn confine(&self, inputs: ConfineInputs<'_>) -> Result<Confined, Refusal>;
-}
-
 impl Prepared {
     /// The plan of one start.
     pub fn plan(
@@ -70,7 +64,6 @@ impl Prepared {
         host: &HostFacts,
         settings: &Settings,
         survey: &Survey,
-        confiner: &dyn Confiner,
         seed: u64,
         paused: bool,
     ) -> Result<LaunchPlan, DriverError> {
@@ -84,7 +77,7 @@ impl Prepared {
             seed,
             paused,
         };
-        plan::build(&inputs, |inputs| confiner.confine(inputs)).map_err(|error| error.refusal().into())
+        plan::build(&inputs).map_err(|error| error.refusal().into())
     }
 }
 
@@ -96,14 +89,13 @@ pub fn start(
     domain: Domain,
     host: &HostFacts,
     settings: &Settings,
-    confiner: &dyn Confiner,
     paused: bool,
 ) -> Result<Launch, DriverError> {
     let prepared = prepare(domain, settings, &mut LabellerProber(labeller))?;
     let mut again = true;
     loop {
         let survey = labeller.survey()?;
-        let plan = prepared.plan(host, settings, &survey, confiner, draw(), paused)?;
+        let plan = prepared.plan(host, settings, &survey, draw(), paused)?;
         match labeller.start(plan.clone()) {
             Ok(started) => return Ok(Launch { plan, started }),
             Err(DriverError::Refused(refused))
@@ -128,30 +120,11 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::base::Refusal;
     use crate::conf::domain_xml::parse;
     use crate::conf::facts::Emulator;
-    use crate::privsep::confinement::{Confinement, LandlockSpec, RootSpec, SeccompProgram};
     use crate::privsep::request::{Refused, Reply, Request};
     use crate::privsep::wire;
-
-    struct Loose;
-
-    impl Confiner for Loose {
-        fn confine(&self, inputs: ConfineInputs<'_>) -> Result<Confined, Refusal> {
-            Ok(Confined {
-                confinement: Confinement {
-                    uid: inputs.uid,
-                    gid: inputs.uid,
-                    root: RootSpec { files: inputs.root_files, devices: vec![] },
-                    landlock: LandlockSpec { abi: 1, rules: vec![] },
-                    rlimits: vec![],
-                    selinux_exec: None,
-                    seccomp: SeccompProgram(vec![]),
-                },
-                supervisor: SeccompProgram(vec![]),
-            })
-        }
-    }
 
     /// A labeller that refuses the first `refusals` starts at operation `op`; tells the uids that were asked for.
     fn labeller(refusals: usize, op: usize) -> (Labeller, std::thread::JoinHandle<Vec<u32>>) {
@@ -205,7 +178,7 @@ mod tests {
         };
         let (mut labeller, thread) = labeller(refusals, op);
         let domain = parse(xml).unwrap();
-        let launch = start(&mut labeller, domain, &host, &Settings::default(), &Loose, false);
+        let launch = start(&mut labeller, domain, &host, &Settings::default(), false);
         drop(labeller);
         (launch, thread.join().unwrap())
     }

@@ -10,7 +10,8 @@ use super::{PlanError, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
-use crate::privsep::confinement::{Confinement, RootFile, RootPlace, SeccompProgram};
+use crate::confine;
+use crate::privsep::confinement::{RootFile, RootPlace, SeccompProgram};
 use crate::privsep::op::{CgroupLimits, DeviceNode, LaunchPlan, Op, PLAN_VERSION, Spawn, UidRole};
 use crate::privsep::order;
 use crate::privsep::request::Survey;
@@ -54,34 +55,6 @@ pub struct Inputs<'a> {
     pub paused: bool,
 }
 
-/// What the device model's confinement is made from.
-#[derive(Clone, Debug)]
-pub struct ConfineInputs<'a> {
-    /// The definition.
-    pub domain: &'a Domain,
-    /// The host.
-    pub host: &'a HostFacts,
-    /// The configuration.
-    pub settings: &'a Settings,
-    /// The device model's uid and gid.
-    pub uid: u32,
-    /// Its SELinux context.
-    pub selinux_exec: Option<String>,
-    /// Boot files that its root must show.
-    pub root_files: Vec<RootFile>,
-    /// How many descriptors it inherits.
-    pub fds: usize,
-}
-
-/// What the module `confine` decides.
-#[derive(Clone, Debug)]
-pub struct Confined {
-    /// The device model's confinement.
-    pub confinement: Confinement,
-    /// The supervisor's filter.
-    pub supervisor: SeccompProgram,
-}
-
 /// Uids of one start.
 struct Uids {
     domain: u32,
@@ -90,10 +63,7 @@ struct Uids {
 }
 
 /// Makes the plan of one start.
-pub fn build(
-    inputs: &Inputs<'_>,
-    confine: impl FnOnce(ConfineInputs<'_>) -> Result<Confined, Refusal>,
-) -> Result<LaunchPlan, PlanError> {
+pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let Inputs { domain, host, settings, chains, .. } = *inputs;
     check_free(inputs)?;
     check_size(domain, host, settings)?;
@@ -106,7 +76,8 @@ pub fn build(
     let (boot_ops, root_files) = boot_files(domain, settings)?;
     let line = qemu::argv(&Guest { domain, uuid: inputs.uuid, program: &emulator.path, chains })?;
     check_arguments(&line.argv)?;
-    let confined = confine(ConfineInputs {
+    // What the host lacks, the rendered plan names from the ruleset itself.
+    let (confinement, _) = confine::plan(confine::Request {
         domain,
         host,
         settings,
@@ -115,10 +86,10 @@ pub fn build(
         root_files,
         fds: line.fds.len(),
     })?;
-    let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confined.supervisor);
+    let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confine::supervisor_filter()?);
 
     let mut ops = leases(&uids, labels.as_ref());
-    ops.push(Op::Cgroup(cgroup(domain)));
+    ops.push(Op::Cgroup(cgroup(domain, &confinement.root.devices)));
     ops.extend(images.opens);
     ops.extend(boot_ops);
     ops.extend(ports.taps);
@@ -134,7 +105,7 @@ pub fn build(
         argv: line.argv,
         env: vec![("LC_ALL".into(), "C".into()), ("PATH".into(), "/usr/bin:/bin".into())],
         fds: line.fds,
-        confinement: confined.confinement,
+        confinement,
         supervisor,
     })));
     order::check(&ops)?;
@@ -291,17 +262,16 @@ fn leases(uids: &Uids, labels: Option<&Labels>) -> Vec<Op> {
     ops
 }
 
-fn cgroup(domain: &Domain) -> CgroupLimits {
-    let kvm = domain.virt == VirtType::Kvm;
-    let own = if kvm { QEMU_MEMORY } else { QEMU_MEMORY + TCG_MEMORY };
-    let mut devices = vec![DeviceNode::Null, DeviceNode::Urandom];
-    if kvm {
-        devices.push(DeviceNode::Kvm);
-    }
+/// The cgroup lets through exactly the device nodes that the root shows.
+fn cgroup(domain: &Domain, devices: &[DeviceNode]) -> CgroupLimits {
+    let own = match domain.virt {
+        VirtType::Kvm => QEMU_MEMORY,
+        VirtType::Qemu => QEMU_MEMORY + TCG_MEMORY,
+    };
     CgroupLimits {
         memory_max: domain.memory.saturating_add(own),
         pids_max: u64::from(domain.vcpus).saturating_add(QEMU_THREADS),
-        devices,
+        devices: devices.to_vec(),
     }
 }
 

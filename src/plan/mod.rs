@@ -18,6 +18,6 @@ mod slots;
 pub(crate) mod testing;
 pub mod undo;
 
-pub use build::{ConfineInputs, Confined, Inputs, build};
+pub use build::{Inputs, build};
 pub use error::PlanError;
 pub use render::render;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use proptest::prelude::*;
 
-use super::testing::{IMAGES, Store, confine, disk, domain, host, uuid};
+use super::testing::{IMAGES, Store, disk, domain, host, uuid};
 use super::undo::Undo;
 use super::*;
 use crate::conf::domain::{self as conf, *};
@@ -147,7 +147,7 @@ fn planned(domain: &Domain, store: &mut Store, survey: &Survey, seed: u64) -> La
         seed,
         paused: false,
     };
-    build(&inputs, confine).unwrap()
+    build(&inputs).unwrap()
 }
 
 /// The state of a host, as far as plans change it.
@@ -420,7 +420,7 @@ fn refused(change: impl FnOnce(&mut Domain)) -> crate::base::Refusal {
         seed: 1,
         paused: false,
     };
-    let refusal = build(&inputs, confine).unwrap_err().refusal();
+    let refusal = build(&inputs).unwrap_err().refusal();
     assert!(!refusal.remedy.is_empty(), "{refusal}");
     refusal
 }

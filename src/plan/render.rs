@@ -12,6 +12,9 @@ use crate::privsep::supervisor::{LifecycleAction, SupervisorSpec};
 /// Width of the operations' names.
 const NAME_WIDTH: usize = 17;
 
+/// The Landlock ABI that has everything that is handled here.
+const NEWEST_LANDLOCK: u32 = 7;
+
 /// The plan as text.
 #[must_use]
 pub fn render(plan: &LaunchPlan) -> String {
@@ -219,6 +222,9 @@ fn render_confinement(out: &mut String, c: &Confinement) -> std::fmt::Result {
     for rule in &c.landlock.rules {
         let access: Vec<&str> = rule.access.iter().map(|access| landlock(*access)).collect();
         writeln!(out, "                   {} {}", rule.path, access.join(" "))?;
+    }
+    for layer in crate::confine::missing(c.landlock.abi, NEWEST_LANDLOCK) {
+        writeln!(out, "                   lacks {layer}")?;
     }
     let limits: Vec<String> = c
         .rlimits

@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 
 use super::chain::{Found, Prober};
-use super::{ConfineInputs, Confined};
 use crate::base::{DomainName, DomainUuid, Layer, Refusal};
 use crate::conf::domain::*;
 use crate::conf::facts::{Emulator, HostFacts, SelinuxFacts};
 use crate::image::Header;
-use crate::privsep::confinement::{BpfInsn, Confinement, LandlockSpec, RootSpec, SeccompProgram};
 use crate::privsep::op::{FileIdentity, ImageKind};
 use crate::privsep::supervisor::LifecycleAction;
 
@@ -111,20 +109,4 @@ impl Prober for Store {
             .cloned()
             .ok_or_else(|| Refusal::new(Layer::Kernel, "open", path, "ENOENT", "create it"))
     }
-}
-
-/// A confinement of the right shape; what stands in it is not what these tests are about.
-pub(crate) fn confine(inputs: ConfineInputs<'_>) -> Result<Confined, Refusal> {
-    Ok(Confined {
-        confinement: Confinement {
-            uid: inputs.uid,
-            gid: inputs.uid,
-            root: RootSpec { files: inputs.root_files, devices: vec![] },
-            landlock: LandlockSpec { abi: inputs.host.landlock_abi, rules: vec![] },
-            rlimits: vec![],
-            selinux_exec: inputs.selinux_exec,
-            seccomp: SeccompProgram(vec![BpfInsn(6, 0, 0, 0)]),
-        },
-        supervisor: SeccompProgram(vec![BpfInsn(6, 0, 0, 0)]),
-    })
 }

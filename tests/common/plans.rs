@@ -96,5 +96,5 @@ pub fn of(name: &str) -> Result<LaunchPlan, Refusal> {
         seed: 1,
         paused: false,
     };
-    build(&inputs, super::confine).map_err(|error| error.refusal())
+    build(&inputs).map_err(|error| error.refusal())
 }
