@@ -142,20 +142,20 @@ fn an_output_that_is_no_pipe_gets_no_header() {
 fn the_filter_ends_a_process_that_asks_for_more() {
     use svirt::sys::{imageprobe, pidfd, process};
     let killed = Some(pidfd::Exit::Signal(libc::SIGSYS));
-    let attempts: [(&str, fn() -> bool); 5] = [
+    let attempt = |name: &str| match name {
+        "open" => File::open("/dev/null").is_ok(),
+        "write to descriptor 2" => std::io::stderr().write(b"x").is_ok(),
+        "socket" => std::os::unix::net::UnixDatagram::unbound().is_ok(),
+        "fork" => process::fork(|| 0).is_ok(),
         // The control: a confined process that asks for nothing ends by itself.
-        ("nothing", || true),
-        ("open", || File::open("/dev/null").is_ok()),
-        ("write to descriptor 2", || std::io::stderr().write(b"x").is_ok()),
-        ("socket", || std::os::unix::net::UnixDatagram::unbound().is_ok()),
-        ("fork", || process::fork(|| 0).is_ok()),
-    ];
-    for (name, attempt) in attempts {
+        _ => true,
+    };
+    for name in ["nothing", "open", "write to descriptor 2", "socket", "fork"] {
         let child = process::fork(|| {
             if imageprobe::confine().is_err() {
                 return 2;
             }
-            i32::from(attempt())
+            i32::from(attempt(name))
         })
         .unwrap();
         assert!(pidfd::wait_ended(&child.pidfd, 10_000).unwrap(), "{name}");

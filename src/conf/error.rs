@@ -14,11 +14,11 @@ pub struct DefinitionError {
     /// Line in the definition, from 1.
     pub line: u32,
     /// The element, such as `/domain/devices/disk[2]/target`; empty where the document is not well-formed.
-    pub path: String,
+    pub path: Box<str>,
     /// What is wrong.
     pub kind: DefinitionErrorKind,
     /// The smallest change that would be accepted.
-    pub remedy: String,
+    pub remedy: Box<str>,
 }
 
 /// What is wrong with a definition.
@@ -86,9 +86,9 @@ impl From<XmlError> for DefinitionError {
         };
         Self {
             line: error.line,
-            path: String::new(),
+            path: Box::default(),
             kind: DefinitionErrorKind::Xml(error.kind),
-            remedy: remedy.to_owned(),
+            remedy: remedy.into(),
         }
     }
 }

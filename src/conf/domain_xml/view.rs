@@ -185,11 +185,15 @@ impl<'d> View<'d> {
         if position == 0 && siblings.next().is_none() { 0 } else { position.saturating_add(1) }
     }
 
-    pub(super) fn error(self, kind: DefinitionErrorKind, remedy: impl Into<String>) -> DefinitionError {
-        DefinitionError { line: self.line(), path: self.path(), kind, remedy: remedy.into() }
+    pub(super) fn error(self, kind: DefinitionErrorKind, remedy: impl Into<Box<str>>) -> DefinitionError {
+        DefinitionError { line: self.line(), path: self.path().into(), kind, remedy: remedy.into() }
     }
 
-    pub(super) fn contradiction(self, what: impl Into<String>, remedy: impl Into<String>) -> DefinitionError {
+    pub(super) fn contradiction(
+        self,
+        what: impl Into<String>,
+        remedy: impl Into<Box<str>>,
+    ) -> DefinitionError {
         self.error(DefinitionErrorKind::Contradiction(what.into()), remedy)
     }
 
