@@ -40,27 +40,27 @@ fn probe(head: &mut [u8]) -> Result<image::Header, Failure> {
 fn check_descriptors() -> Result<u64, Failure> {
     let refuse = |what: &str| Failure::Descriptor { what: what.to_owned() };
     let kernel = |error: rustix::io::Errno| Failure::Read { error: error.to_string() };
-    let image = rustix::stdio::stdin();
-    let found = rustix::fs::fstat(image).map_err(kernel)?;
+    let image = io::stdin();
+    let found = rustix::fs::fstat(&image).map_err(kernel)?;
     if !matches!(FileType::from_raw_mode(found.st_mode), FileType::RegularFile | FileType::BlockDevice) {
         return Err(refuse("something that is neither a file nor a block device"));
     }
-    let flags = rustix::fs::fcntl_getfl(image).map_err(kernel)?;
+    let flags = rustix::fs::fcntl_getfl(&image).map_err(kernel)?;
     if flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::PATH) {
         return Err(refuse("an image that is not open for reading only"));
     }
-    let out = rustix::fs::fstat(rustix::stdio::stdout()).map_err(kernel)?;
+    let out = rustix::fs::fstat(io::stdout()).map_err(kernel)?;
     if !matches!(FileType::from_raw_mode(out.st_mode), FileType::Fifo | FileType::Socket) {
         return Err(refuse("an output that is no pipe"));
     }
-    rustix::fs::seek(image, SeekFrom::End(0)).map_err(kernel)
+    rustix::fs::seek(&image, SeekFrom::End(0)).map_err(kernel)
 }
 
 /// Reads `head[from..to]`, or up to the image's end; returns how many bytes.
 fn read(head: &mut [u8], from: usize, to: usize) -> Result<usize, Failure> {
     let mut at = from;
     while let Some(rest) = head.get_mut(at..to).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pread(rustix::stdio::stdin(), rest, at as u64) {
+        match rustix::io::pread(io::stdin(), rest, at as u64) {
             Ok(0) => break,
             Ok(count) => at += count,
             Err(rustix::io::Errno::INTR) => {}
@@ -74,7 +74,7 @@ fn write_all(json: &[u8]) -> io::Result<()> {
     // Unbuffered, so that nothing is left for the way out.
     let mut rest = json;
     while !rest.is_empty() {
-        let count = rustix::io::write(rustix::stdio::stdout(), rest)?;
+        let count = rustix::io::write(io::stdout(), rest)?;
         rest = rest.get(count..).unwrap_or_default();
     }
     io::stdout().flush()
