@@ -422,3 +422,41 @@ fn a_damaged_or_half_made_root_is_never_used() {
     assert!(fs::metadata(again.tree().join("usr/share/seabios/bios-256k.bin")).unwrap().len() > 5);
     assert!(!half.exists());
 }
+
+#[test]
+fn a_cgroup_refuses_other_device_nodes() {
+    if !able() {
+        return;
+    }
+    let host = CgroupHost::discover().unwrap();
+    let uuid = DomainUuid(uuid::Uuid::from_u64_pair(0x5917, u64::from(std::process::id())));
+    let devices = vec![DeviceNode::Null, DeviceNode::Urandom];
+    let group = host.create(&uuid, &CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices }).unwrap();
+    let missing = group.unenforced().iter().any(|line| line.starts_with("cgroup devices:"));
+    let opens = |path: &str, write: bool| fs::File::options().read(true).write(write).open(path).is_ok();
+    let body = || {
+        for (_, mut file) in group.join_files() {
+            file.write_all(b"0").unwrap();
+        }
+        let seen = [opens("/dev/null", true), opens("/dev/urandom", false), opens("/dev/zero", false)];
+        let more = [opens("/dev/urandom", true), opens("/dev/full", true)];
+        seen.into_iter().chain(more).enumerate().map(|(bit, open)| i32::from(open) << bit).sum()
+    };
+    // Forked first: a clone needs a process with one thread.
+    let child = process::fork(|| {
+        let inner = svirt::sys::namespace::clone(Default::default(), group.unified(), body).unwrap();
+        match pidfd::wait_ended(&inner.pidfd, 5000).map(|_| pidfd::reap(&inner.pidfd)) {
+            Ok(Some(pidfd::Exit::Code(code))) => code,
+            _ => 99,
+        }
+    })
+    .unwrap();
+    assert!(pidfd::wait_ended(&child.pidfd, 5000).unwrap());
+    let ended = pidfd::reap(&child.pidfd);
+    host.remove(&uuid).unwrap();
+    if missing {
+        eprintln!("skipped: {:?}", group.unenforced());
+        return;
+    }
+    assert_eq!(ended, Some(pidfd::Exit::Code(0b011)), "null and urandom open, the rest does not");
+}

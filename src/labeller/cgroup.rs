@@ -308,3 +308,34 @@ fn mount_of<'a>(mountinfo: &'a str, controller: Option<&str>) -> Option<(&'a str
         found.then_some(place)
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "25 20 0:22 / /sys/fs/cgroup/memory rw,relatime shared:5 - cgroup cgroup rw,memory\n\
+        26 20 0:23 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+        27 20 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+
+    #[test]
+    fn both_hierarchies_are_found() {
+        let host = parse("8:pids:/\n4:memory:/a/b\n3:cpuset:/\n0::/user.slice\n", HYBRID);
+        let unified = ("/sys/fs/cgroup/unified/user.slice", "/sys/fs/cgroup/unified");
+        assert_eq!(host.unified, Some((unified.0.into(), unified.1.into())));
+        let legacy = [("pids", "/sys/fs/cgroup/pids"), ("memory", "/sys/fs/cgroup/memory/a/b")];
+        assert_eq!(host.legacy, legacy.map(|(name, path)| (name, PathBuf::from(path))));
+    }
+
+    #[test]
+    fn a_part_of_a_hierarchy_is_taken_for_what_it_shows() {
+        let info = "27 20 0:24 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let host = parse("0::/docker/x/inner\n", info);
+        assert_eq!(host.unified.unwrap().0, PathBuf::from("/sys/fs/cgroup/inner"));
+    }
+
+    #[test]
+    fn garbage_is_nothing() {
+        assert_eq!(parse("x\n1:2\n0::/\n", "- -\na b - c\n"), CgroupHost::default());
+    }
+}

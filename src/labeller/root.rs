@@ -423,3 +423,40 @@ fn copy_label(source: &Path, target: &Path) -> Result<(), RootError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_gives_a_reason_for_each_entry() {
+        let list: List = toml::from_str(LIST).unwrap();
+        for entry in &list.entry {
+            assert!(!entry.reason.is_empty() && !entry.names.is_empty(), "{entry:?}");
+            assert!(entry.dirs.iter().all(|dir| dir.starts_with('/') && !dir.contains("..")), "{entry:?}");
+            assert!(entry.names.iter().all(|name| !name.contains('/')), "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn the_loader_is_understood() {
+        let text = "\tlinux-vdso.so.1 (0x00007f)\n\tlibz.so.1 => /lib/x/libz.so.1 (0x00007f)\n\t/lib64/ld.so.2 (0x7f)\n";
+        let found = parse_libraries(text).unwrap();
+        assert_eq!(found, ["/lib/x/libz.so.1", "/lib64/ld.so.2"].map(PathBuf::from));
+        assert_eq!(parse_libraries("\tstatically linked\n"), Some(Vec::new()));
+        assert_eq!(parse_libraries("\tlibgone.so.1 => not found\n"), None);
+        assert_eq!(parse_libraries("x: error while loading shared libraries\n"), None);
+        assert_eq!(parse_libraries(""), None);
+    }
+
+    #[test]
+    fn an_identity_names_its_sources() {
+        let emulator = Path::new("/usr/bin/qemu");
+        let sources = BTreeSet::from([PathBuf::from("/etc/none such"), PathBuf::from("/etc/passwd")]);
+        let identity = describe(emulator, &sources);
+        assert_eq!(recorded(&identity, emulator), Some(sources));
+        assert_eq!(recorded(&identity, Path::new("/usr/bin/other")), None);
+        assert!(identity.contains("/etc/none such\tabsent\n"));
+    }
+}
