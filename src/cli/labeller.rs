@@ -1,14 +1,17 @@
 //! Finding the labeller, or starting one that outlives this program.
 
+use std::ffi::{CStr, CString};
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::exit::Failure;
 use crate::driver::{DriverError, Labeller};
 use crate::settings::Settings;
+use crate::sys::process;
 
 /// The name of the program.
 const PROGRAM: &str = "svirt-labeller";
@@ -20,7 +23,7 @@ pub(super) fn running(settings: &Settings) -> Result<Option<Labeller>, Failure> 
         Err(DriverError::Io { source, .. })
             if matches!(
                 source.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
             ) =>
         {
             Ok(None)
@@ -36,40 +39,50 @@ pub(super) fn ensure(settings: &Settings, config: &Path) -> Result<(), Failure> 
     }
     let program = find(settings)?;
     let log = Path::new(&settings.paths.run).join("labeller.log");
-    let mut child = spawn(&program, config, &settings.paths.run, &log).map_err(|error| {
+    start(&program, config, &settings.paths.run, &log).map_err(|error| {
         Failure::plain(format!("cannot start {}: {error}", program.display()), "install svirt whole")
     })?;
-    // It closes its standard output once it serves, or ends.
-    let mut said = Vec::new();
-    if let Some(out) = child.stdout.take() {
-        out.take(4096).read_to_end(&mut said)?;
-    }
-    // The child that was started here may have been a mere forerunner; what counts is whether somebody serves.
-    let end = child.try_wait()?;
     match running(settings)? {
         Some(_) => Ok(()),
         None => Err(Failure::plain(
-            match end {
-                Some(status) => format!("{PROGRAM} ended at once ({status}){}", last_line(&log)),
-                None => format!("{PROGRAM} does not serve{}", last_line(&log)),
-            },
-            format!(
-                "look into {}; `svirt config check` tells whether the configuration is good",
-                log.display()
-            ),
+            format!("{PROGRAM} does not serve{}", last_line(&log)),
+            format!("read {}; `svirt config check` tells whether the configuration is good", log.display()),
         )),
     }
 }
 
-fn spawn(program: &Path, config: &Path, run: &str, log: &Path) -> std::io::Result<std::process::Child> {
+/// Starts a labeller in a session of its own, and returns once it serves or has ended.
+fn start(program: &Path, config: &Path, run: &str, log: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(run)?;
-    let log =
-        OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(log)?;
-    let mut command = Command::new(program);
-    command.arg("--config").arg(config).args(["--on-demand", "--ready-fd", "1"]);
-    command.env_clear().current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    command.spawn()
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(log)?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let (mut ready, teller) = io::pipe()?;
+    let mut words = vec![program.as_os_str().as_bytes(), b"--on-demand", b"--ready-fd", b"3"];
+    // Without a file of its own the labeller takes the default one, which may be absent.
+    if config.exists() {
+        words.extend([b"--config", config.as_os_str().as_bytes()]);
+    }
+    let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
+    let argv: Vec<&CStr> = words.iter().map(CString::as_c_str).collect();
+    let [program, ..] = argv.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let placed =
+        [(null.as_raw_fd(), 0), (null.as_raw_fd(), 1), (log.as_raw_fd(), 2), (teller.as_raw_fd(), 3)];
+    process::fork(|| {
+        let detached = process::new_session().and_then(|()| process::reset_signals());
+        if detached.and_then(|()| process::place_fds(&placed, &mut [])).is_ok() {
+            let _failed = process::exec(program, &argv, &[]);
+        }
+        127
+    })?;
+    drop(teller);
+    // A newline says that it serves; an end that it never will.
+    let _said = ready.read(&mut [0])?;
+    Ok(())
 }
 
 /// In the configured directory, else beside this program, else where `make install` puts it.
