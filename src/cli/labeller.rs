@@ -1,17 +1,17 @@
 //! Finding the labeller, or starting one that outlives this program.
 
 use std::ffi::{CStr, CString};
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::exit::Failure;
 use crate::driver::{DriverError, Labeller};
 use crate::settings::Settings;
-use crate::sys::process;
+use crate::sys::{path, process};
 
 /// The name of the program.
 const PROGRAM: &str = "svirt-labeller";
@@ -21,10 +21,7 @@ pub(super) fn running(settings: &Settings) -> Result<Option<Labeller>, Failure> 
     match Labeller::connect(settings) {
         Ok(labeller) => Ok(Some(labeller)),
         Err(DriverError::Io { source, .. })
-            if matches!(
-                source.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
         {
             Ok(None)
         }
@@ -53,13 +50,13 @@ pub(super) fn ensure(settings: &Settings, config: &Path) -> Result<(), Failure> 
 
 /// Starts a labeller in a session of its own, and returns once it serves or has ended.
 fn start(program: &Path, config: &Path, run: &str, log: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(run)?;
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(log)?;
+    if let Some(parent) = Path::new(run).parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // As the labeller would make it itself.
+    path::own_directory(run, 0o711)?;
+    let log =
+        OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(log)?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     let (mut ready, teller) = io::pipe()?;
     let mut words = vec![program.as_os_str().as_bytes(), b"--on-demand", b"--ready-fd", b"3"];

@@ -21,6 +21,7 @@ mod journal;
 mod launcher;
 mod lease;
 mod own;
+mod passt;
 mod places;
 mod probe;
 mod real;

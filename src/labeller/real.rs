@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::cgroup::{CgroupHost, DomainCgroup};
 use super::journal::ProcessRole;
 use super::launcher::{LaunchRequest, Launched, Launcher, OnProcess};
+use super::passt;
 use super::root::RootStore;
 use super::spawn::{self, Helper};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
@@ -27,6 +28,8 @@ struct Real {
     host: CgroupHost,
     supervisor: PathBuf,
     passt: PathBuf,
+    /// Whether guests reach the host's loopback through passt.
+    host_loopback: bool,
     /// Cgroups that were made and whose processes are not started yet.
     cgroups: BTreeMap<DomainUuid, DomainCgroup>,
     /// A network namespace made ahead of the next start.
@@ -42,6 +45,7 @@ pub(super) fn launcher(settings: &Settings, libexec: &Path) -> io::Result<Box<dy
         host: CgroupHost::discover().map_err(io::Error::other)?,
         supervisor: libexec.join("svirt-supervisor"),
         passt: PathBuf::from(&settings.network.passt),
+        host_loopback: settings.network.host_loopback,
         cgroups: BTreeMap::new(),
         net: None,
     }))
@@ -72,15 +76,14 @@ impl Launcher for Real {
         uid: u32,
         selinux_label: Option<&str>,
     ) -> Result<Child, Refusal> {
-        let argv: Vec<String> =
-            ["passt", "--foreground", "--quiet", "--fd", "3"].map(ToOwned::to_owned).into();
+        let argv = passt::argv(self.host_loopback);
         let limit = |resource, value| Rlimit { resource, value: Some(value) };
         spawn::helper(&Helper {
             program: &self.passt,
             argv: &argv,
             env: &[("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
             uid,
-            fds: &[(channel.as_fd(), 3)],
+            fds: &[(channel.as_fd(), passt::CHANNEL)],
             // passt moves itself into its own namespaces and an empty root, and loads its own filter.
             reach: None,
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)],

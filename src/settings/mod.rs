@@ -128,6 +128,8 @@ pub struct Network {
     pub taps: Vec<String>,
     /// The user network helper.
     pub passt: String,
+    /// Whether guests on a user network reach what listens on the host's loopback, under the address of their gateway.
+    pub host_loopback: bool,
 }
 
 /// `[console]`
@@ -240,7 +242,7 @@ impl Default for Limits {
 
 impl Default for Network {
     fn default() -> Self {
-        Self { taps: Vec::new(), passt: "/usr/bin/passt".into() }
+        Self { taps: Vec::new(), passt: "/usr/bin/passt".into(), host_loopback: false }
     }
 }
 
