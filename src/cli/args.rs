@@ -54,6 +54,10 @@ pub enum Color {
 /// The subcommands; each has a file of its own in this directory.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Start a domain and attach to its console
+    Run(Run),
+    /// Print everything that a start would do, in order, and do nothing
+    Plan(Plan),
     /// List the running domains
     List(List),
     /// Ask a guest to power off, or end it
@@ -71,6 +75,31 @@ pub enum Command {
     Completions(Completions),
     /// Print the manual page of svirt or of one subcommand
     Man(Man),
+}
+
+/// `svirt run`
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// The domain's definition: libvirt's domain XML; `-` reads standard input
+    #[arg(value_name = "DOMAIN.XML")]
+    pub definition: PathBuf,
+    /// Return as soon as the guest runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Leave the virtual CPUs stopped
+    #[arg(long)]
+    pub paused: bool,
+}
+
+/// `svirt plan`
+#[derive(Debug, clap::Args)]
+pub struct Plan {
+    /// The domain's definition: libvirt's domain XML; `-` reads standard input
+    #[arg(value_name = "DOMAIN.XML")]
+    pub definition: PathBuf,
+    /// Print the plan as the labeller gets it
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `svirt list`

@@ -7,14 +7,11 @@ use super::labeller::{failure, running};
 use super::{config, privilege};
 use crate::driver::{Control, Labeller};
 use crate::privsep::request::{DomainStatus, Survey};
-use crate::settings::Settings;
 
 /// A labeller, with this process no longer privileged.
 pub(super) struct Host {
     /// The connection; `None` where no labeller runs, and so no domain does.
     pub(super) labeller: Option<Labeller>,
-    /// The configuration.
-    pub(super) settings: Settings,
 }
 
 impl Host {
@@ -26,7 +23,7 @@ impl Host {
         let settings = config::load(config)?;
         privilege::drop_all(&settings)?;
         let labeller = running(&settings)?;
-        Ok(Self { labeller, settings })
+        Ok(Self { labeller })
     }
 
     /// Every running domain.

@@ -8,6 +8,7 @@ pub mod args;
 mod attach;
 mod config;
 mod console;
+mod definition;
 mod domain;
 pub mod exit;
 pub mod inspect;
@@ -15,8 +16,10 @@ mod labeller;
 mod list;
 pub mod output;
 mod pages;
+mod plan;
 mod privilege;
 pub mod probe;
+mod run;
 mod stop;
 mod terminal;
 
@@ -50,6 +53,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Console(wanted) => console::run(wanted, &args.config, args.quiet),
         Command::List(list) => list::run(list, &args.config),
         Command::Man(wanted) => pages::man(wanted),
+        Command::Plan(wanted) => plan::run(wanted, &args.config),
+        Command::Run(wanted) => run::run(wanted, &args.config, args.quiet),
         Command::Stop(stop) => stop::run(stop, &args.config, args.quiet),
         Command::Probe(wanted) => probe::run(wanted, &config::load(&args.config)?),
     }

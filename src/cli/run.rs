@@ -1,0 +1,219 @@
+//! `svirt run`: from a definition to a running guest, and in the foreground to its end.
+//!
+//! As root: open the definition, find or start the labeller, read the host. Then root is given up, and only then
+//! is anything parsed.
+
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::SignalFd;
+
+use super::args::Run;
+use super::attach::{self, Detached};
+use super::definition::Definition;
+use super::exit::{Code, Failure};
+use super::labeller::failure;
+use super::stop::describe;
+use super::{config, labeller, output, privilege};
+use crate::base::DomainUuid;
+use crate::driver::{self, Control, DriverError, Labeller, Launch};
+use crate::host;
+use crate::privsep::supervisor::{Ended, Verb};
+use crate::settings::Settings;
+
+/// Runs `svirt run`.
+pub(super) fn run(wanted: &Run, config: &Path, quiet: bool) -> Result<(), Failure> {
+    if !privilege::is_root() {
+        return Err(Failure::needs_root(&format!("svirt run {}", wanted.definition.display())));
+    }
+    let settings = config::load(config)?;
+    let definition = Definition::open(&wanted.definition)?;
+    labeller::ensure(&settings, config)?;
+    let facts = host::read(&settings);
+    privilege::drop_all(&settings)?;
+    // Only now: a labeller that was started with these signals blocked would keep them so.
+    let signals = attach::signals()?;
+    let domain = definition.parse()?;
+    let mut labeller = Labeller::connect(&settings).map_err(|error| failure(&error))?;
+    let launch = driver::start(&mut labeller, domain, &facts, &settings, wanted.paused)
+        .map_err(|error| failure(&error))?;
+    if !quiet {
+        announce(&launch, wanted.paused);
+    }
+    if wanted.detach {
+        return Ok(());
+    }
+    Foreground::new(launch, labeller, signals, settings, quiet)?.serve()
+}
+
+fn announce(launch: &Launch, paused: bool) {
+    let started = &launch.started;
+    let state = if paused { "is paused" } else { "runs" };
+    output::note(&format!("{} {state} (pid {})", launch.plan.domain.name, started.qemu_pid));
+    for (slot, address) in &started.listening {
+        output::note(&format!("{slot} listens on {address}"));
+    }
+    for layer in &started.degraded {
+        output::note(&format!("degraded: {layer}"));
+    }
+}
+
+/// A guest with a person, or a service manager, in front of it.
+struct Foreground {
+    name: String,
+    uuid: DomainUuid,
+    control: String,
+    labeller: Labeller,
+    signals: SignalFd,
+    /// Readable once the domain is gone.
+    gone: UnixStream,
+    ended: Receiver<Result<Ended, DriverError>>,
+    /// Which signal asked for the end, and whether the guest was asked already.
+    asked: Option<Detached>,
+    killed: bool,
+    quiet: bool,
+}
+
+impl Foreground {
+    fn new(
+        launch: Launch,
+        labeller: Labeller,
+        signals: SignalFd,
+        settings: Settings,
+        quiet: bool,
+    ) -> Result<Self, Failure> {
+        let uuid = launch.plan.domain.uuid;
+        // The reply to this request comes at the end, so it has a connection of its own.
+        let mut waiter = Labeller::connect(&settings).map_err(|error| failure(&error))?;
+        let (gone, teller) = UnixStream::pair()?;
+        let (sender, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            // If nobody listens any more the program ends anyway.
+            let _ = sender.send(waiter.wait(uuid));
+            drop(teller);
+        });
+        Ok(Self {
+            name: launch.plan.domain.name.to_string(),
+            uuid,
+            control: launch.started.control,
+            labeller,
+            signals,
+            gone,
+            ended,
+            asked: None,
+            killed: false,
+            quiet,
+        })
+    }
+
+    /// Stays until the domain ends or the person leaves it.
+    fn serve(mut self) -> Result<(), Failure> {
+        let console = Control::connect(&self.control).and_then(|control| control.console(None, false));
+        match console {
+            Ok((alias, stream, early)) => {
+                if attach::interactive() {
+                    self.say(&format!(
+                        "attached to {alias}; ^C asks the guest to power off, ^] leaves it running"
+                    ));
+                }
+                if self.attached(&stream, early)? {
+                    self.say(&format!("{} goes on; `svirt console {}` attaches again", self.name, self.name));
+                    return Ok(());
+                }
+            }
+            Err(error) => self.say(&format!("no console: {}", error.refusal().rule)),
+        }
+        self.outlast()?;
+        self.finish()
+    }
+
+    /// True where the person left and the guest goes on.
+    fn attached(&mut self, stream: &UnixStream, mut early: Vec<u8>) -> Result<bool, Failure> {
+        loop {
+            let end = attach::attach(stream, &early, &self.signals, Some(self.gone.as_fd()), true)?;
+            early.clear();
+            match end {
+                Detached::Closed => return Ok(false),
+                Detached::Escape => return Ok(true),
+                Detached::Interrupt | Detached::Terminate => self.wish(end)?,
+            }
+        }
+    }
+
+    /// Without a console: waits for the end, and still hears signals.
+    fn outlast(&mut self) -> Result<(), Failure> {
+        loop {
+            let mut fds = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.gone.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                other => other.map_err(std::io::Error::from)?,
+            };
+            let [signal, gone] = fds.map(|fd| fd.any().unwrap_or(false));
+            if gone {
+                // Nothing is ever written: readable means closed.
+                let _ = self.gone.read(&mut [0]);
+                return Ok(());
+            }
+            if signal && let Some(end) = attach::pending(&self.signals) {
+                self.wish(end)?;
+            }
+        }
+    }
+
+    /// The first signal asks the guest, the second one does not.
+    fn wish(&mut self, end: Detached) -> Result<(), Failure> {
+        if self.asked.is_none() {
+            self.asked = Some(end);
+            let asked =
+                Control::connect(&self.control).and_then(|mut control| control.order(&Verb::Shutdown));
+            match asked {
+                Ok(()) => {
+                    self.say(&format!("asked {} to power off; once more ends it at once", self.name));
+                    return Ok(());
+                }
+                Err(error) => self.say(&format!("cannot ask the guest: {}", error.refusal().rule)),
+            }
+        }
+        if !self.killed {
+            self.killed = true;
+            self.say(&format!("ending {}", self.name));
+            // That it is gone already is as good.
+            let _ = self.labeller.kill(self.uuid);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        let ended = match self.ended.recv() {
+            Ok(ended) => ended.map_err(|error| failure(&error))?,
+            Err(_) => return Err(Failure::plain("lost the labeller while the guest ran", "svirt list")),
+        };
+        let last = format!("{} {}", self.name, describe(&ended));
+        let died = ended.signal.is_some() || ended.code.is_some_and(|code| code != 0);
+        if died && !self.killed {
+            return Err(Failure::Died { message: last, stderr: ended.stderr });
+        }
+        match self.asked {
+            Some(Detached::Terminate) => Err(Failure::Ended(Code::Terminated, last)),
+            Some(_) => Err(Failure::Ended(Code::Interrupted, last)),
+            None => {
+                self.say(&last);
+                Ok(())
+            }
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if !self.quiet {
+            output::note(text);
+        }
+    }
+}
