@@ -128,7 +128,7 @@ fn runs(strict: bool) {
         load(&floor).unwrap();
         let listener = load_with_listener(&filter).unwrap();
         scm::send(handed.as_fd(), b"l", &[listener.as_fd()]).unwrap();
-        process::exec(argv[0], &argv, &[c"PATH=/usr/bin"]);
+        let _failed = process::exec(argv[0], &argv, &[c"PATH=/usr/bin"]);
         9
     })
     .unwrap();

@@ -17,7 +17,7 @@ pub fn select(domain: &Domain) -> Selection {
     for disk in &domain.devices.disks {
         // An empty cdrom drive has no image, and a medium may be put in later: the fragment is the same.
         parts.insert(Part::DiskFile);
-        if disk.source.as_ref().is_some_and(|source| on_block_device(source)) {
+        if disk.source.as_ref().is_some_and(on_block_device) {
             parts.insert(Part::DiskBlock);
         }
         match disk.io {

@@ -296,10 +296,10 @@ impl Code {
 
     /// A return near enough to be jumped to from the next few instructions.
     fn ret(&mut self, action: Action) -> Label {
-        if let Some(label) = self.returns.get(&action) {
-            if self.reversed.len() - label.0 < 200 {
-                return *label;
-            }
+        if let Some(label) = self.returns.get(&action)
+            && self.reversed.len() - label.0 < 200
+        {
+            return *label;
         }
         let label = self.push(RET, 0, 0, value(action));
         self.returns.insert(action, label);

@@ -225,10 +225,10 @@ impl Filter {
     pub fn check_ceiling(&self, ceiling: &[Sysno]) -> Result<(), CeilingError> {
         for call in ceiling {
             let open = |action: &Action| matches!(action, Action::Allow | Action::Launch);
-            if let Some(policy) = self.policies.get(&(call.id() as u32)) {
-                if open(&policy.otherwise) || policy.clauses.iter().any(|clause| open(&clause.action)) {
-                    return Err(CeilingError { call: call.name() });
-                }
+            if let Some(policy) = self.policies.get(&(call.id() as u32))
+                && (open(&policy.otherwise) || policy.clauses.iter().any(|clause| open(&clause.action)))
+            {
+                return Err(CeilingError { call: call.name() });
             }
         }
         Ok(())
