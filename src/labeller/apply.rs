@@ -115,10 +115,12 @@ impl Apply<'_> {
                 self.keep(slot, one)?;
                 self.keep(peer, other)
             }
-            Op::Pty { slot } => {
-                let (fd, name) = pty::open().map_err(|error| kernel("open", "a pty", &error, ""))?;
+            Op::Pty { slot, peer } => {
+                let (fd, terminal, name) =
+                    pty::open().map_err(|error| kernel("open", "a pty", &error, ""))?;
                 self.out.listening.push((slot.to_string(), name));
-                self.keep(slot, fd)
+                self.keep(slot, fd)?;
+                self.keep(peer, terminal)
             }
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),

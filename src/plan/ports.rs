@@ -5,7 +5,7 @@ use super::{PlanError, slots};
 use crate::base::{Layer, Refusal, Slot};
 use crate::conf::domain::{CharDevice, CharSource, Domain, InterfaceBackend, Vnc, VncListen};
 use crate::privsep::op::{FdGrant, ListenAt, Op};
-use crate::privsep::supervisor::{ConsoleSpec, FIRST_PLAN_FD, VncSpec};
+use crate::privsep::supervisor::{ConsoleSpec, FIRST_PLAN_FD, PtySpec, VncSpec};
 use crate::settings::Settings;
 
 /// The most VNC connections to one domain at once.
@@ -68,8 +68,9 @@ impl Ports {
         match &port.source {
             CharSource::Pty => {
                 let slot = slots::console(alias, "pty")?;
-                self.outside.push(Op::Pty { slot: slot.clone() });
-                spec.pty = Some(slot);
+                let peer = slots::console(alias, "tty")?;
+                self.outside.push(Op::Pty { slot: slot.clone(), peer: peer.clone() });
+                spec.pty = Some(PtySpec { slot, peer });
             }
             CharSource::UnixListen { path } => {
                 check_place(path, &settings.console.sockets, "sockets", alias, port.line)?;
@@ -98,7 +99,8 @@ impl Ports {
             self.outside.push(Op::OpenLog { slot: slot.clone(), path: path.clone(), append });
             spec.log = Some(slot);
         }
-        for slot in [&spec.pty, &spec.listen, &spec.log].into_iter().flatten() {
+        let pty = spec.pty.iter().flat_map(|pty| [&pty.slot, &pty.peer]);
+        for slot in pty.chain(&spec.listen).chain(&spec.log) {
             self.grant(slot.clone());
         }
         self.consoles.push(spec);

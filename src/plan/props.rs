@@ -177,10 +177,7 @@ impl Model {
                 assert!(self.locks.insert(image.slot.to_string()));
                 self.files.insert(image.slot.to_string(), image.path.clone());
             }
-            Op::OpenReadable { slot, .. }
-            | Op::OpenTap { slot, .. }
-            | Op::Pty { slot }
-            | Op::OpenLog { slot, .. } => {
+            Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
                 assert!(self.open.insert(slot.to_string()));
             }
             Op::LabelSelinux { slot, label } => {
@@ -188,7 +185,7 @@ impl Model {
                 let before = self.labels.insert(path, label.clone());
                 self.found.push((slot.to_string(), before));
             }
-            Op::Channel { slot, peer } => {
+            Op::Channel { slot, peer } | Op::Pty { slot, peer } => {
                 assert!(self.open.insert(slot.to_string()) && self.open.insert(peer.to_string()));
             }
             Op::Listen { slot, at } => {

@@ -60,9 +60,10 @@ fn describe(op: &Op) -> (String, String) {
         ),
         Op::LabelSelinux { slot, label } => (format!("{slot} {label}"), label_reason(label).into()),
         Op::Channel { slot, peer } => (format!("{slot} to {peer}"), channel_reason(slot.as_str()).into()),
-        Op::Pty { slot } => {
-            (slot.to_string(), "the supervisor holds the terminal; QEMU sees one connected socket".into())
-        }
+        Op::Pty { slot, peer } => (
+            format!("{slot} to {peer}"),
+            "the supervisor holds the terminal; QEMU sees one connected socket".into(),
+        ),
         Op::Listen { slot, at } => {
             (format!("{slot} {}", address(at)), "the supervisor accepts; QEMU never listens".into())
         }

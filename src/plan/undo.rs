@@ -51,12 +51,11 @@ impl Undo {
             Op::LeaseCategories { pair } => Self::ReleaseCategories(*pair),
             Op::Cgroup(_) => Self::RemoveCgroup,
             Op::OpenImage(image) => Self::Close { slots: vec![image.slot.clone()], locked: true },
-            Op::OpenReadable { slot, .. }
-            | Op::OpenTap { slot, .. }
-            | Op::Pty { slot }
-            | Op::OpenLog { slot, .. } => close(&[slot]),
+            Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
+                close(&[slot])
+            }
             Op::LabelSelinux { slot, .. } => Self::RestoreLabel(slot.clone()),
-            Op::Channel { slot, peer } => close(&[slot, peer]),
+            Op::Channel { slot, peer } | Op::Pty { slot, peer } => close(&[slot, peer]),
             Op::Listen { slot, at } => Self::Unbind {
                 slot: slot.clone(),
                 path: match at {

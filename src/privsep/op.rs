@@ -72,10 +72,12 @@ pub enum Op {
         /// The other end.
         peer: Slot,
     },
-    /// Opens a pseudo terminal; the supervisor holds its controlling side.
+    /// Opens a pseudo terminal in raw mode; the supervisor holds both sides, so that it lasts while nobody is attached.
     Pty {
         /// The controlling side.
         slot: Slot,
+        /// The terminal itself.
+        peer: Slot,
     },
     /// Binds a listening socket for the supervisor.
     Listen {

@@ -157,13 +157,15 @@ impl Checker {
                 }
                 Ok(())
             }
+            Op::Pty { slot, peer } => {
+                self.make(at, slot, Held::Outside)?;
+                self.make(at, peer, Held::Outside)
+            }
             Op::Channel { slot, peer } => {
                 self.make(at, slot, Held::ChannelEnd)?;
                 self.make(at, peer, Held::ChannelEnd)
             }
-            Op::Pty { slot } | Op::Listen { slot, .. } | Op::OpenLog { slot, .. } => {
-                self.make(at, slot, Held::Outside)
-            }
+            Op::Listen { slot, .. } | Op::OpenLog { slot, .. } => self.make(at, slot, Held::Outside),
             Op::SpawnPasst { slot, uid, .. } => {
                 self.take(at, slot, &[Held::ChannelEnd])?;
                 self.run_as(at, *uid, UidRole::Helper)
@@ -229,7 +231,10 @@ impl Checker {
         }
         let granted: HashSet<&Slot> = spawn.supervisor.fds.iter().map(|grant| &grant.slot).collect();
         let named = spawn.supervisor.consoles.iter().flat_map(|console| {
-            std::iter::once(&console.channel).chain(&console.pty).chain(&console.listen).chain(&console.log)
+            std::iter::once(&console.channel)
+                .chain(console.pty.iter().flat_map(|pty| [&pty.slot, &pty.peer]))
+                .chain(&console.listen)
+                .chain(&console.log)
         });
         for slot in named.chain(spawn.supervisor.vncs.iter().map(|vnc| &vnc.listen)) {
             if !granted.contains(slot) {

@@ -63,12 +63,22 @@ pub struct ConsoleSpec {
     pub alias: String,
     /// The channel end towards QEMU.
     pub channel: Slot,
-    /// The controlling side of a pty, if it has one.
-    pub pty: Option<Slot>,
+    /// Its pty, if it has one.
+    pub pty: Option<PtySpec>,
     /// A listening unix socket, if it has one.
     pub listen: Option<Slot>,
     /// A file that output is appended to, if there is one.
     pub log: Option<Slot>,
+}
+
+/// Both sides of a pseudo terminal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PtySpec {
+    /// The controlling side.
+    pub slot: Slot,
+    /// The terminal itself, held open so that the last client's leaving is no hang-up.
+    pub peer: Slot,
 }
 
 /// One VNC server: the supervisor accepts and hands each connection to QEMU.

@@ -7,14 +7,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::termios;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname};
+use rustix::pty::ptsname;
 
-use super::handed::{Handed, add_flags, nonblocking};
+use super::handed::{Handed, nonblocking};
 use super::log::Log;
 use super::ring::Ring;
-use crate::base::{Layer, Refusal};
+use crate::base::Refusal;
 use crate::privsep::supervisor::ConsoleSpec;
 
 /// Output that is kept per console, in bytes.
@@ -99,32 +98,12 @@ impl Console {
             input: Vec::new(),
             next: 0,
         };
-        if let Some(fd) = handed.optional(spec.pty.as_ref())? {
-            console.open_pty(fd).map_err(|error| {
-                let object = format!("the pty of {}", spec.alias);
-                Refusal::new(
-                    Layer::Kernel,
-                    "prepare",
-                    object,
-                    error.to_string(),
-                    "see the kernel's pty limits",
-                )
-            })?;
+        if let Some(pty) = &spec.pty {
+            let fd = nonblocking(handed.slot(pty.slot.as_str())?)?;
+            console.pty_path = ptsname(&fd, Vec::new()).ok().and_then(|path| path.into_string().ok());
+            console.add(fd, Kind::Pty(Peer(handed.slot(pty.peer.as_str())?)), 0);
         }
         Ok(console)
-    }
-
-    fn open_pty(&mut self, fd: OwnedFd) -> Result<(), Errno> {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let peer = ioctl_tiocgptpeer(&fd, flags)?;
-        let errno = |error: nix::Error| Errno::from_raw_os_error(error as i32);
-        let mut mode = termios::tcgetattr(&peer).map_err(errno)?;
-        termios::cfmakeraw(&mut mode);
-        termios::tcsetattr(&peer, termios::SetArg::TCSANOW, &mode).map_err(errno)?;
-        self.pty_path = ptsname(&fd, Vec::new())?.into_string().ok();
-        let fd = add_flags(fd, OFlags::NONBLOCK).map_err(|_| Errno::INVAL)?;
-        self.add(fd, Kind::Pty(Peer(peer)), 0);
-        Ok(())
     }
 
     fn add(&mut self, fd: OwnedFd, kind: Kind, at: u64) {

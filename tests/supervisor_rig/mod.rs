@@ -161,15 +161,24 @@ impl Rig {
         let (monitor, monitor_peer) = scm::stream_pair().unwrap();
         let (console, console_peer) = scm::stream_pair().unwrap();
         let (human, human_peer) = scm::stream_pair().unwrap();
-        let (terminal, pty_path) = pty::open().unwrap();
+        let (controller, terminal, pty_path) = pty::open().unwrap();
         let log = File::create(at("log")).unwrap().into();
-        let fds =
-            [monitor_peer, listen("control"), console_peer, terminal, listen("serial"), log, listen("vnc")];
+        let fds = [
+            monitor_peer,
+            listen("control"),
+            console_peer,
+            controller,
+            terminal,
+            listen("serial"),
+            log,
+            listen("vnc"),
+        ];
         let names = [
             "monitor.peer",
             "control",
             "serial0.peer",
             "serial0.pty",
+            "serial0.tty",
             "serial0.listen",
             "serial0.log",
             "vnc0",
@@ -186,7 +195,7 @@ impl Rig {
             consoles: vec![ConsoleSpec {
                 alias: "serial0".into(),
                 channel: slot("serial0.peer"),
-                pty: Some(slot("serial0.pty")),
+                pty: Some(PtySpec { slot: slot("serial0.pty"), peer: slot("serial0.tty") }),
                 listen: Some(slot("serial0.listen")),
                 log: Some(slot("serial0.log")),
             }],
