@@ -61,7 +61,9 @@ impl Call {
             0 => Some(self.nr),
             4 => Some(self.arch),
             8 | 12 => Some(half(self.instruction_pointer, upper)),
-            _ if offset.is_multiple_of(4) => self.args.get((offset as usize - 16) / 8).map(|arg| half(*arg, upper)),
+            _ if offset.is_multiple_of(4) => {
+                self.args.get((offset as usize - 16) / 8).map(|arg| half(*arg, upper))
+            }
             _ => None,
         }
     }
