@@ -34,35 +34,6 @@ const LAUNCH_ONLY: &[i64] = &[
     libc::SYS_prlimit64,
 ];
 
-/// What the supervisor needs once it is confined. Anything else kills it, so a new need shows here.
-const SUPERVISOR_CALLS: &[i64] = &[
-    libc::SYS_accept4,
-    libc::SYS_brk,
-    libc::SYS_close,
-    libc::SYS_exit_group,
-    libc::SYS_fcntl,
-    libc::SYS_fstat,
-    libc::SYS_ftruncate,
-    libc::SYS_getpid,
-    libc::SYS_getsockopt,
-    libc::SYS_ioctl,
-    libc::SYS_madvise,
-    libc::SYS_mmap,
-    libc::SYS_mremap,
-    libc::SYS_munmap,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_read,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_restart_syscall,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
-    libc::SYS_sigaltstack,
-    libc::SYS_waitid,
-    libc::SYS_write,
-];
-
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
@@ -74,6 +45,15 @@ fn program(calls: &[i64], action: u32, otherwise: u32) -> Vec<seccomp::Instructi
         program.push((0x15, u8::try_from(calls.len() - index).unwrap(), 0, u32::try_from(*call).unwrap()));
     }
     program.extend([(6, 0, 0, otherwise), (6, 0, 0, action)]);
+    program
+}
+
+/// The filter that ships, with death instead of an error, so that a call which it forgets cannot go unseen.
+fn strict(program: SeccompProgram) -> SeccompProgram {
+    let errno = |insn: &BpfInsn| insn.0 == 6 && insn.3 & 0xffff_0000 == libc::SECCOMP_RET_ERRNO;
+    let change = |insn: BpfInsn| if errno(&insn) { BpfInsn(6, 0, 0, KILL) } else { insn };
+    let program = SeccompProgram(program.0.into_iter().map(change).collect());
+    assert!(program.0.iter().any(|insn| insn.3 == KILL), "the filter refuses nothing");
     program
 }
 
@@ -188,9 +168,7 @@ impl Rig {
         let spec = SupervisorSpec {
             uid: UID,
             selinux_label: None,
-            seccomp: SeccompProgram(
-                program(SUPERVISOR_CALLS, ALLOW, KILL).iter().map(|i| BpfInsn(i.0, i.1, i.2, i.3)).collect(),
-            ),
+            seccomp: strict(svirt::filter::own::supervisor().unwrap()),
             fds: grants.collect(),
             consoles: vec![ConsoleSpec {
                 alias: "serial0".into(),
