@@ -1,8 +1,8 @@
 //! What confinement adds to a spawn: a bare fork and exec, the launcher, and bubblewrap, alternating in one run.
 //!
-//! The program is a static busybox that leaves at once, so that what is measured is the way to exec and the end of
+//! The program is one that leaves at once, so that what is measured is the way to exec and the end of
 //! the process. The launcher's rows hold all of a start: supervisor and device model forked, all layers, both executed.
-//! Needs root, busybox-static and bubblewrap. `cargo bench --bench spawn`
+//! Needs root and bubblewrap. `cargo bench --bench spawn`
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::os::fd::OwnedFd;
@@ -21,7 +21,7 @@ use svirt::privsep::op::{DeviceNode, Spawn};
 use svirt::privsep::supervisor::{Lifecycle, LifecycleAction, SupervisorSpec};
 use svirt::sys::{mount, pidfd};
 
-const PROGRAM: &str = "/bin/busybox";
+const PROGRAM: &str = "/usr/bin/true";
 const ROUNDS: usize = 201;
 
 fn plan() -> Spawn {
@@ -33,7 +33,7 @@ fn plan() -> Spawn {
     let all = vec![LandlockAccess::Execute, LandlockAccess::ReadDir, LandlockAccess::ReadFile];
     Spawn {
         program: PROGRAM.into(),
-        argv: vec!["busybox".into(), "true".into()],
+        argv: vec!["true".into()],
         env: vec![],
         fds: vec![],
         confinement: Confinement {
@@ -108,7 +108,7 @@ fn main() {
     }
     let tools = [PROGRAM, "/usr/bin/bwrap"].iter().all(|path| Path::new(path).exists());
     if !nix::unistd::geteuid().is_root() || !tools {
-        println!("skipped: needs root, {PROGRAM} (busybox-static) and /usr/bin/bwrap (bubblewrap)");
+        println!("skipped: needs root, {PROGRAM} and /usr/bin/bwrap (bubblewrap)");
         return;
     }
     // As the labeller does it.
@@ -120,7 +120,7 @@ fn main() {
     let plan = plan();
     let tree = root.tree().display().to_string();
     let bwrap = ["--unshare-all", "--ro-bind", &tree, "/", "--dev-bind", "/dev/null", "/dev/null"];
-    let bwrap_end = ["--cap-drop", "ALL", "--new-session", "--die-with-parent", PROGRAM, "true"];
+    let bwrap_end = ["--cap-drop", "ALL", "--new-session", "--die-with-parent", PROGRAM];
     let mut times: [Vec<Duration>; 4] = Default::default();
     for _ in 0..ROUNDS {
         let spare = spawn::spare_net().unwrap();
@@ -129,7 +129,7 @@ fn main() {
             run();
             times[row].push(start.elapsed());
         };
-        timed(0, &mut || quiet(Command::new(PROGRAM).arg("true")));
+        timed(0, &mut || quiet(&mut Command::new(PROGRAM)));
         let mut spare = Some(spare);
         timed(1, &mut || launcher(&plan, &root, &supervisor, spare.take()));
         timed(2, &mut || launcher(&plan, &root, &supervisor, None));

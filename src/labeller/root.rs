@@ -259,6 +259,9 @@ impl RootStore {
         let ended = child.end();
         at("read the libraries of", file, read)?;
         at("run", loader, ended)?;
+        if text.trim().is_empty() {
+            text.push_str("the dynamic loader cannot read it (a static emulator is not supported)");
+        }
         parse_libraries(&text)
             .ok_or_else(|| RootError::Unresolved(format!("{}: {}", file.display(), text.trim())))
     }
