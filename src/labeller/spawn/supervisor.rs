@@ -49,12 +49,6 @@ impl<'a> Supervisor<'a> {
         let argv = ["svirt-supervisor".to_owned(), domain.name.as_str().to_owned()];
         let mut rules = common::library_rules();
         rules.push((path.to_path_buf(), Allow::PROGRAM));
-        if spec.consoles.iter().any(|console| console.pty.is_some()) {
-            // It opens the other side of its own terminal, to set the mode. Every other terminal belongs to root or to
-            // a person, so that owner and mode keep it out of those.
-            let terminal = Allow { read_file: true, write_file: true, ioctl_dev: true, ..Allow::default() };
-            rules.push(("/dev/pts".into(), terminal));
-        }
         Ok(Self {
             command: Command::new(&text, &argv, &[])?,
             program: common::open_program(path)?,
