@@ -72,7 +72,7 @@ impl Host {
         format!(
             "<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type>hvm</type></os><features><acpi/></features><devices>
                <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{directory}/images/{image}'/><target dev='vda' bus='virtio'/></disk>
-               <serial type='file'><source path='{directory}/logs/{name}'/></serial></devices></domain>"
+               <serial type='pty'/><serial type='file'><source path='{directory}/logs/{name}'/></serial></devices></domain>"
         )
         .into_bytes()
     }
@@ -98,7 +98,7 @@ fn a_definition_becomes_a_confined_guest_and_leaves_nothing() {
 
     let status = Control::connect(&launch.started.control).unwrap().status().unwrap();
     assert_eq!((status.state.as_str(), status.sealed), ("running", true));
-    assert_eq!(status.consoles.len(), 1);
+    assert_eq!(status.consoles.len(), 2);
     let proc = fs::read_to_string(format!("/proc/{}/status", launch.started.qemu_pid)).unwrap();
     assert!(proc.contains("CapBnd:\t0000000000000000") && proc.contains("NoNewPrivs:\t1"), "{proc}");
 
