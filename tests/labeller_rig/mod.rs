@@ -1,0 +1,375 @@
+//! A labeller of its own for each test: private directories, uids and cgroup names, and plans made by hand.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::expect_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub
+)]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use svirt::base::{CategoryPair, DomainName, DomainRef, DomainUuid, Slot};
+use svirt::driver::DriverError;
+use svirt::driver::Labeller;
+use svirt::privsep::confinement::{
+    BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, RootSpec, SeccompProgram,
+};
+use svirt::privsep::op::*;
+use svirt::privsep::supervisor::{ConsoleSpec, Lifecycle, LifecycleAction, SupervisorSpec};
+use svirt::settings::Settings;
+use svirt::sys::{cred, landlock, pidfd, xattr};
+
+pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+static RIGS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this run can do it; says so if not.
+pub fn possible() -> bool {
+    if cred::effective_uid() != 0 {
+        println!("skipped: needs root");
+        return false;
+    }
+    if !Path::new(QEMU).exists() {
+        println!("skipped: needs {QEMU}");
+        return false;
+    }
+    true
+}
+
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    pub settings: Settings,
+    pub labeller: Option<Child>,
+    first_uid: u32,
+}
+
+/// What a start must leave as it was.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    files: BTreeMap<PathBuf, (u32, u32, u32, u64, Option<String>, u64)>,
+    mounts: String,
+    cgroups: Vec<String>,
+    processes: Vec<u32>,
+}
+
+impl Snapshot {
+    /// Takes one file out of the comparison; says whether it was there.
+    pub fn without(&mut self, path: &Path) -> bool {
+        self.files.remove(path).is_some()
+    }
+}
+
+pub fn slot(name: &str) -> Slot {
+    Slot::new(name).unwrap()
+}
+
+pub fn uuid(n: u128) -> DomainUuid {
+    // Cgroup names come from the uuid, so other runs on this host must not have the same.
+    DomainUuid(uuid::Uuid::from_u128((u128::from(std::process::id()) << 64) | n))
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        for name in ["images", "boot", "log", "sockets"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let rig = RIGS.fetch_add(1, Ordering::Relaxed);
+        let first_uid = 2_000_000_000 + (std::process::id() % 100_000) * 1000 + rig * 64;
+        let range = |offset| svirt::settings::UidRange { first: first_uid + offset, count: 16 };
+        let mut settings = Settings::default();
+        settings.paths.run = at("run");
+        settings.paths.state = at("state");
+        // Minimal roots are made once for all tests of a run.
+        settings.paths.cache = shared_cache();
+        settings.uids.frontend = first_uid + 60;
+        settings.uids.imageprobe = first_uid + 61;
+        settings.uids.domains = range(0);
+        settings.uids.supervisors = range(16);
+        settings.uids.helpers = range(32);
+        settings.images.relabelable = vec![at("images")];
+        settings.images.readable = vec![at("boot")];
+        settings.console.logs = vec![at("log")];
+        settings.console.sockets = vec![at("sockets")];
+        settings.limits.domains = 16;
+        settings.limits.start_timeout = 60;
+        std::fs::write(dir.path().join("svirt.toml"), toml::to_string(&settings).unwrap()).unwrap();
+        Self { dir, settings, labeller: None, first_uid }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Starts a labeller and waits until it listens, or has ended by a fault.
+    pub fn serve(&mut self, fault: &str) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("labeller.txt")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_svirt-labeller"))
+            .arg("--config")
+            .arg(self.path("svirt.toml"))
+            .env("SVIRT_FAULT", fault)
+            .env("SVIRT_LOG", "debug")
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        self.labeller = Some(child);
+        let until = Instant::now() + Duration::from_secs(60);
+        while UnixStream::connect(self.path("run/labeller.sock")).is_err() {
+            if self.labeller.as_mut().unwrap().try_wait().unwrap().is_some() {
+                return;
+            }
+            assert!(Instant::now() < until, "the labeller does not listen: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("labeller.txt")).unwrap_or_default()
+    }
+
+    pub fn client(&self) -> Labeller {
+        Labeller::connect(&self.settings).unwrap()
+    }
+
+    /// Ends the labeller with a signal and waits for it.
+    pub fn end_labeller(&mut self, signal: &str) {
+        let mut child = self.labeller.take().unwrap();
+        Command::new("kill").arg(signal).arg(child.id().to_string()).status().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Whether the labeller has died.
+    pub fn labeller_is_dead(&mut self) -> bool {
+        self.labeller.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
+    pub fn image(&self, name: &str) -> PathBuf {
+        let path = self.path("images").join(name);
+        std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path
+    }
+
+    /// A plan for a QEMU without a machine: it answers its monitor and holds its image.
+    pub fn plan(&self, n: u32, image: &Path) -> LaunchPlan {
+        let found = std::fs::metadata(image).unwrap();
+        let pair = CategoryPair::new(10, u16::try_from(20 + n).unwrap()).unwrap();
+        let open = OpenImage {
+            slot: slot("disk"),
+            path: image.to_str().unwrap().into(),
+            kind: ImageKind::File,
+            access: Access::ReadWrite,
+            direct: false,
+            sharing: Sharing::Exclusive,
+            identity: FileIdentity { device: found.dev(), inode: found.ino() },
+        };
+        let domain = DomainRef {
+            name: DomainName::new(format!("vm{n}")).unwrap(),
+            uuid: uuid((u128::from(self.first_uid) << 8) | u128::from(n)),
+        };
+        LaunchPlan {
+            version: PLAN_VERSION,
+            domain,
+            ops: vec![
+                Op::LeaseUid { role: UidRole::Domain, uid: self.settings.uids.domains.first + n },
+                Op::LeaseUid { role: UidRole::Supervisor, uid: self.settings.uids.supervisors.first + n },
+                Op::LeaseCategories { pair },
+                Op::Cgroup(CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![DeviceNode::Null] }),
+                Op::OpenImage(open),
+                Op::LabelSelinux {
+                    slot: slot("disk"),
+                    label: format!("system_u:object_r:svirt_guest_image_t:s0:{pair}"),
+                },
+                Op::Channel { slot: slot("monitor"), peer: slot("monitor.peer") },
+                Op::Channel { slot: slot("serial0"), peer: slot("serial0.peer") },
+                Op::Listen { slot: slot("control"), at: ListenAt::Control },
+                Op::Listen {
+                    slot: slot("serial0.listen"),
+                    at: ListenAt::Unix { path: self.text(&format!("sockets/{n}.sock")) },
+                },
+                Op::OpenLog {
+                    slot: slot("serial0.log"),
+                    path: self.text(&format!("log/{n}.log")),
+                    append: false,
+                },
+                Op::Spawn(Box::new(self.spawn(n))),
+            ],
+        }
+    }
+
+    fn spawn(&self, n: u32) -> Spawn {
+        let allow = SeccompProgram(vec![BpfInsn(6, 0, 0, 0x7fff_0000)]);
+        let uid = self.settings.uids.domains.first + n;
+        let argv = [
+            QEMU, "-M", "none", "-accel", "tcg", "-S", "-nodefaults", "-no-user-config", "-display", "none",
+            "-chardev", "socket,id=mon,fd=10", "-mon", "chardev=mon,mode=control",
+            "-chardev", "socket,id=serial0,fd=12",
+            "-add-fd", "fd=11,set=1",
+            "-blockdev", "driver=file,node-name=disk,filename=/dev/fdset/1,locking=off",
+        ];
+        let grant = |name: &str, number| FdGrant { slot: slot(name), number };
+        Spawn {
+            program: QEMU.into(),
+            argv: argv.map(ToOwned::to_owned).into(),
+            env: vec![("LC_ALL".into(), "C".into())],
+            fds: vec![grant("monitor", 10), grant("disk", 11), grant("serial0", 12)],
+            confinement: Confinement {
+                uid,
+                gid: uid,
+                root: RootSpec { files: vec![], devices: vec![DeviceNode::Null] },
+                landlock: LandlockSpec {
+                    abi: landlock::kernel_abi().min(5),
+                    rules: vec![
+                        LandlockRule {
+                            path: "/".into(),
+                            access: vec![
+                                LandlockAccess::Execute,
+                                LandlockAccess::ReadFile,
+                                LandlockAccess::ReadDir,
+                            ],
+                        },
+                        LandlockRule {
+                            path: "/dev/null".into(),
+                            access: vec![LandlockAccess::ReadFile, LandlockAccess::WriteFile],
+                        },
+                    ],
+                },
+                rlimits: vec![],
+                selinux_exec: None,
+                seccomp: allow.clone(),
+            },
+            supervisor: SupervisorSpec {
+                uid: self.settings.uids.supervisors.first + n,
+                selinux_label: None,
+                seccomp: allow,
+                fds: vec![
+                    grant("monitor.peer", 10),
+                    grant("control", 11),
+                    grant("serial0.peer", 12),
+                    grant("serial0.listen", 13),
+                    grant("serial0.log", 14),
+                ],
+                consoles: vec![ConsoleSpec {
+                    alias: "serial0".into(),
+                    channel: slot("serial0.peer"),
+                    pty: None,
+                    listen: Some(slot("serial0.listen")),
+                    log: Some(slot("serial0.log")),
+                }],
+                vncs: vec![],
+                start_paused: false,
+                lifecycle: Lifecycle {
+                    on_poweroff: LifecycleAction::Destroy,
+                    on_reboot: LifecycleAction::Restart,
+                    on_crash: LifecycleAction::Destroy,
+                },
+                clients: vec![],
+            },
+        }
+    }
+
+    /// Everything on this host that a start touches.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut files = BTreeMap::new();
+        for name in ["images", "boot", "log", "sockets", "run/control", "state/journal"] {
+            let Ok(entries) = std::fs::read_dir(self.path(name)) else { continue };
+            for entry in entries {
+                let path = entry.unwrap().path();
+                let found = std::fs::symlink_metadata(&path).unwrap();
+                let regular = found.is_file().then(|| std::fs::File::open(&path).ok()).flatten();
+                let label = regular.and_then(|f| xattr::selinux_label(f).unwrap());
+                files.insert(path, (found.uid(), found.gid(), found.mode(), found.ino(), label, found.size()));
+            }
+        }
+        let own = format!("/tmp/{}", self.dir.path().file_name().unwrap().to_str().unwrap());
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = mounts.lines().filter(|line| line.contains(&own) || line.contains("/svirt")).collect();
+        let mut cgroups = Vec::new();
+        let id = format!("{:x}", self.first_uid);
+        find_cgroups(Path::new("/sys/fs/cgroup"), 0, &id, &mut cgroups);
+        let processes = (self.first_uid..self.first_uid + 64)
+            .filter(|uid| !pidfd::of_uid(*uid).unwrap().is_empty())
+            .collect();
+        Snapshot { files, mounts, cgroups, processes }
+    }
+
+    /// The labeller's view is empty.
+    pub fn assert_nothing_leased(&self) {
+        let survey = self.client().survey().unwrap();
+        assert!(survey.uids.is_empty() && survey.pairs.is_empty() && survey.domains.is_empty(), "{survey:?}");
+    }
+
+    pub fn label(&self, path: &Path) -> Option<String> {
+        xattr::selinux_label(std::fs::File::open(path).unwrap()).unwrap()
+    }
+
+    pub fn set_label(&self, path: &Path, label: &str) {
+        xattr::set_selinux_label(std::fs::File::open(path).unwrap(), Some(label)).unwrap();
+    }
+}
+
+fn find_cgroups(path: &Path, depth: u32, id: &str, found: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(path) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if name.starts_with("svirt-") && name.contains(id) {
+                found.push(entry.path().display().to_string());
+            }
+            if depth < 6 {
+                find_cgroups(&entry.path(), depth + 1, id, found);
+            }
+        }
+    }
+}
+
+fn shared_cache() -> String {
+    let path = std::env::temp_dir().join("svirt-test-cache");
+    std::fs::create_dir_all(&path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.labeller.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for uid in self.first_uid..self.first_uid + 64 {
+            for pid in pidfd::of_uid(uid).unwrap_or_default() {
+                if let Ok(process) = pidfd::open(pid) {
+                    let _ = pidfd::kill(&process);
+                    let _ = pidfd::wait_ended(&process, 5000);
+                }
+            }
+        }
+    }
+}
+
+pub fn rule(error: &DriverError) -> String {
+    match error {
+        DriverError::Refused(refused) => refused.refusal.to_string(),
+        other => other.to_string(),
+    }
+}
+
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !check() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
