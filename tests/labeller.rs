@@ -7,8 +7,8 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use labeller_rig::{QEMU, Rig, eventually, possible, rule, slot};
-use svirt::privsep::op::{Access, Op, OpenImage, Sharing};
 use svirt::privsep::op::LaunchPlan;
+use svirt::privsep::op::{Access, Op, OpenImage, Sharing};
 use svirt::sys::pidfd;
 
 fn open_image(plan: &mut LaunchPlan) -> &mut OpenImage {
@@ -44,7 +44,8 @@ fn a_domain_starts_holds_its_image_and_leaves_nothing() {
     assert_eq!((described.plan, described.status.qemu_pid), (plan, started.qemu_pid));
 
     for command in [
-        vec!["qemu-img", "info", image.to_str().unwrap()],
+        vec!["qemu-img", "convert", "-f", "raw", image.to_str().unwrap(), "/dev/null"],
+        vec!["qemu-img", "resize", "-f", "raw", image.to_str().unwrap(), "2M"],
         vec!["qemu-io", "-f", "raw", "-c", "write 0 512", image.to_str().unwrap()],
     ] {
         let output = Command::new(command[0]).args(&command[1..]).output();
@@ -284,7 +285,8 @@ fn a_header_is_read_by_a_process_that_can_do_nothing_else() {
     let mut rig = Rig::new();
     let image = rig.image("a.raw");
     rig.serve("");
-    let probed = rig.client().probe(image.to_str().unwrap()).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    let probed =
+        rig.client().probe(image.to_str().unwrap()).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
     assert!(probed.header.contains("\"raw\""), "{}", probed.header);
     assert!(rule(&rig.client().probe("/etc/shadow").unwrap_err()).contains("lies in no directory"));
 }

@@ -3,10 +3,10 @@
 //! Owns the open descriptors of a start until they are handed over. It stops at the first refusal and undoes
 //! nothing itself: what it wrote into `undos` (and the journal) is undone by `undo`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, OFlags};
+use rustix::fs::OFlags;
 
 use super::fault;
 use super::journal::{Entry, Journal, ProcessRole, Undo};
@@ -344,16 +344,17 @@ impl NewLog {
             undos.push(undo);
             return path::link(&self.file, &self.directory, self.name.as_ref()).map_err(error);
         }
+        let old = path::look(&self.directory, self.name.as_ref()).map_err(error)?.id();
         let hidden = format!(".{}.svirt", self.name);
-        let at = Path::new(&self.path).with_file_name(&hidden).to_string_lossy().into_owned();
-        let undo = Undo::Name { path: at, id, keep_after_run: false };
+        let aside = Path::new(&self.path).with_file_name(&hidden).to_string_lossy().into_owned();
+        let undo = Undo::Swap { path: self.path.clone(), aside, new: id, old };
         journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
+        journal.sync().map_err(|error| journal_refusal(&error))?;
         undos.push(undo);
-        let _ = rustix::fs::unlinkat(&self.directory, hidden.as_str(), AtFlags::empty());
+        fault::step("log swap noted")?;
         path::link(&self.file, &self.directory, hidden.as_ref()).map_err(error)?;
-        let directory = self.directory.as_fd();
-        rustix::fs::renameat(directory, hidden.as_str(), directory, self.name.as_str())
-            .map_err(|errno| error(errno.into()))
+        fault::step("log linked")?;
+        path::exchange(&self.directory, hidden.as_ref(), self.name.as_ref()).map_err(error)
     }
 }
 

@@ -111,6 +111,17 @@ pub(super) enum Undo {
         /// Whether the name stays once the domain ran.
         keep_after_run: bool,
     },
+    /// Put the file back that another one has taken the name of; once the guest ran, drop it.
+    Swap {
+        /// The name.
+        path: String,
+        /// The name that the old file has meanwhile.
+        aside: String,
+        /// The new file.
+        new: ObjectId,
+        /// The old file.
+        old: ObjectId,
+    },
     /// Remove a socket's name.
     Socket {
         /// The path.

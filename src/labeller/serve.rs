@@ -277,6 +277,7 @@ fn commit(domain: &mut Domain) -> Result<(), Refusal> {
     }
     let running = Entry::Running { started: domain.started.clone(), cgroup: domain.cgroup.clone() };
     domain.journal.write(&running).map_err(|error| journal_refusal(&error))?;
+    super::undo::drop_replaced(&domain.undos);
     Ok(())
 }
 

@@ -37,6 +37,9 @@ pub(super) fn all(
             }
             Undo::Name { keep_after_run: true, .. } if ran => Ok(()),
             Undo::Name { path, id, .. } => remove_name(path, Some(*id)).map_err(|error| error.to_string()),
+            Undo::Swap { path, aside, new, old } => {
+                swap_back(path, aside, *new, *old, ran).map_err(|error| error.to_string())
+            }
             Undo::Socket { path } => remove_name(path, None).map_err(|error| error.to_string()),
         };
         if let Err(error) = done {
@@ -45,6 +48,17 @@ pub(super) fn all(
         }
     }
     failed
+}
+
+/// Drops the files that new logs have taken the names of: the guest runs, and they are not needed again.
+pub(super) fn drop_replaced(undos: &[Undo]) {
+    for undo in undos {
+        if let Undo::Swap { aside, old, .. } = undo
+            && let Err(error) = remove_name(aside, Some(*old))
+        {
+            tracing::warn!(aside, %error, "cannot remove a log that was replaced");
+        }
+    }
 }
 
 /// Puts a label back on the very object that was labelled, if it still has the label that was set.
@@ -71,6 +85,22 @@ fn restore_label(path: &str, id: ObjectId, before: Option<&str>, after: &str) ->
         return Ok(());
     }
     xattr::set_selinux_label(&fd, before).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Gives a file its name back, or drops it if the guest ran and the new one stays.
+fn swap_back(path: &str, aside: &str, new: ObjectId, old: ObjectId, ran: bool) -> io::Result<()> {
+    if ran {
+        return remove_name(aside, Some(old));
+    }
+    let (Some((directory, name)), Some((_, hidden))) = (path.rsplit_once('/'), aside.rsplit_once('/')) else {
+        return Ok(());
+    };
+    let directory = path::resolve(directory).map_err(io::Error::other)?.fd;
+    let is = |name: &str, id| path::look(&directory, name.as_ref()).is_ok_and(|found| found.id() == id);
+    if is(name, new) && is(hidden, old) {
+        path::exchange(&directory, hidden.as_ref(), name.as_ref())?;
+    }
+    remove_name(aside, Some(new))
 }
 
 /// Removes a name that svirt made: the given file, or a socket.

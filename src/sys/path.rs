@@ -236,6 +236,13 @@ pub fn link(file: impl AsFd, directory: impl AsFd, name: &std::ffi::OsStr) -> io
     Ok(fs::linkat(fs::CWD, from.as_str(), directory, Path::new(name), fs::AtFlags::SYMLINK_FOLLOW)?)
 }
 
+/// Exchanges what two names of an open directory hold, at once.
+pub fn exchange(directory: impl AsFd, one: &std::ffi::OsStr, other: &std::ffi::OsStr) -> io::Result<()> {
+    let directory = directory.as_fd();
+    let flags = fs::RenameFlags::EXCHANGE;
+    Ok(fs::renameat_with(directory, Path::new(one), directory, Path::new(other), flags)?)
+}
+
 /// What a name in an open directory holds; a link is itself.
 pub fn look(directory: impl AsFd, name: &std::ffi::OsStr) -> io::Result<Found> {
     Found::of(child(directory.as_fd(), Path::new(name))?)

@@ -125,7 +125,7 @@ pub fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Pids of all processes with this real uid.
+/// Pids of all processes with this uid in any of its four roles; one that has ended and is not reaped does not count.
 pub fn of_uid(uid: u32) -> io::Result<Vec<i32>> {
     use std::os::unix::fs::MetadataExt;
     let mut pids = Vec::new();
@@ -135,6 +135,9 @@ pub fn of_uid(uid: u32) -> io::Result<Vec<i32>> {
         // A process that is not dumpable has /proc/PID owned by root, so the status is read instead.
         let Ok(text) = std::fs::read_to_string(entry.path().join("status")) else { continue };
         let owner = entry.metadata().map(|found| found.uid()).unwrap_or(0);
+        if text.lines().any(|line| line.starts_with("State:\tZ")) {
+            continue;
+        }
         let line = text.lines().find(|line| line.starts_with("Uid:")).unwrap_or("");
         let matches = line.split_whitespace().skip(1).any(|field| field.parse() == Ok(uid));
         if matches || owner == uid {

@@ -116,7 +116,8 @@ impl Rig {
 
     /// Starts a labeller and waits until it listens, or has ended by a fault.
     pub fn serve(&mut self, fault: &str) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("labeller.txt")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.path("labeller.txt")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_svirt-labeller"))
             .arg("--config")
             .arg(self.path("svirt.toml"))
@@ -187,7 +188,11 @@ impl Rig {
                 Op::LeaseUid { role: UidRole::Domain, uid: self.settings.uids.domains.first + n },
                 Op::LeaseUid { role: UidRole::Supervisor, uid: self.settings.uids.supervisors.first + n },
                 Op::LeaseCategories { pair },
-                Op::Cgroup(CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![DeviceNode::Null] }),
+                Op::Cgroup(CgroupLimits {
+                    memory_max: 1 << 30,
+                    pids_max: 64,
+                    devices: vec![DeviceNode::Null],
+                }),
                 Op::OpenImage(open),
                 Op::LabelSelinux {
                     slot: slot("disk"),
@@ -214,11 +219,26 @@ impl Rig {
         let allow = SeccompProgram(vec![BpfInsn(6, 0, 0, 0x7fff_0000)]);
         let uid = self.settings.uids.domains.first + n;
         let argv = [
-            QEMU, "-M", "none", "-accel", "tcg", "-S", "-nodefaults", "-no-user-config", "-display", "none",
-            "-chardev", "socket,id=mon,fd=10", "-mon", "chardev=mon,mode=control",
-            "-chardev", "socket,id=serial0,fd=12",
-            "-add-fd", "fd=11,set=1",
-            "-blockdev", "driver=file,node-name=disk,filename=/dev/fdset/1,locking=off",
+            QEMU,
+            "-M",
+            "none",
+            "-accel",
+            "tcg",
+            "-S",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-chardev",
+            "socket,id=mon,fd=10",
+            "-mon",
+            "chardev=mon,mode=control",
+            "-chardev",
+            "socket,id=serial0,fd=12",
+            "-add-fd",
+            "fd=11,set=1",
+            "-blockdev",
+            "driver=file,node-name=disk,filename=/dev/fdset/1,locking=off",
         ];
         let grant = |name: &str, number| FdGrant { slot: slot(name), number };
         Spawn {
@@ -291,7 +311,8 @@ impl Rig {
                 let found = std::fs::symlink_metadata(&path).unwrap();
                 let regular = found.is_file().then(|| std::fs::File::open(&path).ok()).flatten();
                 let label = regular.and_then(|f| xattr::selinux_label(f).unwrap());
-                files.insert(path, (found.uid(), found.gid(), found.mode(), found.ino(), label, found.size()));
+                files
+                    .insert(path, (found.uid(), found.gid(), found.mode(), found.ino(), label, found.size()));
             }
         }
         let own = format!("/tmp/{}", self.dir.path().file_name().unwrap().to_str().unwrap());
@@ -304,6 +325,13 @@ impl Rig {
             .filter(|uid| !pidfd::of_uid(*uid).unwrap().is_empty())
             .collect();
         Snapshot { files, mounts, cgroups, processes }
+    }
+
+    /// The labeller's view is empty, or not, as expected.
+    pub fn assert_nothing_leased_unless(&self, started: bool) {
+        if !started {
+            self.assert_nothing_leased();
+        }
     }
 
     /// The labeller's view is empty.
