@@ -177,9 +177,8 @@ impl<'a> Admission<'a> {
                 }
                 let ports = vnc.ports.0..=vnc.ports.1;
                 let chosen_by_kernel = *port == 0 && *port_last == 0;
-                if !chosen_by_kernel
-                    && !(ports.contains(port) && ports.contains(port_last) && port <= port_last)
-                {
+                let in_range = ports.contains(port) && ports.contains(port_last) && port <= port_last;
+                if !(chosen_by_kernel || in_range) {
                     let rule = format!("vnc.ports is {} to {}", vnc.ports.0, vnc.ports.1);
                     return Err(policy("listen at", object, &rule, "choose a port of vnc.ports"));
                 }
