@@ -20,7 +20,8 @@ if svirt run --help >/dev/null 2>&1; then
 XML
     done
     [ -e /sys/fs/selinux/enforce ] && restorecon -RF /var/lib/svirt
-    before=$(ls -nZ /var/lib/svirt/images 2>/dev/null | awk '{print $1,$3,$4,$5,$NF}')
+    labels_and_owners() { stat -c '%n %u:%g %a %C' /var/lib/svirt/images /var/lib/svirt/images/* | sed 's/^.*images//' | tr '\n' ' '; }
+    before=$(labels_and_owners)
     mark
     for domain in alpha beta; do
         if svirt run --detach /tmp/$domain.xml >/run/out 2>&1; then pass "svirt run $domain"
@@ -53,8 +54,9 @@ XML
         fail "two device models run" "pids: $pids"
     fi
     for domain in alpha beta; do svirt stop --force $domain >/run/out 2>&1 && pass "svirt stop $domain" || fail "svirt stop $domain" "$(head -n 3 /run/out)"; done
+    show_avc
     is "no device model is left" "$(pgrep -c 'qemu-system')" 0
-    is "owners, modes and labels are as before" "$(ls -nZ /var/lib/svirt/images | awk '{print $1,$3,$4,$5,$NF}')" "$before"
+    is "owners, modes and labels are as before" "$(labels_and_owners)" "$before"
     is "no mount is left" "$(grep -c svirt /proc/mounts)" 0
 else
     echo "note svirt run is not in this build: no real domains were started"

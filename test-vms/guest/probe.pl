@@ -8,13 +8,15 @@ open(my $self, '<', '/proc/self/attr/current'); my $context = <$self>; $context 
 print "context $context\n";
 open(my $mine, '+<&=', 3); my $got = sysread($mine, my $b, 4); sysseek($mine, 0, 0);
 say_it('own-image-fd', defined $got && $got == 4 && !-c $mine && syswrite($mine, "QFI\xfb"), $!);
+# A descriptor opened in a statement is named by `my` only after it: declared here, or reading would test nothing.
+my ($e, $m, $s, $s2);
 my $have = open(my $theirs, '+<&=', 4);
 say_it('other-image-fd', $have && !-c $theirs && sysread($theirs, $b, 4), "replaced by the kernel");
 say_it('other-image-path', open(my $f, '<', $other), $!);
 say_it('own-image-path', open(my $f2, '<', $own), $!);
-say_it('other-environ', open(my $e, '<', "/proc/$pid/environ") && sysread($e, $b, 1), $!);
-say_it('other-maps', open(my $m, '<', "/proc/$pid/maps") && sysread($m, $b, 1), $!);
-say_it('own-maps', open(my $s, '<', "/proc/$$/maps") && sysread($s, $b, 1), $!);
+say_it('other-environ', open($e, '<', "/proc/$pid/environ") && sysread($e, $b, 1), $!);
+say_it('other-maps', open($m, '<', "/proc/$pid/maps") && sysread($m, $b, 1), $!);
+say_it('own-maps', open($s, '<', "/proc/$$/maps") && sysread($s, $b, 1), $!);
 say_it('other-signal', kill('CONT', $pid), $!);
 say_it('own-signal', kill('CONT', $$), $!);
 socket(my $u, 1, 1, 0);
