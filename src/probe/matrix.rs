@@ -130,14 +130,12 @@ fn attempt(attack: &Attack, place: &Place, targets: &Targets, layers: &[Layer]) 
     // Namespaces come first: what follows must hold for the grandchild as well, and the filters may refuse a fork.
     let end = attack::in_child(|| {
         attack::alarm(PATIENCE);
-        let (first, rest): (Vec<Layer>, Vec<Layer>) =
-            layers.iter().copied().partition(|layer| *layer == Layer::Namespaces);
-        if first.into_iter().try_for_each(|layer| place.take_on(layer)).is_err() {
+        if layers.contains(&Layer::Namespaces) && place.enter().is_err() {
             return STEP_FAILED;
         }
         let inner = attack::in_child(|| {
             attack::alarm(PATIENCE);
-            if rest.into_iter().try_for_each(|layer| place.take_on(layer)).is_err() {
+            if place.take_on(layers).is_err() {
                 return STEP_FAILED;
             }
             code((attack.run)(targets))

@@ -83,43 +83,48 @@ impl Place {
         }
     }
 
-    /// Takes on one layer of the process. Only for a child that ends soon; the pid namespace holds for the child's
-    /// own children.
-    pub fn take_on(&self, layer: Layer) -> io::Result<()> {
+    /// Enters the namespaces and the root of the process, which holds for children forked afterwards.
+    pub fn enter(&self) -> io::Result<()> {
+        enter::namespaces(self.pidfd.as_fd())?;
+        enter::root(self.root.as_fd())
+    }
+
+    /// Takes on the other layers among `layers`, each at the point where there is still the right to do so.
+    /// Only for a child that ends soon.
+    pub fn take_on(&self, layers: &[Layer]) -> io::Result<()> {
         let status = &self.facts.status;
-        match layer {
-            Layer::Namespaces => {
-                enter::namespaces(self.pidfd.as_fd())?;
-                enter::root(self.root.as_fd())
-            }
-            Layer::Label => {
-                self.facts.label.as_deref().map_or(Ok(()), |text| label::take_on(self.proc.as_fd(), text))
-            }
-            Layer::Ids => {
-                let [_, uid, ..] = status.uids;
-                let [_, gid, ..] = status.gids;
-                enter::ids(uid, gid, &status.groups)
-            }
-            Layer::Capabilities => {
-                enter::bounding(status.capabilities.bounding)?;
-                enter::permitted(status.capabilities.permitted)?;
-                if status.no_new_privs { enter::no_new_privs() } else { Ok(()) }
-            }
-            Layer::Landlock => {
-                let Some(spec) = &self.landlock else { return Ok(()) };
+        let wants = |layer| layers.contains(&layer);
+        if wants(Layer::Label) {
+            self.facts.label.as_deref().map_or(Ok(()), |text| label::take_on(self.proc.as_fd(), text))?;
+        }
+        // Only a process with CAP_SETPCAP can empty its bounding set, so this comes before the ids.
+        if wants(Layer::Capabilities) {
+            enter::bounding(status.capabilities.bounding)?;
+        }
+        if wants(Layer::Ids) {
+            let [_, uid, ..] = status.uids;
+            let [_, gid, ..] = status.gids;
+            enter::ids(uid, gid, &status.groups)?;
+        }
+        if wants(Layer::Capabilities) {
+            enter::permitted(status.capabilities.permitted)?;
+            if status.no_new_privs {
                 enter::no_new_privs()?;
-                let abi = landlock::effective_abi(spec.abi);
-                landlock::prepare(abi, &rules(spec))?.restrict_self().map(drop)
-            }
-            Layer::Seccomp => {
-                enter::no_new_privs()?;
-                self.facts.filters.iter().flatten().try_for_each(|program| {
-                    let program: Vec<_> =
-                        program.0.iter().map(|insn| (insn.0, insn.1, insn.2, insn.3)).collect();
-                    seccomp::load(&program)
-                })
             }
         }
+        if let (true, Some(spec)) = (wants(Layer::Landlock), &self.landlock) {
+            enter::no_new_privs()?;
+            let abi = landlock::effective_abi(spec.abi);
+            landlock::prepare(abi, &rules(spec))?.restrict_self()?;
+        }
+        if wants(Layer::Seccomp) {
+            enter::no_new_privs()?;
+            for program in self.facts.filters.iter().flatten() {
+                let program: Vec<_> = program.0.iter().map(|insn| (insn.0, insn.1, insn.2, insn.3)).collect();
+                seccomp::load(&program)?;
+            }
+        }
+        Ok(())
     }
 }
 
