@@ -1,0 +1,126 @@
+//! The command line as a person meets it: help, exit codes, messages. Nothing here needs a labeller.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// svirt, with no file of this host's configuration.
+fn svirt(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_svirt"));
+    command.args(arguments).env_remove("SVIRT_CONFIG").env("NO_COLOR", "1");
+    command
+}
+
+fn ends(mut command: Command, code: i32) -> (String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (out, err) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert_eq!(status.code(), Some(code), "{command:?}\n{out}\n{err}");
+    (out, err)
+}
+
+#[test]
+fn help_names_every_command_and_the_exit_codes() {
+    let (out, _) = ends(svirt(&["--help"]), 0);
+    for word in ["run", "plan", "list", "stop", "console", "inspect", "probe", "config", "completions", "man"]
+    {
+        assert!(out.lines().any(|line| line.trim_start().starts_with(word)), "{word} is not in\n{out}");
+    }
+    assert!(out.contains("Exit codes"));
+    for command in ["run", "plan", "list", "stop", "console", "inspect", "probe"] {
+        assert!(ends(svirt(&[command, "--help"]), 0).0.contains("Usage"));
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [&["fly"][..], &["run"], &["stop", "x", "--timeout", "0"], &["list", "-q", "-v"]] {
+        assert!(ends(svirt(arguments), 2).1.contains("error:"));
+    }
+    assert!(ends(svirt(&["man", "fly"]), 2).1.contains("no subcommand"));
+}
+
+#[test]
+fn manual_pages_and_completions_are_made_for_every_command() {
+    assert!(ends(svirt(&["man"]), 0).0.contains(".TH"));
+    assert!(ends(svirt(&["man", "run"]), 0).0.contains("detach"));
+    for shell in ["bash", "fish", "zsh"] {
+        assert!(ends(svirt(&["completions", shell]), 0).0.contains("console"));
+    }
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_told_with_file_and_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("svirt.toml");
+    fs::write(&file, "[limits]\nvcpus = 4\nchain_depth = 0\n").unwrap();
+    let name = file.to_str().unwrap();
+    for arguments in [&["config", "check"][..], &["config", "show"], &["plan", "/nonexistent.xml"]] {
+        let mut command = svirt(arguments);
+        command.args(["--config", name]);
+        let (_, err) = ends(command, 1);
+        assert!(err.contains(&format!("{name}:3")), "{err}");
+        assert!(err.contains("limits.chain_depth") && err.contains("to fix it:"), "{err}");
+    }
+    let (_, err) = ends(svirt(&["--config", "/nonexistent/svirt.toml", "config", "check"]), 1);
+    assert!(err.contains("/nonexistent/svirt.toml"), "{err}");
+}
+
+#[test]
+fn what_is_shown_is_a_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("svirt.toml");
+    fs::write(&file, "[limits]\nvcpus = 4\n").unwrap();
+    let (shown, _) = ends(svirt(&["--config", file.to_str().unwrap(), "config", "show"]), 0);
+    assert!(shown.contains("vcpus = 4"));
+    fs::write(&file, shown).unwrap();
+    ends(svirt(&["--config", file.to_str().unwrap(), "config", "check"]), 0);
+}
+
+/// A copy of the program that everybody may execute, since the build directory may be closed to others.
+fn copy_for_others() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = directory.path().join("svirt");
+    fs::copy(env!("CARGO_BIN_EXE_svirt"), &program).unwrap();
+    (directory, program)
+}
+
+#[test]
+fn who_is_not_root_is_told_what_to_type() {
+    let (_kept, program) = copy_for_others();
+    for (arguments, typed) in [
+        (&["run", "/tmp/a.xml"][..], "sudo svirt run /tmp/a.xml"),
+        (&["list"], "sudo svirt list"),
+        (&["stop", "web"], "sudo svirt stop web"),
+        (&["console", "web"], "sudo svirt console web"),
+    ] {
+        let mut command = Command::new(&program);
+        command.args(arguments).env("NO_COLOR", "1");
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65_533).gid(65_533);
+        }
+        let (_, err) = ends(command, 4);
+        assert!(err.contains(typed), "{err}");
+    }
+}
+
+#[test]
+fn no_labeller_means_no_domains() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root may ask for domains");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("svirt.toml");
+    let run = directory.path().join("run");
+    fs::write(&file, format!("[paths]\nrun = \"{}\"\n", run.display())).unwrap();
+    let config = file.to_str().unwrap();
+    let (out, _) = ends(svirt(&["--config", config, "list", "--json"]), 0);
+    assert_eq!(out.trim(), "[]");
+    for command in ["stop", "console"] {
+        assert!(ends(svirt(&["--config", config, command, "web"]), 3).1.contains("web"));
+    }
+    assert!(!run.exists(), "looking must not start anything");
+}
