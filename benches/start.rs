@@ -4,115 +4,22 @@
 //! prints medians and their ratio. Bare means: the same program, arguments and descriptors, no svirt process, no
 //! confinement, the same QMP handshake and `cont`.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use svirt::base::DomainUuid;
-use svirt::conf;
-use svirt::driver::{self, Labeller, Launch};
+use common::Host;
+use svirt::driver::Launch;
 use svirt::privsep::op::{Access, LaunchPlan, Op, Spawn};
-use svirt::settings::Settings;
-use svirt::sys::{pidfd, process};
+use svirt::sys::process;
 
 /// Pairs of starts, bare and confined.
 const PAIRS: usize = 21;
 /// Starts at once in the second part.
 const AT_ONCE: usize = 20;
-
-/// A labeller of our own in a directory of our own.
-struct Host {
-    directory: tempfile::TempDir,
-    settings: Settings,
-    labeller: Child,
-}
-
-impl Host {
-    fn new() -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("svirt-bench-")
-            .permissions(std::fs::Permissions::from_mode(0o755))
-            .tempdir()
-            .unwrap();
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        let text = format!(
-            "[paths]\nrun = {:?}\nstate = {:?}\ncache = {:?}\nlibexec = {:?}\n[images]\nrelabelable = [{:?}]\n",
-            path("run"),
-            path("state"),
-            path("cache"),
-            Path::new(env!("CARGO_BIN_EXE_svirt-labeller")).parent().unwrap(),
-            path("images"),
-        );
-        std::fs::create_dir(path("images")).unwrap();
-        std::fs::write(path("svirt.toml"), &text).unwrap();
-        let settings = Settings::from_toml(&text, "svirt.toml").unwrap();
-        // The shell only moves the pipe to a number that is no standard stream.
-        let mut labeller = Command::new("/bin/sh")
-            .args(["-c", "exec \"$0\" --config \"$1\" --ready-fd 3 3>&1 >&2"])
-            .args([env!("CARGO_BIN_EXE_svirt-labeller"), &path("svirt.toml")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut ready = [0];
-        labeller.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-        Self { directory, settings, labeller }
-    }
-
-    /// A definition with one qcow2 disk, a serial console, an rng and a balloon; no guest system.
-    fn definition(&self, name: &str) -> conf::domain::Domain {
-        let image = self.directory.path().join("images").join(format!("{name}.qcow2"));
-        if !image.exists() {
-            let made = Command::new("qemu-img")
-                .args(["create", "-q", "-f", "qcow2"])
-                .arg(&image)
-                .arg("64M")
-                .status()
-                .unwrap();
-            assert!(made.success());
-        }
-        let xml = format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
-             <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features><devices>\
-             <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/>\
-             <target dev='vda' bus='virtio'/></disk><serial type='pty'/>\
-             <rng model='virtio'><backend model='builtin'/></rng></devices></domain>",
-            image.display()
-        );
-        conf::domain_xml::parse(xml.as_bytes()).unwrap()
-    }
-
-    fn start(&self, name: &str) -> Launch {
-        let mut labeller = Labeller::connect(&self.settings).unwrap();
-        let host = svirt::host::read(&self.settings);
-        driver::start(&mut labeller, self.definition(name), &host, &self.settings, false).unwrap()
-    }
-
-    /// Kills a domain; returns how long after the end of its process the labeller says so.
-    fn stop(&self, uuid: DomainUuid, qemu_pid: i32) -> Duration {
-        let qemu = pidfd::open(qemu_pid).unwrap();
-        let watcher = std::thread::spawn(move || {
-            assert!(pidfd::wait_ended(&qemu, 10_000).unwrap());
-            Instant::now()
-        });
-        Labeller::connect(&self.settings).unwrap().kill(uuid).unwrap();
-        let said = Instant::now();
-        said.saturating_duration_since(watcher.join().unwrap())
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(i32::try_from(self.labeller.id()).unwrap()),
-            nix::sys::signal::Signal::SIGTERM,
-        );
-        let _ = self.labeller.wait();
-    }
-}
 
 /// The same arguments without svirt.
 struct Bare {
@@ -193,7 +100,7 @@ fn milliseconds(time: Duration) -> f64 {
 fn one_by_one(host: &Host) {
     let (mut bare, mut confined, mut stops) = (Vec::new(), Vec::new(), Vec::new());
     // The first start prepares the minimal root.
-    let first = host.start("one");
+    let first = host.start("one", false);
     host.stop(first.plan.domain.uuid, first.started.qemu_pid);
     for _ in 0..PAIRS {
         let begin = Instant::now();
@@ -201,7 +108,7 @@ fn one_by_one(host: &Host) {
         bare.push(begin.elapsed());
         running.stop();
         let begin = Instant::now();
-        let launch = host.start("one");
+        let launch = host.start("one", false);
         confined.push(begin.elapsed());
         stops.push(host.stop(launch.plan.domain.uuid, launch.started.qemu_pid));
     }
@@ -221,7 +128,7 @@ fn one_by_one(host: &Host) {
 }
 
 fn at_once(host: &Host) {
-    let plans: Vec<Launch> = (0..AT_ONCE).map(|i| host.start(&format!("many{i}"))).collect();
+    let plans: Vec<Launch> = (0..AT_ONCE).map(|i| host.start(&format!("many{i}"), false)).collect();
     for launch in &plans {
         host.stop(launch.plan.domain.uuid, launch.started.qemu_pid);
     }
@@ -238,7 +145,7 @@ fn at_once(host: &Host) {
         let begin = Instant::now();
         let launches: Vec<Launch> = std::thread::scope(|scope| {
             let threads: Vec<_> =
-                (0..AT_ONCE).map(|i| scope.spawn(move || host.start(&format!("many{i}")))).collect();
+                (0..AT_ONCE).map(|i| scope.spawn(move || host.start(&format!("many{i}"), false))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         confined.push(begin.elapsed());
