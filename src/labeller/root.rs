@@ -22,7 +22,7 @@ use crate::base::{Layer, Refusal};
 use crate::privsep::confinement::RootPlace;
 use crate::sys::landlock::Allow;
 use crate::sys::namespace::Namespaces;
-use crate::sys::{process, scm, xattr};
+use crate::sys::{process, scm};
 
 const LIST: &str = include_str!("../../labels/root/qemu-x86.toml");
 
@@ -381,9 +381,9 @@ fn fill(tree: &Path, sources: &BTreeSet<PathBuf>) -> Result<(), RootError> {
     Ok(())
 }
 
-/// Makes the directories of `dir` inside the tree, each with the SELinux label of the host's.
+/// Makes the directories of `dir` inside the tree.
 fn make_parents(tree: &Path, dir: &Path) -> Result<(), RootError> {
-    let (mut target, mut source) = (tree.to_path_buf(), PathBuf::from("/"));
+    let mut target = tree.to_path_buf();
     let names = dir.components().filter_map(|part| match part {
         Component::Normal(name) => Some(Some(name)),
         _ => None,
@@ -391,11 +391,9 @@ fn make_parents(tree: &Path, dir: &Path) -> Result<(), RootError> {
     for name in std::iter::once(None).chain(names) {
         if let Some(name) = name {
             target.push(name);
-            source.push(name);
         }
         if !target.is_dir() {
             make_dir(&target)?;
-            copy_label(&source, &target)?;
         }
     }
     Ok(())
@@ -407,24 +405,17 @@ fn make_dir(path: &Path) -> Result<(), RootError> {
     at("make", path, fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
 }
 
-/// Copies contents (shared blocks where the file system can), execute bit, time and SELinux label.
+/// Copies contents (shared blocks where the file system can), execute bit and time.
+///
+/// Not the SELinux label: the policy gives the copies types of their own by where they lie and what they are called
+/// (labels/selinux), so that the labeller need not be allowed to write to the system's types.
 fn copy(source: &Path, target: &Path) -> Result<(), RootError> {
     let meta = at("examine", source, fs::metadata(source))?;
     at("copy", source, fs::copy(source, target))?;
     let mode = if meta.mode() & 0o111 == 0 { 0o644 } else { 0o755 };
     at("copy", source, fs::set_permissions(target, fs::Permissions::from_mode(mode)))?;
-    copy_label(source, target)?;
     let modified = at("examine", source, meta.modified())?;
     at("copy", source, File::options().write(true).open(target).and_then(|file| file.set_modified(modified)))
-}
-
-fn copy_label(source: &Path, target: &Path) -> Result<(), RootError> {
-    let Ok(source) = File::open(source) else { return Ok(()) };
-    let file = at("open", target, File::open(target))?;
-    match at("read the label of", target, xattr::selinux_label(&source))? {
-        Some(label) => at("label", target, xattr::set_selinux_label(&file, Some(&label))),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
