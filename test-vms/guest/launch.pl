@@ -41,6 +41,13 @@ if ($what eq 'two') {
     listen_to($attacker);
     kill('KILL', $neighbour); waitpid($neighbour, 0);
     unlink '/run/svirt/b.sock';
+} elsif ($what eq 'attack') {
+    my ($context, $pid, $own, $other, $socket) = @rest;
+    open(my $pad1, '<', '/dev/null'); open(my $pad2, '<', '/dev/null'); open(my $pad3, '<', '/dev/null');
+    open(my $a, '+<', $own) or die "$own: $!\n";
+    open(my $b, '+<', $other) or die "$other: $!\n";
+    open(my $script, '<', '/run/svirt/probe.pl') or die "probe.pl: $!\n"; my $text = join('', <$script>);
+    listen_to(start($context, [fileno $a, fileno $b], '/opt/t/guest-perl', '-e', $text, $pid, $own, $other, $socket));
 } elsif ($what eq 'qemu') {
     my ($dir, $context, $image) = @rest;
     open(my $pad1, '<', '/dev/null'); open(my $pad2, '<', '/dev/null');
