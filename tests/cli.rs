@@ -1,4 +1,5 @@
 //! The command line as a person meets it: help, exit codes, messages. Nothing here needs a labeller.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,5 @@
 //! The example configuration and the reference name every setting, with the default that is in force.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
 use std::path::Path;
