@@ -30,7 +30,13 @@ const TABLE: &[(&str, &[&str])] = &[
         "driver",
         &["base", "conf", "confine", "host", "image", "plan", "privsep", "security", "settings", "sys"],
     ),
-    ("cli", &["base", "conf", "driver", "host", "inspect", "plan", "privsep", "probe", "settings", "sys"]),
+    (
+        "cli",
+        &[
+            "base", "conf", "driver", "filter", "host", "inspect", "plan", "privsep", "probe", "settings",
+            "sys",
+        ],
+    ),
 ];
 
 /// Modules that may contain `unsafe`; every other one forbids it.

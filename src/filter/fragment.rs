@@ -1,5 +1,7 @@
 //! Filter fragments as they stand in `labels/seccomp`: TOML in, rules out, anything unclear refused.
 
+use std::sync::OnceLock;
+
 use serde::Deserialize;
 use syscalls::Sysno;
 
@@ -144,6 +146,17 @@ impl Fragment {
         let name = raw.name;
         let rules = raw.rule.into_iter().map(|rule| read_rule(&name, rule)).collect::<Result<_, _>>()?;
         Ok(Self { rules, summary: raw.summary, name })
+    }
+
+    /// Reads a fragment that is part of the program, once.
+    pub fn once(read: &'static OnceLock<Self>, text: &str) -> Result<&'static Self, FragmentError> {
+        match read.get() {
+            Some(fragment) => Ok(fragment),
+            None => {
+                let fragment = Self::parse(text)?;
+                Ok(read.get_or_init(|| fragment))
+            }
+        }
     }
 
     /// Adds every rule to a filter; [`Filter::normalise`] comes after the last fragment.

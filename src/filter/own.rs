@@ -3,6 +3,8 @@
 //! They are here, not in `profile`, because the labeller needs them and imports no more than it must. The image
 //! probe's filter is code (`sys::imageprobe`): four dozen instructions that no file should change.
 
+use std::sync::OnceLock;
+
 use syscalls::Sysno;
 
 use super::compile::{CompileError, compile};
@@ -12,6 +14,8 @@ use crate::privsep::confinement::SeccompProgram;
 
 const CEILING: &str = include_str!("../../labels/seccomp/ceiling.toml");
 const FLOOR: &str = include_str!("../../labels/seccomp/floor.toml");
+const LABELLER: &str = include_str!("../../labels/seccomp/svirt-labeller.toml");
+const LABELLER_NO_IO_URING: &str = include_str!("../../labels/seccomp/svirt-labeller-no-io-uring.toml");
 const FRONTEND: &str = include_str!("../../labels/seccomp/svirt-frontend.toml");
 const SUPERVISOR: &str = include_str!("../../labels/seccomp/svirt-supervisor.toml");
 
@@ -29,9 +33,10 @@ pub enum OwnError {
     Fragment(#[from] FragmentError),
 }
 
-/// What no fragment may ever allow, with what such a call gets.
-pub fn ceiling() -> Result<Fragment, FragmentError> {
-    Fragment::parse(CEILING)
+/// What no fragment may ever allow, with what such a call gets; read once.
+pub fn ceiling() -> Result<&'static Fragment, FragmentError> {
+    static READ: OnceLock<Fragment> = OnceLock::new();
+    Fragment::once(&READ, CEILING)
 }
 
 /// The calls of the ceiling.
@@ -49,6 +54,24 @@ pub fn floor() -> Result<SeccompProgram, OwnError> {
     denying(FLOOR)
 }
 
+/// The labeller's own filter, which everything that it starts inherits: it allows what it does not name, for mounts,
+/// namespaces and ids are its trade, and what QEMU, the supervisor, the image probe and passt need must pass too.
+///
+/// `io_uring` says whether any domain may ask for it.
+pub fn labeller(io_uring: bool) -> Result<SeccompProgram, OwnError> {
+    Ok(compile(&labeller_filter(io_uring)?)?)
+}
+
+fn labeller_filter(io_uring: bool) -> Result<Filter, FragmentError> {
+    let mut filter = Filter::allowing_known();
+    Fragment::parse(LABELLER)?.add_to(&mut filter);
+    if !io_uring {
+        Fragment::parse(LABELLER_NO_IO_URING)?.add_to(&mut filter);
+    }
+    filter.normalise();
+    Ok(filter)
+}
+
 /// The filter of the part that parses: it allows what it does not name.
 pub fn frontend() -> Result<SeccompProgram, OwnError> {
     denying(FRONTEND)
@@ -56,20 +79,24 @@ pub fn frontend() -> Result<SeccompProgram, OwnError> {
 
 /// The supervisor's filter, an allow-list. Loaded by the supervisor itself, once everything is open.
 pub fn supervisor() -> Result<SeccompProgram, OwnError> {
+    Ok(compile(&supervisor_filter()?)?)
+}
+
+fn supervisor_filter() -> Result<Filter, OwnError> {
     let ceiling = ceiling()?;
     let mut filter = Filter::default();
     Fragment::parse(SUPERVISOR)?.add_to(&mut filter);
-    filter.check_ceiling(&ceiling_calls(&ceiling))?;
+    filter.check_ceiling(&ceiling_calls(ceiling))?;
     ceiling.add_to(&mut filter);
     filter.normalise();
-    Ok(compile(&filter)?)
+    Ok(filter)
 }
 
 fn denying(text: &str) -> Result<SeccompProgram, OwnError> {
     let ceiling = ceiling()?;
     let mut filter = Filter::allowing();
     Fragment::parse(text)?.add_to(&mut filter);
-    filter.check_ceiling(&ceiling_calls(&ceiling))?;
+    filter.check_ceiling(&ceiling_calls(ceiling))?;
     ceiling.add_to(&mut filter);
     filter.normalise();
     Ok(compile(&filter)?)
@@ -92,6 +119,34 @@ mod tests {
         }
         assert_eq!(judgement.allowed_conditionally, ["clone"]);
         assert!(judgement.i386_killed && judgement.x32_refused && !judgement.newer_refused);
+    }
+
+    #[test]
+    fn the_labeller_reaches_no_kernel_and_no_process() {
+        let judgement = judge(&labeller(false).unwrap()).unwrap();
+        let (eperm, enosys) = (judgement.errno.get(&1).unwrap(), judgement.errno.get(&38).unwrap());
+        for call in ["ptrace", "process_vm_writev", "kexec_load", "init_module", "open_by_handle_at", "mknod"]
+        {
+            assert!(eperm.iter().any(|name| name == call), "{call}");
+        }
+        assert!(enosys.iter().any(|name| name == "io_uring_setup"));
+        assert_eq!(judgement.allowed_conditionally, ["bpf"]);
+        for call in ["mount", "pivot_root", "setns", "unshare", "clone3", "execve", "seccomp", "fsetxattr"] {
+            assert!(judgement.allowed.iter().any(|name| name == call), "{call}");
+        }
+        assert!(judgement.i386_killed && judgement.x32_refused && judgement.newer_refused);
+        assert!(judge(&labeller(true).unwrap()).unwrap().allowed.iter().any(|name| name == "io_uring_setup"));
+    }
+
+    #[test]
+    fn the_labeller_leaves_its_supervisors_what_they_may_do() {
+        let (below, above) = (labeller_filter(false).unwrap(), supervisor_filter().unwrap());
+        for call in Sysno::iter().map(|call| call.id() as u32) {
+            if above.eval(crate::filter::ARCH_X86_64, call, &[0; 6]) == crate::filter::Action::Allow {
+                let under = below.eval(crate::filter::ARCH_X86_64, call, &[0; 6]);
+                assert_eq!(under, crate::filter::Action::Allow, "call {call}");
+            }
+        }
     }
 
     #[test]

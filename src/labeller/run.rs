@@ -59,7 +59,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
     let journals = directories(&settings).map_err(step("make its directories"))?;
     let _only_one = only_one(&settings.paths.run)?;
     let libexec = libexec(&settings).map_err(step("find its own directory"))?;
-    own::confine().map_err(step("confine itself"))?;
+    own::confine(settings.confinement.io_uring).map_err(step("confine itself"))?;
     let mut server = Server {
         selinux: selinux::running(),
         boot: pidfd::boot_id().map_err(step("read the boot id"))?,

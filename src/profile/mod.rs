@@ -4,10 +4,12 @@
 //! joins them: what one of them allows is allowed, and the ceiling is checked over all.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::filter::own::{ceiling, ceiling_calls};
 use crate::filter::{CeilingError, CompileError, Filter, Fragment, FragmentError, compile};
+use crate::privsep::confinement::SeccompProgram;
 
 /// A fragment that ships with svirt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +84,32 @@ impl Part {
             Self::Socket => include_str!("../../labels/seccomp/socket.toml"),
         }
     }
+
+    /// The fragment's rules; its text is read once.
+    fn fragment(self) -> Result<&'static Fragment, FragmentError> {
+        macro_rules! read {
+            ($($part:ident),*) => {
+                match self {
+                    $(Self::$part => {
+                        static READ: OnceLock<Fragment> = OnceLock::new();
+                        Fragment::once(&READ, self.text())
+                    })*
+                }
+            };
+        }
+        read!(
+            AccelKvm,
+            AccelTcg,
+            Base,
+            DiskBlock,
+            DiskFile,
+            DiskIoUring,
+            DiskNativeAio,
+            Launcher,
+            NetTap,
+            Socket
+        )
+    }
 }
 
 /// Joins fragments under the ceiling.
@@ -89,17 +117,25 @@ pub fn compose(selection: &Selection) -> Result<Filter, ProfileError> {
     let ceiling = ceiling()?;
     let mut filter = Filter::default();
     for part in selection {
-        Fragment::parse(part.text())?.add_to(&mut filter);
+        part.fragment()?.add_to(&mut filter);
     }
-    filter.check_ceiling(&ceiling_calls(&ceiling))?;
+    filter.check_ceiling(&ceiling_calls(ceiling))?;
     ceiling.add_to(&mut filter);
     filter.normalise();
     Ok(filter)
 }
 
-/// The program of joined fragments; the same selection gives the same program.
-pub fn program(selection: &Selection) -> Result<crate::privsep::confinement::SeccompProgram, ProfileError> {
-    Ok(compile(&compose(selection)?)?)
+/// The program of joined fragments; the same selection gives the same program, which is made once.
+pub fn program(selection: &Selection) -> Result<SeccompProgram, ProfileError> {
+    // At most one for each set of fragments, 2 KB each; few sets are ever asked for.
+    static MADE: Mutex<BTreeMap<Selection, SeccompProgram>> = Mutex::new(BTreeMap::new());
+    let made = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(program) = made().get(selection) {
+        return Ok(program.clone());
+    }
+    let program = compile(&compose(selection)?)?;
+    made().insert(selection.clone(), program.clone());
+    Ok(program)
 }
 
 #[cfg(test)]
@@ -130,7 +166,7 @@ mod tests {
     #[test]
     fn all_fragments_together_stay_under_the_ceiling() {
         let whole = compose(&Part::ALL.into_iter().collect()).unwrap();
-        for call in ceiling_calls(&ceiling().unwrap()) {
+        for call in ceiling_calls(ceiling().unwrap()) {
             let action = whole.eval(crate::filter::ARCH_X86_64, call.id() as u32, &[0; 6]);
             assert!(!matches!(action, Action::Allow | Action::Launch), "{call}");
         }
@@ -145,6 +181,27 @@ mod tests {
             rest.remove(&part);
             assert_ne!(compose(&rest).unwrap(), whole, "{part:?} changes nothing");
         }
+    }
+
+    #[test]
+    fn what_a_fragment_allows_passes_the_labellers_filter() {
+        let whole: Selection = Part::ALL.into_iter().filter(|part| *part != Part::DiskIoUring).collect();
+        for (io_uring, parts) in [(false, whole), (true, Part::ALL.into_iter().collect())] {
+            let below = judge(&crate::filter::own::labeller(io_uring).unwrap()).unwrap();
+            let above = judge(&program(&parts).unwrap()).unwrap();
+            let needed = [&above.allowed, &above.allowed_conditionally, &above.launch];
+            for call in needed.into_iter().flatten() {
+                assert!(below.allowed.contains(call), "{call}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_that_was_made_before_is_the_same() {
+        let parts: Selection = [Part::Base, Part::AccelTcg].into_iter().collect();
+        let made = program(&parts).unwrap();
+        assert_eq!(program(&parts).unwrap(), made);
+        assert_eq!(compile(&compose(&parts).unwrap()).unwrap(), made);
     }
 
     #[test]
