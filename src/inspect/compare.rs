@@ -2,13 +2,13 @@
 //!
 //! Landlock has no row here: no kernel shows a process's rulesets, so only an attack (`svirt probe`) can prove them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::facts::{Descriptor, ProcessFacts};
 use crate::privsep::confinement::{RlimitKind, SeccompProgram};
-use crate::privsep::op::{DeviceNode, Op, Spawn};
+use crate::privsep::op::{Access, DeviceNode, Op, Spawn};
 use crate::privsep::request::Described;
 
 /// Namespaces that every device model has of its own.
@@ -129,7 +129,7 @@ fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, note
         }
     }
     mounts(spawn, facts, notes);
-    descriptors(spawn, facts, notes);
+    descriptors(spawn, &images(described), facts, notes);
     limits(spawn, facts, notes);
     if let Some(label) = &planned.selinux_exec {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
@@ -199,15 +199,37 @@ fn device_path(device: DeviceNode) -> &'static str {
     }
 }
 
-/// Every planned descriptor, and besides them only what has no name in a file system, or is one of the planned ones again.
-fn descriptors(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
-    let planned: BTreeSet<i32> = spawn.fds.iter().map(|grant| grant.number).chain(0..3).collect();
-    let known: BTreeSet<(u64, u64)> =
-        facts.fds.iter().filter(|fd| planned.contains(&fd.number)).map(|fd| fd.identity).collect();
-    for fd in &facts.fds {
-        if !planned.contains(&fd.number) && !known.contains(&fd.identity) && !is_harmless(fd) {
-            notes.note(format!("descriptor {}", fd.number), "none", format!("{} ({})", fd.target, fd.access));
+/// The images of the plan by device and inode, and whether they may be written.
+fn images(described: &Described) -> BTreeMap<(u64, u64), bool> {
+    let mut images = BTreeMap::new();
+    for op in &described.plan.ops {
+        if let Op::OpenImage(image) = op {
+            let identity = (image.identity.device, image.identity.inode);
+            // One file may serve two read-only disks.
+            *images.entry(identity).or_default() |= image.access == Access::ReadWrite;
         }
+    }
+    images
+}
+
+/// Every planned descriptor, and besides them only what has no name in a file system, or is an image of the plan.
+///
+/// QEMU keeps images under numbers of its own: it closes the planned one once it has put a copy into an fd set.
+fn descriptors(
+    spawn: &Spawn,
+    images: &BTreeMap<(u64, u64), bool>,
+    facts: &ProcessFacts,
+    notes: &mut Notes<'_>,
+) {
+    let planned: BTreeSet<i32> = spawn.fds.iter().map(|grant| grant.number).chain(0..3).collect();
+    for fd in &facts.fds {
+        let wanted = match images.get(&fd.identity) {
+            Some(true) => continue,
+            Some(false) if fd.access.contains('w') => "read only",
+            None if !planned.contains(&fd.number) && !is_harmless(fd) => "none",
+            _ => continue,
+        };
+        notes.note(format!("descriptor {}", fd.number), wanted, format!("{} ({})", fd.target, fd.access));
     }
 }
 
