@@ -1,0 +1,451 @@
+//! The real `svirt` on private directories and uids: definitions, commands, a guest that talks, and what a domain
+//! may leave behind, which is nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::expect_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub
+)]
+
+pub mod terminal;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use svirt::base::DomainUuid;
+use svirt::driver::{Control, Labeller};
+use svirt::privsep::request::DomainStatus;
+use svirt::settings::{Settings, UidRange};
+use svirt::sys::{cred, pidfd};
+
+pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// No command of svirt's and no guest here needs as long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+static RIGS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this run can do it; says so if not.
+pub fn possible() -> bool {
+    if cred::effective_uid() != 0 {
+        println!("skipped: needs root");
+        return false;
+    }
+    if !Path::new(QEMU).exists() {
+        println!("skipped: needs {QEMU}");
+        return false;
+    }
+    true
+}
+
+/// The directory with the demo's kernel and initrd, built if need be; says so where that fails.
+pub fn guest() -> Option<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if !possible() {
+        return None;
+    }
+    let built = BUILT.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let place = root.join("target/demo");
+        let made = Command::new(root.join("demo/guest/build")).arg(&place).output();
+        let made = made.map_err(|error| error.to_string())?;
+        if made.status.success() { Ok(place) } else { Err(String::from_utf8_lossy(&made.stderr).into()) }
+    });
+    match built {
+        Ok(place) => Some(place.clone()),
+        Err(why) => {
+            println!("skipped: the demo's guest cannot be built: {why}");
+            None
+        }
+    }
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Panics, with everything that was said, unless it ended with this code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
+        self
+    }
+
+    /// Panics unless standard error has all of these.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is missing in:\n{}", self.err);
+        }
+        self
+    }
+}
+
+/// One installation of svirt.
+pub struct Rig {
+    dir: tempfile::TempDir,
+    pub settings: Settings,
+    first_uid: u32,
+}
+
+/// What a domain must leave as it was.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    files: BTreeMap<PathBuf, (u32, u32, u32, u64, u64, Vec<String>)>,
+    mounts: Vec<String>,
+    cgroups: Vec<String>,
+    processes: Vec<i32>,
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// An installation whose configuration is changed by `change`.
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        for name in ["images", "boot", "log", "sockets", "outside"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let rig = RIGS.fetch_add(1, Ordering::Relaxed);
+        // Below those of the labeller's own tests, which may run beside these.
+        let first_uid = 1_000_000_000 + (std::process::id() % 400_000) * 2000 + rig * 64;
+        let range = |offset| UidRange { first: first_uid + offset, count: 16 };
+        let mut settings = Settings::default();
+        settings.paths.run = at("run");
+        settings.paths.state = at("state");
+        settings.paths.cache = shared_cache();
+        settings.paths.libexec =
+            Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap().to_str().unwrap().to_owned();
+        settings.uids.frontend = first_uid + 60;
+        settings.uids.imageprobe = first_uid + 61;
+        settings.uids.domains = range(0);
+        settings.uids.supervisors = range(16);
+        settings.uids.helpers = range(32);
+        settings.images.relabelable = vec![at("images")];
+        settings.images.readable = vec![at("boot")];
+        settings.console.logs = vec![at("log")];
+        settings.console.sockets = vec![at("sockets")];
+        settings.limits.domains = 16;
+        change(&mut settings);
+        std::fs::write(dir.path().join("svirt.toml"), toml::to_string(&settings).unwrap()).unwrap();
+        Self { dir, settings, first_uid }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_svirt"));
+        command.arg("--config").arg(self.path("svirt.toml")).args(words);
+        command
+    }
+
+    /// Runs svirt to its end.
+    pub fn svirt(&self, words: &[&str]) -> Ran {
+        finish(self.command(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// Starts svirt in the background, its output in the files `NAME.out` and `NAME.err`.
+    pub fn background(&self, name: &str, words: &[&str]) -> Child {
+        let file = |end: &str| File::create(self.path(&format!("{name}.{end}"))).unwrap();
+        self.command(words).stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).spawn().unwrap()
+    }
+
+    /// Starts svirt on a terminal.
+    pub fn on_terminal(&self, words: &[&str]) -> terminal::Talk {
+        terminal::Talk::new(self.command(words))
+    }
+
+    /// Writes the definition of a machine that has only its firmware to run.
+    pub fn bare(&self, name: &str, devices: &str) -> String {
+        self.define(name, "<type arch='x86_64' machine='q35'>hvm</type>", devices)
+    }
+
+    /// Writes the definition of the demo's guest, with its console in `log/NAME.log`.
+    pub fn linux(&self, name: &str, cmdline: &str, devices: &str) -> String {
+        let place = guest().expect("asked for before");
+        for file in ["kernel", "initrd"] {
+            let link = self.path("boot").join(file);
+            if !link.exists() {
+                std::fs::copy(place.join(file), link).unwrap();
+            }
+        }
+        let boot = self.text("boot");
+        let os = format!(
+            "<type arch='x86_64' machine='q35'>hvm</type><kernel>{boot}/kernel</kernel>\
+             <initrd>{boot}/initrd</initrd><cmdline>console=ttyS0 quiet panic=-1 {cmdline}</cmdline>"
+        );
+        let log = self.text(&format!("log/{name}.log"));
+        let console = format!("<serial type='pty'><log file='{log}'/></serial>{devices}");
+        self.define(name, &os, &console)
+    }
+
+    fn define(&self, name: &str, os: &str, devices: &str) -> String {
+        let file = self.path(&format!("{name}.xml"));
+        let memory = if os.contains("<kernel>") { 160 } else { 32 };
+        let text = format!(
+            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+             <os>{os}</os><features><acpi/><apic/></features><on_reboot>destroy</on_reboot>\
+             <devices>{devices}</devices></domain>"
+        );
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
+    /// Starts a domain in the background; panics where that fails.
+    #[track_caller]
+    pub fn start(&self, definition: &str) -> Ran {
+        self.svirt(&["run", "--detach", definition]).expect(0)
+    }
+
+    /// Ends a domain by force.
+    #[track_caller]
+    pub fn end(&self, name: &str) {
+        self.svirt(&["stop", "--force", name]).expect(0);
+    }
+
+    /// A definition that must be refused, naming these words, and leave nothing.
+    #[track_caller]
+    pub fn refused(&self, definition: &str, code: i32, words: &[&str]) -> Ran {
+        let before = self.snapshot();
+        let ran = self.svirt(&["run", "--detach", definition]).expect(code).says(words);
+        self.same_as(&before);
+        ran
+    }
+
+    /// Nothing is left of any domain, and everything is as it was.
+    #[track_caller]
+    pub fn same_as(&self, before: &Snapshot) {
+        let mut now = self.snapshot();
+        // A process that has just been killed is seen for an instant more.
+        let until = Instant::now() + Duration::from_secs(5);
+        while now != *before && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+            now = self.snapshot();
+        }
+        assert_eq!(now, *before, "\nlabeller: {}", self.labeller_log());
+    }
+
+    /// What the console's log has, without carriage returns.
+    pub fn log(&self, name: &str) -> String {
+        let bytes = std::fs::read(self.path("log").join(format!("{name}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// Waits until the console's log has this.
+    #[track_caller]
+    pub fn heard(&self, name: &str, what: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.log(name).contains(what) {
+            assert!(Instant::now() < until, "{what:?} is missing in:\n{}", self.log(name));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn labeller_log(&self) -> String {
+        std::fs::read_to_string(self.path("run/labeller.log")).unwrap_or_default()
+    }
+
+    /// An image of zeroes that only root may read.
+    pub fn raw(&self, name: &str, mebibytes: u64) -> String {
+        let path = self.path("images").join(name);
+        File::create(&path).unwrap().set_len(mebibytes << 20).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// A qcow2 image, with more words for `qemu-img create`.
+    pub fn qcow2(&self, name: &str, more: &[&str]) -> String {
+        let path = self.path("images").join(name).to_str().unwrap().to_owned();
+        let mut made = Command::new("qemu-img");
+        let made = made.args(["create", "-q", "-f", "qcow2"]).args(more).arg(&path).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        path
+    }
+
+    /// What the labeller says of a domain.
+    pub fn status(&self, name: &str) -> Option<DomainStatus> {
+        let survey = Labeller::connect(&self.settings).ok()?.survey().ok()?;
+        survey.domains.into_iter().find(|status| status.domain.name.as_str() == name)
+    }
+
+    /// A connection to the domain's supervisor.
+    #[track_caller]
+    pub fn control(&self, name: &str) -> Control {
+        Control::connect(&self.status(name).expect("it runs").control).unwrap()
+    }
+
+    pub fn uuid(&self, name: &str) -> DomainUuid {
+        self.status(name).expect("it runs").domain.uuid
+    }
+
+    /// Pids of everything that runs under a uid of this installation.
+    pub fn processes(&self) -> Vec<i32> {
+        (self.first_uid..self.first_uid + 64).flat_map(|uid| pidfd::of_uid(uid).unwrap()).collect()
+    }
+
+    /// Everything on this host that a domain touches.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut files = BTreeMap::new();
+        for name in ["images", "boot", "outside", "sockets", "run/control", "state/journal"] {
+            let Ok(entries) = std::fs::read_dir(self.path(name)) else { continue };
+            for entry in entries {
+                let path = entry.unwrap().path();
+                let Ok(found) = std::fs::symlink_metadata(&path) else { continue };
+                let attributes = attributes(&path);
+                let facts = (found.uid(), found.gid(), found.mode(), found.ino(), found.nlink(), attributes);
+                files.insert(path, facts);
+            }
+        }
+        let own = self.dir.path().to_str().unwrap();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = mounts.lines().filter(|line| line.contains(own)).map(ToOwned::to_owned).collect();
+        // A domain's cgroup is known by the processes in it, or by its emptiness.
+        let mut cgroups = Vec::new();
+        own_cgroups(Path::new("/sys/fs/cgroup"), 0, self, &mut cgroups);
+        Snapshot { files, mounts, cgroups, processes: self.processes() }
+    }
+
+    /// The pid of the labeller that was started on demand.
+    pub fn labeller_pid(&self) -> Option<i32> {
+        let config = self.text("svirt.toml");
+        std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let words = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            (words.contains("svirt-labeller") && words.contains(&config)).then_some(pid)
+        })
+    }
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("labeller: {}", self.labeller_log());
+        }
+        if let Ok(mut labeller) = Labeller::connect(&self.settings) {
+            for status in labeller.survey().map(|survey| survey.domains).unwrap_or_default() {
+                let _ = labeller.kill(status.domain.uuid);
+            }
+        }
+        let mut left = self.processes();
+        left.extend(self.labeller_pid());
+        for pid in left {
+            if let Ok(process) = pidfd::open(pid) {
+                let _ = pidfd::kill(&process);
+                let _ = pidfd::wait_ended(&process, 5000);
+            }
+        }
+    }
+}
+
+/// Runs a command to its end, which must come soon.
+pub fn finish(command: &mut Command) -> Ran {
+    let mut child = command.spawn().unwrap();
+    // Read beside, so that a full pipe holds nobody up.
+    let (out, err) = (drain(child.stdout.take()), drain(child.stderr.take()));
+    let code = end_of(&mut child);
+    Ran { code, out: out.join().unwrap(), err: err.join().unwrap() }
+}
+
+/// Waits for a child, which must end soon; its exit code.
+pub fn end_of(child: &mut Child) -> Option<i32> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() >= until {
+            let _ = child.kill();
+            panic!("a command hangs");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn drain(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut from) = from {
+            let _ = from.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// All extended attributes of a file, as text.
+fn attributes(path: &Path) -> Vec<String> {
+    let mut names = vec![0u8; 4096];
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+    let names = String::from_utf8_lossy(&names[..length]).into_owned();
+    names
+        .split_terminator('\0')
+        .map(|name| {
+            let mut value = vec![0u8; 4096];
+            let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap_or(0);
+            format!("{name}={}", String::from_utf8_lossy(&value[..length]))
+        })
+        .collect()
+}
+
+/// Cgroups of svirt's whose owner or processes are of this installation.
+fn own_cgroups(path: &Path, depth: u32, rig: &Rig, found: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(path) else { return };
+    let ours = rig.processes();
+    for entry in entries.flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if entry.file_name().to_string_lossy().starts_with("svirt-") {
+            let pids = std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+            if pids.lines().filter_map(|pid| pid.parse().ok()).any(|pid: i32| ours.contains(&pid)) {
+                found.push(entry.path().display().to_string());
+            }
+        }
+        if depth < 4 {
+            own_cgroups(&entry.path(), depth + 1, rig, found);
+        }
+    }
+}
+
+fn shared_cache() -> String {
+    let path = std::env::temp_dir().join("svirt-test-cache");
+    std::fs::create_dir_all(&path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Waits for something that must come.
+#[track_caller]
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !check() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
