@@ -129,6 +129,7 @@ impl Server {
             device_model: Some(device_model),
             supervisor,
             link: None,
+            heard: 0,
             helpers,
             kept: Slots::new(),
             stderr: None,
@@ -183,8 +184,10 @@ impl Server {
                     end(&process)?;
                 }
             }
-            // Uids of the configured ranges belong to nobody else, so whatever has one is the domain's.
-            for uid in story.uids() {
+            // Uids of the configured ranges belong to nobody else, so whatever has one is the domain's; but the
+            // plan was written down before its uids were leased, and may name those of a domain that runs.
+            let leased: Vec<u32> = self.leases.uids().into_iter().map(|(_, uid)| uid).collect();
+            for uid in story.uids().filter(|uid| !leased.contains(uid)) {
                 for pid in pidfd::of_uid(uid)? {
                     if let Ok(process) = pidfd::open(pid)
                         && pidfd::of_uid(uid)?.contains(&pid)
@@ -195,7 +198,9 @@ impl Server {
             }
         }
         // Of what was set aside only labels and names are left; a cgroup or socket of that name may be another's.
-        let lasting = |undo: &&Undo| !aside || matches!(undo, Undo::Label { .. } | Undo::Name { .. });
+        let is_lasting =
+            |undo: &Undo| matches!(undo, Undo::Label { .. } | Undo::Name { .. } | Undo::Swap { .. });
+        let lasting = |undo: &&Undo| !aside || is_lasting(undo);
         let undos: Vec<Undo> = story.undos.iter().filter(lasting).cloned().collect();
         let ran = story.running.is_some();
         let failed = undo::all(uuid, &undos, ran, &mut self.leases, &mut *self.launcher);

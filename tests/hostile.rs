@@ -1,0 +1,111 @@
+//! What a taken-over front end, or anybody on the host, tries against the labeller. Needs root.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used, missing_docs)]
+
+mod labeller_rig;
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use labeller_rig::{Rig, eventually, possible, rule};
+use svirt::privsep::op::{LaunchPlan, Op};
+
+/// The same plan with the uids of another one.
+fn with_uids_of(mut plan: LaunchPlan, victim: &LaunchPlan) -> LaunchPlan {
+    plan.ops.retain(|op| !matches!(op, Op::LeaseUid { .. }));
+    let mut ops: Vec<Op> =
+        victim.ops.iter().filter(|op| matches!(op, Op::LeaseUid { .. })).cloned().collect();
+    ops.append(&mut plan.ops);
+    let (Some(Op::Spawn(theirs)), Some(Op::Spawn(mine))) = (victim.ops.last(), ops.last_mut()) else {
+        panic!("no spawn")
+    };
+    mine.confinement.uid = theirs.confinement.uid;
+    mine.confinement.gid = theirs.confinement.gid;
+    mine.supervisor.uid = theirs.supervisor.uid;
+    plan.ops = ops;
+    plan
+}
+
+#[test]
+fn a_crash_during_a_start_with_foreign_uids_ends_no_foreign_domain() {
+    if !possible() || !cfg!(debug_assertions) {
+        println!("skipped: needs root, QEMU and a debug build");
+        return;
+    }
+    let mut rig = Rig::new();
+    let (image, other) = (rig.image("a.raw"), rig.image("b.raw"));
+    for image in [&image, &other] {
+        rig.set_label(image, "system_u:object_r:was_t:s0");
+    }
+    rig.serve("");
+    let victim = rig.plan(1, &image);
+    let uuid = victim.domain.uuid;
+    let started =
+        rig.client().start(victim.clone()).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    rig.end_labeller("-KILL");
+    // Dies once the plan is in the journal and before anything is leased.
+    rig.serve("kill:0");
+    assert!(rig.client().start(with_uids_of(rig.plan(2, &other), &victim)).is_err());
+    eventually("the labeller is dead", || rig.labeller_is_dead());
+    rig.labeller = None;
+    rig.serve("");
+    let status =
+        rig.client().describe(uuid).unwrap_or_else(|_| panic!("it was killed:\n{}", rig.log())).status;
+    assert_eq!(status.qemu_pid, started.qemu_pid);
+    assert!(Path::new(&format!("/proc/{}/fd", started.qemu_pid)).exists());
+    rig.client().kill(uuid).unwrap();
+    rig.assert_nothing_leased();
+}
+
+/// Everything below a directory that others than root may write.
+fn writable(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        if meta.mode() & 0o022 != 0 && !meta.file_type().is_socket() && !meta.is_symlink() {
+            found.push(path.clone());
+        }
+        if meta.is_dir() {
+            writable(&path, found);
+        }
+    }
+}
+
+#[test]
+fn nothing_that_svirt_makes_can_be_written_by_others() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let image = rig.image("a.raw");
+    rig.set_label(&image, "system_u:object_r:was_t:s0");
+    rig.settings.paths.cache = rig.text("cache");
+    std::fs::write(rig.path("svirt.toml"), toml::to_string(&rig.settings).unwrap()).unwrap();
+    rig.serve("");
+    let mut plan = rig.plan(1, &image);
+    let Some(Op::Spawn(spawn)) = plan.ops.last_mut() else { panic!("no spawn") };
+    // Asks for the least that a plan can ask for.
+    spawn.confinement.rlimits.clear();
+    spawn.confinement.landlock.abi = 0;
+    let uuid = plan.domain.uuid;
+    let started = rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    let mut found = Vec::new();
+    for name in ["run", "state", "cache", "log", "sockets"] {
+        writable(&rig.path(name), &mut found);
+    }
+    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", started.qemu_pid)).unwrap();
+    for line in cgroup.lines().filter(|line| line.contains("svirt-")) {
+        let (controllers, path) = line.split_once(':').unwrap().1.split_once(':').unwrap();
+        for mount in [format!("/sys/fs/cgroup/{controllers}"), "/sys/fs/cgroup/unified".to_owned()] {
+            if let Ok(meta) = std::fs::metadata(format!("{mount}{path}"))
+                && meta.mode() & 0o022 != 0
+            {
+                found.push(format!("{mount}{path}").into());
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:?}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", started.qemu_pid)).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    rig.client().kill(uuid).unwrap();
+}
