@@ -3,10 +3,10 @@
 //! A domain's cgroup is the directory `svirt-UUID` below the labeller's own, in the unified hierarchy and in every
 //! version 1 hierarchy that has one of the controllers. What the host does not delegate is named, never silently left out.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -187,7 +187,8 @@ fn name(uuid: &DomainUuid) -> String {
 }
 
 fn make(dir: &Path) -> Result<(), CgroupError> {
-    match fs::create_dir(dir) {
+    // The labeller's umask is empty, so the mode stands here.
+    match DirBuilder::new().mode(0o755).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => at("make", dir, made),
     }

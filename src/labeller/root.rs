@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -165,7 +165,8 @@ impl RootStore {
                 continue;
             }
             let tree = path.join("tree");
-            if self.verified.borrow().contains(&tree) || whole(&tree, &sources).unwrap_or(false) {
+            let known = self.verified.borrow().contains(&tree);
+            if known || (only_roots(&path) && whole(&tree, &sources).unwrap_or(false)) {
                 self.verified.borrow_mut().insert(tree.clone());
                 return Ok(Some(PreparedRoot { tree }));
             }
@@ -194,7 +195,9 @@ impl RootStore {
         make_dir(&building)?;
         fill(&tree, &sources)?;
         let file = building.join("identity");
-        at("write", &file, fs::write(&file, &identity))?;
+        // The labeller's umask is empty, so the mode stands here.
+        let made = File::options().create_new(true).write(true).mode(0o644).open(&file);
+        at("write", &file, made.and_then(|mut to| to.write_all(identity.as_bytes())))?;
         let handle = at("open", &building, File::open(&building))?;
         // Before the name that is looked for exists, everything below it is on the disk.
         at("sync", &building, rustix::fs::syncfs(&handle).map_err(Into::into))?;
@@ -332,6 +335,14 @@ fn inside(tree: &Path, path: &Path) -> PathBuf {
 /// Empty files that something is mounted over.
 fn mount_points() -> impl Iterator<Item = &'static Path> {
     RootPlace::ALL.iter().map(|place| place.path()).chain(DEVICES).map(Path::new)
+}
+
+/// Whether nobody but root could have written a root's directory and identity.
+fn only_roots(path: &Path) -> bool {
+    [path.to_path_buf(), path.join("identity")].iter().all(|path| {
+        fs::symlink_metadata(path)
+            .is_ok_and(|meta| !meta.is_symlink() && meta.uid() == 0 && meta.mode() & 0o022 == 0)
+    })
 }
 
 /// Whether the tree holds exactly the copies of the sources, untouched since they were made.
