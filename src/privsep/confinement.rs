@@ -82,7 +82,8 @@ impl RootPlace {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LandlockSpec {
-    /// The ABI whose rights are handled; the host may have less, which is reported by name.
+    /// The ABI whose rights the plan counts on; the host may have less, which is reported by name. The labeller
+    /// handles all that the kernel has, so a lower number takes nothing off.
     pub abi: u32,
     /// Paths in the minimal root and what may be done beneath them.
     pub rules: Vec<LandlockRule>,

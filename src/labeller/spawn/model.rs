@@ -17,7 +17,7 @@ use super::common::{self, Command, Fds, fd};
 use super::report::{self, At, Failure, SpawnError, Step, Who};
 use crate::labeller::cgroup::DomainCgroup;
 use crate::labeller::root::PreparedRoot;
-use crate::privsep::confinement::RootSpec;
+use crate::privsep::confinement::{Rlimit, RlimitKind, RootSpec};
 use crate::privsep::op::{DeviceNode, Spawn};
 use crate::sys::landlock::Allow;
 use crate::sys::mount::{self, MountLimits};
@@ -59,7 +59,8 @@ impl<'a> Model<'a> {
         degraded: &mut Vec<String>,
     ) -> Result<Self, SpawnError> {
         let held = &spawn.confinement;
-        let abi = landlock::effective_abi(held.landlock.abi);
+        // Every right that the kernel knows is handled, whatever a plan says: only its rules give any back.
+        let abi = landlock::effective_abi(u32::MAX);
         if abi < held.landlock.abi {
             degraded.push(format!("landlock: ABI {abi} instead of {}", held.landlock.abi));
         }
@@ -72,7 +73,7 @@ impl<'a> Model<'a> {
             cgroup,
             net,
             placed: common::grants(fds, &spawn.fds, 3)?,
-            rlimits: common::rlimits(&held.rlimits, degraded),
+            rlimits: common::rlimits(&with_floor(&held.rlimits), degraded),
             landlock: common::landlock_rules(&held.landlock),
             abi,
             filter: common::instructions(&held.seccomp),
@@ -142,6 +143,15 @@ impl<'a> Model<'a> {
         process::set_umask(0o077);
         Ok(())
     }
+}
+
+/// A plan's limits, and the ones that hold where it names none.
+fn with_floor(wanted: &[Rlimit]) -> Vec<Rlimit> {
+    // A core would hold the guest's memory.
+    let floor = [(RlimitKind::Core, 0), (RlimitKind::Msgqueue, 0), (RlimitKind::Nproc, 65_536)];
+    let missing = floor.iter().filter(|(kind, _)| wanted.iter().all(|limit| limit.resource != *kind));
+    let missing = missing.map(|(resource, value)| Rlimit { resource: *resource, value: Some(*value) });
+    wanted.iter().copied().chain(missing).collect()
 }
 
 /// Tells the labeller that all is ready, and waits for its word; without one this process must not go on.
