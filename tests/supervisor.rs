@@ -395,6 +395,17 @@ fn strangers_and_rubbish_are_turned_away() {
         let _ = client.write_all(rubbish);
         read_until(&mut client, "refused");
     }
+    // Connections of strangers take nobody's place, however many there are and however long they stay.
+    let crowd = process::fork(|| {
+        cred::set_ids(1235, 1235).unwrap();
+        let crowd: Vec<_> = (0..40).map(|_| rig.connect("control")).collect();
+        std::thread::sleep(Duration::from_secs(30));
+        crowd.len() as i32
+    })
+    .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(as_uid(1234), Some(pidfd::Exit::Code(0)), "a client of the domain, among strangers");
+    crowd.end().unwrap();
     let idle: Vec<_> = (0..40).map(|_| rig.connect("control")).collect();
     drop(idle);
     let mut client = rig.connect("control");

@@ -12,6 +12,8 @@ use crate::privsep::supervisor::{Answer, Verb};
 
 /// Connections at once; one more is closed.
 const CLIENTS_MAX: usize = 16;
+/// Beyond those, for root alone, so that the domain's own clients cannot keep it from stopping the domain.
+const FOR_ROOT: usize = 4;
 /// The longest request in bytes.
 const LINE_MAX: usize = 4096;
 /// How long a connection may take to say a whole request.
@@ -38,6 +40,8 @@ struct Client {
     out: Vec<u8>,
     state: State,
     deadline: Instant,
+    /// Whether it is nobody who may speak.
+    stranger: bool,
 }
 
 /// The listening socket and its connections.
@@ -79,7 +83,11 @@ impl Control {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(socket) = accept_with(&self.listener, flags) else { return };
         let Ok(peer) = getsockopt(&socket, PeerCredentials) else { return };
-        if self.clients.len() >= CLIENTS_MAX {
+        let is_root = peer.uid() == 0;
+        let stranger = !is_root && !self.allowed.contains(&peer.uid());
+        // Everybody may connect, so strangers have places of their own and take nobody else's.
+        let most = if is_root { CLIENTS_MAX + FOR_ROOT } else { CLIENTS_MAX };
+        if self.clients.iter().filter(|client| client.stranger == stranger).count() >= most {
             return;
         }
         let id = self.ticket();
@@ -90,9 +98,10 @@ impl Control {
             out: Vec::new(),
             state: State::Reading,
             deadline: now + SPEAK_LIMIT,
+            stranger,
         };
-        if peer.uid() != 0 && !self.allowed.contains(&peer.uid()) {
-            client.say(&Answer::Refused(stranger(peer.uid())));
+        if stranger {
+            client.say(&Answer::Refused(refuse_stranger(peer.uid())));
             client.state = State::Closing;
             client.flush();
         }
@@ -174,8 +183,9 @@ impl Control {
     pub(super) fn dismiss(&mut self, socket: OwnedFd, answer: &Answer, now: Instant) {
         let id = self.ticket();
         let deadline = now + SPEAK_LIMIT;
-        let mut client =
-            Client { id, socket, line: Vec::new(), out: Vec::new(), state: State::Closing, deadline };
+        let state = State::Closing;
+        let (line, out) = (Vec::new(), Vec::new());
+        let mut client = Client { id, socket, line, out, state, deadline, stranger: false };
         client.say(answer);
         client.flush();
         self.clients.push(client);
@@ -283,7 +293,7 @@ fn late() -> Refusal {
     )
 }
 
-fn stranger(uid: u32) -> Refusal {
+fn refuse_stranger(uid: u32) -> Refusal {
     Refusal::new(
         Layer::Policy,
         "use",
