@@ -3,7 +3,9 @@
 
 mod labeller_rig;
 
+use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use labeller_rig::{Rig, eventually, possible, rule};
@@ -108,4 +110,42 @@ fn nothing_that_svirt_makes_can_be_written_by_others() {
     let core = limits.lines().find(|line| line.starts_with("Max core")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
     rig.client().kill(uuid).unwrap();
+}
+
+#[test]
+fn strangers_and_greedy_clients_cost_little() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.serve("");
+    let socket = rig.path("run/labeller.sock");
+    let child = svirt::sys::process::fork(|| {
+        svirt::sys::cred::set_ids(65_534, 65_534).unwrap();
+        for _ in 0..2000 {
+            drop(UnixStream::connect(&socket));
+        }
+        0
+    })
+    .unwrap();
+    assert!(svirt::sys::pidfd::wait_ended(&child.pidfd, 20_000).unwrap());
+    assert!(rig.client().survey().is_ok());
+    let complaints = rig.log().matches("refused a client").count();
+    assert!((1..=3).contains(&complaints), "{complaints} lines");
+
+    // Each sends a frame that never ends; together they may not fill the memory.
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        let mut client = UnixStream::connect(&socket).unwrap();
+        client.set_write_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let mut frame = vec![b' '; 4 << 20];
+        frame[..4].copy_from_slice(&(4_u32 << 20).to_be_bytes());
+        let _ = client.write_all(&frame);
+        clients.push(client);
+    }
+    assert!(rig.client().survey().is_ok());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.pid())).unwrap();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let kib: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 160 << 10, "{peak}");
 }

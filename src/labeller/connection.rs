@@ -76,6 +76,11 @@ impl Connection {
         self.stream.as_fd()
     }
 
+    /// Bytes that are held for the client.
+    pub(super) fn held(&self) -> usize {
+        self.input.len() + self.output.len()
+    }
+
     /// Whether a request is being worked on.
     pub(super) fn is_busy(&self) -> bool {
         self.busy

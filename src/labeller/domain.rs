@@ -63,6 +63,8 @@ pub(super) struct Domain {
     pub(super) supervisor: Option<Child>,
     /// Packets from and to the supervisor.
     pub(super) link: Option<OwnedFd>,
+    /// Packets that came from this supervisor.
+    pub(super) heard: u32,
     /// Helpers that have not ended.
     pub(super) helpers: Vec<(String, Child)>,
     /// What a later supervisor gets.
@@ -151,6 +153,13 @@ impl Domain {
         for (_, helper) in &self.helpers {
             kill(helper);
         }
+    }
+
+    /// Ends a supervisor that talks nonsense or without end: it is not svirt's any more. Another one takes over.
+    pub(super) fn distrust(&mut self) {
+        tracing::error!(domain = %self.plan.domain.name, "its supervisor talks nonsense and is killed");
+        self.link = None;
+        self.supervisor.iter().for_each(kill);
     }
 
     /// Tells the supervisor to leave.

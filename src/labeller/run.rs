@@ -72,6 +72,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         probes: Vec::new(),
         connections: BTreeMap::new(),
         outbox: VecDeque::new(),
+        complained: (None, 0),
         next: 0,
         on_demand: options.on_demand,
         idle: None,

@@ -129,6 +129,7 @@ impl Server {
             device_model: None,
             supervisor: None,
             link: None,
+            heard: 0,
             helpers: out.helpers,
             kept: out.slots,
             stderr: None,
@@ -177,15 +178,15 @@ impl Server {
             Report::Running => self.running(uuid),
             Report::Failed { refusal, stderr } => {
                 if matches!(domain.phase, Phase::Starting(_)) {
-                    tracing::info!(name, %refusal, "a start failed");
+                    tracing::info!(name, refusal = clip(&refusal), "a start failed");
                     domain.fail(Refused { refusal, op: None, stderr });
                 } else {
-                    tracing::warn!(name, %refusal, "a supervisor failed");
+                    tracing::warn!(name, refusal = clip(&refusal), "a supervisor failed");
                 }
             }
             Report::KillWanted => domain.kill(),
             Report::Ended(ended) => {
-                tracing::info!(name, ?ended, "the device model has ended");
+                tracing::info!(name, code = ?ended.code, signal = ?ended.signal, "the device model has ended");
                 domain.ended = Some(ended);
                 if domain.ran {
                     domain.end();
@@ -241,6 +242,7 @@ impl Server {
                 domain.started.supervisor_pid = child.pid;
                 domain.supervisor = Some(child);
                 domain.link = Some(link);
+                domain.heard = 0;
             }
             Err(refusal) => tracing::error!(name, %refusal, "no other supervisor could be started"),
         }
@@ -264,7 +266,8 @@ impl Server {
         for client in domain.waiters {
             self.outbox.push_back((client, Reply::Ended(ended.clone())));
         }
-        tracing::info!(domain = %domain.plan.domain.name, ?ended, "is undone");
+        let (code, signal) = (ended.code, ended.signal);
+        tracing::info!(domain = %domain.plan.domain.name, ?code, ?signal, "is undone");
     }
 }
 
@@ -279,6 +282,12 @@ fn commit(domain: &mut Domain) -> Result<(), Refusal> {
     domain.journal.write(&running).map_err(|error| journal_refusal(&error))?;
     super::undo::drop_replaced(&domain.undos);
     Ok(())
+}
+
+/// A supervisor's words for the log: one line, and not without end.
+fn clip(refusal: &Refusal) -> String {
+    let text = refusal.to_string();
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }
 
 fn unknown(uuid: DomainUuid) -> Reply {

@@ -18,11 +18,20 @@ use super::lease::Leases;
 use super::probe::{PROBES_MAX, Probe};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::request::{Refused, Reply};
+use crate::privsep::wire::FRAME_MAX;
 use crate::settings::Settings;
 use crate::sys::{listen, packet, pidfd};
 
 /// Clients at once.
 const CLIENTS_MAX: usize = 512;
+/// Connections that are taken before others get their turn: everybody on the host may try to connect.
+const ACCEPTED_AT_ONCE: usize = 64;
+/// Bytes that all clients together may have in flight; the longest request of 16 of them.
+const HELD_MAX: usize = 16 * FRAME_MAX;
+/// Reports of one supervisor: a whole life has five.
+const REPORTS_MAX: u32 = 32;
+/// How often at most a refused client is worth a line in the log.
+const COMPLAINT: Duration = Duration::from_secs(10);
 /// How long an on-demand labeller stays with nothing to do.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -50,6 +59,8 @@ pub(super) struct Server {
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     /// Replies that are due.
     pub(super) outbox: VecDeque<(ConnectionId, Reply)>,
+    /// When a refused client was last logged, and how many have been refused since.
+    pub(super) complained: (Option<Instant>, u64),
     /// The next connection's number.
     pub(super) next: u64,
     /// Whether to leave once nothing is left to do.
@@ -145,12 +156,13 @@ impl Server {
     }
 
     fn accept(&mut self, listener: &UnixListener) {
-        while let Ok((stream, _)) = listener.accept() {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let Ok((stream, _)) = listener.accept() else { return };
             let admitted = match listen::peer(&stream) {
                 Ok((uid, pid)) => {
                     let known = uid == 0 || uid == self.settings.uids.frontend;
                     if !known {
-                        tracing::warn!(uid, pid, "refused a client: neither root nor uids.frontend");
+                        self.complain(uid, pid);
                     }
                     known
                 }
@@ -171,6 +183,17 @@ impl Server {
                 self.next += 1;
             }
         }
+    }
+
+    /// Logs a client that is refused, but no more often than is of use: whoever may connect could fill the disk.
+    fn complain(&mut self, uid: u32, pid: i32) {
+        let (last, more) = &mut self.complained;
+        if last.is_some_and(|last| last.elapsed() < COMPLAINT) {
+            *more += 1;
+            return;
+        }
+        tracing::warn!(uid, pid, others = *more, "refused a client: neither root nor uids.frontend");
+        self.complained = (Some(Instant::now()), 0);
     }
 
     /// Reads the waiting signals; true if one of them means to stop.
@@ -221,6 +244,11 @@ impl Server {
         } else {
             connection.next()
         };
+        if self.connections.values().map(Connection::held).sum::<usize>() > HELD_MAX {
+            tracing::warn!("closed a client: all together send more than {HELD_MAX} bytes at once");
+            self.close(id);
+            return;
+        }
         self.turn(id, turn);
     }
 
@@ -259,14 +287,23 @@ impl Server {
         for _ in 0..16 {
             let Some(domain) = self.domains.get_mut(&uuid) else { return };
             let Some(link) = &domain.link else { return };
-            match packet::receive(link) {
-                Ok(packet::Received::Nothing) => return,
-                Ok(packet::Received::Packet(bytes)) => match serde_json::from_slice(&bytes) {
-                    Ok(report) => self.report(uuid, report),
-                    Err(error) => tracing::warn!(domain = %uuid, %error, "a supervisor talks nonsense"),
-                },
-                Ok(packet::Received::End | packet::Received::TooLong) | Err(_) => {
+            let received = packet::receive(link);
+            if matches!(received, Ok(packet::Received::Nothing)) {
+                return;
+            }
+            domain.heard += 1;
+            let report = match received {
+                Ok(packet::Received::Packet(bytes)) => serde_json::from_slice(&bytes).ok(),
+                Ok(packet::Received::End) => {
                     domain.link = None;
+                    return;
+                }
+                _ => None,
+            };
+            match report {
+                Some(report) if domain.heard <= REPORTS_MAX => self.report(uuid, report),
+                _ => {
+                    domain.distrust();
                     return;
                 }
             }

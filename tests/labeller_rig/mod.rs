@@ -137,6 +137,11 @@ impl Rig {
         }
     }
 
+    /// The pid of the labeller that serves.
+    pub fn pid(&self) -> u32 {
+        self.labeller.as_ref().unwrap().id()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("labeller.txt")).unwrap_or_default()
     }
