@@ -1,6 +1,7 @@
 //! A hundred domains at once: start, run paused, stop, and nothing left. Root only.
 //!
 //! `cargo bench --bench many` prints how long each part takes and what the supervisors and the labeller weigh.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

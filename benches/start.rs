@@ -3,6 +3,7 @@
 //! `cargo bench --bench start` runs both alternately in one process, so that a noisy machine hits both alike, and
 //! prints medians and their ratio. Bare means: the same program, arguments and descriptors, no svirt process, no
 //! confinement, the same QMP handshake and `cont`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! How long it takes to read a definition: a typical one, and the largest that runs in practice.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use divan::Bencher;
 use svirt::conf::{domain_xml, xml::Document};

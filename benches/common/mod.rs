@@ -1,5 +1,5 @@
 //! A labeller of our own in a directory of our own, for benchmarks that start domains.
-#![allow(dead_code, reason = "each benchmark uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;

@@ -59,7 +59,7 @@ pub(super) struct Subject {
 
 impl Subject {
     /// Finds a domain by name or uuid, or takes a pid as it is.
-    pub fn find(domain: Option<&str>, pid: Option<i32>, settings: &Settings) -> Result<Self, Failure> {
+    pub(super) fn find(domain: Option<&str>, pid: Option<i32>, settings: &Settings) -> Result<Self, Failure> {
         let Some(name) = domain else {
             let pid = pid.ok_or_else(|| Failure::plain("no domain and no pid is given", "name one"))?;
             return Ok(Self {
@@ -85,7 +85,7 @@ impl Subject {
     }
 
     /// Reads every process.
-    pub fn read(&self) -> Result<Vec<ProcessFacts>, Failure> {
+    pub(super) fn read(&self) -> Result<Vec<ProcessFacts>, Failure> {
         self.processes.iter().map(|(role, pid)| read::process(role, *pid).map_err(unreadable)).collect()
     }
 }

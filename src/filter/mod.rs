@@ -1,8 +1,8 @@
 //! System call filters: named rules in, a BPF program out, and an interpreter that judges any program. Pure.
 //!
 //! Fragments (`labels/seccomp/*.toml`) are parsed by [`fragment`] into a [`Filter`], which says for each system
-//! call what becomes of it; [`compile`] turns it into classic BPF, [`Filter::eval`] is what that program must
-//! agree with, and [`interpret`] and [`judge`] read any program, also one that was dumped from a foreign process.
+//! call what becomes of it; [`compile()`] turns it into classic BPF, [`Filter::eval`] is what that program must
+//! agree with, and [`interpret`] and [`judge()`] read any program, also one that was dumped from a foreign process.
 //! [`own`] holds the ceiling and the filters of svirt's own processes. Nothing here loads a filter: that is `sys::seccomp`.
 #![forbid(unsafe_code)]
 

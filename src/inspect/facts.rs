@@ -21,7 +21,7 @@ pub struct ProcessFacts {
     /// Ids, capability sets and seccomp state of the main thread.
     pub status: Status,
     /// Threads whose status differs from the main thread's: thread id and the names of what differs.
-    pub odd_threads: Vec<(i32, Vec<String>)>,
+    pub odd_threads: Vec<OddThread>,
     /// How many threads there are.
     pub threads: usize,
     /// The seccomp programs, oldest first; `None` where they could not be read.
@@ -65,6 +65,9 @@ pub struct Status {
     /// Its pid in each nested pid namespace, outermost first.
     pub nested_pids: Vec<i32>,
 }
+
+/// A thread's id, and the names of what differs from the main thread.
+pub type OddThread = (i32, Vec<String>);
 
 /// The five capability sets as masks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -51,7 +51,7 @@ pub fn process(role: &str, pid: i32) -> Result<ProcessFacts, ReadError> {
 }
 
 /// Counts the threads and names those whose status differs from the main thread's.
-fn threads(dir: &ProcDir, main: &facts::Status) -> io::Result<(usize, Vec<(i32, Vec<String>)>)> {
+fn threads(dir: &ProcDir, main: &facts::Status) -> io::Result<(usize, Vec<facts::OddThread>)> {
     let names = dir.list("task")?;
     let odd = names
         .iter()

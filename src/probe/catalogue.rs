@@ -241,7 +241,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "open a packet socket",
         gain: "every packet of the host's networks",
         closes: NET,
-        run: |_| Ok(drop(socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?)),
+        run: |_| raw_socket(AddressFamily::Packet),
     },
     Attack {
         id: "host-netlink",
@@ -249,7 +249,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "open a netlink socket",
         gain: "a large part of the kernel's attack surface",
         closes: FILTER,
-        run: |_| Ok(drop(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?)),
+        run: |_| raw_socket(AddressFamily::Netlink),
     },
     Attack {
         id: "kernel-bpf",
@@ -378,6 +378,12 @@ fn read_first(path: &str) -> io::Result<()> {
 
 fn connect(path: &String) -> io::Result<()> {
     UnixStream::connect(path).map(drop)
+}
+
+/// Opens a raw socket of a family and closes it.
+fn raw_socket(family: AddressFamily) -> io::Result<()> {
+    socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(())
 }
 
 /// Makes a file of this process's own name and removes it.

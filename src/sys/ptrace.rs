@@ -10,6 +10,8 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use super::seccomp::Instruction;
+
 /// `PTRACE_SECCOMP_GET_FILTER` of linux/ptrace.h; neither libc nor nix names it.
 const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
 
@@ -41,8 +43,8 @@ impl Drop for Seized {
     }
 }
 
-/// The seccomp programs of a thread, oldest first: `(code, jt, jf, k)` for each instruction.
-pub fn seccomp_filters(pid: i32) -> io::Result<Vec<Vec<(u16, u8, u8, u32)>>> {
+/// The seccomp programs of a thread, oldest first.
+pub fn seccomp_filters(pid: i32) -> io::Result<Vec<Vec<Instruction>>> {
     let seized = Seized::stop(pid)?;
     let mut programs = Vec::new();
     for index in 0..FILTERS_MAX {
@@ -58,7 +60,7 @@ pub fn seccomp_filters(pid: i32) -> io::Result<Vec<Vec<(u16, u8, u8, u32)>>> {
 }
 
 /// One program of a stopped thread.
-fn filter(pid: Pid, index: usize) -> Result<Vec<(u16, u8, u8, u32)>, Errno> {
+fn filter(pid: Pid, index: usize) -> Result<Vec<Instruction>, Errno> {
     let mut program = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; INSTRUCTIONS_MAX];
     // SAFETY: the buffer holds BPF_MAXINSNS instructions, the most that the kernel writes, and lives over the call;
     // the thread is ours and stopped, which `Seized` upholds.

@@ -51,10 +51,13 @@ pub struct Rig {
     first_uid: u32,
 }
 
+/// Owner, group, mode, size, label and inode of one file.
+type FileState = (u32, u32, u32, u64, Option<String>, u64);
+
 /// What a start must leave as it was.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    files: BTreeMap<PathBuf, (u32, u32, u32, u64, Option<String>, u64)>,
+    files: BTreeMap<PathBuf, FileState>,
     mounts: String,
     cgroups: Vec<String>,
     processes: Vec<u32>,
