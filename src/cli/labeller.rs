@@ -29,10 +29,13 @@ pub(super) fn running(settings: &Settings) -> Result<Option<Labeller>, Failure> 
     }
 }
 
-/// Makes sure that a labeller runs. Only root can start one.
-pub(super) fn ensure(settings: &Settings, config: &Path) -> Result<(), Failure> {
-    if running(settings)?.is_some() {
-        return Ok(());
+/// Connects to the labeller, started if need be; only root can start one.
+///
+/// The connection is kept until it is used: a labeller on demand leaves some seconds after its last client, and on a
+/// slow machine reading the host takes longer.
+pub(super) fn ensure(settings: &Settings, config: &Path) -> Result<Labeller, Failure> {
+    if let Some(labeller) = running(settings)? {
+        return Ok(labeller);
     }
     let program = find(settings)?;
     let log = Path::new(&settings.paths.run).join("labeller.log");
@@ -40,7 +43,7 @@ pub(super) fn ensure(settings: &Settings, config: &Path) -> Result<(), Failure> 
         Failure::plain(format!("cannot start {}: {error}", program.display()), "install svirt whole")
     })?;
     match running(settings)? {
-        Some(_) => Ok(()),
+        Some(labeller) => Ok(labeller),
         None => Err(Failure::plain(
             format!("{PROGRAM} does not serve{}", last_line(&log)),
             format!("read {}; `svirt config check` tells whether the configuration is good", log.display()),

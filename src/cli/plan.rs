@@ -19,20 +19,19 @@ pub(super) fn run(wanted: &Plan, config: &Path) -> Result<(), Failure> {
     let settings = config::load(config)?;
     let definition = Definition::open(&wanted.definition)?;
     let facts = host::read(&settings);
-    let root = privilege::is_root();
-    if root {
+    let mut labeller = None;
+    if privilege::is_root() {
         // It reads the image headers, so that nothing with privilege parses them.
-        labeller::ensure(&settings, config)?;
+        labeller = Some(labeller::ensure(&settings, config)?);
         privilege::drop_all(&settings)?;
     }
     let domain = definition.parse()?;
-    let (prepared, survey) =
-        if let Some(mut labeller) = root.then(|| labeller::running(&settings)).transpose()?.flatten() {
-            let prepared = driver::prepare(domain, &settings, &mut LabellerProber(&mut labeller));
-            (prepared, labeller.survey().map_err(|error| failure(&error))?)
-        } else {
-            (driver::prepare(domain, &settings, &mut OwnProber::new(&settings)), Survey::default())
-        };
+    let (prepared, survey) = if let Some(labeller) = &mut labeller {
+        let prepared = driver::prepare(domain, &settings, &mut LabellerProber(labeller));
+        (prepared, labeller.survey().map_err(|error| failure(&error))?)
+    } else {
+        (driver::prepare(domain, &settings, &mut OwnProber::new(&settings)), Survey::default())
+    };
     let prepared = prepared.map_err(|error| failure(&error))?;
     let plan =
         prepared.plan(&facts, &settings, &survey, driver::draw(), false).map_err(|error| failure(&error))?;

@@ -33,13 +33,12 @@ pub(super) fn run(wanted: &Run, config: &Path, quiet: bool) -> Result<(), Failur
     }
     let settings = config::load(config)?;
     let definition = Definition::open(&wanted.definition)?;
-    labeller::ensure(&settings, config)?;
+    let mut labeller = labeller::ensure(&settings, config)?;
     let facts = host::read(&settings);
     privilege::drop_all(&settings)?;
     // Only now: a labeller that was started with these signals blocked would keep them so.
     let signals = attach::signals()?;
     let domain = definition.parse()?;
-    let mut labeller = Labeller::connect(&settings).map_err(|error| failure(&error))?;
     let launch = driver::start(&mut labeller, domain, &facts, &settings, wanted.paused)
         .map_err(|error| failure(&error))?;
     if !quiet {
