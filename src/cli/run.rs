@@ -47,7 +47,8 @@ pub(super) fn run(wanted: &Run, config: &Path, quiet: bool) -> Result<(), Failur
     if wanted.detach {
         return Ok(());
     }
-    Foreground::new(launch, labeller, signals, settings, quiet)?.serve()
+    drop(labeller);
+    Foreground::new(launch, signals, settings, quiet)?.serve()
 }
 
 fn announce(launch: &Launch, paused: bool) {
@@ -67,7 +68,7 @@ struct Foreground {
     name: String,
     uuid: DomainUuid,
     control: String,
-    labeller: Labeller,
+    settings: Settings,
     signals: SignalFd,
     /// Readable once the domain is gone.
     gone: UnixStream,
@@ -79,13 +80,7 @@ struct Foreground {
 }
 
 impl Foreground {
-    fn new(
-        launch: Launch,
-        labeller: Labeller,
-        signals: SignalFd,
-        settings: Settings,
-        quiet: bool,
-    ) -> Result<Self, Failure> {
+    fn new(launch: Launch, signals: SignalFd, settings: Settings, quiet: bool) -> Result<Self, Failure> {
         let uuid = launch.plan.domain.uuid;
         // The reply to this request comes at the end, so it has a connection of its own.
         let mut waiter = Labeller::connect(&settings).map_err(|error| failure(&error))?;
@@ -100,7 +95,7 @@ impl Foreground {
             name: launch.plan.domain.name.to_string(),
             uuid,
             control: launch.started.control,
-            labeller,
+            settings,
             signals,
             gone,
             ended,
@@ -184,8 +179,13 @@ impl Foreground {
         if !self.killed {
             self.killed = true;
             self.say(&format!("ending {}", self.name));
-            // That it is gone already is as good.
-            let _ = self.labeller.kill(self.uuid);
+            // A new connection: the labeller closes one that has been silent for minutes. A refusal means that the
+            // domain is gone already, which is as good; without an answer the next signal tries again.
+            let killed = Labeller::connect(&self.settings).and_then(|mut labeller| labeller.kill(self.uuid));
+            if let Err(error @ (DriverError::Io { .. } | DriverError::Protocol(_))) = killed {
+                self.killed = false;
+                self.say(&format!("cannot end it: {}", error.refusal().rule));
+            }
         }
         Ok(())
     }
