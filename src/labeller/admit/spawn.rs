@@ -21,6 +21,8 @@ const ENV_MAX: usize = 32;
 const PROGRAM_MAX: usize = 4096;
 const RULES_MAX: usize = 64;
 const FDS_MAX: usize = 4096;
+/// A supervisor's: 64 consoles with their five each, servers, and the monitor. The labeller keeps copies of them.
+const SUPERVISOR_FDS_MAX: usize = 512;
 
 impl Admission<'_> {
     pub(super) fn spawn(&self, spawn: &Spawn) -> Result<(), Refusal> {
@@ -45,7 +47,7 @@ impl Admission<'_> {
         let refuse = |object: &str, rule: &str| {
             Err(policy("start a supervisor with", object.into(), rule, "plan again"))
         };
-        if spec.fds.len() > FDS_MAX || spec.consoles.len() > 64 || spec.vncs.len() > 8 {
+        if spec.fds.len() > SUPERVISOR_FDS_MAX || spec.consoles.len() > 64 || spec.vncs.len() > 8 {
             return refuse("its descriptors", "there are too many");
         }
         if spec.vncs.iter().any(|vnc| vnc.max_clients == 0 || vnc.max_clients > 256) {
