@@ -106,6 +106,7 @@ fn nothing_that_svirt_makes_can_be_written_by_others() {
         }
     }
     assert!(found.is_empty(), "{found:?}");
+    assert_eq!(std::fs::read_link(format!("/proc/{}/cwd", rig.pid())).unwrap(), Path::new("/"));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", started.qemu_pid)).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");

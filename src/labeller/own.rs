@@ -5,7 +5,7 @@ use std::io;
 use caps::Capability;
 
 use crate::filter::own;
-use crate::sys::{enter, mount, process, seccomp};
+use crate::sys::{enter, mount, process, rlimit, seccomp};
 
 /// What is kept, and why. Everything else leaves the bounding set, so that no child can have it either.
 const KEPT: [(Capability, &str); 11] = [
@@ -35,6 +35,10 @@ pub(super) fn confine(io_uring: bool) -> io::Result<()> {
     let program = own::labeller(io_uring).map_err(io::Error::other)?;
     let program: Vec<seccomp::Instruction> = program.0.iter().map(|i| (i.0, i.1, i.2, i.3)).collect();
     process::set_umask(0);
+    // Started on demand it would keep a directory of somebody else's busy.
+    std::env::set_current_dir("/")?;
+    // A deep chain has hundreds of layers, each one a descriptor; the shell's soft limit is 1024.
+    rlimit::set(rlimit::Kind::Nofile, rlimit::hard(rlimit::Kind::Nofile))?;
     mount::enter_slave_namespace()?;
     process::become_subreaper()?;
     let mask = KEPT.iter().fold(0, |mask, (capability, _)| mask | capability.bitmask());

@@ -59,6 +59,8 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
     let journals = directories(&settings).map_err(step("make its directories"))?;
     let _only_one = only_one(&settings.paths.run)?;
     let libexec = libexec(&settings).map_err(step("find its own directory"))?;
+    // Confinement moves it to the root directory.
+    let socket = options.socket.map(std::path::absolute).transpose().map_err(step("name its socket"))?;
     own::confine(settings.confinement.io_uring).map_err(step("confine itself"))?;
     let mut server = Server {
         selinux: selinux::running(),
@@ -78,8 +80,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         idle: None,
     };
     server.recover().map_err(step("take over what an earlier labeller left"))?;
-    let socket =
-        options.socket.unwrap_or_else(|| Path::new(&server.settings.paths.run).join("labeller.sock"));
+    let socket = socket.unwrap_or_else(|| Path::new(&server.settings.paths.run).join("labeller.sock"));
     let listener = bind(&socket).map_err(step("bind its socket"))?;
     if let Some(ready) = options.ready {
         server::say_ready(&ready).map_err(step("say that it is ready"))?;
