@@ -39,6 +39,7 @@ fn plan() -> Spawn {
         confinement: Confinement {
             uid: 1_911_100_000,
             gid: 1_911_100_000,
+            groups: Vec::new(),
             root: RootSpec { files: vec![], devices: vec![DeviceNode::Null, DeviceNode::Urandom] },
             landlock: LandlockSpec { abi: 7, rules: vec![LandlockRule { path: "/".into(), access: all }] },
             rlimits: vec![Rlimit { resource: RlimitKind::Core, value: Some(0) }],

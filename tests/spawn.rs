@@ -66,6 +66,7 @@ fn confinement(uid: u32) -> Confinement {
     Confinement {
         uid,
         gid: uid,
+        groups: Vec::new(),
         root: RootSpec {
             files: vec![RootFile { slot: slot("kernel"), place: RootPlace::Kernel }],
             devices: vec![DeviceNode::Null, DeviceNode::Urandom],

@@ -376,7 +376,7 @@ fn strangers_and_rubbish_are_turned_away() {
     greet(rig.monitor.as_ref().unwrap(), "query-status");
     let as_uid = |uid: u32| {
         let child = process::fork(|| {
-            cred::set_ids(uid, uid).unwrap();
+            cred::set_ids(uid, uid, &[]).unwrap();
             match rig.ask(&Verb::Status) {
                 Answer::Status(_) => 0,
                 Answer::Refused(refusal) if refusal.rule.contains(&uid.to_string()) => 1,
@@ -397,7 +397,7 @@ fn strangers_and_rubbish_are_turned_away() {
     }
     // Connections of strangers take nobody's place, however many there are and however long they stay.
     let crowd = process::fork(|| {
-        cred::set_ids(1235, 1235).unwrap();
+        cred::set_ids(1235, 1235, &[]).unwrap();
         let crowd: Vec<_> = (0..40).map(|_| rig.connect("control")).collect();
         std::thread::sleep(Duration::from_secs(30));
         crowd.len() as i32

@@ -28,7 +28,7 @@ pub(super) fn drop_all(settings: &Settings) -> Result<(), Refusal> {
     };
     let uid = settings.uids.frontend;
     cred::drop_bounding().map_err(|error| refused("empty the bounding set", error))?;
-    cred::set_ids(uid, uid).map_err(|error| refused("change the user", error))?;
+    cred::set_ids(uid, uid, &[]).map_err(|error| refused("change the user", error))?;
     cred::clear_capabilities().map_err(|error| refused("empty the capability sets", error))?;
     cred::set_no_new_privs().map_err(|error| refused("set no_new_privs", error))?;
     landlock::restrict_to_nothing().map_err(|error| refused("restrict the file accesses", error))?;

@@ -13,6 +13,8 @@ pub struct HostFacts {
     pub selinux: Option<SelinuxFacts>,
     /// Whether `/dev/kvm` opens and answers.
     pub kvm: bool,
+    /// The group that may open `/dev/kvm`, where not everybody may.
+    pub kvm_group: Option<u32>,
     /// The emulators that the configuration names and that are there.
     pub emulators: Vec<Emulator>,
     /// CPUs online.

@@ -51,9 +51,11 @@ pub fn plan(request: Request<'_>) -> Result<(Confinement, Vec<String>), Refusal>
         devices.push(DeviceNode::Kvm);
     }
     devices.sort_unstable();
+    let kvm = devices.contains(&DeviceNode::Kvm);
     let confinement = Confinement {
         uid: request.uid,
         gid: request.uid,
+        groups: request.host.kvm_group.filter(|_| kvm).into_iter().collect(),
         landlock: landlock::spec(request.host.landlock_abi, &devices),
         root: RootSpec { files: request.root_files, devices },
         rlimits: limits::rlimits(request.domain, request.fds),

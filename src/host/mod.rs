@@ -22,10 +22,19 @@ pub fn read(settings: &Settings) -> HostFacts {
         landlock_abi: crate::sys::landlock::kernel_abi(),
         selinux: selinux(),
         kvm: crate::sys::kvm::check().is_ok(),
+        kvm_group: kvm_group(),
         emulators: emulator::versions(settings),
         cpus: cpus().unwrap_or(1),
         memory: (system.totalram as u64).saturating_mul(u64::from(system.mem_unit)),
     }
+}
+
+/// Debian gives `/dev/kvm` to the group kvm (mode 0660); other hosts let everybody open it.
+fn kvm_group() -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let node = fs::metadata("/dev/kvm").ok()?;
+    let everybody = node.mode() & 0o006 == 0o006;
+    (!everybody && node.mode() & 0o060 == 0o060 && node.gid() != 0).then(|| node.gid())
 }
 
 fn selinux() -> Option<SelinuxFacts> {

@@ -88,11 +88,11 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
 }
 
 /// What holds for every process that svirt starts below itself.
-fn common(uid: u32, gid: u32, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+fn common(uid: u32, gid: u32, groups: &[u32], facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let status = &facts.status;
     notes.expect("uids", [uid; 4], status.uids);
     notes.expect("gids", [gid; 4], status.gids);
-    notes.expect("supplementary groups", Vec::new(), status.groups.clone());
+    notes.expect("supplementary groups", groups.to_vec(), status.groups.clone());
     for (name, set) in status.capabilities.sets() {
         notes.expect(format!("capability set {name}"), format!("{:016x}", 0), format!("{set:016x}"));
     }
@@ -119,7 +119,7 @@ fn filter(planned: &SeccompProgram, facts: &ProcessFacts, notes: &mut Notes<'_>)
 
 fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let planned = &spawn.confinement;
-    common(planned.uid, planned.gid, facts, notes);
+    common(planned.uid, planned.gid, &planned.groups, facts, notes);
     filter(&planned.seccomp, facts, notes);
     for name in OWN_NAMESPACES {
         match facts.namespaces.get(name) {
@@ -143,7 +143,7 @@ fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, note
 
 fn supervisor(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let planned = &spawn.supervisor;
-    common(planned.uid, planned.uid, facts, notes);
+    common(planned.uid, planned.uid, &[], facts, notes);
     filter(&planned.seccomp, facts, notes);
     if let Some(label) = &planned.selinux_label {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());

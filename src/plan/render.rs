@@ -205,7 +205,11 @@ fn quoted(argument: &str) -> String {
 }
 
 fn render_confinement(out: &mut String, c: &Confinement) -> std::fmt::Result {
-    writeln!(out, "  ids            uid {} gid {}, no supplementary groups", c.uid, c.gid)?;
+    let groups = match c.groups.first() {
+        Some(group) => format!("group {group} for /dev/kvm"),
+        None => "no supplementary groups".to_owned(),
+    };
+    writeln!(out, "  ids            uid {} gid {}, {groups}", c.uid, c.gid)?;
     writeln!(out, "  capabilities   none: effective, permitted, inheritable, bounding, ambient")?;
     writeln!(out, "  no_new_privs   set")?;
     writeln!(out, "  namespaces     pid ipc uts net mount cgroup, each its own")?;

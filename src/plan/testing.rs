@@ -22,6 +22,7 @@ pub(crate) fn host(selinux: bool) -> HostFacts {
         kernel_release: "6.1.0".into(),
         landlock_abi: 2,
         selinux: selinux.then_some(SelinuxFacts { enforcing: true }),
+        kvm_group: None,
         kvm: true,
         emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }],
         cpus: 2,

@@ -15,8 +15,10 @@ use crate::base::Slot;
 pub struct Confinement {
     /// Real, effective, saved and file system uid.
     pub uid: u32,
-    /// The same for the gid; there are no supplementary groups.
+    /// The same for the gid.
     pub gid: u32,
+    /// Supplementary groups: none, or the one that may open `/dev/kvm` where that node is in the root.
+    pub groups: Vec<u32>,
     /// The minimal root.
     pub root: RootSpec,
     /// The Landlock ruleset.

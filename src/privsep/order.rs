@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::op::{FdGrant, Op, Spawn, UidRole};
+use super::op::{DeviceNode, FdGrant, Op, Spawn, UidRole};
 use super::supervisor::FIRST_PLAN_FD;
 use crate::base::Slot;
 
@@ -223,6 +223,10 @@ impl Checker {
         self.run_as(at, spawn.supervisor.uid, UidRole::Supervisor)?;
         if spawn.confinement.gid != spawn.confinement.uid {
             return Err(OrderError::UidUnleased { at, uid: spawn.confinement.gid });
+        }
+        let kvm = spawn.confinement.root.devices.contains(&DeviceNode::Kvm);
+        if let Some(group) = spawn.confinement.groups.get(usize::from(kvm)) {
+            return Err(OrderError::UidUnleased { at, uid: *group });
         }
         self.grants(at, &spawn.fds, 3, &[Held::ChannelEnd, Held::Image, Held::Tap])?;
         self.grants(at, &spawn.supervisor.fds, FIRST_PLAN_FD, &[Held::ChannelEnd, Held::Outside])?;

@@ -33,14 +33,15 @@ pub fn clear_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
 }
 
-/// Sets real, effective and saved gid and uid, with no supplementary group.
-pub fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
+/// Sets real, effective and saved gid and uid, and exactly these supplementary groups.
+pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     // -1 means "leave as it is" to the kernel.
-    if uid == u32::MAX || gid == u32::MAX {
+    if uid == u32::MAX || gid == u32::MAX || groups.contains(&u32::MAX) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    set_thread_groups(&[])?;
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    set_thread_groups(&groups)?;
     set_thread_res_gid(gid, gid, gid)?;
     Ok(set_thread_res_uid(uid, uid, uid)?)
 }

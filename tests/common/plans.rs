@@ -60,6 +60,7 @@ pub fn host(name: &str) -> HostFacts {
         landlock_abi: 2,
         selinux: (name != "selinux-none").then_some(SelinuxFacts { enforcing: true }),
         kvm: true,
+        kvm_group: Some(108),
         emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }],
         cpus: 2,
         memory: 8 << 30,

@@ -257,6 +257,7 @@ impl Rig {
             confinement: Confinement {
                 uid,
                 gid: uid,
+                groups: Vec::new(),
                 root: RootSpec { files: vec![], devices: vec![DeviceNode::Null] },
                 landlock: LandlockSpec {
                     abi: landlock::kernel_abi().min(5),

@@ -512,7 +512,7 @@ fn become_supervisor(file: &OwnedFd, placed: &[(i32, i32)], privileged: bool) ->
     assert_eq!(kept, [file.as_raw_fd()], "the program's descriptor stands on a planned number");
     if !privileged {
         cred::drop_bounding().unwrap();
-        cred::set_ids(UID, UID).unwrap();
+        cred::set_ids(UID, UID, &[]).unwrap();
         cred::clear_capabilities().unwrap();
         cred::set_no_new_privs().unwrap();
     }

@@ -23,6 +23,7 @@ fn spawn_op(settings: &Settings) -> Spawn {
         confinement: Confinement {
             uid: settings.uids.domains.first,
             gid: settings.uids.domains.first,
+            groups: Vec::new(),
             root: RootSpec { files: vec![], devices: vec![DeviceNode::Null] },
             landlock: LandlockSpec {
                 abi: 5,

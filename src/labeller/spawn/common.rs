@@ -133,8 +133,7 @@ pub(super) fn library_rules() -> Vec<(std::path::PathBuf, Allow)> {
 
 /// Gives up every privilege: the order is what each step still needs of the ones after it.
 pub(super) fn give_up(
-    uid: u32,
-    gid: u32,
+    (uid, gid, groups): (u32, u32, &[u32]),
     limits: &[(rlimit::Kind, Option<u64>)],
     ruleset: impl FnOnce() -> std::io::Result<Prepared>,
     floor: bool,
@@ -145,7 +144,7 @@ pub(super) fn give_up(
     cred::drop_bounding().at(Step::BoundingSet)?;
     // Opens the rules' paths, which need not be searchable for the new uid.
     let ruleset = ruleset().at(Step::LandlockRules)?;
-    cred::set_ids(uid, gid).at(Step::Ids)?;
+    cred::set_ids(uid, gid, groups).at(Step::Ids)?;
     cred::clear_capabilities().at(Step::Capabilities)?;
     cred::set_no_new_privs().at(Step::Capabilities)?;
     ruleset.restrict_self().at(Step::Landlock)?;

@@ -131,6 +131,6 @@ impl Plan<'_> {
             );
             common::ruleset(&rules, abi)
         };
-        common::give_up(helper.uid, helper.uid, self.rlimits, ruleset, helper.reach.is_some())
+        common::give_up((helper.uid, helper.uid, &[]), self.rlimits, ruleset, helper.reach.is_some())
     }
 }

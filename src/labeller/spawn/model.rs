@@ -30,6 +30,7 @@ pub(super) struct Model<'a> {
     command: Command,
     uid: u32,
     gid: u32,
+    groups: &'a [u32],
     selinux: Option<&'a str>,
     root: RootMounts,
     cgroup: Option<&'a DomainCgroup>,
@@ -68,6 +69,7 @@ impl<'a> Model<'a> {
             command: Command::new(&spawn.program, &spawn.argv, &spawn.env)?,
             uid: held.uid,
             gid: held.gid,
+            groups: kvm_group(&held.groups)?,
             selinux: held.selinux_exec.as_deref(),
             root: RootMounts::make(&held.root, fds, root, held.selinux_exec.is_some())?,
             cgroup,
@@ -109,7 +111,7 @@ impl<'a> Model<'a> {
         process::place_fds(&placed, kept).at(Step::Descriptors)?;
         let [report, handoff] = &*kept;
         let ruleset = || common::ruleset(&self.landlock, self.abi);
-        common::give_up(self.uid, self.gid, &self.rlimits, ruleset, true)?;
+        common::give_up((self.uid, self.gid, self.groups), &self.rlimits, ruleset, true)?;
         wait_for_go(report)?;
         let (argv, env) = (self.command.argv(), self.command.env());
         let listener = seccomp::load_with_listener(&self.filter).at(Step::Filter)?;
@@ -205,6 +207,20 @@ fn device_place(node: DeviceNode) -> (&'static str, &'static str, (u32, u32)) {
         DeviceNode::Null => ("/dev/null", "dev/null", (1, 3)),
         DeviceNode::Urandom => ("/dev/urandom", "dev/urandom", (1, 9)),
     }
+}
+
+/// The groups of a plan, which may hold the one of `/dev/kvm` and no other.
+fn kvm_group(groups: &[u32]) -> Result<&[u32], SpawnError> {
+    if groups.is_empty() {
+        return Ok(groups);
+    }
+    let (host, ..) = device_place(DeviceNode::Kvm);
+    let own = || SpawnError::own("take the group of", Path::new(host));
+    let owner = rustix::fs::stat(host).map_err(|error| own()(error.into()))?.st_gid;
+    if owner == 0 || groups != [owner] {
+        return Err(own()(std::io::Error::from_raw_os_error(libc::EPERM)));
+    }
+    Ok(groups)
 }
 
 /// A mount of one of the host's device nodes, and of no other object that stands under its name.

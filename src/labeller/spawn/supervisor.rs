@@ -94,7 +94,7 @@ impl<'a> Supervisor<'a> {
             [(rlimit::Kind::Core, Some(0)), (rlimit::Kind::Fsize, rlimit::hard(rlimit::Kind::Fsize))];
         let abi = landlock::effective_abi(u32::MAX);
         let uid = self.bootstrap.spec.uid;
-        common::give_up(uid, uid, &limits, || common::ruleset(&self.rules, abi), true)?;
+        common::give_up((uid, uid, &[]), &limits, || common::ruleset(&self.rules, abi), true)?;
         let (argv, env) = (self.command.argv(), self.command.env());
         Err(Failure {
             step: Step::Exec,
