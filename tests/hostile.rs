@@ -122,7 +122,7 @@ fn strangers_and_greedy_clients_cost_little() {
     rig.serve("");
     let socket = rig.path("run/labeller.sock");
     let child = svirt::sys::process::fork(|| {
-        svirt::sys::cred::set_ids(65_534, 65_534).unwrap();
+        svirt::sys::cred::set_ids(65_534, 65_534, &[]).unwrap();
         for _ in 0..2000 {
             drop(UnixStream::connect(&socket));
         }

@@ -101,10 +101,13 @@ pub struct Rig {
     first_uid: u32,
 }
 
+/// Owner, group, mode, size, inode and extended attributes of one file.
+type FileState = (u32, u32, u32, u64, u64, Vec<String>);
+
 /// What a domain must leave as it was.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    files: BTreeMap<PathBuf, (u32, u32, u32, u64, u64, Vec<String>)>,
+    files: BTreeMap<PathBuf, FileState>,
     mounts: Vec<String>,
     cgroups: Vec<String>,
     processes: Vec<i32>,
