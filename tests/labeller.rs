@@ -237,7 +237,7 @@ fn clients_are_bounded_and_checked() {
     std::fs::set_permissions(rig.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = rig.path("run/labeller.sock");
     let child = svirt::sys::process::fork(move || {
-        cred::set_ids(4242, 4242).unwrap();
+        cred::set_ids(4242, 4242, &[]).unwrap();
         let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
         let frame = svirt::privsep::wire::encode(&svirt::privsep::request::Request::Survey).unwrap();
         let _ = stream.write_all(&frame);
