@@ -70,7 +70,7 @@ impl DomainCgroup {
         self.unified.as_ref().map(AsFd::as_fd)
     }
 
-    /// Controller and open `cgroup.procs` of each version 1 hierarchy.
+    /// Controller and open `tasks` of each version 1 hierarchy.
     pub fn join_files(&self) -> impl Iterator<Item = (&'static str, &File)> {
         self.join.iter().map(|(name, file)| (*name, file))
     }
@@ -242,7 +242,9 @@ fn create_legacy(controller: &'static str, dir: &Path, limits: &CgroupLimits) ->
             }
         }
     }
-    let procs = dir.join("cgroup.procs");
+    // Whoever joins has one thread and writes 0, for itself: through `tasks` the kernel then moves it without the lock
+    // over all forks of the host, which `cgroup.procs` takes and which waits for an RCU grace period (7 ms).
+    let procs = dir.join("tasks");
     at("open", &procs, File::options().write(true).custom_flags(libc::O_CLOEXEC).open(&procs))
 }
 
