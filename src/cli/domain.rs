@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use super::exit::Failure;
-use super::labeller::{failure, running};
+use super::labeller::{ensure, failure, running};
 use super::{config, privilege};
 use crate::driver::{Control, Labeller};
 use crate::privsep::request::{DomainStatus, Survey};
+use crate::settings::Settings;
 
 /// A labeller, with this process no longer privileged.
 pub(super) struct Host {
-    /// The connection; `None` where no labeller runs, and so no domain does.
+    /// The connection; `None` where no labeller runs and none has left a domain behind.
     pub(super) labeller: Option<Labeller>,
 }
 
@@ -21,8 +22,12 @@ impl Host {
             return Err(Failure::needs_root(command));
         }
         let settings = config::load(config)?;
+        // Domains go on when a labeller is killed: the next one takes them over, and only it knows them.
+        let mut labeller = if has_left(&settings) { Some(ensure(&settings, config)?) } else { None };
         privilege::drop_all(&settings)?;
-        let labeller = running(&settings)?;
+        if labeller.is_none() {
+            labeller = running(&settings)?;
+        }
         Ok(Self { labeller })
     }
 
@@ -42,6 +47,12 @@ impl Host {
             _ => Err(Failure::no_domain(name)),
         }
     }
+}
+
+/// Whether there is a journal, and so a domain that may run.
+fn has_left(settings: &Settings) -> bool {
+    std::fs::read_dir(Path::new(&settings.paths.state).join("journal"))
+        .is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// By name first: a name may look like somebody else's uuid, and names are what people type.
