@@ -29,7 +29,7 @@ use crate::sys::process::Child;
 
 /// How long a supervisor may take to say how the device model ended, and to leave.
 const FAREWELL: Duration = Duration::from_millis(1500);
-/// How many supervisors are started for one domain within [`REPLACE_WITHIN`].
+/// How many supervisors are started for one domain within [`REPLACE_WITHIN`]; a further one waits until then.
 const REPLACE_MOST: usize = 5;
 const REPLACE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -237,6 +237,17 @@ impl Domain {
         true
     }
 
+    /// When a domain that has lost too many supervisors may have another one.
+    pub(super) fn replace_at(&self) -> Option<Instant> {
+        // Without the last one's descriptors there is nothing to take over.
+        let possible = self.phase == Phase::Running
+            && self.device_model.is_some()
+            && self.supervisor.is_none()
+            && self.stderr.is_some();
+        let first = self.replaced.first().filter(|_| possible)?;
+        Some(*first + REPLACE_WITHIN)
+    }
+
     /// Enforces what is due at this time.
     pub(super) fn settle(&mut self, now: Instant) {
         match self.phase {
@@ -273,7 +284,7 @@ impl Domain {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Starting(until) => Some(until),
-            Phase::Running => None,
+            Phase::Running => self.replace_at(),
             // Past the moment everything was killed; a look now and then, should a process be slow to go.
             Phase::Ending(until) => Some(until.max(Instant::now() + Duration::from_millis(100))),
         }

@@ -225,7 +225,7 @@ impl Server {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
         let name = domain.plan.domain.name.to_string();
         if !domain.may_replace(Instant::now()) {
-            tracing::error!(name, "its supervisors keep ending; the guest goes on without one");
+            tracing::error!(name, "its supervisors keep ending; the guest goes on without one for a minute");
             return;
         }
         let (Some(spawn), Some(device_model)) = (domain.spawn(), &domain.device_model) else { return };

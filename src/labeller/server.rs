@@ -329,6 +329,11 @@ impl Server {
                 domain.reap();
             }
         }
+        let alone = self.domains.iter().filter(|(_, domain)| domain.replace_at().is_some_and(|at| now >= at));
+        let alone: Vec<DomainUuid> = alone.map(|(uuid, _)| *uuid).collect();
+        for uuid in alone {
+            self.replace_supervisor(uuid);
+        }
         let over: Vec<DomainUuid> =
             self.domains.iter().filter(|(_, domain)| domain.is_over()).map(|(uuid, _)| *uuid).collect();
         for uuid in over {
