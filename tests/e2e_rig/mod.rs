@@ -101,7 +101,7 @@ pub struct Rig {
     first_uid: u32,
 }
 
-/// Owner, group, mode, size, inode and extended attributes of one file.
+/// Owner, group, mode, inode, number of links and extended attributes of one file.
 type FileState = (u32, u32, u32, u64, u64, Vec<String>);
 
 /// What a domain must leave as it was.
