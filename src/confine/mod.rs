@@ -6,6 +6,5 @@ mod limits;
 mod plan;
 mod select;
 
-pub use landlock::missing;
 pub use plan::{Request, plan, supervisor_filter};
 pub use select::select;

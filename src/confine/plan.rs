@@ -5,7 +5,7 @@ use crate::base::{Layer, Refusal};
 use crate::conf::domain::{Domain, VirtType};
 use crate::conf::facts::HostFacts;
 use crate::filter::own;
-use crate::privsep::confinement::{Confinement, RootFile, RootSpec, SeccompProgram};
+use crate::privsep::confinement::{Confinement, RootFile, RootSpec, SeccompProgram, landlock_missing};
 use crate::privsep::op::DeviceNode;
 use crate::profile;
 use crate::settings::Settings;
@@ -35,7 +35,7 @@ pub struct Request<'a> {
 /// same value. Capability sets are no choice and not in it: they are empty.
 pub fn plan(request: Request<'_>) -> Result<(Confinement, Vec<String>), Refusal> {
     let policy = &request.settings.confinement;
-    let degraded = landlock::missing(request.host.landlock_abi, policy.landlock_abi);
+    let degraded = landlock_missing(request.host.landlock_abi, policy.landlock_abi);
     if let (Some(first), false) = (degraded.first(), policy.degraded) {
         return Err(Refusal::new(
             Layer::Landlock,

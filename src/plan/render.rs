@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::undo::Undo;
-use crate::privsep::confinement::{Confinement, LandlockAccess, RlimitKind};
+use crate::privsep::confinement::{Confinement, LandlockAccess, RlimitKind, landlock_missing};
 use crate::privsep::op::{
     Access, CgroupLimits, DeviceNode, LaunchPlan, ListenAt, Op, OpenImage, Sharing, Spawn, UidRole,
 };
@@ -228,7 +228,7 @@ fn render_confinement(out: &mut String, c: &Confinement) -> std::fmt::Result {
         let access: Vec<&str> = rule.access.iter().map(|access| landlock(*access)).collect();
         writeln!(out, "                   {} {}", rule.path, access.join(" "))?;
     }
-    for layer in crate::confine::missing(c.landlock.abi, NEWEST_LANDLOCK) {
+    for layer in landlock_missing(c.landlock.abi, NEWEST_LANDLOCK) {
         writeln!(out, "                   lacks {layer}")?;
     }
     let limits: Vec<String> = c

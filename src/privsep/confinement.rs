@@ -91,6 +91,30 @@ pub struct LandlockSpec {
     pub rules: Vec<LandlockRule>,
 }
 
+/// The ABI that has every right which refuses something; 7 added audit records only.
+pub const LANDLOCK_FULL: u32 = 6;
+
+/// What each ABI added (Documentation/userspace-api/landlock.rst).
+const ADDED: [(u32, &str); 7] = [
+    (1, "Landlock: files are held by labels, owners and the minimal root alone"),
+    (2, "Landlock ABI 2: renaming and linking between directories"),
+    (3, "Landlock ABI 3: truncating files"),
+    (4, "Landlock ABI 4: TCP bind and connect"),
+    (5, "Landlock ABI 5: ioctls on devices"),
+    (6, "Landlock ABI 6: signals and abstract sockets outside the domain"),
+    (7, "Landlock ABI 7: audit records of refusals"),
+];
+
+/// What a host with this ABI lacks below `wanted`, by name.
+#[must_use]
+pub fn landlock_missing(abi: u32, wanted: u32) -> Vec<String> {
+    ADDED
+        .iter()
+        .filter(|(since, _)| *since > abi && *since <= wanted)
+        .map(|(_, name)| format!("{name} (not in this kernel)"))
+        .collect()
+}
+
 /// One path and the accesses that are allowed beneath it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

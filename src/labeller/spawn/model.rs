@@ -17,7 +17,7 @@ use super::common::{self, Command, Fds, fd};
 use super::report::{self, At, Failure, SpawnError, Step, Who};
 use crate::labeller::cgroup::DomainCgroup;
 use crate::labeller::root::PreparedRoot;
-use crate::privsep::confinement::{Rlimit, RlimitKind, RootSpec};
+use crate::privsep::confinement::{LANDLOCK_FULL, Rlimit, RlimitKind, RootSpec, landlock_missing};
 use crate::privsep::op::{DeviceNode, Spawn};
 use crate::sys::landlock::Allow;
 use crate::sys::mount::{self, MountLimits};
@@ -62,9 +62,7 @@ impl<'a> Model<'a> {
         let held = &spawn.confinement;
         // Every right that the kernel knows is handled, whatever a plan says: only its rules give any back.
         let abi = landlock::effective_abi(u32::MAX);
-        if abi < held.landlock.abi {
-            degraded.push(format!("landlock: ABI {abi} instead of {}", held.landlock.abi));
-        }
+        degraded.extend(landlock_missing(abi, LANDLOCK_FULL));
         Ok(Self {
             command: Command::new(&spawn.program, &spawn.argv, &spawn.env)?,
             uid: held.uid,
