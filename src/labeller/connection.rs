@@ -125,7 +125,9 @@ impl Connection {
             Ok(None) if self.ended => Turn::Close,
             Ok(None) => Turn::Nothing,
             Err(error) => {
-                tracing::warn!(%error, "a client talks nonsense");
+                // The error repeats the client's words, which may be as long as a frame.
+                let error: String = error.to_string().chars().take(200).collect();
+                tracing::warn!(error, "a client talks nonsense");
                 Turn::Close
             }
         }
