@@ -8,7 +8,7 @@
 //! owner, and nobody else may write it (unless it is sticky); otherwise the file that a plan was made for and
 //! the one that is opened could be two, and a hard link could bring somebody else's file here.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::fs::OFlags;
 
@@ -175,9 +175,13 @@ impl Places {
         if through(&self.readable) {
             return Ok(PlaceKind::Readable);
         }
+        // For the message alone: links of root's are followed, and the place is that of where they lead.
+        let real = std::fs::read_link(format!("/proc/self/fd/{}", resolved.fd.as_raw_fd())).ok();
+        let leads = real.filter(|real| real.as_os_str() != path);
+        let leads = leads.map_or_else(String::new, |real| format!("leads to {}, which ", real.display()));
         Err(refusal(
             path,
-            "lies in no directory of images.relabelable or images.readable",
+            &format!("{leads}lies in no directory of images.relabelable or images.readable"),
             "move it to one of them, or add its directory to the configuration",
         ))
     }
@@ -262,6 +266,7 @@ impl Candidate {
             let remedy = match error.raw_os_error() {
                 Some(libc::EINVAL) => "the file system has no O_DIRECT: use cache='writeback'",
                 Some(libc::EROFS) => "the file system is read-only: declare the disk <readonly/>",
+                Some(libc::EPERM) => "it may be immutable: `lsattr` shows that, `chattr -i` ends it",
                 Some(libc::ETXTBSY) => "it is a program that runs",
                 _ => "look at its owner and mode, and at the file system's",
             };
