@@ -75,7 +75,7 @@ fn remedy(exit: Option<Exit>, said: &str) -> &'static str {
                 definition leaves to QEMU";
     }
     if said.contains("Operation not permitted") || said.contains("Function not implemented") {
-        return "the seccomp filter answers so to calls that it does not know; compare with a start under `svirt record`";
+        return "the seccomp filter answers so to calls that it does not allow; `svirt inspect` shows what the filter of a domain that runs allows";
     }
     if exit == Some(Exit::Signal(libc::SIGKILL)) {
         return "look at memory.events of the domain's cgroup and at the kernel log";
