@@ -206,9 +206,12 @@ impl Rig {
 
     fn define(&self, name: &str, os: &str, devices: &str) -> String {
         let file = self.path(&format!("{name}.xml"));
+        // Cgroups are named by the uuid, so those of this installation can be told from others.
+        let number = name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let uuid = format!("{number:08x}-0000-4000-8000-{:012x}", self.first_uid);
         let memory = if os.contains("<kernel>") { 160 } else { 32 };
         let text = format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+            "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
              <os>{os}</os><features><acpi/><apic/></features><on_reboot>destroy</on_reboot>\
              <devices>{devices}</devices></domain>"
         );
@@ -305,7 +308,14 @@ impl Rig {
 
     /// Pids of everything that runs under a uid of this installation.
     pub fn processes(&self) -> Vec<i32> {
-        (self.first_uid..self.first_uid + 64).flat_map(|uid| pidfd::of_uid(uid).unwrap()).collect()
+        let own = self.first_uid..self.first_uid + 64;
+        let runs = |pid: &i32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let uid = text.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next());
+            !text.contains("\nState:\tZ") && uid.is_some_and(|uid| own.contains(&uid.parse().unwrap()))
+        };
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(runs).collect()
     }
 
     /// Everything on this host that a domain touches.
@@ -324,9 +334,8 @@ impl Rig {
         let own = self.dir.path().to_str().unwrap();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mounts = mounts.lines().filter(|line| line.contains(own)).map(ToOwned::to_owned).collect();
-        // A domain's cgroup is known by the processes in it, or by its emptiness.
         let mut cgroups = Vec::new();
-        own_cgroups(Path::new("/sys/fs/cgroup"), 0, self, &mut cgroups);
+        own_cgroups(Path::new("/sys/fs/cgroup"), 0, &format!("{:012x}", self.first_uid), &mut cgroups);
         Snapshot { files, mounts, cgroups, processes: self.processes() }
     }
 
@@ -417,22 +426,19 @@ fn attributes(path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Cgroups of svirt's whose owner or processes are of this installation.
-fn own_cgroups(path: &Path, depth: u32, rig: &Rig, found: &mut Vec<String>) {
+/// Cgroups of domains whose uuid ends as this installation's do.
+fn own_cgroups(path: &Path, depth: u32, end: &str, found: &mut Vec<String>) {
     let Ok(entries) = std::fs::read_dir(path) else { return };
-    let ours = rig.processes();
     for entry in entries.flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if entry.file_name().to_string_lossy().starts_with("svirt-") {
-            let pids = std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
-            if pids.lines().filter_map(|pid| pid.parse().ok()).any(|pid: i32| ours.contains(&pid)) {
-                found.push(entry.path().display().to_string());
-            }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("svirt-") && name.ends_with(end) {
+            found.push(entry.path().display().to_string());
         }
         if depth < 4 {
-            own_cgroups(&entry.path(), depth + 1, rig, found);
+            own_cgroups(&entry.path(), depth + 1, end, found);
         }
     }
 }
