@@ -67,6 +67,9 @@ XML
     else
         fail "two device models run" "pids: $pids"
     fi
+    if [ -e /sys/fs/selinux/enforce ]; then
+        svirt inspect alpha >/run/out 2>&1; is "svirt inspect finds everything as planned" "$?" 0 || { tail -n 5 /run/out; show_avc; }
+    fi
     if [ ! -e /sys/fs/selinux/enforce ]; then
         grep -q 'degraded: .*andlock' /run/degraded && pass "the older Landlock is degraded by name" || fail "the older Landlock is degraded by name" "$(tr '\n' ' ' </run/degraded)"
         svirt inspect alpha >/run/out 2>&1; is "svirt inspect finds everything as planned" "$?" 0 || tail -n 5 /run/out
