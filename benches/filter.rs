@@ -2,7 +2,7 @@
 //!
 //! Promises (docs/spec.md): loaded in at most 80 us; a hot call within 3 ns of a constant filter.
 //! Run by `cargo bench --bench filter`; each figure is taken in forked children, since a filter is for ever.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::hint::black_box;
 use std::io::Write;

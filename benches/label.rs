@@ -2,7 +2,7 @@
 //!
 //! Promise (docs/spec.md): at most 20 us a file, for both together. `cargo bench --bench label`. Not in it: the one
 //! `fdatasync` of a start, which waits for the disk and covers all of its labels.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs::File;
 use std::io::Write;

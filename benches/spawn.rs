@@ -3,7 +3,7 @@
 //! The program is one that leaves at once, so that what is measured is the way to exec and the end of
 //! the process. The launcher's rows hold all of a start: supervisor and device model forked, all layers, both executed.
 //! Needs root and bubblewrap. `cargo bench --bench spawn`
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, clippy::expect_used, clippy::panic)]
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

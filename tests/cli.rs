@@ -1,5 +1,5 @@
 //! The command line as a person meets it: help, exit codes, messages. Nothing here needs a labeller.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
 //! Replays the committed corpora through the fuzz functions, on the stable compiler.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::path::Path;
 

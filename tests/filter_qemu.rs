@@ -1,7 +1,7 @@
 //! A real QEMU under the filter of its definition: launch-only calls are let through, the gate is shut, the guest
 //! runs on. In the strict variant every call that the filter would refuse with EPERM kills instead, so a pass
 //! means that nothing else is needed.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, clippy::panic)]
 
 use std::ffi::CString;
 use std::io::{BufRead, BufReader, Write};

@@ -1,5 +1,5 @@
 //! The qcow2 decoder on headers that qemu-img wrote (the corpus) and on mutations of them.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
 use std::path::Path;
 

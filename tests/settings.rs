@@ -1,5 +1,5 @@
 //! The example configuration and the reference name every setting, with the default that is in force.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::path::Path;
