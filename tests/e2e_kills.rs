@@ -1,0 +1,181 @@
+//! Whatever is killed at whatever moment: a guest that can go on goes on, and everything else is as it was before.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
+
+mod e2e_rig;
+
+use std::time::Duration;
+
+use e2e_rig::{Rig, end_of, eventually, guest, possible};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn send(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+fn disk(path: &str) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{path}'/>\
+         <target dev='vda' bus='virtio'/></disk>"
+    )
+}
+
+/// Types on the console and waits for the answer.
+fn answers(rig: &Rig, name: &str, number: u32) {
+    let mut talk = rig.on_terminal(&["console", name]);
+    talk.types(&format!("echo $(({number}*3))x\r"));
+    talk.shows(&format!("{}x", number * 3));
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+}
+
+#[test]
+fn a_guest_survives_what_watches_it() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let path = rig.raw("system", 48);
+    let definition = rig.linux("lasts", "", &disk(&path));
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.heard("lasts", "guest: ready");
+    answers(&rig, "lasts", 5);
+
+    let first = rig.status("lasts").unwrap();
+    send(first.supervisor_pid, Signal::SIGKILL);
+    eventually("another supervisor serves", || {
+        rig.status("lasts").is_some_and(|now| {
+            now.supervisor_pid != first.supervisor_pid
+                && svirt::driver::Control::connect(&now.control).and_then(|mut it| it.status()).is_ok()
+        })
+    });
+    assert_eq!(rig.status("lasts").unwrap().qemu_pid, first.qemu_pid);
+    answers(&rig, "lasts", 7);
+    assert!(rig.control("lasts").status().unwrap().sealed);
+
+    send(rig.labeller_pid().unwrap(), Signal::SIGKILL);
+    eventually("the labeller is gone", || rig.labeller_pid().is_none());
+    // A start brings a labeller back, which finds the domain again.
+    let second = rig.bare("second", "");
+    rig.start(&second);
+    rig.end("second");
+    assert_eq!(rig.status("lasts").unwrap().qemu_pid, first.qemu_pid);
+    answers(&rig, "lasts", 11);
+    let listed = rig.svirt(&["list"]).expect(0).out;
+    assert!(listed.contains("lasts") && listed.contains("sealed") && !listed.contains("second"), "{listed}");
+    rig.svirt(&["stop", "lasts", "--timeout", "30"]).expect(0);
+    rig.same_as(&before);
+}
+
+/// Numbers that look random and are the same in each run.
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, limit: u64) -> u64 {
+        // Knuth's linear congruence; the high bits are the good ones.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_nothing() {
+    if !possible() {
+        return;
+    }
+    let seed = std::env::var("SVIRT_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let mut seeded = Seeded(seed.unwrap_or(20));
+    for round in 0..16 {
+        let rig = Rig::new();
+        let path = rig.raw("image", 1);
+        let definition = rig.bare("dies", &disk(&path));
+        let before = rig.snapshot();
+        // Its labeller runs already in every other round, so that the kills fall on different steps.
+        if round % 2 == 0 {
+            let first = rig.bare("first", "");
+            rig.start(&first);
+            rig.end("first");
+        }
+        let mut run = rig.background("run", &["run", "--detach", &definition]);
+        std::thread::sleep(Duration::from_micros(seeded.below(250_000)));
+        let mut victims = rig.processes();
+        victims.extend(rig.labeller_pid());
+        victims.push(i32::try_from(run.id()).unwrap());
+        victims.sort_unstable();
+        let victim = victims[usize::try_from(seeded.below(victims.len() as u64)).unwrap()];
+        let name = std::fs::read_to_string(format!("/proc/{victim}/comm")).unwrap_or_default();
+        let _ = kill(Pid::from_raw(victim), Signal::SIGKILL);
+        let code = end_of(&mut run);
+        // Whatever it was: the next start works, or the domain runs already, and the end of both leaves nothing.
+        let again = rig.svirt(&["run", "--detach", &definition]);
+        let runs = again.err.contains("runs already");
+        assert!(again.code == Some(0) || runs, "round {round}, {name}, {code:?}: {}", again.err);
+        rig.end("dies");
+        rig.same_as(&before);
+        println!("round {round}: killed {} ({code:?}), ran {runs}", name.trim());
+    }
+}
+
+#[test]
+fn a_device_model_or_helper_that_is_killed() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let definition = rig.bare("killed", "");
+    let before = rig.snapshot();
+    let mut run = rig.background("run", &["run", &definition]);
+    eventually("it runs", || rig.status("killed").is_some_and(|status| status.qemu_pid > 0));
+    eventually("its control serves", || rig.svirt(&["list"]).out.contains("running"));
+    send(rig.status("killed").unwrap().qemu_pid, Signal::SIGKILL);
+    assert_eq!(end_of(&mut run), Some(5));
+    let said = std::fs::read_to_string(rig.path("run.err")).unwrap();
+    assert!(said.contains("was killed by SIGKILL"), "{said}");
+    rig.same_as(&before);
+    rig.svirt(&["stop", "killed"]).expect(3);
+    rig.svirt(&["console", "killed"]).expect(3);
+    rig.svirt(&["inspect", "killed"]).expect(3);
+}
+
+#[test]
+fn signals_end_a_foreground_run() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let definition = rig.linux("front", "", "");
+    let before = rig.snapshot();
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let mut run = rig.background("run", &["run", &definition]);
+        eventually("ready", || {
+            std::fs::read_to_string(rig.path("run.out")).is_ok_and(|text| text.contains("guest: ready"))
+        });
+        send(i32::try_from(run.id()).unwrap(), signal);
+        assert_eq!(end_of(&mut run), Some(code), "{}", std::fs::read_to_string(rig.path("run.err")).unwrap());
+        let said = std::fs::read_to_string(rig.path("run.err")).unwrap();
+        assert!(said.contains("asked front to power off") && said.contains("powered off"), "{said}");
+        rig.same_as(&before);
+    }
+    // A firmware without a guest does not listen: the second ^C ends it.
+    let mut talk = rig.on_terminal(&["run", &rig.bare("deaf", "<serial type='pty'/>")]);
+    talk.shows("attached to serial0");
+    talk.types("\x03");
+    talk.shows("asked deaf to power off");
+    talk.types("\x03");
+    assert_eq!(talk.ends(), Some(130));
+    rig.same_as(&before);
+}
+
+#[test]
+fn a_guest_that_powers_itself_off_ends_the_run() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let definition = rig.linux("itself", "demo.poweroff", "");
+    let before = rig.snapshot();
+    let ran = rig.svirt(&["run", &definition]).expect(0).says(&["powered off"]);
+    assert!(ran.out.contains("guest: powers off"), "{}", ran.out);
+    rig.same_as(&before);
+}
