@@ -1,6 +1,7 @@
 //! `svirt-labeller`: the privileged process. See `svirt::labeller`.
 #![forbid(unsafe_code)]
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,10 +21,33 @@ Applies start plans for svirt: the only part that runs as root. It listens on PA
 
 SVIRT_LOG chooses what is logged, such as debug or svirt::labeller=trace.";
 
+/// Standard error, one line an event: what clients and supervisors said may be in it, and neither ends the line nor
+/// reaches the terminal of who reads the log.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(&one_line(event))?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn one_line(event: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(event);
+    let plain = |c: char| if c.is_control() && c != '\t' { ' ' } else { c };
+    let mut line: String = text.trim_end_matches('\n').chars().map(plain).collect();
+    line.push('\n');
+    line.into_bytes()
+}
+
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SVIRT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log).with_ansi(false).init();
     let options = match options(std::env::args().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
@@ -64,4 +88,13 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options
         }
     }
     Ok(Some(options))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_event_is_one_harmless_line() {
+        let line = super::one_line("a\x1b[2J\0b\nERROR forged\u{9b}1m\n".as_bytes());
+        assert_eq!(line, b"a [2J b ERROR forged 1m\n");
+    }
 }
