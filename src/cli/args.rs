@@ -65,9 +65,9 @@ pub enum Command {
     /// Attach to a console of a running domain; ^] leaves it
     Console(Console),
     /// Show what the kernel says of a domain's processes, next to the plan
-    Inspect(super::inspect::Inspect),
+    Inspect(Look),
     /// Put an attacker where a device model is, and say what got through and what stopped the rest
-    Probe(super::probe::Probe),
+    Probe(Look),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(Config),
@@ -137,6 +137,20 @@ pub struct Console {
     /// Take the console from whoever holds it
     #[arg(short, long)]
     pub force: bool,
+}
+
+/// `svirt inspect` and `svirt probe`
+#[derive(Debug, clap::Args)]
+pub struct Look {
+    /// Name or uuid
+    #[arg(value_name = "DOMAIN", required_unless_present = "pid")]
+    pub domain: Option<String>,
+    /// A process instead, such as a QEMU that another manager started
+    #[arg(long, conflicts_with = "domain", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: Option<i32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `svirt config`

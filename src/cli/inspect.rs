@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use super::args::Look;
 use super::exit::{Code, Failure};
 use super::output::printable;
 use crate::driver::Labeller;
@@ -12,22 +13,8 @@ use crate::privsep::op::Op;
 use crate::privsep::request::{Described, DomainStatus};
 use crate::settings::Settings;
 
-/// `svirt inspect`
-#[derive(Debug, clap::Args)]
-pub struct Inspect {
-    /// Name or uuid
-    #[arg(value_name = "DOMAIN", required_unless_present = "pid")]
-    pub domain: Option<String>,
-    /// A process instead, such as a QEMU that another manager started
-    #[arg(long, conflicts_with = "domain", value_parser = clap::value_parser!(i32).range(1..))]
-    pub pid: Option<i32>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Runs the command.
-pub fn run(args: &Inspect, settings: &Settings) -> Result<(), Failure> {
+pub(super) fn run(args: &Look, settings: &Settings) -> Result<(), Failure> {
     if crate::sys::cred::effective_uid() != 0 {
         return Err(Failure::needs_root("svirt inspect …"));
     }
@@ -50,11 +37,11 @@ pub fn run(args: &Inspect, settings: &Settings) -> Result<(), Failure> {
 /// What is looked at: a domain of svirt's with its plan, or any process.
 pub(super) struct Subject {
     /// Name of the domain, or the pid.
-    pub name: String,
+    pub(super) name: String,
     /// The plan and processes, for a domain of svirt's.
-    pub described: Option<Described>,
+    pub(super) described: Option<Described>,
     /// Role and pid of each process.
-    pub processes: Vec<(String, i32)>,
+    pub(super) processes: Vec<(String, i32)>,
 }
 
 impl Subject {

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use super::args::Look;
 use super::exit::{Code, Failure};
 use super::inspect::Subject;
 use super::output::printable;
@@ -18,22 +19,8 @@ use crate::settings::Settings;
 const MANAGER_SOCKETS: &[&str] =
     &["/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock", "/var/run/libvirt/libvirt-sock"];
 
-/// `svirt probe`
-#[derive(Debug, clap::Args)]
-pub struct Probe {
-    /// Name or uuid
-    #[arg(value_name = "DOMAIN", required_unless_present = "pid")]
-    pub domain: Option<String>,
-    /// A process instead, such as a QEMU that another manager started
-    #[arg(long, conflicts_with = "domain", value_parser = clap::value_parser!(i32).range(1..))]
-    pub pid: Option<i32>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Runs the command.
-pub fn run(args: &Probe, settings: &Settings) -> Result<(), Failure> {
+pub(super) fn run(args: &Look, settings: &Settings) -> Result<(), Failure> {
     if crate::sys::cred::effective_uid() != 0 {
         return Err(Failure::needs_root("svirt probe …"));
     }
