@@ -122,6 +122,7 @@ const OTHERS: &[(&str, u64)] = &[
     ("BLKDISCARD", 0x1277),
     ("BLKGETSIZE64", 0x8008_1272),
     ("BLKPBSZGET", 0x127b),
+    ("BLKROGET", 0x125e),
     ("BLKROTATIONAL", 0x127e),
     ("BLKSECTGET", 0x1267),
     ("BLKSSZGET", 0x1268),
