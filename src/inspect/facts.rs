@@ -133,7 +133,7 @@ pub struct Descriptor {
     pub target: String,
     /// `r`, `w` or `rw`, from fdinfo's flags.
     pub access: String,
-    /// Device and inode.
+    /// Device and inode; for a block device its own number and 0.
     pub identity: (u64, u64),
 }
 

@@ -114,10 +114,17 @@ fn descriptors(dir: &ProcDir) -> io::Result<Vec<Descriptor>> {
     let mut found = Vec::new();
     for name in dir.list("fd")? {
         let (Ok(number), Ok(target)) = (name.parse(), dir.link(format!("fd/{name}"))) else { continue };
-        let identity =
-            dir.stat(format!("fd/{name}")).map(|stat| (stat.st_dev, stat.st_ino)).unwrap_or_default();
+        let identity = dir.stat(format!("fd/{name}")).map(|stat| identity(&stat)).unwrap_or_default();
         let access = dir.read(format!("fdinfo/{name}")).map(|text| parse_access(&text)).unwrap_or_default();
         found.push(Descriptor { number, target, access, identity });
     }
     Ok(found)
+}
+
+/// Which object it is, as a plan knows its images: a block device by its own number.
+fn identity(stat: &rustix::fs::Stat) -> (u64, u64) {
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::BlockDevice {
+        return (stat.st_rdev, 0);
+    }
+    (stat.st_dev, stat.st_ino)
 }
