@@ -1,0 +1,271 @@
+//! Each device of the first cut runs under the real `svirt`, behind its own filter and with its gate shut.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
+
+mod e2e_rig;
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+use e2e_rig::{Rig, guest, possible};
+
+fn disk(format: &str, path: &str, target: &str, more: &str) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'/>\
+         <target dev='{target}' bus='virtio'/>{more}</disk>"
+    )
+}
+
+/// The guest ran all its checks, nothing was refused at the gate, and everything is as planned.
+fn fine(rig: &Rig, name: &str) {
+    let status = rig.control(name).status().unwrap();
+    assert!(status.sealed && status.refused.is_empty(), "{status:?}");
+    let inspected = rig.svirt(&["inspect", name]).expect(0);
+    assert!(inspected.out.contains("everything is as planned"), "{}", inspected.out);
+}
+
+#[test]
+fn a_chain_of_two_hundred_layers() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let mut path = rig.qcow2("layer-0", &["-o", "size=48M"]);
+    for depth in 1..200 {
+        path = rig.qcow2(&format!("layer-{depth}"), &["-b", &path, "-F", "qcow2"]);
+    }
+    let definition = rig.linux("deep", "", &disk("qcow2", &path, "vda", ""));
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.heard("deep", "guest: ready");
+    assert!(rig.log("deep").contains("disk: made a file system"), "{}", rig.log("deep"));
+    fine(&rig, "deep");
+    rig.end("deep");
+    rig.same_as(&before);
+    // One more is more than limits.chain_depth.
+    let path = rig.qcow2("layer-200", &["-b", &path, "-F", "qcow2"]);
+    rig.refused(&rig.bare("deeper", &disk("qcow2", &path, "vda", "")), 1, &["200", "limits.chain_depth"]);
+}
+
+/// A block device made of a file, taken apart at the end.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &str) -> Option<Self> {
+        let made = Command::new("losetup").args(["--find", "--show", file]).output().ok()?;
+        if !made.status.success() {
+            println!("skipped: no loop device: {}", String::from_utf8_lossy(&made.stderr));
+            return None;
+        }
+        Some(Self(String::from_utf8(made.stdout).unwrap().trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_with_discard() {
+    if guest().is_none() {
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(48 << 20).unwrap();
+    let Some(device) = Loop::new(file.path().to_str().unwrap()) else { return };
+    let rig = Rig::with(|settings| settings.images.block_devices = vec![device.0.clone()]);
+    let below = rig.qcow2("below", &["-o", "size=1M"]);
+    let on_block = rig.qcow2("on-block", &["-u", "-b", &device.0, "-F", "raw", "-o", "size=48M"]);
+    let block = format!(
+        "<disk type='block' device='disk'><driver name='qemu' type='raw' cache='none' io='native' discard='unmap'/>\
+         <source dev='{}'/><target dev='vda' bus='virtio'/></disk>",
+        device.0
+    );
+    let definition = rig.linux("block", "", &(block + &disk("qcow2", &below, "vdb", "")));
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.heard("block", "guest: ready");
+    assert!(rig.log("block").contains("disk: made a file system"), "{}", rig.log("block"));
+    let mut talk = rig.on_terminal(&["console", "block"]);
+    talk.types(
+        "blkdiscard /dev/vda && dd if=/dev/vda bs=1M count=4 iflag=direct >/dev/null && echo dis''carded\r",
+    );
+    talk.shows("discarded\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    fine(&rig, "block");
+    rig.end("block");
+    rig.same_as(&before);
+    // The same device below an image that only names it in its header.
+    rig.start(&rig.linux("above", "", &disk("qcow2", &on_block, "vda", "")));
+    rig.heard("above", "guest: ready");
+    assert!(rig.log("above").contains("disk: made a file system"), "{}", rig.log("above"));
+    fine(&rig, "above");
+    rig.end("above");
+    rig.same_as(&before);
+}
+
+#[test]
+fn readonly_shareable_and_cdrom() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let (own, fixed, shared) = (rig.raw("own", 48), rig.raw("fixed", 2), rig.raw("shared", 2));
+    let iso = rig.text("boot/medium.iso");
+    std::fs::write(&iso, vec![b'm'; 1 << 20]).unwrap();
+    let devices = format!(
+        "{}{}{}<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{iso}'/>\
+         <target dev='sda' bus='sata'/><readonly/></disk>\
+         <disk type='file' device='cdrom'><target dev='sdb' bus='sata'/><readonly/></disk>",
+        disk("raw", &own, "vda", ""),
+        disk("raw", &fixed, "vdb", "<readonly/>"),
+        disk("raw", &shared, "vdc", "<shareable/>"),
+    );
+    let definition = rig.linux("one", "", &devices);
+    let other = disk("raw", &fixed, "vdb", "<readonly/>") + &disk("raw", &shared, "vdc", "<shareable/>");
+    let other = rig.bare("two", &other);
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.start(&other);
+    rig.heard("one", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "one"]);
+    talk.types("cat /sys/block/vdb/ro /sys/block/vdc/ro | tr '\\n' ,; echo e''nd\r");
+    talk.shows("1,0,end");
+    talk.types("dd if=/dev/zero of=/dev/vdb count=1 || echo ref''used\r");
+    talk.shows("refused\r\n");
+    talk.types("echo wr''itten | dd of=/dev/vdc conv=notrunc; sync; echo s''ynced\r");
+    talk.shows("synced\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    assert!(std::fs::read(&shared).unwrap().starts_with(b"written\n"));
+    for name in ["one", "two"] {
+        fine(&rig, name);
+        rig.end(name);
+    }
+    rig.same_as(&before);
+}
+
+/// A network device of this host, removed at the end.
+struct Tap(String);
+
+impl Tap {
+    fn new() -> Option<Self> {
+        let name = format!("svt{}", std::process::id());
+        let ip = |words: &[&str]| Command::new("ip").args(words).status().is_ok_and(|done| done.success());
+        if ip(&["tuntap", "add", "dev", &name, "mode", "tap"]) {
+            let tap = Self(name);
+            assert!(ip(&["link", "set", &tap.0, "up"]));
+            return Some(tap);
+        }
+        println!("skipped: no tap device can be made here");
+        None
+    }
+
+    fn received(&self) -> u64 {
+        let path = format!("/sys/class/net/{}/statistics/rx_packets", self.0);
+        std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_tap() {
+    if guest().is_none() {
+        return;
+    }
+    let Some(tap) = Tap::new() else { return };
+    let rig = Rig::with(|settings| settings.network.taps = vec![tap.0.clone()]);
+    let devices = format!(
+        "<interface type='ethernet'><target dev='{}' managed='no'/><model type='virtio'/></interface>",
+        tap.0
+    );
+    let definition = rig.linux("net", "", &devices);
+    let before = rig.snapshot();
+    let counted = tap.received();
+    rig.start(&definition);
+    // It asks for an address, which nobody gives; the frames are what counts.
+    rig.heard("net", "guest: ready");
+    assert!(tap.received() > counted);
+    fine(&rig, "net");
+    rig.end("net");
+    rig.same_as(&before);
+}
+
+fn greeting(mut stream: impl Read) -> String {
+    let mut bytes = [0; 12];
+    stream.read_exact(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn vnc_and_the_rest_of_the_machine() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new();
+    let socket = rig.text("sockets/vnc");
+    let rest = "<interface type='user'><model type='e1000'/></interface><video><model type='vga'/></video>\
+                <console type='pty'><target type='virtio'/></console><memballoon model='virtio'/>\
+                <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>";
+    let tcp = rig.bare("tcp", &format!("<graphics type='vnc' autoport='yes' listen='127.0.0.1'/>{rest}"));
+    let unix = format!("<graphics type='vnc'><listen type='socket' socket='{socket}'/></graphics>{rest}");
+    let unix = rig.bare("unix", &unix.replace("e1000", "e1000e").replace("vga", "virtio"));
+    let before = rig.snapshot();
+    let said = rig.start(&tcp).err;
+    let address = said.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).expect(&said);
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(greeting(stream), "RFB 003.008\n");
+    rig.start(&unix);
+    let stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(greeting(stream), "RFB 003.008\n");
+    for name in ["tcp", "unix"] {
+        fine(&rig, name);
+        rig.end(name);
+    }
+    rig.same_as(&before);
+}
+
+/// A boot sector that says a word on the first serial port and halts.
+#[test]
+fn a_disk_that_boots() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new();
+    let path = rig.raw("boots", 1);
+    // mov dx, 0x3f8; then for each letter mov al, letter; out dx, al; then cli; hlt.
+    let mut sector = vec![0xba, 0xf8, 0x03];
+    sector.extend(b"booted\n".iter().flat_map(|letter| [0xb0, *letter, 0xee]));
+    sector.extend([0xfa, 0xf4]);
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..512].copy_from_slice(&sector);
+    std::fs::write(&path, bytes).unwrap();
+    for machine in ["q35", "pc"] {
+        let log = rig.text(&format!("log/boots-{machine}.log"));
+        let devices = disk("raw", &path, "vda", "<boot order='1'/>")
+            + &format!("<serial type='pty'><log file='{log}'/></serial>");
+        let definition = rig.bare("boots", &devices);
+        let text = std::fs::read_to_string(&definition).unwrap();
+        std::fs::write(&definition, text.replace("q35", machine)).unwrap();
+        let before = rig.snapshot();
+        rig.start(&definition);
+        rig.heard(&format!("boots-{machine}"), "booted");
+        fine(&rig, "boots");
+        rig.end("boots");
+        rig.same_as(&before);
+    }
+}
