@@ -31,8 +31,9 @@ fn label(fd: &OwnedFd, path: &str, journal: &mut File) {
 
 /// As `labeller::undo`: found again by its path, and set if nobody changed it meanwhile.
 fn restore(path: &str) {
-    let resolved = path::resolve(path).unwrap();
-    let fd = path::reopen(&resolved.fd, OFlags::RDONLY).unwrap();
+    let (object, found) = path::find_known(path).unwrap();
+    assert!(found.is(libc::S_IFREG));
+    let fd = path::reopen(&object, OFlags::RDONLY).unwrap();
     assert_eq!(xattr::selinux_label(&fd).unwrap().as_deref(), Some(AFTER));
     xattr::set_selinux_label(&fd, Some(BEFORE)).unwrap();
 }

@@ -12,7 +12,7 @@ use super::journal::Undo;
 use super::launcher::Launcher;
 use super::lease::{Leases, ObjectId};
 use crate::base::DomainUuid;
-use crate::sys::path::{self, WalkError};
+use crate::sys::path::{self, Found, WalkError};
 use crate::sys::xattr;
 
 /// Takes everything back and says how much could not be. `ran` says whether the guest had run, so that its logs stay.
@@ -63,20 +63,27 @@ pub(super) fn drop_replaced(undos: &[Undo]) {
 
 /// Puts a label back on the very object that was labelled, if it still has the label that was set.
 fn restore_label(path: &str, id: ObjectId, before: Option<&str>, after: &str) -> Result<(), String> {
-    let resolved = match path::resolve(path) {
-        Ok(resolved) => resolved,
-        Err(WalkError::Kernel(_, error)) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(format!("{path} is gone: if it was moved, relabel it by hand to {before:?}"));
+    let identity = |found: &Found| if found.is(libc::S_IFBLK) { (found.rdev, 0) } else { found.id() };
+    // It is the identity that makes it the right one; the walk is for links, and to say what is wrong.
+    let object = match path::find_known(path) {
+        Ok((fd, found)) if identity(&found) == id => fd,
+        _ => {
+            let resolved = match path::resolve(path) {
+                Ok(resolved) => resolved,
+                Err(WalkError::Kernel(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(format!("{path} is gone: if it was moved, relabel it by hand to {before:?}"));
+                }
+                Err(error) => return Err(error.to_string()),
+            };
+            if identity(&resolved.found) != id {
+                return Err(format!(
+                    "{path} is another file now; the one that was labelled should have {before:?}"
+                ));
+            }
+            resolved.fd
         }
-        Err(error) => return Err(error.to_string()),
     };
-    let found = resolved.found;
-    let is_block = found.is(libc::S_IFBLK);
-    let now = if is_block { (found.rdev, 0) } else { found.id() };
-    if now != id {
-        return Err(format!("{path} is another file now; the one that was labelled should have {before:?}"));
-    }
-    let fd = path::reopen(&resolved.fd, OFlags::RDONLY).map_err(|error| format!("{path}: {error}"))?;
+    let fd = path::reopen(&object, OFlags::RDONLY).map_err(|error| format!("{path}: {error}"))?;
     let current = xattr::selinux_label(&fd).map_err(|error| format!("{path}: {error}"))?;
     if current.as_deref() != Some(after) {
         if current.as_deref() != before {
