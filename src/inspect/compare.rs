@@ -74,7 +74,11 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
         }
         all.extend(notes.found);
     }
-    for role in ["qemu", "supervisor"] {
+    let helpers = described.plan.ops.iter().filter_map(|op| match op {
+        Op::SpawnPasst { alias, .. } => Some(alias.as_str()),
+        _ => None,
+    });
+    for role in ["qemu", "supervisor"].into_iter().chain(helpers) {
         if !processes.iter().any(|facts| facts.role == role) {
             all.push(Difference {
                 role: role.into(),
