@@ -192,8 +192,14 @@ impl Foreground {
 
     fn finish(self) -> Result<(), Failure> {
         let ended = match self.ended.recv() {
-            Ok(ended) => ended.map_err(|error| failure(&error))?,
-            Err(_) => return Err(Failure::plain("lost the labeller while the guest ran", "svirt list")),
+            Ok(Err(DriverError::Refused(refused))) => return Err(failure(&DriverError::Refused(refused))),
+            Ok(Ok(ended)) => ended,
+            Ok(Err(_)) | Err(_) => {
+                return Err(Failure::plain(
+                    format!("lost the labeller; {} may go on without it", self.name),
+                    "`svirt list` starts another one, which finds the domain again, and shows whether it runs",
+                ));
+            }
         };
         let last = format!("{} {}", self.name, describe(&ended));
         let died = ended.signal.is_some() || ended.code.is_some_and(|code| code != 0);
