@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use e2e_rig::{Rig, guest, possible};
+use e2e_rig::{Rig, guest, has_default_route, possible};
 
 fn disk(format: &str, path: &str, target: &str, more: &str) -> String {
     format!(
@@ -214,11 +214,15 @@ fn vnc_and_the_rest_of_the_machine() {
     }
     let rig = Rig::new();
     let socket = rig.text("sockets/vnc");
-    let rest = "<interface type='user'><model type='e1000'/></interface><video><model type='vga'/></video>\
+    let network =
+        if has_default_route() { "<interface type='user'><model type='e1000'/></interface>" } else { "" };
+    let rest = "<video><model type='vga'/></video>\
                 <console type='pty'><target type='virtio'/></console><memballoon model='virtio'/>\
                 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>";
-    let tcp = rig.bare("tcp", &format!("<graphics type='vnc' autoport='yes' listen='127.0.0.1'/>{rest}"));
-    let unix = format!("<graphics type='vnc'><listen type='socket' socket='{socket}'/></graphics>{rest}");
+    let tcp =
+        rig.bare("tcp", &format!("<graphics type='vnc' autoport='yes' listen='127.0.0.1'/>{network}{rest}"));
+    let unix =
+        format!("<graphics type='vnc'><listen type='socket' socket='{socket}'/></graphics>{network}{rest}");
     let unix = rig.bare("unix", &unix.replace("e1000", "e1000e").replace("vga", "virtio"));
     let before = rig.snapshot();
     let said = rig.start(&tcp).err;

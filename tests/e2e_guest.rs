@@ -8,13 +8,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use e2e_rig::{Rig, eventually, guest};
+use e2e_rig::{Rig, eventually, guest, has_default_route};
 use svirt::privsep::supervisor::Verb;
-
-fn has_default_route() -> bool {
-    let routes = std::fs::read_to_string("/proc/net/route").unwrap();
-    routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000"))
-}
 
 fn devices(rig: &Rig) -> String {
     rig.qcow2("system.qcow2", &["-o", "size=48M"]);

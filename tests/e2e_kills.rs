@@ -5,7 +5,7 @@ mod e2e_rig;
 
 use std::time::Duration;
 
-use e2e_rig::{Rig, end_of, eventually, guest, possible};
+use e2e_rig::{Rig, end_of, eventually, guest, has_default_route, possible};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -118,7 +118,7 @@ fn a_kill_at_any_moment_leaves_nothing() {
 }
 
 #[test]
-fn a_device_model_or_helper_that_is_killed() {
+fn a_device_model_that_is_killed() {
     if guest().is_none() {
         return;
     }
@@ -136,6 +136,28 @@ fn a_device_model_or_helper_that_is_killed() {
     rig.svirt(&["stop", "killed"]).expect(3);
     rig.svirt(&["console", "killed"]).expect(3);
     rig.svirt(&["inspect", "killed"]).expect(3);
+}
+
+#[test]
+fn a_helper_that_is_killed_is_missed() {
+    if !possible() || !has_default_route() {
+        return;
+    }
+    let rig = Rig::new();
+    let definition = rig.bare("alone", "<interface type='user'><model type='virtio'/></interface>");
+    let before = rig.snapshot();
+    rig.start(&definition);
+    let passt = rig.processes().into_iter().find(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("passt"))
+    });
+    send(passt.unwrap(), Signal::SIGKILL);
+    eventually("inspect misses it", || {
+        let ran = rig.svirt(&["inspect", "alone"]);
+        ran.code == Some(6) && ran.out.contains("DIFFERENT  net0 process: planned running, found none")
+    });
+    assert!(rig.svirt(&["list"]).expect(0).out.contains("running"));
+    rig.end("alone");
+    rig.same_as(&before);
 }
 
 #[test]

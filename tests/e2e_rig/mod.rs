@@ -68,6 +68,12 @@ pub fn guest() -> Option<PathBuf> {
     }
 }
 
+/// Whether a user network has a way out; passt ends without one.
+pub fn has_default_route() -> bool {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap();
+    routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000"))
+}
+
 /// How a command ended and what it said.
 #[derive(Debug)]
 pub struct Ran {
