@@ -265,11 +265,17 @@ fn a_name_that_changes_during_a_start() {
     let flips = {
         let (over, path, secret) = (over.clone(), path.clone(), secret.clone());
         std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
+            for turn in 0_u64.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                // Long enough now and then for a start to get far before the name changes.
+                std::thread::sleep(Duration::from_millis(turn * 7 % 60));
                 // The image, then a link to the file outside, then the image again, each put in place at once.
                 std::fs::rename(&path, &real).unwrap();
                 std::os::unix::fs::symlink(&secret, &link).unwrap();
                 std::fs::rename(&link, &path).unwrap();
+                std::thread::sleep(Duration::from_millis(turn * 5 % 40));
                 std::fs::rename(&real, &path).unwrap();
             }
         })
