@@ -29,6 +29,8 @@ pub(super) struct Command {
 impl Command {
     pub(super) fn new(program: &str, argv: &[String], env: &[(String, String)]) -> Result<Self, SpawnError> {
         let c = |text: &str| CString::new(text).map_err(|_| SpawnError::Nul(program.to_owned()));
+        // Every way to a fork leads through here, and no child shall compile the floor anew.
+        floor::program().map_err(SpawnError::own("compile the floor filter under", program))?;
         Ok(Self {
             program: c(program)?,
             argv: argv.iter().map(|argument| c(argument)).collect::<Result<_, _>>()?,
@@ -149,7 +151,7 @@ pub(super) fn give_up(
     cred::set_no_new_privs().at(Step::Capabilities)?;
     ruleset.restrict_self().at(Step::Landlock)?;
     if floor {
-        seccomp::load(&floor::program()).at(Step::Floor)?;
+        seccomp::load(floor::program().at(Step::Floor)?).at(Step::Floor)?;
     }
     Ok(())
 }
