@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::exit::Failure;
 use crate::driver::{DriverError, Labeller};
@@ -15,11 +16,18 @@ use crate::sys::{path, process};
 
 /// The name of the program.
 const PROGRAM: &str = "svirt-labeller";
+/// How often one is started before that counts as a failure.
+const TRIES: u32 = 3;
 
 /// Connects to the labeller that runs; `None` where none does.
 pub(super) fn running(settings: &Settings) -> Result<Option<Labeller>, Failure> {
     match Labeller::connect(settings) {
-        Ok(labeller) => Ok(Some(labeller)),
+        // One that is being killed still takes connections for a moment, but never answers.
+        Ok(mut labeller) => match labeller.survey() {
+            Ok(_) => Ok(Some(labeller)),
+            Err(error @ DriverError::Refused(_)) => Err(failure(&error)),
+            Err(_) => Ok(None),
+        },
         Err(DriverError::Io { source, .. })
             if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
         {
@@ -34,21 +42,25 @@ pub(super) fn running(settings: &Settings) -> Result<Option<Labeller>, Failure> 
 /// The connection is kept until it is used: a labeller on demand leaves some seconds after its last client, and on a
 /// slow machine reading the host takes longer.
 pub(super) fn ensure(settings: &Settings, config: &Path) -> Result<Labeller, Failure> {
-    if let Some(labeller) = running(settings)? {
-        return Ok(labeller);
-    }
-    let program = find(settings)?;
     let log = Path::new(&settings.paths.run).join("labeller.log");
-    start(&program, config, &settings.paths.run, &log).map_err(|error| {
-        Failure::plain(format!("cannot start {}: {error}", program.display()), "install svirt whole")
-    })?;
-    match running(settings)? {
-        Some(labeller) => Ok(labeller),
-        None => Err(Failure::plain(
-            format!("{PROGRAM} does not serve{}", last_line(&log)),
-            format!("read {}; `svirt config check` tells whether the configuration is good", log.display()),
-        )),
+    for _ in 0..TRIES {
+        if let Some(labeller) = running(settings)? {
+            return Ok(labeller);
+        }
+        let program = find(settings)?;
+        start(&program, config, &settings.paths.run, &log).map_err(|error| {
+            Failure::plain(format!("cannot start {}: {error}", program.display()), "install svirt whole")
+        })?;
+        if let Some(labeller) = running(settings)? {
+            return Ok(labeller);
+        }
+        // A predecessor that is ending holds the lock until it is gone.
+        std::thread::sleep(Duration::from_millis(100));
     }
+    Err(Failure::plain(
+        format!("{PROGRAM} does not serve{}", last_line(&log)),
+        format!("read {}; `svirt config check` tells whether the configuration is good", log.display()),
+    ))
 }
 
 /// Starts a labeller in a session of its own, and returns once it serves or has ended.
