@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::output;
 use super::terminal::Raw;
 
 /// `^]`, which leaves a console, as in virsh and telnet.
@@ -51,14 +52,22 @@ pub(super) fn pending(signals: &SignalFd) -> Option<Detached> {
 }
 
 /// Moves bytes until something ends it; `ended` becomes readable when the domain is gone. With `ctrl_c` the byte `^C` ends it, instead of going to the guest.
+///
+/// `greeting` (or nothing) is said once keys count as they are typed, so that whoever answers it at once is heard.
 pub(super) fn attach(
     console: &UnixStream,
+    greeting: &str,
     early: &[u8],
     signals: &SignalFd,
     ended: Option<BorrowedFd<'_>>,
     ctrl_c: bool,
 ) -> io::Result<Detached> {
     let raw = Raw::enter()?;
+    if raw.is_terminal() && !greeting.is_empty() {
+        output::note(greeting);
+        // A raw terminal goes down on a line feed, but not back to its left edge.
+        io::stderr().write_all(b"\r")?;
+    }
     let stdin = io::stdin();
     let mut out = io::stdout().lock();
     out.write_all(early)?;

@@ -16,10 +16,12 @@ pub(super) fn run(wanted: &Console, config: &Path, quiet: bool) -> Result<(), Fa
     let (_, status) = host.find(&wanted.domain)?;
     let (alias, stream, early) =
         control(&status)?.console(wanted.alias.clone(), wanted.force).map_err(|error| failure(&error))?;
-    if !quiet && attach::interactive() {
-        output::note(&format!("attached to {alias} of {}; ^] leaves it", status.domain.name));
-    }
-    let end = attach::attach(&stream, &early, &signals, None, false)?;
+    let greeting = if quiet {
+        String::new()
+    } else {
+        format!("attached to {alias} of {}; ^] leaves it", status.domain.name)
+    };
+    let end = attach::attach(&stream, &greeting, &early, &signals, None, false)?;
     match end {
         Detached::Escape | Detached::Closed => {
             if !quiet && attach::interactive() {

@@ -110,12 +110,12 @@ impl Foreground {
         let console = Control::connect(&self.control).and_then(|control| control.console(None, false));
         match console {
             Ok((alias, stream, early)) => {
-                if attach::interactive() {
-                    self.say(&format!(
-                        "attached to {alias}; ^C asks the guest to power off, ^] leaves it running"
-                    ));
-                }
-                if self.attached(&stream, early)? {
+                let greeting = if self.quiet {
+                    String::new()
+                } else {
+                    format!("attached to {alias}; ^C asks the guest to power off, ^] leaves it running")
+                };
+                if self.attached(&stream, greeting, early)? {
                     self.say(&format!("{} goes on; `svirt console {}` attaches again", self.name, self.name));
                     return Ok(());
                 }
@@ -127,9 +127,16 @@ impl Foreground {
     }
 
     /// True where the person left and the guest goes on.
-    fn attached(&mut self, stream: &UnixStream, mut early: Vec<u8>) -> Result<bool, Failure> {
+    fn attached(
+        &mut self,
+        stream: &UnixStream,
+        mut greeting: String,
+        mut early: Vec<u8>,
+    ) -> Result<bool, Failure> {
         loop {
-            let end = attach::attach(stream, &early, &self.signals, Some(self.gone.as_fd()), true)?;
+            let end =
+                attach::attach(stream, &greeting, &early, &self.signals, Some(self.gone.as_fd()), true)?;
+            greeting.clear();
             early.clear();
             match end {
                 Detached::Closed => return Ok(false),
