@@ -3,7 +3,7 @@
 //! As root: open the definition, find or start the labeller, read the host. Then root is given up, and only then
 //! is anything parsed.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -19,6 +19,7 @@ use super::definition::Definition;
 use super::exit::{Code, Failure};
 use super::labeller::failure;
 use super::stop::describe;
+use super::terminal::Raw;
 use super::{config, labeller, output, privilege};
 use crate::base::DomainUuid;
 use crate::driver::{self, Control, DriverError, Labeller, Launch};
@@ -133,6 +134,8 @@ impl Foreground {
         mut greeting: String,
         mut early: Vec<u8>,
     ) -> Result<bool, Failure> {
+        // From the first key to the last: a mode that changed in between would lose what is typed meanwhile.
+        let _raw = Raw::enter()?;
         loop {
             let end =
                 attach::attach(stream, &greeting, &early, &self.signals, Some(self.gone.as_fd()), true)?;
@@ -226,6 +229,10 @@ impl Foreground {
     fn say(&self, text: &str) {
         if !self.quiet {
             output::note(text);
+            if attach::interactive() {
+                // A raw terminal goes down on a line feed, but not back to its left edge.
+                let _ = std::io::stderr().write_all(b"\r");
+            }
         }
     }
 }
