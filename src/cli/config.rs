@@ -32,6 +32,11 @@ pub(super) fn load(path: &Path) -> Result<Settings, Failure> {
 /// Runs `svirt config …`.
 pub(super) fn run(command: &Config, path: &Path, quiet: bool) -> Result<(), Failure> {
     let settings = load(path)?;
+    if settings.relocation.server && !quiet {
+        output::note(
+            "relocation.server is on, and this version sends and receives no domains: nothing listens",
+        );
+    }
     match command {
         Config::Check if quiet => {}
         Config::Check if path.exists() => output::note(&format!("{} is good", path.display())),

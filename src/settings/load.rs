@@ -80,6 +80,8 @@ impl Settings {
             .or_else(|| self.limits_complaint())
             .or_else(|| self.devices_complaint())
             .or_else(|| self.selinux_complaint())
+            .or_else(|| self.dois_complaint())
+            .or_else(|| self.relocation.complaint())
     }
 
     fn paths_complaint(&self) -> Option<(String, String)> {
@@ -87,6 +89,7 @@ impl Settings {
             ("paths.run", &self.paths.run),
             ("paths.state", &self.paths.state),
             ("paths.cache", &self.paths.cache),
+            ("paths.doi", &self.paths.doi),
             ("network.passt", &self.network.passt),
         ];
         let lists = [
@@ -115,6 +118,7 @@ impl Settings {
         let ranges = [
             ("uids.frontend", one(self.uids.frontend)),
             ("uids.imageprobe", one(self.uids.imageprobe)),
+            ("uids.hostprobe", one(self.uids.hostprobe)),
             ("uids.domains", self.uids.domains),
             ("uids.supervisors", self.uids.supervisors),
             ("uids.helpers", self.uids.helpers),
@@ -283,6 +287,12 @@ mod tests {
             ("[vnc]\nports = [6000, 5900]\n", "vnc.ports", 2),
             ("[network]\ntaps = [\"tap*\", \"a/b\"]\n", "network.taps", 2),
             ("[selinux]\nimage_type = \"a:b\"\n", "selinux.image_type", 2),
+            ("[selinux]\ndoi = []\n", "selinux.doi", 2),
+            ("[dac]\ndoi = [\"0\", \"a b\"]\n", "dac.doi", 2),
+            ("[apparmor]\ndoi = [\"0\", \"0\"]\n", "apparmor.doi", 2),
+            ("[flask]\ndoi = [\"\"]\n", "flask.doi", 2),
+            ("[relocation]\nserver = true\naddress = \"0.0.0.0\"\n", "relocation.address", 3),
+            ("[relocation]\nport = 0\n", "relocation.port", 2),
         ] {
             let error = wrong(text);
             assert_eq!((error.key.as_str(), error.line), (key, line), "{text}: {error}");

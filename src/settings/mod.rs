@@ -1,10 +1,14 @@
 //! The root-owned configuration file: one structure, safe defaults, errors with file and line.
 #![forbid(unsafe_code)]
 
+mod doi;
+mod host;
 mod load;
 
 use serde::{Deserialize, Serialize};
 
+pub use doi::{DOI_MAX, ModelSettings, doi_complaint};
+pub use host::{Host, HostPattern, Relocation};
 pub use load::{FILE_MAX, SettingsError};
 
 /// Where the configuration is read from unless `--config` says otherwise.
@@ -30,10 +34,20 @@ pub struct Settings {
     pub console: Console,
     /// VNC servers.
     pub vnc: Vnc,
-    /// SELinux types.
+    /// SELinux types and domains of interpretation.
     pub selinux: Selinux,
+    /// AppArmor.
+    pub apparmor: ModelSettings,
+    /// Owners and modes of files, and uids.
+    pub dac: ModelSettings,
+    /// Xen's own security module.
+    pub flask: Flask,
     /// What is done where a layer is missing.
     pub confinement: ConfinementPolicy,
+    /// What the host keeps for itself.
+    pub host: Host,
+    /// Domains that other hosts send.
+    pub relocation: Relocation,
 }
 
 /// `[paths]`
@@ -48,6 +62,8 @@ pub struct Paths {
     pub cache: String,
     /// svirt's own helper programs (`svirt-supervisor`, `svirt-imageprobe`); empty means beside the labeller.
     pub libexec: String,
+    /// Translation tables between domains of interpretation, besides those that ship with svirt.
+    pub doi: String,
 }
 
 /// `[uids]`: numbers from a range that nothing else allocates (see `docs/configuration.md`).
@@ -58,6 +74,8 @@ pub struct Uids {
     pub frontend: u32,
     /// The image probe.
     pub imageprobe: u32,
+    /// A device model that is only asked what it can do.
+    pub hostprobe: u32,
     /// Device models.
     pub domains: UidRange,
     /// Supervisors.
@@ -158,6 +176,8 @@ pub struct Vnc {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selinux {
+    /// Domains of interpretation that this host's SELinux labels belong to; the first is that of labels that name none.
+    pub doi: Vec<String>,
     /// Type of a device model under KVM.
     pub guest_type: String,
     /// Type of a device model under TCG, which needs execmem.
@@ -174,6 +194,14 @@ pub struct Selinux {
     pub extra_types: Vec<String>,
     /// Other file types that a static or device label may name.
     pub extra_image_types: Vec<String>,
+}
+
+/// `[flask]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flask {
+    /// Domains of interpretation of the hypervisor's policy; empty declares none, for Linux cannot ask Xen for it.
+    pub doi: Vec<String>,
 }
 
 /// `[confinement]`
@@ -196,6 +224,7 @@ impl Default for Paths {
             state: "/var/lib/svirt/state".into(),
             cache: "/var/cache/svirt".into(),
             libexec: String::new(),
+            doi: "/etc/svirt/doi".into(),
         }
     }
 }
@@ -205,6 +234,7 @@ impl Default for Uids {
         Self {
             frontend: 1_900_000_000,
             imageprobe: 1_900_000_001,
+            hostprobe: 1_900_000_002,
             domains: UidRange { first: 1_910_000_000, count: 65_536 },
             supervisors: UidRange { first: 1_920_000_000, count: 65_536 },
             helpers: UidRange { first: 1_930_000_000, count: 65_536 },
@@ -271,6 +301,7 @@ impl Default for Vnc {
 impl Default for Selinux {
     fn default() -> Self {
         Self {
+            doi: vec!["0".into()],
             guest_type: "svirt_guest_t".into(),
             guest_tcg_type: "svirt_guest_tcg_t".into(),
             image_type: "svirt_guest_image_t".into(),

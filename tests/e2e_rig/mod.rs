@@ -143,6 +143,7 @@ impl Rig {
             Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap().to_str().unwrap().to_owned();
         settings.uids.frontend = first_uid + 60;
         settings.uids.imageprobe = first_uid + 61;
+        settings.uids.hostprobe = first_uid + 62;
         settings.uids.domains = range(0);
         settings.uids.supervisors = range(16);
         settings.uids.helpers = range(32);

@@ -96,6 +96,7 @@ impl Rig {
         settings.paths.cache = shared_cache();
         settings.uids.frontend = first_uid + 60;
         settings.uids.imageprobe = first_uid + 61;
+        settings.uids.hostprobe = first_uid + 62;
         settings.uids.domains = range(0);
         settings.uids.supervisors = range(16);
         settings.uids.helpers = range(32);

@@ -55,7 +55,8 @@ impl Admission<'_> {
         }
         let uids = &self.settings.uids;
         let ranges = [uids.domains, uids.helpers, uids.supervisors];
-        let bad = |uid: &u32| *uid == uids.imageprobe || ranges.iter().any(|range| range.contains(*uid));
+        let probes = [uids.imageprobe, uids.hostprobe];
+        let bad = |uid: &u32| probes.contains(uid) || ranges.iter().any(|range| range.contains(*uid));
         if spec.clients.len() > 64 || spec.clients.iter().any(bad) {
             return refuse("its clients", "at most 64, none of them a uid of a domain's own processes");
         }
