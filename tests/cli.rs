@@ -24,8 +24,19 @@ fn ends(mut command: Command, code: i32) -> (String, String) {
 #[test]
 fn help_names_every_command_and_the_exit_codes() {
     let (out, _) = ends(svirt(&["--help"]), 0);
-    for word in ["run", "plan", "list", "stop", "console", "inspect", "probe", "config", "completions", "man"]
-    {
+    for word in [
+        "run",
+        "plan",
+        "list",
+        "stop",
+        "console",
+        "inspect",
+        "probe",
+        "label",
+        "config",
+        "completions",
+        "man",
+    ] {
         assert!(out.lines().any(|line| line.trim_start().starts_with(word)), "{word} is not in\n{out}");
     }
     assert!(out.contains("Exit codes"));
@@ -124,4 +135,35 @@ fn no_labeller_means_no_domains() {
         assert!(ends(svirt(&["--config", config, command, "web"]), 3).1.contains("web"));
     }
     assert!(!run.exists(), "looking must not start anything");
+}
+
+#[test]
+fn labels_are_planned_without_privilege_for_models_that_this_host_lacks() {
+    let (kept, program) = copy_for_others();
+    let xml = kept.path().join("guest.xml");
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/chain-declared.xml"), &xml).unwrap();
+    let label = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(["label", "plan"]).arg(&xml).args(arguments).env("NO_COLOR", "1");
+        command.env_remove("SVIRT_CONFIG");
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65_533).gid(65_533);
+        }
+        ends(command, 0)
+    };
+    let (out, err) = label(&["--model", "selinux,apparmor,dac", "--json"]);
+    assert!(err.contains("disk vda"), "nobody said that the image cannot be read: {err}");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+    let of = |model: &str| {
+        let is = |row: &&serde_json::Value| row["model"] == model && row["resource"] == "disk vda, layer 2";
+        rows.iter().find(is).unwrap().clone()
+    };
+    // The lower layer is in the definition alone here, since there is no such image.
+    assert_eq!(of("selinux")["label"], "system_u:object_r:svirt_guest_content_t:s0");
+    assert_eq!(of("selinux")["restore"], true);
+    assert_eq!(of("apparmor")["label"], "\"/var/lib/svirt/images/base.raw\" rk,");
+    assert_eq!(of("dac")["action"], "handed");
+    let (text, _) = label(&["--model", "dac"]);
+    assert!(text.contains("+1910") && !text.contains("selinux"), "{text}");
+    assert_eq!(text, label(&["--model", "dac"]).0, "the same definition gives the same table");
 }

@@ -34,8 +34,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "base", "conf", "driver", "filter", "host", "inspect", "plan", "privsep", "probe", "settings",
-            "sys",
+            "base", "conf", "driver", "filter", "host", "inspect", "plan", "privsep", "probe", "security",
+            "settings", "sys",
         ],
     ),
 ];

@@ -3,8 +3,6 @@
 //! Needs root and Debian's QEMU; says so where it is skipped.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used, missing_docs)]
 
-mod launch_rig;
-
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -161,7 +159,7 @@ impl Rig {
             supervisor: Path::new(SUPERVISOR),
             timeout: TIMEOUT,
         };
-        launch_rig::launch(launch, before_go)
+        spawn::launch(launch, before_go)
     }
 }
 

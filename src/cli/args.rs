@@ -68,6 +68,9 @@ pub enum Command {
     Inspect(Look),
     /// Put an attacker where a device model is, and say what got through and what stopped the rest
     Probe(Look),
+    /// Show which label each security model gives to each thing that a domain uses
+    #[command(subcommand)]
+    Label(Label),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(Config),
@@ -100,6 +103,38 @@ pub struct Plan {
     /// Print the plan as the labeller gets it
     #[arg(long)]
     pub json: bool,
+}
+
+/// `svirt label`
+#[derive(Debug, Subcommand)]
+pub enum Label {
+    /// Print each resource of a domain with the label, the action and the reason of every model
+    Plan(LabelPlan),
+}
+
+/// `svirt label plan`
+#[derive(Debug, clap::Args)]
+pub struct LabelPlan {
+    /// The domain's definition: libvirt's domain XML; `-` reads standard input
+    #[arg(value_name = "DOMAIN.XML")]
+    pub definition: PathBuf,
+    /// The models to plan for; without it those that this host runs
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "MODEL")]
+    pub model: Vec<LabelModel>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A security model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabelModel {
+    /// A profile of each process, and a rule for each file
+    Apparmor,
+    /// Uids and file owners
+    Dac,
+    /// Contexts of processes and files
+    Selinux,
 }
 
 /// `svirt list`

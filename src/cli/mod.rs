@@ -12,6 +12,7 @@ mod definition;
 mod domain;
 pub mod exit;
 mod inspect;
+mod label;
 mod labeller;
 mod list;
 pub mod output;
@@ -51,6 +52,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Config(command) => config::run(command, &args.config, args.quiet),
         Command::Inspect(wanted) => inspect::run(wanted, &config::load(&args.config)?),
         Command::Console(wanted) => console::run(wanted, &args.config, args.quiet),
+        Command::Label(args::Label::Plan(wanted)) => label::plan(wanted, &args.config),
         Command::List(list) => list::run(list, &args.config),
         Command::Man(wanted) => pages::man(wanted),
         Command::Plan(wanted) => plan::run(wanted, &args.config),

@@ -10,7 +10,7 @@ mod start;
 pub use client::Labeller;
 pub use control::Control;
 pub use prober::{LabellerProber, OwnProber};
-pub use start::{Launch, Prepared, draw, prepare, start};
+pub use start::{Launch, Prepared, draw, prepare, prepare_unread, start};
 
 use crate::base::{Layer, Refusal};
 use crate::privsep::request::Refused;
@@ -27,9 +27,6 @@ pub enum DriverError {
         /// The kernel's error.
         source: std::io::Error,
     },
-    /// The labeller knows no such domain, or not any longer: it may have ended a moment ago.
-    #[error("no such domain runs")]
-    NoDomain,
     /// The other side closed the connection, or answered something else than was asked.
     #[error("{0}")]
     Protocol(String),
@@ -68,10 +65,6 @@ impl DriverError {
                     _ => "look into the journal of svirt-labeller",
                 };
                 Refusal::new(Layer::Kernel, "speak", what.clone(), source.to_string(), remedy)
-            }
-            Self::NoDomain => {
-                let remedy = "`svirt list` shows the domains that run";
-                Refusal::new(Layer::Lease, "find", "the domain", "no such domain runs", remedy)
             }
             Self::Protocol(text) => Refusal::new(
                 Layer::Kernel,

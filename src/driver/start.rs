@@ -5,9 +5,10 @@ use crate::base::{DomainUuid, Layer};
 use crate::conf::domain::Domain;
 use crate::conf::facts::HostFacts;
 use crate::plan::chain::{self, Chain, Prober};
-use crate::plan::{self, Inputs};
+use crate::plan::{self, Inputs, inventory, labels};
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::request::{Started, Survey};
+use crate::security::decide::Model;
 use crate::settings::Settings;
 
 /// A definition with everything that was read for it.
@@ -57,7 +58,49 @@ pub fn prepare(
     Ok(Prepared { domain, uuid, chains })
 }
 
+/// As [`prepare`], for whoever cannot read the images: such a disk has the layers that the definition names.
+/// The second value says which disks these are, and why.
+#[must_use]
+pub fn prepare_unread(
+    domain: Domain,
+    settings: &Settings,
+    prober: &mut dyn Prober,
+) -> (Prepared, Vec<String>) {
+    let mut unread = Vec::new();
+    let mut chains = Vec::new();
+    for disk in &domain.devices.disks {
+        chains.push(chain::resolve(disk, settings.limits.chain_depth, prober).unwrap_or_else(|error| {
+            unread.push(error.to_string());
+            inventory::declared(disk)
+        }));
+    }
+    // Nothing is drawn: the same definition gives the same table again.
+    let uuid = domain.uuid.unwrap_or(DomainUuid(uuid::Uuid::nil()));
+    (Prepared { domain, uuid, chains }, unread)
+}
+
 impl Prepared {
+    /// What each of `models` does with each resource. Categories and uids are examples of what a start draws.
+    pub fn labels(
+        &self,
+        host: &HostFacts,
+        settings: &Settings,
+        models: &[Model],
+    ) -> Result<Vec<labels::Row>, DriverError> {
+        let (high, low) = self.uuid.0.as_u64_pair();
+        let inputs = Inputs {
+            domain: &self.domain,
+            uuid: self.uuid,
+            host,
+            settings,
+            chains: &self.chains,
+            survey: &Survey::default(),
+            seed: high ^ low,
+            paused: false,
+        };
+        labels::plan(&inputs, models).map_err(|error| error.refusal().into())
+    }
+
     /// The plan of one start.
     pub fn plan(
         &self,

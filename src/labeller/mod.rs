@@ -31,7 +31,6 @@ mod run;
 mod serve;
 mod server;
 pub mod spawn;
-mod start;
 mod undo;
 
 pub use run::{LabellerError, Options, run};

@@ -126,7 +126,6 @@ impl Server {
             phase: Phase::Running,
             ran: true,
             undos: story.undos,
-            launching: None,
             device_model: Some(device_model),
             supervisor,
             link: None,

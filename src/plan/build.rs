@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::chain::Chain;
-use super::images::{self, inside};
+use super::images;
+use super::inventory::boot_place;
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
 use super::{PlanError, slots};
@@ -16,8 +17,11 @@ use crate::privsep::op::{CgroupLimits, DeviceNode, LaunchPlan, Op, PLAN_VERSION,
 use crate::privsep::order;
 use crate::privsep::request::Survey;
 use crate::privsep::supervisor::{Lifecycle, SupervisorSpec};
+use crate::security::dac::Owners;
+use crate::security::decide::Stack;
 use crate::security::mcs::Taken;
 use crate::security::range::CategoryRange;
+use crate::security::resource::Place;
 use crate::security::selinux::{self, Labels};
 use crate::security::{LabelError, dac};
 use crate::settings::Settings;
@@ -55,13 +59,6 @@ pub struct Inputs<'a> {
     pub paused: bool,
 }
 
-/// Uids of one start.
-struct Uids {
-    domain: u32,
-    supervisor: u32,
-    helpers: Vec<u32>,
-}
-
 /// Makes the plan of one start.
 pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let Inputs { domain, host, settings, chains, .. } = *inputs;
@@ -70,9 +67,11 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let emulator = emulator(domain, host, settings)?;
     selinux::models_present(domain, host)?;
     let labels = labels(inputs)?;
-    let images = images::plan(domain, chains, settings, labels.as_ref())?;
     let ports = ports::plan(domain, settings)?;
-    let uids = uids(inputs, ports.passts.len())?;
+    let uids = owners(inputs, ports.passts.len())?;
+    let mut stack = vec![Stack::Dac(&uids)];
+    stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
+    let images = images::plan(domain, chains, settings, &stack)?;
     let (boot_ops, root_files) = boot_files(domain, settings)?;
     let line = qemu::argv(&Guest { domain, uuid: inputs.uuid, program: &emulator.path, chains })?;
     check_arguments(&line.argv)?;
@@ -226,15 +225,21 @@ fn emulator<'a>(
     Ok(found)
 }
 
+/// The contexts of a domain: where the kernel runs SELinux, or where somebody asks what they would be.
+pub(super) fn contexts(inputs: &Inputs<'_>) -> Result<Labels, LabelError> {
+    let taken = Taken::of(CategoryRange::ALL, inputs.survey.pairs.iter().copied());
+    selinux::labels(inputs.domain, &inputs.settings.selinux, &taken, inputs.seed)
+}
+
 fn labels(inputs: &Inputs<'_>) -> Result<Option<Labels>, LabelError> {
     if inputs.host.selinux.is_none() {
         return Ok(None);
     }
-    let taken = Taken::of(CategoryRange::ALL, inputs.survey.pairs.iter().copied());
-    selinux::labels(inputs.domain, &inputs.settings.selinux, &taken, inputs.seed).map(Some)
+    contexts(inputs).map(Some)
 }
 
-fn uids(inputs: &Inputs<'_>, helpers: usize) -> Result<Uids, LabelError> {
+/// The uids of a domain's processes.
+pub(super) fn owners(inputs: &Inputs<'_>, helpers: usize) -> Result<Owners, LabelError> {
     let Inputs { domain, settings, survey, seed, .. } = *inputs;
     let mut taken: HashSet<u32> = survey.uids.iter().map(|(_, uid)| *uid).collect();
     let guest = dac::domain_uid(domain, &settings.uids, &taken, seed)?;
@@ -249,10 +254,10 @@ fn uids(inputs: &Inputs<'_>, helpers: usize) -> Result<Uids, LabelError> {
     let supervisor = draw(UidRole::Supervisor, 3)?;
     let helpers =
         (0..helpers as u64).map(|n| draw(UidRole::Helper, 4 + n)).collect::<Result<_, LabelError>>()?;
-    Ok(Uids { domain: guest, supervisor, helpers })
+    Ok(Owners { domain: guest, supervisor, helpers })
 }
 
-fn leases(uids: &Uids, labels: Option<&Labels>) -> Vec<Op> {
+fn leases(uids: &Owners, labels: Option<&Labels>) -> Vec<Op> {
     let mut ops = vec![
         Op::LeaseUid { role: UidRole::Domain, uid: uids.domain },
         Op::LeaseUid { role: UidRole::Supervisor, uid: uids.supervisor },
@@ -289,11 +294,7 @@ fn boot_files(domain: &Domain, settings: &Settings) -> Result<(Vec<Op>, Vec<Root
     let mut shown = Vec::new();
     for (path, what, place) in files {
         let Some(path) = path else { continue };
-        let images = &settings.images;
-        let plain = super::chain::normalise("/", path).is_some_and(|plain| plain == *path);
-        if !plain
-            || !images.readable.iter().chain(&images.relabelable).any(|directory| inside(path, directory))
-        {
+        if boot_place(path, settings) == Place::Elsewhere {
             return Err(Refusal::new(
                 Layer::Configuration,
                 format!("open the {what}"),
@@ -313,7 +314,7 @@ fn boot_files(domain: &Domain, settings: &Settings) -> Result<(Vec<Op>, Vec<Root
 fn supervisor(
     inputs: &Inputs<'_>,
     ports: &Ports,
-    uids: &Uids,
+    uids: &Owners,
     labels: Option<&Labels>,
     seccomp: SeccompProgram,
 ) -> SupervisorSpec {

@@ -4,21 +4,13 @@ use std::collections::HashMap;
 
 use super::chain::{Chain, Layer};
 use super::qemu::{is_direct, is_writable};
-use super::{PlanError, slots};
+use super::{PlanError, inventory, slots};
 use crate::base::{Layer as Denier, Refusal};
 use crate::conf::domain::{Disk, Domain, ImageFormat, IoMode};
-use crate::privsep::op::{Access, FileIdentity, ImageKind, Op, OpenImage, Sharing};
-use crate::security::selinux::{ImageUse, Labels};
+use crate::privsep::op::{Access, FileIdentity, Op, OpenImage, Sharing};
+use crate::security::decide::{Action, Stack};
+use crate::security::resource::{Kind, Place, Resource};
 use crate::settings::Settings;
-
-/// What the configuration lets a path be used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Used and labelled.
-    Relabelable,
-    /// Read, never labelled.
-    Readable,
-}
 
 /// The operations on a domain's images.
 #[derive(Debug, Default)]
@@ -40,7 +32,7 @@ pub(super) fn plan(
     domain: &Domain,
     chains: &[Chain],
     settings: &Settings,
-    labels: Option<&Labels>,
+    stack: &[Stack<'_>],
 ) -> Result<Images, PlanError> {
     let mut images = Images::default();
     for (disk, chain) in domain.devices.disks.iter().zip(chains) {
@@ -55,7 +47,7 @@ pub(super) fn plan(
             .into());
         }
         for depth in 0..chain.layers.len() {
-            images.layer(disk, chain, depth, settings, labels)?;
+            images.layer(disk, chain, depth, settings, stack)?;
         }
     }
     Ok(images)
@@ -68,14 +60,16 @@ impl Images {
         chain: &Chain,
         depth: usize,
         settings: &Settings,
-        labels: Option<&Labels>,
+        stack: &[Stack<'_>],
     ) -> Result<(), PlanError> {
-        let (Some(layer), Some(first)) = (chain.layers.get(depth), chain.layers.first()) else {
+        let (Some(layer), Some(resource)) =
+            (chain.layers.get(depth), inventory::layer(disk, chain, depth, settings))
+        else {
             return Ok(());
         };
         let slot = slots::layer(&disk.target, depth)?;
         let writable = depth == 0 && is_writable(disk);
-        let place = place(disk, layer, writable, settings)?;
+        check_place(disk, &resource, writable, settings)?;
         let shared = writable && disk.shareable;
         if shared && layer.format == ImageFormat::Qcow2 {
             return Err(PlanError::definition(
@@ -84,20 +78,7 @@ impl Images {
                 "use a raw image for a shareable disk",
             ));
         }
-        let label = match labels {
-            Some(labels) if place == Place::Relabelable => {
-                let used = match (depth, writable, shared) {
-                    (0, true, true) => ImageUse::Shareable,
-                    (0, true, false) => ImageUse::Private,
-                    (0, false, _) => ImageUse::Readonly,
-                    _ => ImageUse::Lower,
-                };
-                labels
-                    .layer(&layer.seclabels, &first.seclabels, used, disk.line, &settings.selinux)?
-                    .map(|context| context.to_string())
-            }
-            _ => None,
-        };
+        let label = label(&resource, stack)?;
         let fresh = self.remember(disk, layer, writable, label.as_deref())?;
         self.opens.push(Op::OpenImage(OpenImage {
             slot: slot.clone(),
@@ -156,36 +137,41 @@ pub(super) fn inside(path: &str, directory: &str) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
 }
 
-fn place(disk: &Disk, layer: &Layer, writable: bool, settings: &Settings) -> Result<Place, PlanError> {
-    let operation = format!("open the image of disk {},", disk.target);
-    let images = &settings.images;
-    if layer.kind == ImageKind::Block {
-        // A device has many names: whoever read its header has held its number against images.block_devices.
-        return Ok(Place::Relabelable);
+/// What SELinux sets on a resource; every other model of the stack must agree to it being used at all.
+fn label(resource: &Resource, stack: &[Stack<'_>]) -> Result<Option<String>, PlanError> {
+    let mut label = None;
+    for model in stack {
+        let decision = model.decide(resource)?;
+        if decision.action == Action::Set {
+            label = decision.label;
+        }
     }
-    // The longest directory decides: a readable one inside a relabelable one stays unlabelled.
-    let longest = |list: &[String]| list.iter().filter(|d| inside(&layer.path, d)).map(String::len).max();
-    match (longest(&images.relabelable), longest(&images.readable)) {
-        (Some(relabel), read) if read.is_none_or(|read| relabel >= read) => Ok(Place::Relabelable),
-        (_, Some(_)) if !writable => Ok(Place::Readable),
-        (_, Some(_)) => Err(Refusal::new(
-            Denier::Configuration,
-            operation,
-            layer.path.clone(),
+    Ok(label)
+}
+
+fn check_place(
+    disk: &Disk,
+    resource: &Resource,
+    writable: bool,
+    settings: &Settings,
+) -> Result<(), PlanError> {
+    let Kind::Image(image) = &resource.kind else { return Ok(()) };
+    let operation = format!("open the image of disk {},", disk.target);
+    let path = resource.path.clone().unwrap_or_default();
+    let (rule, remedy) = match image.place {
+        Place::Relabelable => return Ok(()),
+        Place::Readable if !writable => return Ok(()),
+        Place::Readable => (
             "it lies in a place that is only read (images.readable), and the disk is writable",
-            "add <readonly/> to the disk, or move the image into a directory of images.relabelable",
-        )
-        .into()),
-        _ => Err(Refusal::new(
-            Denier::Configuration,
-            operation,
-            layer.path.clone(),
+            "add <readonly/> to the disk, or move the image into a directory of images.relabelable".into(),
+        ),
+        Place::Elsewhere => (
             "it lies in none of the places of images.relabelable and images.readable",
             format!(
                 "move the image into {}, or add its directory to relabelable in [images]",
-                images.relabelable.first().map_or("a configured directory", String::as_str)
+                settings.images.relabelable.first().map_or("a configured directory", String::as_str)
             ),
-        )
-        .into()),
-    }
+        ),
+    };
+    Err(Refusal::new(Denier::Configuration, operation, path, rule, remedy).into())
 }

@@ -6,6 +6,8 @@ mod build;
 pub mod chain;
 mod error;
 mod images;
+pub mod inventory;
+pub mod labels;
 #[cfg(test)]
 mod order_tests;
 mod ports;

@@ -3,10 +3,76 @@
 //! Images keep their owners: they are handed over as descriptors, and the owner of a file could open a
 //! read-only descriptor again for writing after a chmod.
 
+use super::decide::{Action, Decision};
+use super::resource::{Kind, Place, Process, Resource};
+use super::selinux::ELSEWHERE;
 use super::{LabelError, mix};
-use crate::conf::domain::{Domain, SecLabelKind};
+use crate::conf::domain::{DeviceLabel, Domain, SecLabelKind};
 use crate::privsep::op::UidRole;
 use crate::settings::{UidRange, Uids};
+
+/// The uids of one start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owners {
+    /// The device model's.
+    pub domain: u32,
+    /// The supervisor's.
+    pub supervisor: u32,
+    /// One for each helper.
+    pub helpers: Vec<u32>,
+}
+
+impl Owners {
+    /// What is done to one resource. Nothing's owner is ever changed.
+    pub fn decide(&self, resource: &Resource) -> Result<Decision, LabelError> {
+        let nothing = |action, reason: &str| Ok(Decision::nothing(action, reason));
+        let run = |uid: Option<&u32>, reason: &str| match uid {
+            Some(uid) => Ok(Decision::given(Action::Run, format!("+{uid}:+{uid}"), reason)),
+            None => Err(LabelError::NoUid("helpers")),
+        };
+        match &resource.kind {
+            Kind::Process(Process::DeviceModel) => {
+                run(Some(&self.domain), "no other process of the host has this uid")
+            }
+            Kind::Process(Process::Supervisor) => run(
+                Some(&self.supervisor),
+                "the device model cannot signal or trace the process that watches it",
+            ),
+            Kind::Process(Process::Passt(at)) => {
+                run(self.helpers.get(*at), "taken over, it reaches neither the device model nor its files")
+            }
+            Kind::Image(image) => {
+                let asks =
+                    |label: &&DeviceLabel| label.model.as_deref() == Some("dac") && label.label.is_some();
+                if let Some(label) = image.own.iter().chain(&image.first).find(asks) {
+                    return Err(LabelError::Label {
+                        model: "dac",
+                        label: label.label.clone().unwrap_or_default(),
+                        reason: "owners of images are never changed: an owner could reopen a read-only descriptor for writing"
+                            .into(),
+                        line: resource.line,
+                    });
+                }
+                match image.place {
+                    Place::Elsewhere => nothing(Action::Refused, ELSEWHERE),
+                    _ => nothing(
+                        Action::Handed,
+                        "handed over open; an owner could change the mode and open it again for writing",
+                    ),
+                }
+            }
+            Kind::Boot(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
+            Kind::Boot(_) => {
+                nothing(Action::Content, "mounted read-only; its mode must let everybody read it")
+            }
+            Kind::Tap => nothing(Action::Handed, "the labeller attaches to it, whoever owns it"),
+            Kind::Channel => nothing(Action::Handed, "a pair of sockets has no name that could be opened"),
+            Kind::Listener => nothing(Action::Never, "it belongs to root; the supervisor asks who connects"),
+            Kind::Log => nothing(Action::Never, "it belongs to root; the supervisor has it open to append"),
+            Kind::Pty => nothing(Action::Never, "it belongs to root; the supervisor has both sides"),
+        }
+    }
+}
 
 /// The range of a role.
 #[must_use]

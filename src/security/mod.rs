@@ -2,10 +2,13 @@
 //! seed of every draw are arguments. Never looks at a file; the labeller applies what is decided here.
 #![forbid(unsafe_code)]
 
+pub mod apparmor;
 pub mod context;
 pub mod dac;
+pub mod decide;
 pub mod mcs;
 pub mod range;
+pub mod resource;
 pub mod selinux;
 
 use crate::base::{Layer, Refusal};
@@ -16,7 +19,7 @@ pub enum LabelError {
     /// A label is not well formed or not one that this host gives.
     #[error("the {model} label {label:?} cannot be given: {reason}")]
     Label {
-        /// `selinux` or `dac`.
+        /// `selinux`, `apparmor` or `dac`.
         model: &'static str,
         /// The label as it was written.
         label: String,

@@ -2,8 +2,10 @@
 
 use super::LabelError;
 use super::context::Context;
+use super::decide::{Action, Decision};
 use super::mcs::{Taken, allocate};
 use super::range::Range;
+use super::resource::{Image, Kind, Place, Process, Resource, Use};
 use crate::base::CategoryPair;
 use crate::conf::domain::{DeviceLabel, Domain, SecLabel, SecLabelKind, VirtType};
 use crate::conf::facts::HostFacts;
@@ -24,19 +26,6 @@ pub struct Labels {
     pub relabel: bool,
     /// The context of a writable image of this domain alone.
     image: Context,
-}
-
-/// What an image is to the domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageUse {
-    /// A layer below the first.
-    Lower,
-    /// The first layer, writable by this domain alone.
-    Private,
-    /// The first layer, read-only.
-    Readonly,
-    /// The first layer, writable by every domain that says so.
-    Shareable,
 }
 
 /// Checks that every model that a label of the definition names is one of the host's.
@@ -70,14 +59,8 @@ pub fn models_present(domain: &Domain, host: &HostFacts) -> Result<(), LabelErro
 fn device_model_present(label: &DeviceLabel, host: &HostFacts, line: u32) -> Result<(), LabelError> {
     match label.model.as_deref() {
         None | Some("selinux") if host.selinux.is_some() => Ok(()),
-        Some("dac") => Err(LabelError::Label {
-            model: "dac",
-            label: label.label.clone().unwrap_or_default(),
-            reason:
-                "owners of images are never changed: an owner could reopen a read-only descriptor for writing"
-                    .into(),
-            line,
-        }),
+        // `dac` is everywhere, and refuses every label on a device itself.
+        Some("dac") => Ok(()),
         other => Err(LabelError::ModelMissing { model: other.unwrap_or("selinux").into(), line }),
     }
 }
@@ -114,12 +97,15 @@ pub fn labels(domain: &Domain, types: &Selinux, taken: &Taken, seed: u64) -> Res
             }
             let mut labels = Labels::new(types, pair, &guest.kind, *relabel);
             if let Some(image) = imagelabel {
-                labels.image = labels.file_context(image, label.line, types)?;
+                labels.image = labels.override_context(image, Use::Private, label.line, types)?;
             }
             Ok(labels)
         }
     }
 }
+
+/// What both models of files say of a path outside the configured places.
+pub(super) const ELSEWHERE: &str = "it lies in none of the places of images.relabelable and images.readable";
 
 fn refuse(label: &str, line: u32, reason: impl Into<String>) -> LabelError {
     LabelError::Label { model: "selinux", label: label.into(), reason: reason.into(), line }
@@ -158,43 +144,95 @@ impl Labels {
         }
     }
 
+    /// What is done to one resource.
+    pub fn decide(&self, resource: &Resource, types: &Selinux) -> Result<Decision, LabelError> {
+        let never = |reason: &str| Ok(Decision::nothing(Action::Never, reason));
+        let run = |context: &Context, reason: &str| Ok(Decision::given(Action::Run, context, reason));
+        match &resource.kind {
+            Kind::Process(Process::DeviceModel) => {
+                run(&self.guest, "the pair is this domain's alone on this host, static labels included")
+            }
+            Kind::Process(Process::Supervisor) => {
+                run(&self.supervisor, "it serves one domain, and the domain's pair keeps it to that one")
+            }
+            Kind::Process(Process::Passt(_)) => {
+                run(&self.passt, "packets of one domain; the domain's pair keeps it to that one")
+            }
+            Kind::Image(image) => self.image(image, resource.line, types),
+            Kind::Boot(Place::Elsewhere) => Ok(Decision::nothing(Action::Refused, ELSEWHERE)),
+            Kind::Boot(_) => Ok(Decision::nothing(
+                Action::Content,
+                "mounted alone and read-only into the device model's root; every domain may read what lies there",
+            )),
+            Kind::Channel => {
+                never("its sockets carry the labeller's context, and exist in two processes alone")
+            }
+            Kind::Listener => {
+                never("the supervisor accepts; the device model has no way to connect or listen")
+            }
+            Kind::Log => never("the supervisor appends; the device model never has it"),
+            Kind::Pty => never("the supervisor has both sides; the device model has one connected socket"),
+            Kind::Tap => {
+                never("the policy lets device models use a tap that the labeller opened, and open none")
+            }
+        }
+    }
+
     /// The context of one layer, in libvirt's order: its own override, the first layer's override, its use.
-    /// `None` where it is left as it is.
-    pub fn layer(
-        &self,
-        own: &[DeviceLabel],
-        first: &[DeviceLabel],
-        used: ImageUse,
-        line: u32,
-        types: &Selinux,
-    ) -> Result<Option<Context>, LabelError> {
+    fn image(&self, image: &Image, line: u32, types: &Selinux) -> Result<Decision, LabelError> {
         let of_model = |labels: &[DeviceLabel]| {
             labels.iter().find(|l| l.model.as_deref().is_none_or(|m| m == "selinux")).cloned()
         };
-        if let Some(label) = of_model(own).or_else(|| of_model(first)) {
+        if image.place == Place::Elsewhere {
+            return Ok(Decision::nothing(Action::Refused, ELSEWHERE));
+        }
+        if image.place == Place::Readable {
+            return Ok(match image.used() {
+                Use::Content => Decision::nothing(
+                    Action::Content,
+                    "it lies in images.readable, where nothing is labelled and every domain may read",
+                ),
+                Use::Private | Use::Shared => {
+                    Decision::nothing(Action::Refused, "it lies in images.readable, and the disk is writable")
+                }
+            });
+        }
+        let own = of_model(&image.own);
+        let whose = if own.is_some() { "its own <seclabel>" } else { "the <seclabel> of the top layer" };
+        if let Some(label) = own.or_else(|| of_model(&image.first)) {
             return match label.label {
-                None => Ok(None),
+                None => Ok(Decision::nothing(Action::Never, format!("{whose} says relabel='no'"))),
                 Some(text) if !self.relabel => {
                     Err(refuse(&text, line, "the domain's own label says that nothing is relabelled"))
                 }
-                Some(text) => self.override_context(&text, used, line, types).map(Some),
+                Some(text) => {
+                    let context = self.override_context(&text, image.used(), line, types)?;
+                    Ok(Decision::set(context, format!("{whose} names it")))
+                }
             };
         }
         if !self.relabel {
-            return Ok(None);
+            return Ok(Decision::nothing(Action::Never, "the domain's own label says relabel='no'"));
         }
-        Ok(Some(match used {
-            ImageUse::Private => self.image.clone(),
-            ImageUse::Shareable => Context::file(&types.image_type, Range::default()),
-            ImageUse::Lower | ImageUse::Readonly => Context::file(&types.content_type, Range::default()),
-        }))
+        let content = || Context::file(&types.content_type, Range::default());
+        Ok(match (image.used(), image.depth) {
+            (Use::Private, _) => Decision::set(&self.image, "written by this domain alone"),
+            (Use::Shared, _) => Decision::set(
+                Context::file(&types.image_type, Range::default()),
+                "written by every domain that declares it <shareable/>",
+            ),
+            (Use::Content, 0) => Decision::set(content(), "read-only, so other domains may read it too"),
+            (Use::Content, _) => {
+                Decision::set(content(), "a backing layer: only read, and other disks may stand on it")
+            }
+        })
     }
 
     /// An override must fit how the image is opened: what one domain writes carries its pair and is no content.
     fn override_context(
         &self,
         text: &str,
-        used: ImageUse,
+        used: Use,
         line: u32,
         types: &Selinux,
     ) -> Result<Context, LabelError> {
@@ -202,10 +240,10 @@ impl Labels {
         let common = context.range == Range::default();
         let content = context.kind == types.content_type;
         match used {
-            ImageUse::Private | ImageUse::Shareable if content => {
+            Use::Private | Use::Shared if content => {
                 Err(refuse(text, line, "content that every domain reads cannot be writable"))
             }
-            ImageUse::Private if common => Err(refuse(
+            Use::Private if common => Err(refuse(
                 text,
                 line,
                 "without categories every domain may write to it: declare the disk <shareable/>",
@@ -254,21 +292,27 @@ mod tests {
         Labels::new(&Selinux::default(), CategoryPair::new(41, 264).unwrap(), "svirt_guest_t", true)
     }
 
-    fn of(labels: &Labels, own: &[DeviceLabel], first: &[DeviceLabel], used: ImageUse) -> Option<String> {
-        labels.layer(own, first, used, 3, &Selinux::default()).unwrap().map(|c| c.to_string())
+    fn image(used: Use, depth: usize, own: &[DeviceLabel], first: &[DeviceLabel]) -> Resource {
+        let (writable, shareable) = (used != Use::Content, used == Use::Shared);
+        let place = Place::Relabelable;
+        let (own, first) = (own.to_vec(), first.to_vec());
+        let kind = Kind::Image(Image { depth, block: false, writable, shareable, place, own, first });
+        Resource { name: "disk vda".into(), path: Some("/i".into()), line: 3, kind }
+    }
+
+    fn of(used: Use, own_label: &[DeviceLabel], first: &[DeviceLabel]) -> Option<String> {
+        own().decide(&image(used, 0, own_label, first), &Selinux::default()).unwrap().label
     }
 
     #[test]
     fn a_layer_is_labelled_by_its_use() {
-        let labels = own();
         let expected = [
-            (ImageUse::Private, "system_u:object_r:svirt_guest_image_t:s0:c41,c264"),
-            (ImageUse::Shareable, "system_u:object_r:svirt_guest_image_t:s0"),
-            (ImageUse::Readonly, "system_u:object_r:svirt_guest_content_t:s0"),
-            (ImageUse::Lower, "system_u:object_r:svirt_guest_content_t:s0"),
+            (Use::Private, "system_u:object_r:svirt_guest_image_t:s0:c41,c264"),
+            (Use::Shared, "system_u:object_r:svirt_guest_image_t:s0"),
+            (Use::Content, "system_u:object_r:svirt_guest_content_t:s0"),
         ];
         for (used, label) in expected {
-            assert_eq!(of(&labels, &[], &[], used).as_deref(), Some(label));
+            assert_eq!(of(used, &[], &[]).as_deref(), Some(label));
         }
     }
 
@@ -278,10 +322,10 @@ mod tests {
         let label = "system_u:object_r:svirt_guest_image_t:s0:c41,c264";
         let named = [DeviceLabel { model: None, label: Some(label.into()) }];
         let other = [DeviceLabel { model: Some("dac".into()), label: None }];
-        assert_eq!(of(&own(), &leave, &named, ImageUse::Lower), None);
-        assert_eq!(of(&own(), &[], &leave, ImageUse::Lower), None);
-        assert_eq!(of(&own(), &named, &leave, ImageUse::Private).unwrap(), named[0].label.clone().unwrap());
-        assert!(of(&own(), &other, &[], ImageUse::Private).unwrap().ends_with("c41,c264"));
+        assert_eq!(of(Use::Content, &leave, &named), None);
+        assert_eq!(of(Use::Content, &[], &leave), None);
+        assert_eq!(of(Use::Private, &named, &leave).unwrap(), named[0].label.clone().unwrap());
+        assert!(of(Use::Private, &other, &[]).unwrap().ends_with("c41,c264"));
     }
 
     #[test]
@@ -296,7 +340,8 @@ mod tests {
             "system_u:object_r:svirt_guest_image_t:s0",
         ] {
             let label = [DeviceLabel { model: None, label: Some(text.into()) }];
-            assert!(own().layer(&label, &[], ImageUse::Private, 3, &Selinux::default()).is_err(), "{text}");
+            let image = image(Use::Private, 0, &label, &[]);
+            assert!(own().decide(&image, &Selinux::default()).is_err(), "{text}");
         }
     }
 }

@@ -5,9 +5,10 @@ use svirt::conf::domain_xml;
 use svirt::conf::facts::{Emulator, HostFacts, SelinuxFacts};
 use svirt::image::Header;
 use svirt::plan::chain::{self, Found, Prober};
-use svirt::plan::{Inputs, build};
+use svirt::plan::{Inputs, build, labels};
 use svirt::privsep::op::{FileIdentity, ImageKind, LaunchPlan};
 use svirt::privsep::request::Survey;
+use svirt::security::decide::Model;
 use svirt::settings::Settings;
 
 /// Where definitions and plans lie.
@@ -22,6 +23,9 @@ const IMAGES: &[Image] = &[
     ("/var/lib/svirt/images/top.qcow2", ImageKind::File, "qcow2", Some("mid.qcow2")),
     ("/var/lib/svirt/images/mid.qcow2", ImageKind::File, "qcow2", Some("/var/lib/svirt/images/base.raw")),
     ("/var/lib/svirt/images/base.raw", ImageKind::File, "raw", None),
+    ("/var/lib/svirt/images/a[b]{c}*.raw", ImageKind::File, "raw", None),
+    ("/var/lib/svirt/boot/base.raw", ImageKind::File, "raw", None),
+    ("/var/lib/libvirt/images/over.qcow2", ImageKind::File, "qcow2", Some("/var/lib/svirt/boot/base.raw")),
     ("/var/lib/libvirt/boot/install.iso", ImageKind::File, "raw", None),
     ("/dev/vg/guest", ImageKind::Block, "raw", None),
 ];
@@ -75,9 +79,24 @@ pub fn settings() -> Settings {
     settings
 }
 
+/// What each of `models` does with each resource of one definition.
+#[allow(dead_code, reason = "not every test asks for it")]
+pub fn labels_of(path: &std::path::Path, models: &[Model]) -> Result<Vec<labels::Row>, Refusal> {
+    with_inputs(path, |inputs| labels::plan(inputs, models).map_err(|error| error.refusal()))
+}
+
 /// The plan of one golden definition.
+#[allow(dead_code, reason = "not every test asks for it")]
 pub fn of(name: &str) -> Result<LaunchPlan, Refusal> {
-    let xml = std::fs::read(format!("{GOLDEN}/{name}.xml")).unwrap();
+    let path = format!("{GOLDEN}/{name}.xml");
+    with_inputs(path.as_ref(), |inputs| build(inputs).map_err(|error| error.refusal()))
+}
+
+fn with_inputs<T>(
+    path: &std::path::Path,
+    make: impl FnOnce(&Inputs<'_>) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let xml = std::fs::read(path).unwrap();
     let domain = domain_xml::parse(&xml).map_err(Refusal::from)?;
     let settings = settings();
     let chains = domain
@@ -87,15 +106,14 @@ pub fn of(name: &str) -> Result<LaunchPlan, Refusal> {
         .map(|disk| chain::resolve(disk, settings.limits.chain_depth, &mut Store))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.refusal())?;
-    let inputs = Inputs {
+    make(&Inputs {
         domain: &domain,
         uuid: domain.uuid.unwrap(),
-        host: &host(name),
+        host: &host(path.file_stem().unwrap().to_str().unwrap()),
         settings: &settings,
         chains: &chains,
         survey: &Survey::default(),
         seed: 1,
         paused: false,
-    };
-    build(&inputs).map_err(|error| error.refusal())
+    })
 }

@@ -1,0 +1,166 @@
+//! Every labelled resource of a domain, from its definition and its disks' layers.
+//!
+//! Whoever adds a device adds its resources here: the devices are taken apart by name, so that a new kind does
+//! not compile before somebody has said what its labels are.
+
+use super::chain::{Chain, Layer};
+use super::images::inside;
+use super::qemu::{self, is_writable};
+use crate::conf::domain::{
+    Backing, Boot, CharSource, Devices, Disk, DiskSource, Domain, InterfaceBackend, SourceKind, VncListen,
+};
+use crate::privsep::op::ImageKind;
+use crate::security::resource::{Image, Kind, Place, Process, Resource};
+use crate::settings::Settings;
+
+/// Everything, processes first, then each device in the definition's order.
+#[must_use]
+pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resource> {
+    let Devices {
+        emulator: _,
+        disks,
+        interfaces,
+        serials: _,
+        consoles: _,
+        // They read nothing from the host: /dev/urandom is read by QEMU's own library.
+        rngs: _,
+        memballoon: _,
+        vncs,
+        videos: _,
+    } = &domain.devices;
+    let mut all = vec![
+        process("the device model", Process::DeviceModel),
+        process("the supervisor", Process::Supervisor),
+    ];
+    boot(&mut all, &domain.os.boot, settings);
+    for (disk, chain) in disks.iter().zip(chains) {
+        for depth in 0..chain.layers.len() {
+            all.extend(layer(disk, chain, depth, settings));
+        }
+    }
+    all.push(resource("the monitor", None, 0, Kind::Channel));
+    all.push(resource("the control socket", None, 0, Kind::Listener));
+    // Serials and consoles, by the aliases that a start gives them.
+    for (alias, port) in qemu::ports(domain) {
+        let (way, path) = match &port.source {
+            CharSource::Pty => (Kind::Pty, None),
+            CharSource::UnixListen { path } => (Kind::Listener, Some(path)),
+            CharSource::File { path, .. } => (Kind::Log, Some(path)),
+        };
+        all.push(resource(format!("port {alias}"), path, port.line, way));
+        if let Some((path, _)) = &port.log {
+            all.push(resource(format!("log of {alias}"), Some(path), port.line, Kind::Log));
+        }
+    }
+    for (index, vnc) in vncs.iter().enumerate() {
+        let path = match &vnc.listen {
+            VncListen::None => continue,
+            VncListen::Address(..) => None,
+            VncListen::Socket(path) => Some(path),
+        };
+        all.push(resource(format!("VNC server {index}"), path, vnc.line, Kind::Listener));
+    }
+    let mut helpers = 0;
+    for (index, interface) in interfaces.iter().enumerate() {
+        match &interface.backend {
+            InterfaceBackend::Tap(name) => {
+                all.push(resource(
+                    format!("interface net{index}, tap {name}"),
+                    None,
+                    interface.line,
+                    Kind::Tap,
+                ));
+            }
+            InterfaceBackend::User => {
+                all.push(resource(format!("packets of net{index}"), None, interface.line, Kind::Channel));
+                all.push(process(&format!("passt for net{index}"), Process::Passt(helpers)));
+                helpers += 1;
+            }
+        }
+    }
+    all
+}
+
+fn resource(name: impl Into<String>, path: Option<&String>, line: u32, kind: Kind) -> Resource {
+    Resource { name: name.into(), path: path.cloned(), line, kind }
+}
+
+fn process(name: &str, kind: Process) -> Resource {
+    resource(name, None, 0, Kind::Process(kind))
+}
+
+fn boot(all: &mut Vec<Resource>, boot: &Boot, settings: &Settings) {
+    let Boot::Kernel { kernel, initrd, dtb, cmdline: _ } = boot else { return };
+    for (name, path) in [("kernel", Some(kernel)), ("initrd", initrd.as_ref()), ("dtb", dtb.as_ref())] {
+        let Some(path) = path else { continue };
+        all.push(resource(name, Some(path), 0, Kind::Boot(boot_place(path, settings))));
+    }
+}
+
+/// Where a boot file lies; those are read alone, so every place will do.
+#[must_use]
+pub(super) fn boot_place(path: &str, settings: &Settings) -> Place {
+    let plain = super::chain::normalise("/", path).is_some_and(|plain| plain == *path);
+    if plain { place(path, false, settings) } else { Place::Elsewhere }
+}
+
+/// One layer of a disk as a resource.
+#[must_use]
+pub(super) fn layer(disk: &Disk, chain: &Chain, depth: usize, settings: &Settings) -> Option<Resource> {
+    let (layer, first): (&Layer, &Layer) = (chain.layers.get(depth)?, chain.layers.first()?);
+    let block = layer.kind == ImageKind::Block;
+    let image = Image {
+        depth,
+        block,
+        writable: depth == 0 && is_writable(disk),
+        shareable: depth == 0 && disk.shareable,
+        place: place(&layer.path, block, settings),
+        own: layer.seclabels.clone(),
+        first: first.seclabels.clone(),
+    };
+    Some(resource(layer_name(disk, depth), Some(&layer.path), disk.line, Kind::Image(image)))
+}
+
+fn layer_name(disk: &Disk, depth: usize) -> String {
+    if depth == 0 { format!("disk {}", disk.target) } else { format!("disk {}, layer {depth}", disk.target) }
+}
+
+/// What the configuration lets a path be used for.
+#[must_use]
+pub(super) fn place(path: &str, block: bool, settings: &Settings) -> Place {
+    if block {
+        // A device has many names: whoever read its header has held its number against images.block_devices.
+        return Place::Relabelable;
+    }
+    // The longest directory decides: a readable one inside a relabelable one stays unlabelled.
+    let longest = |list: &[String]| list.iter().filter(|d| inside(path, d)).map(String::len).max();
+    match (longest(&settings.images.relabelable), longest(&settings.images.readable)) {
+        (Some(relabel), read) if read.is_none_or(|read| relabel >= read) => Place::Relabelable,
+        (_, Some(_)) => Place::Readable,
+        _ => Place::Elsewhere,
+    }
+}
+
+/// The layers that a definition itself names, for whoever cannot read the images; their identities are made up.
+#[must_use]
+pub fn declared(disk: &Disk) -> Chain {
+    let mut layers = Vec::new();
+    let mut at: Option<&DiskSource> = disk.source.as_ref();
+    while let Some(source) = at {
+        layers.push(Layer {
+            path: source.path.clone(),
+            kind: match source.kind {
+                SourceKind::Block => ImageKind::Block,
+                SourceKind::File => ImageKind::File,
+            },
+            format: source.format,
+            identity: crate::privsep::op::FileIdentity { device: 0, inode: layers.len() as u64 },
+            seclabels: source.seclabels.clone(),
+        });
+        at = match &source.backing {
+            Backing::Layer(below) => Some(below),
+            Backing::None | Backing::Unspecified => None,
+        };
+    }
+    Chain { target: disk.target.clone(), layers }
+}

@@ -1,0 +1,87 @@
+//! What each model does with each resource of a domain, as a table: `svirt label plan`.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::{Inputs, PlanError, build, inventory};
+use crate::security::apparmor::Profiles;
+use crate::security::decide::{Action, Decision, Model, Stack};
+use crate::security::resource::{Kind, Process};
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// What it is.
+    pub resource: String,
+    /// Where it lies.
+    pub path: Option<String>,
+    /// Whose decision it is.
+    pub model: Model,
+    /// What is done and why.
+    #[serde(flatten)]
+    pub decision: Decision,
+}
+
+/// Every decision of every one of `models`, resource by resource.
+pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError> {
+    let resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
+    let helpers = resources.iter().filter(|r| matches!(r.kind, Kind::Process(Process::Passt(_)))).count();
+    let contexts = models.contains(&Model::Selinux).then(|| build::contexts(inputs)).transpose()?;
+    let owners = models.contains(&Model::Dac).then(|| build::owners(inputs, helpers)).transpose()?;
+    let profiles = models.contains(&Model::Apparmor).then(|| Profiles::new(inputs.uuid));
+    // In libvirt's order of a stack, whatever order they were asked for in.
+    let mut stack = Vec::new();
+    stack.extend(contexts.as_ref().map(|labels| Stack::Selinux(labels, &inputs.settings.selinux)));
+    stack.extend(profiles.as_ref().map(Stack::Apparmor));
+    stack.extend(owners.as_ref().map(Stack::Dac));
+    let mut rows = Vec::new();
+    for resource in &resources {
+        for model in &stack {
+            rows.push(Row {
+                resource: resource.name.clone(),
+                path: resource.path.clone(),
+                model: model.model(),
+                decision: model.decide(resource)?,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+/// The table as text, one resource a paragraph.
+#[must_use]
+pub fn render(rows: &[Row]) -> String {
+    let mut out = String::new();
+    let mut before = None;
+    for row in rows {
+        if before != Some(&row.resource) {
+            let path = row.path.as_deref().map(|path| format!("  {path}")).unwrap_or_default();
+            let _ = writeln!(out, "{}{path}", row.resource);
+            before = Some(&row.resource);
+        }
+        let Decision { action, label, remember, restore, reason } = &row.decision;
+        let label = label.as_deref().unwrap_or("-");
+        let back = match (remember, restore) {
+            (true, true) => ", remembered and restored",
+            (false, true) => ", restored",
+            (true, false) => ", remembered",
+            (false, false) => "",
+        };
+        let _ = writeln!(out, "  {:<8}  {:<7}  {label}", row.model.name(), action_name(*action));
+        let _ = writeln!(out, "                     {reason}{back}");
+    }
+    out
+}
+
+fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::Content => "content",
+        Action::Handed => "handed",
+        Action::Never => "never",
+        Action::Refused => "refused",
+        Action::Rule => "rule",
+        Action::Run => "run",
+        Action::Set => "set",
+    }
+}

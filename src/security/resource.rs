@@ -1,0 +1,137 @@
+//! What a domain's processes use, one value for each thing that a label could be set on, with the facts that
+//! decide its label. Pure; `plan::inventory` fills it from a definition, each model's module decides over it.
+
+use serde::Serialize;
+
+use crate::conf::domain::DeviceLabel;
+
+/// One thing that a domain uses, or one of its processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// What a person calls it, such as `disk vda, layer 1`; no two of one domain have the same.
+    pub name: String,
+    /// Where it lies; absent for what has no path or gets one at the start.
+    pub path: Option<String>,
+    /// Line of the element in the definition, 0 where there is none.
+    pub line: u32,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a resource is, with the facts that its label follows from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A kernel, initrd or device tree: read by QEMU at start.
+    Boot(Place),
+    /// A pair of connected sockets: a port, the monitor, packets of a user network.
+    Channel,
+    /// A layer of a disk.
+    Image(Image),
+    /// A socket that the supervisor listens on: console, VNC, control.
+    Listener,
+    /// A file that the supervisor appends a port's output to.
+    Log,
+    /// A pseudo terminal of the supervisor.
+    Pty,
+    /// A process that runs for the domain.
+    Process(Process),
+    /// An existing tap device.
+    Tap,
+}
+
+/// A layer of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// 0 at the top.
+    pub depth: usize,
+    /// Whether it is a block device.
+    pub block: bool,
+    /// Whether the guest writes to this layer.
+    pub writable: bool,
+    /// `<shareable/>`
+    pub shareable: bool,
+    /// Where it lies.
+    pub place: Place,
+    /// Overrides of the layer itself.
+    pub own: Vec<DeviceLabel>,
+    /// Overrides of the top layer, which count for those below that have none.
+    pub first: Vec<DeviceLabel>,
+}
+
+/// A process that runs for a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Process {
+    /// QEMU.
+    DeviceModel,
+    /// passt, counted from 0 among the helpers.
+    Passt(usize),
+    /// The supervisor.
+    Supervisor,
+}
+
+/// What the configuration lets a path be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// In none of the configured places: a start is refused.
+    Elsewhere,
+    /// Read, never labelled.
+    Readable,
+    /// Used and labelled.
+    Relabelable,
+}
+
+/// Who else may have a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Use {
+    /// Read; what other domains read too.
+    Content,
+    /// Written by this domain alone.
+    Private,
+    /// Written by every domain that declares it shareable.
+    Shared,
+}
+
+/// How the device model gets at a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// It gets a descriptor that the labeller opened.
+    Descriptor,
+    /// It opens the one file that is mounted read-only into its root.
+    Mount,
+    /// Not at all: the supervisor has it, and the device model one end of a pair of sockets.
+    Supervisor,
+    /// It gets one end of a pair of sockets that the labeller made.
+    Channel,
+    /// It is a process of the domain.
+    Process,
+}
+
+impl Image {
+    /// Who else may have it.
+    #[must_use]
+    pub fn used(&self) -> Use {
+        match (self.writable, self.shareable) {
+            (true, true) => Use::Shared,
+            (true, false) => Use::Private,
+            (false, _) => Use::Content,
+        }
+    }
+}
+
+impl Kind {
+    /// How the device model gets at it.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        match self {
+            Self::Boot(_) => Way::Mount,
+            Self::Channel => Way::Channel,
+            Self::Image(_) | Self::Tap => Way::Descriptor,
+            Self::Listener | Self::Log | Self::Pty => Way::Supervisor,
+            Self::Process(_) => Way::Process,
+        }
+    }
+}
