@@ -5,6 +5,9 @@
 //! Needs root and bubblewrap. `cargo bench --bench spawn`
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, clippy::expect_used, clippy::panic)]
 
+#[path = "../tests/launch_rig/mod.rs"]
+mod launch_rig;
+
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use svirt::base::{DomainName, DomainRef, DomainUuid};
 use svirt::labeller::root::{PreparedRoot, RootStore};
-use svirt::labeller::spawn::{self, Fds, Launch};
+use svirt::labeller::spawn::{self, Fds, Launch, Launched};
 use svirt::privsep::confinement::{
     BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, Rlimit, RlimitKind, RootSpec,
     SeccompProgram,
@@ -64,8 +67,8 @@ fn plan() -> Spawn {
     }
 }
 
-/// One whole start; the supervisor is a program that leaves at once too.
-fn launcher(plan: &Spawn, root: &PreparedRoot, supervisor: &Path, net: Option<OwnedFd>) {
+/// One whole start; the supervisor, which waits to be killed, is returned.
+fn launcher(plan: &Spawn, root: &PreparedRoot, supervisor: &Path, net: Option<OwnedFd>) -> Launched {
     let domain = DomainRef { name: DomainName::new("bench").unwrap(), uuid: DomainUuid(uuid::Uuid::nil()) };
     let launch = Launch {
         domain: &domain,
@@ -77,24 +80,22 @@ fn launcher(plan: &Spawn, root: &PreparedRoot, supervisor: &Path, net: Option<Ow
         supervisor,
         timeout: Duration::from_secs(10),
     };
-    match spawn::launch(launch, &mut |_| Ok(())) {
-        Ok(launched) => {
-            assert!(pidfd::wait_ended(&launched.qemu.pidfd, 5000).unwrap());
-            launched.supervisor.end().unwrap();
-        }
-        Err(error) => panic_with(&error.refusal().to_string()),
-    }
+    let launched = launch_rig::launch(launch, &mut |_| Ok(()));
+    let launched = launched.unwrap_or_else(|error| panic_with(&error.refusal().to_string()));
+    assert!(pidfd::wait_ended(&launched.qemu.pidfd, 5000).unwrap());
+    launched
 }
 
-fn panic_with(text: &str) {
+fn panic_with(text: &str) -> ! {
     eprintln!("{text}");
     std::process::exit(1);
 }
 
-fn quiet(command: &mut Command) {
+fn quiet(command: &mut Command) -> Option<Launched> {
     let status =
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(status.unwrap().success());
+    None
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -125,15 +126,17 @@ fn main() {
     let mut times: [Vec<Duration>; 4] = Default::default();
     for _ in 0..ROUNDS {
         let spare = spawn::spare_net().unwrap();
-        let mut timed = |row: usize, run: &mut dyn FnMut()| {
+        // The supervisor's end is no part of a spawn.
+        let mut timed = |row: usize, run: &mut dyn FnMut() -> Option<Launched>| {
             let start = Instant::now();
-            run();
+            let launched = run();
             times[row].push(start.elapsed());
+            launched.into_iter().for_each(|launched| launched.supervisor.end().unwrap());
         };
         timed(0, &mut || quiet(&mut Command::new(PROGRAM)));
         let mut spare = Some(spare);
-        timed(1, &mut || launcher(&plan, &root, &supervisor, spare.take()));
-        timed(2, &mut || launcher(&plan, &root, &supervisor, None));
+        timed(1, &mut || Some(launcher(&plan, &root, &supervisor, spare.take())));
+        timed(2, &mut || Some(launcher(&plan, &root, &supervisor, None)));
         timed(3, &mut || quiet(Command::new("/usr/bin/bwrap").args(bwrap).args(bwrap_end)));
     }
     let [bare, prepared, fresh, bubblewrap] = times.each_mut().map(|row| median(row));

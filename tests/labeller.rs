@@ -7,6 +7,8 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use labeller_rig::{QEMU, Rig, eventually, possible, rule, slot};
+use svirt::base::DomainUuid;
+use svirt::driver::DriverError;
 use svirt::privsep::op::LaunchPlan;
 use svirt::privsep::op::{Access, Op, OpenImage, Sharing};
 use svirt::sys::pidfd;
@@ -70,7 +72,9 @@ fn a_domain_starts_holds_its_image_and_leaves_nothing() {
     before.without(&log);
     assert_eq!(before, after);
     rig.assert_nothing_leased();
-    assert!(rig.client().wait(uuid).is_err());
+    // Whoever asks too late is told how it ended; nobody is told of a domain that never was.
+    assert_eq!(rig.client().wait(uuid).unwrap().signal, Some(9));
+    assert!(matches!(rig.client().wait(DomainUuid(uuid::Uuid::nil())), Err(DriverError::NoDomain)));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Needs root and Debian's QEMU; says so where it is skipped.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used, missing_docs)]
 
+mod launch_rig;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -159,7 +161,7 @@ impl Rig {
             supervisor: Path::new(SUPERVISOR),
             timeout: TIMEOUT,
         };
-        spawn::launch(launch, before_go)
+        launch_rig::launch(launch, before_go)
     }
 }
 

@@ -89,6 +89,16 @@ impl Failure {
         }
     }
 
+    /// The domain that was found runs no more.
+    #[must_use]
+    pub fn gone() -> Self {
+        Self::Plain {
+            code: Code::NoDomain,
+            message: "the domain runs no more".into(),
+            remedy: "`svirt list` shows those that run".into(),
+        }
+    }
+
     /// How the program ends.
     #[must_use]
     pub fn code(&self) -> Code {

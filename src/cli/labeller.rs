@@ -123,5 +123,8 @@ fn last_line(log: &Path) -> String {
 /// A driver's error as a command's failure.
 #[must_use]
 pub(super) fn failure(error: &DriverError) -> Failure {
+    if matches!(error, DriverError::NoDomain) {
+        return Failure::gone();
+    }
     Failure::Refused { refusal: Box::new(error.refusal()), stderr: error.stderr().to_owned() }
 }

@@ -12,6 +12,9 @@ use super::output;
 use crate::driver::Labeller;
 use crate::privsep::supervisor::{Ended, Verb};
 
+/// How long a domain that cannot be asked any more may take to be gone.
+const ENDING: Duration = Duration::from_secs(2);
+
 /// Runs `svirt stop`.
 pub(super) fn run(stop: &Stop, config: &Path, quiet: bool) -> Result<(), Failure> {
     let mut host = Host::open(config, &format!("svirt stop {}", stop.domain))?;
@@ -22,9 +25,16 @@ pub(super) fn run(stop: &Stop, config: &Path, quiet: bool) -> Result<(), Failure
         say(quiet, &format!("{name} is ended and undone"));
         return Ok(());
     }
-    control(&status)?.order(&Verb::Shutdown).map_err(|error| failure(&error))?;
-    say(quiet, &format!("asked {name} to power off; waiting up to {} s", stop.timeout));
+    let asked = control(&status)
+        .and_then(|mut control| control.order(&Verb::Shutdown).map_err(|error| failure(&error)));
     let labeller = host.labeller.take().ok_or_else(|| Failure::no_domain(&stop.domain))?;
+    if let Err(error) = asked {
+        // It may just be ending by itself, which is what was wanted.
+        let ended = wait(labeller, status.domain.uuid, ENDING)?.ok_or(error)?;
+        say(quiet, &format!("{name} {}", describe(&ended)));
+        return Ok(());
+    }
+    say(quiet, &format!("asked {name} to power off; waiting up to {} s", stop.timeout));
     let ended = wait(labeller, status.domain.uuid, Duration::from_secs(stop.timeout))?.ok_or_else(|| {
         Failure::plain(
             format!("{name} still runs after {} s: the guest did not power off", stop.timeout),

@@ -39,7 +39,7 @@ impl Labeller {
         Self { stream, pending: Vec::new() }
     }
 
-    /// Sends one request and waits for its reply; a refusal is an error.
+    /// Sends one request and waits for its reply; a refusal is an error, and so is a domain that is not there.
     pub fn call(&mut self, request: &Request) -> Result<Reply, DriverError> {
         let io = |source| DriverError::Io { what: "to the labeller".into(), source };
         self.stream.write_all(&wire::encode(request)?).map_err(io)?;
@@ -48,6 +48,7 @@ impl Labeller {
             // decode refuses a frame that is too long before it is read, so `pending` stays bounded.
             match wire::decode(&mut self.pending)? {
                 Some(Reply::Refused(refused)) => return Err(DriverError::Refused(refused)),
+                Some(Reply::NoDomain) => return Err(DriverError::NoDomain),
                 Some(reply) => return Ok(reply),
                 None => {}
             }
@@ -112,6 +113,7 @@ fn unexpected(request: &str, reply: &Reply) -> DriverError {
     let name = match reply {
         Reply::Described(_) => "described",
         Reply::Ended(_) => "ended",
+        Reply::NoDomain => "no domain",
         Reply::Probed(_) => "probed",
         Reply::Refused(_) => "refused",
         Reply::Started(_) => "started",

@@ -27,6 +27,9 @@ pub enum DriverError {
         /// The kernel's error.
         source: std::io::Error,
     },
+    /// The labeller knows no such domain, or not any longer: it may have ended a moment ago.
+    #[error("no such domain runs")]
+    NoDomain,
     /// The other side closed the connection, or answered something else than was asked.
     #[error("{0}")]
     Protocol(String),
@@ -65,6 +68,10 @@ impl DriverError {
                     _ => "look into the journal of svirt-labeller",
                 };
                 Refusal::new(Layer::Kernel, "speak", what.clone(), source.to_string(), remedy)
+            }
+            Self::NoDomain => {
+                let remedy = "`svirt list` shows the domains that run";
+                Refusal::new(Layer::Lease, "find", "the domain", "no such domain runs", remedy)
             }
             Self::Protocol(text) => Refusal::new(
                 Layer::Kernel,

@@ -10,9 +10,10 @@ use rustix::fs::OFlags;
 
 use super::fault;
 use super::journal::{Entry, Journal, ProcessRole, Undo};
-use super::launcher::{LaunchRequest, Launched, Launcher, Slots};
+use super::launcher::{LaunchRequest, Launcher, Slots};
 use super::lease::{Hold, Leases, ObjectId};
 use super::places::{DirectoryUse, PlaceKind, Places};
+use super::spawn::Launching;
 use crate::base::{Layer, Refusal, Slot};
 use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing};
 use crate::settings::Settings;
@@ -39,8 +40,8 @@ pub(super) struct Applied {
     pub(super) cgroup: Option<String>,
     /// Layers that the host has only in part.
     pub(super) degraded: Vec<String>,
-    /// The processes.
-    pub(super) launched: Option<Launched>,
+    /// The processes, which confine themselves now.
+    pub(super) launching: Option<Launching>,
 }
 
 /// A log file without a name yet, that replaces what has the name now.
@@ -312,10 +313,7 @@ impl Apply<'_> {
             return Err(Refusal::new(Layer::Policy, "apply", "the plan", "it has no spawn", ""));
         };
         let request = LaunchRequest { domain: &self.plan.domain, spawn, slots: &self.out.slots };
-        let journal = &mut *self.journal;
-        let launched = self.launcher.launch(&request, &mut |role, pid| note(journal, role, pid))?;
-        self.out.degraded.extend(launched.degraded.iter().cloned());
-        self.out.launched = Some(launched);
+        self.out.launching = Some(self.launcher.launch(&request)?);
         // What the supervisor has is kept for a later one; images and the rest are the device model's alone, so
         // that their locks end with it.
         let kept: Vec<&Slot> = spawn.supervisor.fds.iter().map(|grant| &grant.slot).collect();
@@ -325,7 +323,7 @@ impl Apply<'_> {
 }
 
 /// Writes a process into the journal.
-fn note(journal: &mut Journal, role: ProcessRole, pid: i32) -> Result<(), Refusal> {
+pub(super) fn note(journal: &mut Journal, role: ProcessRole, pid: i32) -> Result<(), Refusal> {
     fault::step("forked")?;
     let id = pidfd::ProcessId::of(pid).map_err(|error| kernel("look at", "a child", &error, ""))?;
     journal.write(&Entry::Process { role, id }).map_err(|error| journal_refusal(&error))?;

@@ -19,6 +19,7 @@ use super::apply::NewLog;
 use super::connection::ConnectionId;
 use super::journal::{Journal, Undo};
 use super::launcher::Slots;
+use super::spawn::Launching;
 use crate::base::{Layer, Refusal};
 use crate::privsep::op::{LaunchPlan, Op, Spawn};
 use crate::privsep::request::{Described, DomainStatus, Refused, Reply, Started};
@@ -57,6 +58,8 @@ pub(super) struct Domain {
     pub(super) journal: Journal,
     /// How to take it back.
     pub(super) undos: Vec<Undo>,
+    /// Both processes, until their programs are executed.
+    pub(super) launching: Option<Launching>,
     /// The device model, until it has ended.
     pub(super) device_model: Option<Child>,
     /// The supervisor, while there is one.
@@ -121,10 +124,34 @@ impl Domain {
         }))
     }
 
+    /// Takes over both processes, whose programs are executed.
+    pub(super) fn executed(&mut self) {
+        let Some(launched) = self.launching.take().and_then(Launching::launched) else { return };
+        self.started.qemu_pid = launched.qemu.pid;
+        self.started.supervisor_pid = launched.supervisor.pid;
+        self.started.degraded.extend(launched.degraded);
+        self.device_model = Some(launched.qemu);
+        self.supervisor = Some(launched.supervisor);
+        self.link = Some(launched.control);
+        self.stderr = Some(launched.stderr);
+    }
+
+    /// Marks the start as failed at an operation of its plan, counted from 0.
+    pub(super) fn fail_at(&mut self, op: usize, refusal: Refusal) {
+        tracing::info!(domain = %self.plan.domain.name, op, %refusal, "a start failed");
+        // Locks end with the descriptors, before anything is told.
+        self.kept.clear();
+        self.logs.clear();
+        self.fail(Refused { refusal, op: Some(op), stderr: String::new() });
+    }
+
     /// Marks the start as failed; the first reason counts.
     pub(super) fn fail(&mut self, refused: Refused) {
         if !self.ran {
             self.failure.get_or_insert(refused);
+        }
+        if let Some(launching) = self.launching.take() {
+            launching.abandon();
         }
         self.order_leave();
         self.kill();
@@ -283,7 +310,9 @@ impl Domain {
     /// When [`Domain::settle`] has something to do next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Starting(until) => Some(until),
+            Phase::Starting(until) => {
+                Some(self.launching.as_ref().map_or(until, |it| until.min(it.deadline())))
+            }
             Phase::Running => self.replace_at(),
             // Past the moment everything was killed; a look now and then, should a process be slow to go.
             Phase::Ending(until) => Some(until.max(Instant::now() + Duration::from_millis(100))),

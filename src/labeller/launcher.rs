@@ -4,16 +4,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use super::journal::ProcessRole;
+use super::spawn::Launching;
 use crate::base::{DomainRef, DomainUuid, Refusal, Slot};
 use crate::privsep::op::{CgroupLimits, Spawn};
 use crate::sys::process::Child;
 
 /// Descriptors by slot.
 pub(super) type Slots = BTreeMap<Slot, OwnedFd>;
-
-/// Is told each new process before that process may do anything that would outlive it.
-pub(super) type OnProcess<'a> = dyn FnMut(ProcessRole, i32) -> Result<(), Refusal> + 'a;
 
 /// What a device model and its supervisor are started from.
 pub(super) struct LaunchRequest<'a> {
@@ -23,21 +20,6 @@ pub(super) struct LaunchRequest<'a> {
     pub(super) spawn: &'a Spawn,
     /// With which descriptors; they stay open here.
     pub(super) slots: &'a Slots,
-}
-
-/// Two processes that run, and what the labeller holds of them.
-#[derive(Debug)]
-pub(super) struct Launched {
-    /// The device model.
-    pub(super) device_model: Child,
-    /// The supervisor.
-    pub(super) supervisor: Child,
-    /// Packets from and to the supervisor.
-    pub(super) link: OwnedFd,
-    /// The reading end of the device model's standard error, for a later supervisor.
-    pub(super) stderr: Option<OwnedFd>,
-    /// Layers that the host has only in part, by name.
-    pub(super) degraded: Vec<String>,
 }
 
 /// Starts processes and makes cgroups.
@@ -62,8 +44,8 @@ pub(super) trait Launcher {
         selinux_label: Option<&str>,
     ) -> Result<Child, Refusal>;
 
-    /// Starts the supervisor and under it the device model. An error leaves neither behind.
-    fn launch(&mut self, request: &LaunchRequest<'_>, on: &mut OnProcess<'_>) -> Result<Launched, Refusal>;
+    /// Forks the supervisor and under it the device model, and does not wait for them.
+    fn launch(&mut self, request: &LaunchRequest<'_>) -> Result<Launching, Refusal>;
 
     /// Starts a supervisor over a device model that runs.
     fn take_over(

@@ -31,6 +31,7 @@ mod run;
 mod serve;
 mod server;
 pub mod spawn;
+mod start;
 mod undo;
 
 pub use run::{LabellerError, Options, run};

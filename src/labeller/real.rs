@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cgroup::{CgroupHost, DomainCgroup};
-use super::journal::ProcessRole;
-use super::launcher::{LaunchRequest, Launched, Launcher, OnProcess};
+use super::launcher::{LaunchRequest, Launcher};
 use super::passt;
 use super::root::RootStore;
-use super::spawn::{self, Helper};
+use super::spawn::{self, Helper, Launching};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::privsep::confinement::{Rlimit, RlimitKind};
 use crate::privsep::op::CgroupLimits;
@@ -96,11 +95,11 @@ impl Launcher for Real {
         .map_err(|error| error.refusal())
     }
 
-    fn launch(&mut self, request: &LaunchRequest<'_>, on: &mut OnProcess<'_>) -> Result<Launched, Refusal> {
+    fn launch(&mut self, request: &LaunchRequest<'_>) -> Result<Launching, Refusal> {
         let program = Path::new(&request.spawn.program);
         let root = self.roots.prepare(program).map_err(|error| error.refusal(program))?;
         let cgroup = self.cgroups.remove(&request.domain.uuid);
-        let launch = spawn::Launch {
+        spawn::launch(spawn::Launch {
             domain: request.domain,
             spawn: request.spawn,
             fds: request.slots,
@@ -109,28 +108,8 @@ impl Launcher for Real {
             net: self.net.take(),
             supervisor: &self.supervisor,
             timeout: TO_EXEC,
-        };
-        // The refusal is kept aside, because the launcher itself knows only of errors of the system.
-        let mut refusal = None;
-        let launched = spawn::launch(launch, &mut |forked| {
-            on(ProcessRole::Supervisor, forked.supervisor_pid)
-                .and_then(|()| on(ProcessRole::DeviceModel, forked.qemu_pid))
-                .map_err(|refused| {
-                    let error = io::Error::other(refused.to_string());
-                    refusal = Some(refused);
-                    error
-                })
-        });
-        match launched {
-            Ok(launched) => Ok(Launched {
-                device_model: launched.qemu,
-                supervisor: launched.supervisor,
-                link: launched.control,
-                stderr: Some(launched.stderr),
-                degraded: launched.degraded,
-            }),
-            Err(error) => Err(refusal.unwrap_or_else(|| error.refusal())),
-        }
+        })
+        .map_err(|error| error.refusal())
     }
 
     fn take_over(

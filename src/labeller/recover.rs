@@ -126,6 +126,7 @@ impl Server {
             phase: Phase::Running,
             ran: true,
             undos: story.undos,
+            launching: None,
             device_model: Some(device_model),
             supervisor,
             link: None,

@@ -73,6 +73,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         domains: BTreeMap::new(),
         probes: Vec::new(),
         connections: BTreeMap::new(),
+        past: VecDeque::new(),
         outbox: VecDeque::new(),
         complained: (None, 0),
         next: 0,

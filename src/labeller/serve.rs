@@ -1,33 +1,32 @@
 //! What each request does, and what supervisors' reports and processes' ends lead to.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::admit;
-use super::apply::{Applied, Apply, journal_refusal};
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
-use super::fault;
-use super::journal::{Entry, Journal, ProcessRole};
+use super::journal::{Entry, ProcessRole};
 use super::launcher::LaunchRequest;
 use super::places::Places;
 use super::probe::Probe;
 use super::server::{Server, refused};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
-use crate::privsep::op::LaunchPlan;
-use crate::privsep::request::{Refused, Reply, Request, Started, Survey};
+use crate::privsep::request::{Refused, Reply, Request, Survey};
 use crate::privsep::supervisor::Report;
 use crate::sys::pidfd::ProcessId;
+
+/// Ends that are remembered for those who ask a moment too late.
+const PAST_MAX: usize = 64;
 
 impl Server {
     /// Does what is asked; no reply yet where one has to wait.
     pub(super) fn request(&mut self, client: ConnectionId, request: Request) -> Option<Reply> {
         match request {
             Request::Describe { uuid } => {
-                Some(self.domains.get(&uuid).map_or_else(|| unknown(uuid), Domain::describe))
+                Some(self.domains.get(&uuid).map_or(Reply::NoDomain, Domain::describe))
             }
             Request::Kill { uuid } => {
-                let Some(domain) = self.domains.get_mut(&uuid) else { return Some(unknown(uuid)) };
+                let Some(domain) = self.domains.get_mut(&uuid) else { return Some(self.past(uuid)) };
                 domain.waiters.push(client);
                 if matches!(domain.phase, Phase::Starting(_)) {
                     domain.fail_with(Refusal::new(
@@ -50,11 +49,17 @@ impl Server {
                 domains: self.domains.values().filter(|domain| domain.ran).map(Domain::status).collect(),
             })),
             Request::Wait { uuid } => {
-                let Some(domain) = self.domains.get_mut(&uuid) else { return Some(unknown(uuid)) };
+                let Some(domain) = self.domains.get_mut(&uuid) else { return Some(self.past(uuid)) };
                 domain.waiters.push(client);
                 None
             }
         }
+    }
+
+    /// How a domain has ended that is not there any more: whoever asks may have found it a moment ago.
+    fn past(&self, uuid: DomainUuid) -> Reply {
+        let ended = self.past.iter().rev().find(|(past, _)| *past == uuid);
+        ended.map_or(Reply::NoDomain, |(_, ended)| Reply::Ended(ended.clone()))
     }
 
     fn probe(&mut self, client: ConnectionId, path: &str) -> Option<Reply> {
@@ -71,101 +76,6 @@ impl Server {
             }
             Err(refusal) => Some(refused(refusal)),
         }
-    }
-
-    /// Admits and applies a plan. The reply comes when the guest runs, or when everything is undone.
-    fn start(&mut self, client: ConnectionId, plan: LaunchPlan) -> Option<Reply> {
-        if let Err(not) = admit::check(&plan, &self.settings, self.selinux) {
-            let refused = Refused { refusal: not.refusal, op: not.op, stderr: String::new() };
-            return Some(Reply::Refused(Box::new(refused)));
-        }
-        if self.leases.domains() >= usize::try_from(self.settings.limits.domains).unwrap_or(usize::MAX) {
-            let rule = format!("limits.domains is {}", self.settings.limits.domains);
-            let name = plan.domain.name.to_string();
-            let remedy = "stop another domain, or raise limits.domains";
-            return Some(refused(Refusal::new(Layer::Policy, "start domain", name, rule, remedy)));
-        }
-        if let Err(refusal) = self.leases.domain(&plan.domain) {
-            return Some(refused(refusal));
-        }
-        let mut journal = match Journal::begin(&self.journals, &plan, &self.boot) {
-            Ok(journal) => journal,
-            Err(error) => {
-                self.leases.release(plan.domain.uuid);
-                return Some(refused(journal_refusal(&error)));
-            }
-        };
-        let mut out = Applied::default();
-        let places = Places::read(&self.settings);
-        let applied = Apply {
-            settings: &self.settings,
-            places: &places,
-            leases: &mut self.leases,
-            journal: &mut journal,
-            launcher: &mut *self.launcher,
-            plan: &plan,
-            out: &mut out,
-        }
-        .run();
-        self.begun(client, plan, journal, out, applied)
-    }
-
-    fn begun(
-        &mut self,
-        client: ConnectionId,
-        plan: LaunchPlan,
-        journal: Journal,
-        out: Applied,
-        applied: Result<(), (usize, Refusal)>,
-    ) -> Option<Reply> {
-        let uuid = plan.domain.uuid;
-        let patience = Duration::from_secs(self.settings.limits.start_timeout);
-        let mut domain = Domain {
-            plan,
-            phase: Phase::Starting(Instant::now() + patience),
-            ran: false,
-            journal,
-            undos: out.undos,
-            device_model: None,
-            supervisor: None,
-            link: None,
-            heard: 0,
-            helpers: out.helpers,
-            kept: out.slots,
-            stderr: None,
-            logs: out.logs,
-            started: Started {
-                control: out.control,
-                qemu_pid: 0,
-                supervisor_pid: 0,
-                degraded: out.degraded,
-                listening: out.listening,
-            },
-            cgroup: out.cgroup,
-            starter: Some(client),
-            waiters: Vec::new(),
-            failure: None,
-            ended: None,
-            exit: None,
-            replaced: Vec::new(),
-        };
-        if let Some(launched) = out.launched {
-            domain.started.qemu_pid = launched.device_model.pid;
-            domain.started.supervisor_pid = launched.supervisor.pid;
-            domain.device_model = Some(launched.device_model);
-            domain.supervisor = Some(launched.supervisor);
-            domain.link = Some(launched.link);
-            domain.stderr = launched.stderr;
-        }
-        if let Err((op, refusal)) = applied {
-            tracing::info!(domain = %domain.plan.domain.name, op, %refusal, "a start failed");
-            // Locks end with the descriptors, before anything is told.
-            domain.kept.clear();
-            domain.logs.clear();
-            domain.fail(Refused { refusal, op: Some(op), stderr: String::new() });
-        }
-        self.domains.insert(uuid, domain);
-        None
     }
 
     /// What a supervisor says.
@@ -194,30 +104,6 @@ impl Server {
                 domain.order_leave();
             }
         }
-    }
-
-    /// Commits a start: from here on the domain stays.
-    fn running(&mut self, uuid: DomainUuid) {
-        let Some(domain) = self.domains.get_mut(&uuid) else { return };
-        if !matches!(domain.phase, Phase::Starting(_)) {
-            return;
-        }
-        if let Err(refusal) = commit(domain) {
-            domain.fail_with(refusal);
-            return;
-        }
-        domain.phase = Phase::Running;
-        domain.ran = true;
-        domain.logs.clear();
-        if let Some(client) = domain.starter.take() {
-            self.outbox.push_back((client, Reply::Started(domain.started.clone())));
-        }
-        tracing::info!(
-            domain = %domain.plan.domain.name,
-            qemu = domain.started.qemu_pid,
-            supervisor = domain.started.supervisor_pid,
-            "runs"
-        );
     }
 
     /// Starts another supervisor over a device model that goes on.
@@ -268,29 +154,18 @@ impl Server {
         }
         let (code, signal) = (ended.code, ended.signal);
         tracing::info!(domain = %domain.plan.domain.name, ?code, ?signal, "is undone");
+        if domain.ran {
+            self.past.retain(|(past, _)| *past != uuid);
+            self.past.push_back((uuid, ended));
+            if self.past.len() > PAST_MAX {
+                self.past.pop_front();
+            }
+        }
     }
-}
-
-/// Gives logs their names and writes down that the guest runs.
-fn commit(domain: &mut Domain) -> Result<(), Refusal> {
-    fault::step("commit")?;
-    for log in &domain.logs {
-        log.put(&mut domain.journal, &mut domain.undos)?;
-        fault::step("log named")?;
-    }
-    let running = Entry::Running { started: domain.started.clone(), cgroup: domain.cgroup.clone() };
-    domain.journal.write(&running).map_err(|error| journal_refusal(&error))?;
-    super::undo::drop_replaced(&domain.undos);
-    Ok(())
 }
 
 /// A supervisor's words for the log: one line, and not without end.
 fn clip(refusal: &Refusal) -> String {
     let text = refusal.to_string();
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
-}
-
-fn unknown(uuid: DomainUuid) -> Reply {
-    let remedy = "`svirt list` shows the domains that run";
-    refused(Refusal::new(Layer::Lease, "find domain", uuid.to_string(), "no such domain runs", remedy))
 }

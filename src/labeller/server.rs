@@ -16,8 +16,10 @@ use super::domain::{Domain, Phase};
 use super::launcher::Launcher;
 use super::lease::Leases;
 use super::probe::{PROBES_MAX, Probe};
+use super::spawn::Launching;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::request::{Refused, Reply};
+use crate::privsep::supervisor::Ended;
 use crate::privsep::wire::FRAME_MAX;
 use crate::settings::Settings;
 use crate::sys::{listen, packet, pidfd};
@@ -57,6 +59,8 @@ pub(super) struct Server {
     pub(super) probes: Vec<Probe>,
     /// Clients.
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    /// How the last domains have ended, the latest at the back.
+    pub(super) past: VecDeque<(DomainUuid, Ended)>,
     /// Replies that are due.
     pub(super) outbox: VecDeque<(ConnectionId, Reply)>,
     /// When a refused client was last logged, and how many have been refused since.
@@ -76,6 +80,8 @@ enum Token {
     Link(DomainUuid),
     Listener,
     Probe(usize),
+    /// What a domain's new processes say.
+    Launch(DomainUuid),
     /// One of a domain's processes.
     Process(DomainUuid),
     Signal,
@@ -93,6 +99,7 @@ impl Server {
                     Token::Signal => stop |= self.signals(signals),
                     Token::Client(id) => self.client(id, flags),
                     Token::Link(uuid) => self.link(uuid),
+                    Token::Launch(uuid) => self.launching(uuid),
                     Token::Process(uuid) => self.processes(uuid),
                     Token::Probe(_) => {}
                 }
@@ -121,6 +128,9 @@ impl Server {
         for (uuid, domain) in &self.domains {
             if let Some(link) = &domain.link {
                 add(Token::Link(*uuid), link.as_fd(), PollFlags::POLLIN);
+            }
+            if let Some(launching) = &domain.launching {
+                add(Token::Launch(*uuid), launching.fd(), PollFlags::POLLIN);
             }
             let helpers = domain.helpers.iter().map(|(_, child)| child);
             let processes = domain.device_model.iter().chain(&domain.supervisor).chain(helpers);
@@ -218,6 +228,7 @@ impl Server {
             let helpers = domain.helpers.iter().map(|(_, child)| child);
             let children = domain.device_model.iter().chain(&domain.supervisor).chain(helpers);
             known.extend(children.map(|child| child.pid));
+            known.extend(domain.launching.iter().flat_map(Launching::pids));
         }
         pidfd::reap_orphans(&|pid| known.contains(&pid));
     }
@@ -323,6 +334,7 @@ impl Server {
     fn advance(&mut self) {
         let now = Instant::now();
         self.advance_probes(now);
+        self.advance_launches(now);
         for domain in self.domains.values_mut() {
             domain.settle(now);
             if matches!(domain.phase, Phase::Ending(_)) {
@@ -344,6 +356,17 @@ impl Server {
         let late: Vec<ConnectionId> = late.map(|(id, _)| *id).collect();
         for id in late {
             self.close(id);
+        }
+    }
+
+    /// A start whose processes are silent for too long ends.
+    fn advance_launches(&mut self, now: Instant) {
+        let late = self.domains.iter().filter(|(_, domain)| {
+            domain.launching.as_ref().is_some_and(|launching| now >= launching.deadline())
+        });
+        let late: Vec<DomainUuid> = late.map(|(uuid, _)| *uuid).collect();
+        for uuid in late {
+            self.launching(uuid);
         }
     }
 

@@ -47,6 +47,8 @@ pub enum Reply {
     Described(Box<Described>),
     /// To `Wait` and `Kill`.
     Ended(Ended),
+    /// To `Describe`, `Kill` and `Wait`: no domain with this uuid is there, or not any longer.
+    NoDomain,
     /// To `Probe`.
     Probed(Probed),
     /// The request was refused or failed; nothing of it stays.

@@ -1,4 +1,4 @@
-//! A strict, bounded XML reader: bytes in, a [`Document`] out, borrowed from the input.
+//! A strict, bounded XML reader: bytes in, a [`Document`] out, borrowed from the input. [`write`] is the way back.
 //!
 //! Owns the tree and its limits. It keeps elements, attributes in order, text, comments and processing
 //! instructions, and knows the line of every element. It never expands anything but the five predefined
@@ -8,6 +8,7 @@
 
 mod build;
 mod token;
+pub mod write;
 
 use std::borrow::Cow;
 

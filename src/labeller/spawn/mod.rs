@@ -34,7 +34,7 @@ use crate::base::DomainRef;
 use crate::privsep::op::Spawn;
 use crate::privsep::supervisor::SupervisorSpec;
 use crate::sys::process::{self, Child};
-use crate::sys::{namespace, pidfd, scm};
+use crate::sys::{namespace, scm};
 
 /// A start: what to start, with what.
 #[derive(Debug)]
@@ -81,15 +81,11 @@ pub struct Forked {
     pub supervisor_pid: i32,
 }
 
-/// Starts a supervisor and its device model.
+/// Forks a supervisor and its device model, and returns at once.
 ///
-/// `before_go` runs when both exist and the device model has confined itself: what it writes down is what a crash
-/// of the labeller leaves behind. If the labeller dies before it returns, or it fails, nothing runs. Returns once
-/// both programs are executed, which needs the supervisor to answer the gate. On an error nothing runs any more.
-pub fn launch(
-    launch: Launch<'_>,
-    before_go: &mut dyn FnMut(Forked) -> std::io::Result<()>,
-) -> Result<Launched, SpawnError> {
+/// Both confine themselves while the caller goes on; [`Launching::advance`] says how far they are. If the labeller
+/// dies before it says [`Launching::go`], nothing runs.
+pub fn launch(launch: Launch<'_>) -> Result<Launching, SpawnError> {
     let mut degraded = launch.cgroup.map_or_else(Vec::new, |cgroup| cgroup.unenforced().to_vec());
     let Launch { domain, spawn, fds, root, cgroup, net, supervisor, timeout } = launch;
     let model = Model::prepare(spawn, fds, root, cgroup, net, &mut degraded)?;
@@ -97,16 +93,19 @@ pub fn launch(
     let sockets = Sockets::make(&spawn.program)?;
     let child = fork_both(&model, &supervisor, &sockets)
         .map_err(SpawnError::own("fork the supervisor of", &spawn.program))?;
-    let Sockets { report: (ours, _), control: (control, _), stderr: (stderr, _), .. } = sockets.keep_ours();
-    let names = |who| if who == Who::Supervisor { supervisor.program() } else { spawn.program.clone() };
-    let mut start = Start { report: ours, deadline: Instant::now() + timeout, qemu: None, supervisor: child };
-    match start.run(&names, before_go) {
-        Ok(qemu) => Ok(Launched { qemu, supervisor: start.supervisor, control, stderr, degraded }),
-        Err(error) => {
-            start.abandon();
-            Err(error)
-        }
-    }
+    let Sockets { report: (report, _), control: (control, _), stderr: (stderr, _), .. } = sockets.keep_ours();
+    Ok(Launching {
+        report,
+        control,
+        stderr,
+        degraded,
+        deadline: Instant::now() + timeout,
+        qemu: None,
+        supervisor: child,
+        ready: false,
+        program: spawn.program.clone(),
+        supervisor_program: supervisor.program(),
+    })
 }
 
 /// A running device model that has lost its supervisor.
@@ -245,11 +244,30 @@ fn fork_both(model: &Model<'_>, supervisor: &Supervisor<'_>, sockets: &Sockets) 
 }
 
 /// A start under way, as the labeller sees it.
-struct Start {
+#[derive(Debug)]
+pub struct Launching {
     report: OwnedFd,
+    control: OwnedFd,
+    stderr: OwnedFd,
+    degraded: Vec<String>,
     deadline: Instant,
     qemu: Option<Child>,
     supervisor: Child,
+    ready: bool,
+    program: String,
+    supervisor_program: String,
+}
+
+/// How far a start is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing new.
+    Waiting,
+    /// Both exist, and the device model has confined itself: it waits for [`Launching::go`]. What the caller writes
+    /// down first is what a crash of the labeller leaves behind.
+    Ready(Forked),
+    /// Both programs are executed: [`Launching::launched`].
+    Executed,
 }
 
 /// What a start has come to.
@@ -288,40 +306,68 @@ fn advance(
     }
 }
 
-impl Start {
-    fn run(
-        &mut self,
-        names: &dyn Fn(Who) -> String,
-        before_go: &mut dyn FnMut(Forked) -> std::io::Result<()>,
-    ) -> Result<Child, SpawnError> {
-        let mut ready = false;
-        while !ready || self.qemu.is_none() {
-            match advance(self.report.as_fd(), self.deadline, names)? {
-                Progress::Forked(child) => self.qemu = Some(child),
-                Progress::Ready => ready = true,
-                Progress::End => return Err(SpawnError::Died(names(Who::DeviceModel))),
-            }
+impl Launching {
+    /// What to poll for reading.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.report.as_fd()
+    }
+
+    /// When [`Launching::advance`] gives up.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The pids that are known: those of the supervisor and, once it is told, of the device model.
+    pub fn pids(&self) -> impl Iterator<Item = i32> {
+        std::iter::once(self.supervisor.pid).chain(self.qemu.as_ref().map(|child| child.pid))
+    }
+
+    /// Takes the next thing that the new processes say, without waiting. After an error: [`Launching::abandon`].
+    pub fn advance(&mut self) -> Result<Stage, SpawnError> {
+        let died = || SpawnError::Died(self.program.clone());
+        let now = Instant::now();
+        let heard = process::readable(self.report.as_fd(), Duration::ZERO)
+            .map_err(SpawnError::own("wait for", &self.program))?;
+        if !heard && now < self.deadline {
+            return Ok(Stage::Waiting);
         }
-        let own = |action| SpawnError::own(action, names(Who::DeviceModel));
-        let qemu_pid = self.qemu.as_ref().map_or(0, |qemu| qemu.pid);
-        before_go(Forked { qemu_pid, supervisor_pid: self.supervisor.pid }).map_err(own("write down"))?;
-        scm::send(self.report.as_fd(), b"go", &[]).map_err(own("let go"))?;
-        match advance(self.report.as_fd(), self.deadline, names)? {
-            Progress::End => {}
-            _ => return Err(SpawnError::Died(names(Who::DeviceModel))),
+        let names = |who| match who {
+            Who::Supervisor => self.supervisor_program.clone(),
+            Who::DeviceModel | Who::Helper => self.program.clone(),
+        };
+        // What is there is taken even after the deadline: it may say why it took so long.
+        match (advance(self.report.as_fd(), now, &names)?, self.ready, &self.qemu) {
+            (Progress::Forked(child), _, None) => self.qemu = Some(child),
+            (Progress::Ready, false, _) => self.ready = true,
+            // A supervisor that has ended already has said why on its own socket.
+            (Progress::End, true, Some(_)) => return Ok(Stage::Executed),
+            _ => return Err(died()),
         }
-        let ended = pidfd::has_ended(&self.supervisor.pidfd).map_err(own("watch"))?;
-        match self.qemu.take() {
-            Some(qemu) if !ended => Ok(qemu),
-            qemu => {
-                self.qemu = qemu;
-                Err(SpawnError::Died(names(Who::Supervisor)))
+        match &self.qemu {
+            Some(qemu) if self.ready => {
+                Ok(Stage::Ready(Forked { qemu_pid: qemu.pid, supervisor_pid: self.supervisor.pid }))
             }
+            _ => Ok(Stage::Waiting),
         }
     }
 
+    /// Lets the device model go on to its exec.
+    pub fn go(&self) -> Result<(), SpawnError> {
+        let sent = scm::send(self.report.as_fd(), b"go", &[]);
+        sent.map(drop).map_err(SpawnError::own("let go", &self.program))
+    }
+
+    /// The two processes; `None` before [`Stage::Executed`].
+    #[must_use]
+    pub fn launched(self) -> Option<Launched> {
+        let Self { control, stderr, degraded, qemu, supervisor, .. } = self;
+        Some(Launched { qemu: qemu?, supervisor, control, stderr, degraded })
+    }
+
     /// Leaves nothing running. A device model that could not be named yet ends by itself: nobody says go.
-    fn abandon(&self) {
+    pub fn abandon(self) {
         if let Some(qemu) = &self.qemu {
             let _unkillable = qemu.end();
         }
