@@ -133,9 +133,9 @@ fn an_output_that_is_no_pipe_gets_no_header() {
         .stdout(File::create(&out).unwrap())
         .status()
         .unwrap();
-    assert!(status.success());
-    let answer = std::fs::read(&out).unwrap();
-    assert!(matches!(read_answer(&answer), Err(Failure::Descriptor { .. })));
+    // It may not make a file longer, not even to say so.
+    assert!(!status.success());
+    assert!(std::fs::read(&out).unwrap().is_empty());
 }
 
 /// The filter, loaded in a process of its own, kills whatever asks for more than the two descriptors.

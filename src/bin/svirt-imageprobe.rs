@@ -1,14 +1,16 @@
 //! Reads one image header: the image comes as descriptor 0, opened for reading, and the answer goes as JSON into
-//! the pipe that is descriptor 1. Before the first byte of the image is read, nothing is left to this process but
-//! those two.
+//! the pipe that is descriptor 1. Where descriptor 0 is a socket the image arrives there, as the only message: a probe
+//! can be started before there is anything to read. Before the first byte of the image is read, nothing is left to
+//! this process but those two.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use rustix::fs::{FileType, OFlags, SeekFrom};
 use svirt::image::{self, Answer, Failure};
-use svirt::sys::imageprobe;
+use svirt::sys::{imageprobe, scm};
 
 /// Room for the longest answer, made before allocating becomes impossible.
 const ANSWER: usize = 64 << 10;
@@ -25,15 +27,32 @@ fn main() -> ExitCode {
 }
 
 fn probe(head: &mut [u8]) -> Result<image::Header, Failure> {
+    let confinement =
+        |(step, error): (&str, io::Error)| Failure::Confinement { step: format!("cannot {step}: {error}") };
+    imageprobe::prepare().map_err(confinement)?;
+    receive_image()?;
     let size = check_descriptors()?;
-    imageprobe::confine()
-        .map_err(|(step, error)| Failure::Confinement { step: format!("cannot {step}: {error}") })?;
+    imageprobe::seal().map_err(confinement)?;
     let mut filled = read(head, 0, image::HEAD)?;
     let wanted = image::needed(head.get(..filled).unwrap_or_default());
     if filled == image::HEAD && wanted > filled {
         filled += read(head, filled, wanted)?;
     }
     Ok(image::describe(head.get(..filled).unwrap_or_default(), size))
+}
+
+/// Waits for the image where descriptor 0 is a socket, and puts it in the socket's place.
+fn receive_image() -> Result<(), Failure> {
+    let broken = |error: io::Error| Failure::Read { error: error.to_string() };
+    let found = rustix::fs::fstat(io::stdin()).map_err(|error| broken(error.into()))?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
+        return Ok(());
+    }
+    let (_, mut fds) = scm::recv(io::stdin().as_fd(), &mut [0]).map_err(broken)?;
+    match (fds.pop(), fds.is_empty()) {
+        (Some(image), true) => rustix::stdio::dup2_stdin(image).map_err(|error| broken(error.into())),
+        _ => Err(Failure::Descriptor { what: "no image, or more than one".to_owned() }),
+    }
 }
 
 /// Refuses what the probe must not hold, and returns the image's size in bytes.

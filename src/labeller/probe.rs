@@ -1,4 +1,7 @@
 //! One image header, read by a process that can do nothing else; here only its bounds are kept.
+//!
+//! One process waits ahead of the next question, confined and executed, with a socket for the image: to make one takes
+//! longer than to read a header. It is used once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -10,14 +13,14 @@ use rustix::pipe::PipeFlags;
 use super::apply::kernel;
 use super::connection::ConnectionId;
 use super::places::Places;
-use super::spawn::{self, Helper};
+use super::spawn::{self, Begun, Helper};
 use crate::base::{Layer, Refusal};
 use crate::privsep::confinement::{Rlimit, RlimitKind};
 use crate::privsep::op::{FileIdentity, ImageKind};
 use crate::privsep::request::{Probed, Refused, Reply};
 use crate::sys::namespace::Namespaces;
 use crate::sys::pidfd::{self, Exit};
-use crate::sys::process::Child;
+use crate::sys::scm;
 
 /// The longest header description.
 const OUTPUT_MAX: usize = 64 << 10;
@@ -25,6 +28,14 @@ const OUTPUT_MAX: usize = 64 << 10;
 const TIME: Duration = Duration::from_secs(5);
 /// How many run at once.
 pub(super) const PROBES_MAX: usize = 64;
+
+/// A process that waits for an image.
+#[derive(Debug)]
+pub(super) struct Spare {
+    begun: Begun,
+    socket: OwnedFd,
+    pipe: OwnedFd,
+}
 
 /// A running probe.
 #[derive(Debug)]
@@ -34,7 +45,7 @@ pub(super) struct Probe {
     path: String,
     identity: FileIdentity,
     kind: ImageKind,
-    child: Child,
+    process: Begun,
     pipe: Option<OwnedFd>,
     output: Vec<u8>,
     /// When it is killed.
@@ -42,26 +53,20 @@ pub(super) struct Probe {
     failure: Option<Refusal>,
 }
 
-impl Probe {
-    /// Opens the image by the rules of place and starts the process.
-    pub(super) fn start(
-        client: ConnectionId,
-        path: &str,
-        program: &Path,
-        uid: u32,
-        places: &Places,
-    ) -> Result<Self, Refusal> {
-        let (image, identity, kind) = places.open_for_probe(path)?;
+impl Spare {
+    /// Forks one, and does not wait until it is ready.
+    pub(super) fn begin(program: &Path, uid: u32) -> Result<Self, Refusal> {
         let hold = |error: std::io::Error| kernel("make", "a pipe", &error, "");
-        let (pipe, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| hold(e.into()))?;
+        let (pipe, output) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| hold(e.into()))?;
         rustix::fs::fcntl_setfl(&pipe, OFlags::NONBLOCK).map_err(|e| hold(e.into()))?;
+        let (socket, input) = scm::seqpacket_pair().map_err(hold)?;
         let limit = |resource, value| Rlimit { resource, value: Some(value) };
-        let child = spawn::helper(&Helper {
+        let begun = spawn::begin(&Helper {
             program,
             argv: &["svirt-imageprobe".to_owned()],
             env: &[],
             uid,
-            fds: &[(image.as_fd(), 0), (theirs.as_fd(), 1)],
+            fds: &[(input.as_fd(), 0), (output.as_fd(), 1)],
             reach: Some(&[]),
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Fsize, 0)],
             namespaces: Namespaces { ipc: true, mount: true, net: true, uts: true, ..Namespaces::default() },
@@ -71,13 +76,40 @@ impl Probe {
             timeout: TIME,
         })
         .map_err(|error| error.refusal())?;
+        Ok(Self { begun, socket, pipe })
+    }
+
+    /// Gives it its image; an error where it has ended meanwhile.
+    fn give(&self, image: &OwnedFd) -> std::io::Result<()> {
+        scm::send(self.socket.as_fd(), b"i", &[image.as_fd()]).map(drop)
+    }
+}
+
+impl Probe {
+    /// Opens the image by the rules of place and gives it to a process: the one that waits, or a new one.
+    pub(super) fn start(
+        client: ConnectionId,
+        path: &str,
+        places: &Places,
+        spare: Option<Spare>,
+        fresh: impl FnOnce() -> Result<Spare, Refusal>,
+    ) -> Result<Self, Refusal> {
+        let (image, identity, kind) = places.open_for_probe(path)?;
+        let process = match spare.filter(|spare| spare.give(&image).is_ok()) {
+            Some(spare) => spare,
+            None => {
+                let spare = fresh()?;
+                spare.give(&image).map_err(|error| kernel("hand over", path, &error, ""))?;
+                spare
+            }
+        };
         Ok(Self {
             client,
             path: path.to_owned(),
             identity,
             kind,
-            child,
-            pipe: Some(pipe),
+            process: process.begun,
+            pipe: Some(process.pipe),
             output: Vec::new(),
             deadline: Instant::now() + TIME,
             failure: None,
@@ -86,12 +118,12 @@ impl Probe {
 
     /// What to wait for: output first, then the end.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_ref().map_or(self.child.pidfd.as_fd(), AsFd::as_fd)
+        self.pipe.as_ref().map_or(self.process.child.pidfd.as_fd(), AsFd::as_fd)
     }
 
     /// Its pid.
     pub(super) fn pid(&self) -> i32 {
-        self.child.pid
+        self.process.child.pid
     }
 
     /// Goes on; the reply once there is one.
@@ -114,10 +146,10 @@ impl Probe {
                 Err(error) => self.stop(error.to_string()),
             }
         }
-        if !pidfd::has_ended(&self.child.pidfd).unwrap_or(true) {
+        if !pidfd::has_ended(&self.process.child.pidfd).unwrap_or(true) {
             return None;
         }
-        let exit = pidfd::reap(&self.child.pidfd);
+        let exit = pidfd::reap(&self.process.child.pidfd);
         Some(self.reply(exit))
     }
 
@@ -125,18 +157,23 @@ impl Probe {
         let remedy = "the image's header is broken or hostile; look at it with care";
         self.failure = Some(Refusal::new(Layer::Policy, "probe", self.path.clone(), rule, remedy));
         self.pipe = None;
-        let _ = pidfd::kill(&self.child.pidfd);
+        let _ = pidfd::kill(&self.process.child.pidfd);
+    }
+
+    /// Why it ended badly: it did not get as far as its program, or the image was too much for it.
+    fn bad_end(&self, exit: Option<Exit>) -> Refusal {
+        if let Err(error) = self.process.executed(Duration::ZERO) {
+            return error.refusal();
+        }
+        let rule = format!("the image probe ended with {exit:?}");
+        let remedy = "the image's header is broken or hostile; look at it with care";
+        Refusal::new(Layer::Policy, "probe", self.path.clone(), rule, remedy)
     }
 
     fn reply(&mut self, exit: Option<Exit>) -> Reply {
         let output = std::mem::take(&mut self.output);
-        let failure = self.failure.take().or_else(|| {
-            (exit != Some(Exit::Code(0))).then(|| {
-                let rule = format!("the image probe ended with {exit:?}");
-                let remedy = "the image's header is broken or hostile; look at it with care";
-                Refusal::new(Layer::Policy, "probe", self.path.clone(), rule, remedy)
-            })
-        });
+        let bad = exit != Some(Exit::Code(0));
+        let failure = self.failure.take().or_else(|| bad.then(|| self.bad_end(exit)));
         if let Some(refusal) = failure {
             let stderr = String::from_utf8_lossy(&output).chars().take(400).collect();
             return Reply::Refused(Box::new(Refused { refusal, op: None, stderr }));

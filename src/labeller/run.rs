@@ -72,6 +72,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         leases: Leases::default(),
         domains: BTreeMap::new(),
         probes: Vec::new(),
+        spare_probe: None,
         connections: BTreeMap::new(),
         past: VecDeque::new(),
         outbox: VecDeque::new(),

@@ -7,7 +7,7 @@ use super::domain::{Domain, Phase};
 use super::journal::{Entry, ProcessRole};
 use super::launcher::LaunchRequest;
 use super::places::Places;
-use super::probe::Probe;
+use super::probe::{Probe, Spare};
 use super::server::{Server, refused};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
@@ -67,14 +67,27 @@ impl Server {
             let remedy = "try again in a moment";
             return Some(refused(Refusal::new(Layer::Policy, "probe", path, "too many probes run", remedy)));
         }
-        let program = self.libexec.join("svirt-imageprobe");
         let places = Places::read(&self.settings);
-        match Probe::start(client, path, &program, self.settings.uids.imageprobe, &places) {
+        let spare = self.spare_probe.take();
+        match Probe::start(client, path, &places, spare, || self.begin_probe()) {
             Ok(probe) => {
                 self.probes.push(probe);
                 None
             }
             Err(refusal) => Some(refused(refusal)),
+        }
+    }
+
+    fn begin_probe(&self) -> Result<Spare, Refusal> {
+        Spare::begin(&self.libexec.join("svirt-imageprobe"), self.settings.uids.imageprobe)
+    }
+
+    /// Prepares what can be prepared ahead while nobody waits; what fails here fails again, and is told, when it is
+    /// needed.
+    pub(super) fn prepare_ahead(&mut self) {
+        self.launcher.idle();
+        if self.spare_probe.is_none() {
+            self.spare_probe = self.begin_probe().ok();
         }
     }
 

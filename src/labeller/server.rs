@@ -15,7 +15,7 @@ use super::connection::{Connection, ConnectionId, Turn};
 use super::domain::{Domain, Phase};
 use super::launcher::Launcher;
 use super::lease::Leases;
-use super::probe::{PROBES_MAX, Probe};
+use super::probe::{PROBES_MAX, Probe, Spare};
 use super::spawn::Launching;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::request::{Refused, Reply};
@@ -57,6 +57,8 @@ pub(super) struct Server {
     pub(super) launcher: Box<dyn Launcher>,
     /// Image probes.
     pub(super) probes: Vec<Probe>,
+    /// The image probe that waits for the next question.
+    pub(super) spare_probe: Option<Spare>,
     /// Clients.
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     /// How the last domains have ended, the latest at the back.
@@ -90,6 +92,7 @@ enum Token {
 impl Server {
     /// Serves until a signal or, on demand, until there is nothing left to do.
     pub(super) fn run(&mut self, listener: &UnixListener, signals: &SignalFd) -> std::io::Result<()> {
+        self.prepare_ahead();
         loop {
             let ready = self.wait(listener, signals)?;
             let mut stop = false;
@@ -105,7 +108,7 @@ impl Server {
                 }
             }
             self.advance();
-            self.launcher.idle();
+            self.prepare_ahead();
             if stop || self.is_idle_enough() {
                 return Ok(());
             }

@@ -57,6 +57,12 @@ pub fn filter() -> Vec<Instruction> {
 
 /// Confines this process for good; an error names the step that failed.
 pub fn confine() -> Result<(), (&'static str, io::Error)> {
+    prepare()?;
+    seal()
+}
+
+/// Everything that leaves a socket for the image open: no files, no privilege, no limits to speak of.
+pub fn prepare() -> Result<(), (&'static str, io::Error)> {
     let step = |name| move |error| (name, error);
     close_others().map_err(step("close the other descriptors"))?;
     process::set_dumpable(false).map_err(step("become non-dumpable"))?;
@@ -71,12 +77,17 @@ pub fn confine() -> Result<(), (&'static str, io::Error)> {
         rlimit::Kind::Fsize,
         rlimit::Kind::Memlock,
         rlimit::Kind::Msgqueue,
-        rlimit::Kind::Nofile,
         rlimit::Kind::Nproc,
     ] {
         rlimit::set(kind, Some(0)).map_err(step("set the resource limits"))?;
     }
-    rlimit::set(rlimit::Kind::Cpu, Some(CPU_SECONDS)).map_err(step("set the resource limits"))?;
+    rlimit::set(rlimit::Kind::Cpu, Some(CPU_SECONDS)).map_err(step("set the resource limits"))
+}
+
+/// Takes, from a process that is prepared, everything but reading descriptor 0 and writing descriptor 1.
+pub fn seal() -> Result<(), (&'static str, io::Error)> {
+    let step = |name| move |error| (name, error);
+    rlimit::set(rlimit::Kind::Nofile, Some(0)).map_err(step("set the resource limits"))?;
     seccomp::load(&filter()).map_err(step("load the system call filter"))
 }
 

@@ -313,13 +313,18 @@ impl Rig {
         self.status(name).expect("it runs").domain.uuid
     }
 
-    /// Pids of everything that runs under a uid of this installation.
+    /// Pids of everything that runs under a uid of this installation, but for the image probe that waits.
     pub fn processes(&self) -> Vec<i32> {
         let own = self.first_uid..self.first_uid + 64;
+        let waits = self.settings.uids.imageprobe;
         let runs = |pid: &i32| {
             let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let uid = text.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next());
-            !text.contains("\nState:\tZ") && uid.is_some_and(|uid| own.contains(&uid.parse().unwrap()))
+            !text.contains("\nState:\tZ")
+                && uid.is_some_and(|uid| {
+                    let uid = uid.parse().unwrap();
+                    own.contains(&uid) && uid != waits
+                })
         };
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(runs).collect()

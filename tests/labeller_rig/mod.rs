@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -132,7 +131,8 @@ impl Rig {
             .unwrap();
         self.labeller = Some(child);
         let until = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(self.path("run/labeller.sock")).is_err() {
+        // A child of a killed predecessor may hold its socket for a moment, and takes connections that nobody serves.
+        while Labeller::connect(&self.settings).and_then(|mut labeller| labeller.survey()).is_err() {
             if self.labeller.as_mut().unwrap().try_wait().unwrap().is_some() {
                 return;
             }
@@ -331,7 +331,9 @@ impl Rig {
         let mut cgroups = Vec::new();
         let id = format!("{:x}", self.first_uid);
         find_cgroups(Path::new("/sys/fs/cgroup"), 0, &id, &mut cgroups);
+        // One image probe always waits.
         let processes = (self.first_uid..self.first_uid + 64)
+            .filter(|uid| *uid != self.settings.uids.imageprobe)
             .filter(|uid| !pidfd::of_uid(*uid).unwrap().is_empty())
             .collect();
         Snapshot { files, mounts, cgroups, processes }

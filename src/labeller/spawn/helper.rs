@@ -42,13 +42,22 @@ pub struct Helper<'a> {
     pub timeout: Duration,
 }
 
-/// Starts a helper and returns once it has been executed.
-pub fn helper(helper: &Helper<'_>) -> Result<process::Child, SpawnError> {
+/// A helper on its way to its exec.
+#[derive(Debug)]
+pub struct Begun {
+    /// The process.
+    pub child: process::Child,
+    report: OwnedFd,
+    name: String,
+}
+
+/// Forks a helper and does not wait for it.
+pub fn begin(helper: &Helper<'_>) -> Result<Begun, SpawnError> {
     let command = Command::new(&helper.program.display().to_string(), helper.argv, helper.env)?;
     let program = common::open_program(helper.program)?;
     let null = common::open_null()?;
     let rlimits = common::rlimits(helper.rlimits, &mut Vec::new());
-    let (ours, theirs) =
+    let (report, theirs) =
         scm::seqpacket_pair().map_err(SpawnError::own("make a socket for", helper.program))?;
     let labeller = process::own_pid();
     let child = process::fork(|| {
@@ -60,19 +69,29 @@ pub fn helper(helper: &Helper<'_>) -> Result<process::Child, SpawnError> {
         }
     })
     .map_err(SpawnError::own("fork", helper.program))?;
-    drop(theirs);
-    let deadline = Instant::now() + helper.timeout;
-    let name = helper.program.display().to_string();
-    match advance(ours.as_fd(), deadline, &|_| name.clone()) {
-        Ok(Progress::End) => Ok(child),
-        Ok(_) => Err(end(&child, SpawnError::Died(name))),
-        Err(error) => Err(end(&child, error)),
+    Ok(Begun { child, report, name: helper.program.display().to_string() })
+}
+
+/// Starts a helper and returns once it has been executed.
+pub fn helper(helper: &Helper<'_>) -> Result<process::Child, SpawnError> {
+    let begun = begin(helper)?;
+    match begun.executed(helper.timeout) {
+        Ok(()) => Ok(begun.child),
+        Err(error) => {
+            let _unkillable = begun.child.end();
+            Err(error)
+        }
     }
 }
 
-fn end(child: &process::Child, error: SpawnError) -> SpawnError {
-    let _unkillable = child.end();
-    error
+impl Begun {
+    /// Waits at most so long for the exec; an error is the step that failed on the way there.
+    pub fn executed(&self, timeout: Duration) -> Result<(), SpawnError> {
+        match advance(self.report.as_fd(), Instant::now() + timeout, &|_| self.name.clone())? {
+            Progress::End => Ok(()),
+            _ => Err(SpawnError::Died(self.name.clone())),
+        }
+    }
 }
 
 struct Plan<'a> {

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use common::Fds;
-pub use helper::{Helper, helper};
+pub use helper::{Begun, Helper, begin, helper};
 pub use report::{SpawnError, Step, Who};
 
 use self::model::Model;
