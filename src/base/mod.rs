@@ -5,6 +5,6 @@ mod category;
 mod id;
 mod refusal;
 
-pub use category::{CATEGORY_COUNT, CategoryError, CategoryPair};
+pub use category::{CATEGORY_COUNT, CategoryError, CategoryPair, crossings, level_text};
 pub use id::{DomainName, DomainRef, DomainUuid, NameError, Slot};
 pub use refusal::{Layer, Refusal};

@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_reply_in_pieces_is_one_reply() {
-        let survey = Survey { uids: vec![], pairs: vec![], domains: vec![] };
+        let survey = Survey { uids: vec![], ..Survey::default() };
         let mut labeller = answering(wire::encode(&Reply::Survey(survey.clone())).unwrap());
         assert_eq!(labeller.survey().unwrap(), survey);
     }

@@ -153,7 +153,8 @@ pub fn start(
 
 fn lost_a_lease(plan: &LaunchPlan, op: Option<usize>, layer: Layer) -> bool {
     let op = op.and_then(|at| plan.ops.get(at));
-    layer == Layer::Lease && matches!(op, Some(Op::LeaseUid { .. } | Op::LeaseCategories { .. }))
+    layer == Layer::Lease
+        && matches!(op, Some(Op::LeaseUid { .. } | Op::LeaseCategories { .. } | Op::LeaseShare { .. }))
 }
 
 #[cfg(test)]

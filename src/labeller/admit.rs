@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use crate::base::{CategoryPair, Layer, Refusal, Slot};
 use crate::privsep::op::{
-    Access, CgroupLimits, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole,
+    CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole,
 };
 use crate::privsep::order;
 use crate::settings::Settings;
@@ -37,6 +37,8 @@ struct Admission<'a> {
     /// Whether the kernel runs SELinux.
     selinux: bool,
     pair: Option<CategoryPair>,
+    /// Images that others write too, and their pairs.
+    shares: Vec<(FileIdentity, CategoryPair)>,
     images: Vec<&'a OpenImage>,
 }
 
@@ -63,8 +65,25 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
             Op::LeaseCategories { pair } => Some(*pair),
             _ => None,
         }),
+        shares: plan
+            .ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::LeaseShare { identity, pair } => Some((*identity, *pair)),
+                _ => None,
+            })
+            .collect(),
         images: Vec::new(),
     };
+    let shared = plan.ops.iter().filter_map(|op| match op {
+        Op::OpenImage(image) if image.sharing == Sharing::Writers => Some(image.identity),
+        _ => None,
+    });
+    let shared: HashSet<FileIdentity> = shared.collect();
+    if let Some((_, pair)) = admission.shares.iter().find(|(identity, _)| !shared.contains(identity)) {
+        let rule = "no image of this plan is shared under it";
+        return Err(whole(policy("share the categories", pair.to_string(), rule, "plan again")));
+    }
     for (at, op) in plan.ops.iter().enumerate() {
         admission.op(op).map_err(|refusal| NotAdmitted { op: Some(at), refusal })?;
     }
@@ -75,7 +94,9 @@ impl<'a> Admission<'a> {
     fn op(&mut self, op: &'a Op) -> Result<(), Refusal> {
         match op {
             Op::LeaseUid { role, uid } => self.uid(*role, *uid),
-            Op::LeaseCategories { .. } | Op::Channel { .. } | Op::Pty { .. } => Ok(()),
+            Op::LeaseCategories { .. } | Op::LeaseShare { .. } | Op::Channel { .. } | Op::Pty { .. } => {
+                Ok(())
+            }
             Op::Cgroup(limits) => self.cgroup(limits),
             Op::OpenImage(image) => {
                 self.images.push(image);
@@ -90,7 +111,9 @@ impl<'a> Admission<'a> {
                 if alias.is_empty() || alias.len() > 64 || !alias.bytes().all(|b| b.is_ascii_alphanumeric()) {
                     return Err(policy("start passt for", alias.clone(), "is no alias", "plan again"));
                 }
-                self.process_label(selinux_label.as_deref(), &[&self.settings.selinux.passt_type])
+                // It shares nothing.
+                let types = [&self.settings.selinux.passt_type];
+                self.process_label(selinux_label.as_deref(), &types, &[])
             }
             Op::Spawn(spawn) => self.spawn(spawn),
         }
@@ -189,11 +212,6 @@ impl<'a> Admission<'a> {
 
     fn image(&self, slot: &Slot) -> Option<&'a OpenImage> {
         self.images.iter().find(|image| image.slot == *slot).copied()
-    }
-
-    /// Whether an image is this domain's alone to write.
-    fn is_private(image: &OpenImage) -> bool {
-        image.access == Access::ReadWrite && image.sharing != Sharing::Writers
     }
 }
 

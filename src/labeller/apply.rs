@@ -88,6 +88,9 @@ impl Apply<'_> {
         match op {
             Op::LeaseUid { role, uid } => self.leases.uid(uuid, *role, *uid),
             Op::LeaseCategories { pair } => self.leases.pair(uuid, *pair),
+            Op::LeaseShare { identity, pair } => {
+                self.leases.share(uuid, (identity.device, identity.inode), *pair)
+            }
             Op::Cgroup(limits) => {
                 self.intent(Undo::Cgroup)?;
                 let (cgroup, degraded) = self.launcher.make_cgroup(uuid, limits)?;

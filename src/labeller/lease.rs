@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{CategoryPair, DomainName, DomainRef, DomainUuid, Layer, Refusal};
+use crate::base::{CategoryPair, DomainName, DomainRef, DomainUuid, Layer, Refusal, crossings};
 use crate::privsep::op::{Access, Sharing, UidRole};
 
 /// Device and inode, or for a block device its own number and 0.
@@ -47,6 +47,8 @@ pub(super) struct Leases {
     names: BTreeMap<DomainUuid, DomainName>,
     uids: BTreeMap<u32, (UidRole, DomainUuid)>,
     pairs: BTreeMap<CategoryPair, DomainUuid>,
+    shares: BTreeMap<CategoryPair, (ObjectId, Vec<DomainUuid>)>,
+    crossings: BTreeMap<CategoryPair, Vec<DomainUuid>>,
     objects: BTreeMap<ObjectId, Vec<(DomainUuid, Hold)>>,
     labels: BTreeMap<ObjectId, LabelLease>,
 }
@@ -84,10 +86,61 @@ impl Leases {
 
     /// Takes a category pair.
     pub(super) fn pair(&mut self, domain: DomainUuid, pair: CategoryPair) -> Result<(), Refusal> {
-        if let Some(holder) = self.pairs.get(&pair) {
-            return Err(self.in_use("lease the categories", pair.to_string(), *holder));
+        if let Some(holder) = self.holder_of(pair) {
+            return Err(self.in_use("lease the categories", pair.to_string(), holder));
         }
         self.pairs.insert(pair, domain);
+        Ok(())
+    }
+
+    /// Whoever has a pair in any way that keeps others from having it as their own.
+    fn holder_of(&self, pair: CategoryPair) -> Option<DomainUuid> {
+        let first = |holders: &Vec<DomainUuid>| holders.first().copied();
+        self.pairs
+            .get(&pair)
+            .copied()
+            .or_else(|| self.shares.get(&pair).and_then(|(_, holders)| first(holders)))
+            .or_else(|| self.crossings.get(&pair).and_then(first))
+    }
+
+    /// Takes part in the pair of an image that several domains write.
+    ///
+    /// A domain that has two pairs dominates every pair of their categories, so from then on nobody may have
+    /// one of those: neither for itself nor for an image.
+    pub(super) fn share(
+        &mut self,
+        domain: DomainUuid,
+        id: ObjectId,
+        pair: CategoryPair,
+    ) -> Result<(), Refusal> {
+        let operation = "share the categories";
+        let other_pair = self.shares.iter().find(|(other, (shared, _))| *shared == id && **other != pair);
+        if let Some((_, (_, holders))) = other_pair {
+            return Err(self.in_use(operation, pair.to_string(), holders.first().copied().unwrap_or(domain)));
+        }
+        if self.shares.get(&pair).is_none_or(|(shared, _)| *shared != id)
+            && let Some(holder) = self.holder_of(pair)
+        {
+            return Err(self.in_use(operation, pair.to_string(), holder));
+        }
+        let own = self.pairs.iter().filter(|(_, holder)| **holder == domain).map(|(pair, _)| *pair);
+        let shared = self.shares.iter().filter(|(_, (_, holders))| holders.contains(&domain));
+        let all: Vec<CategoryPair> = own.chain(shared.map(|(pair, _)| *pair)).chain([pair]).collect();
+        let crossings = crossings(&all);
+        let label_of = |pair: &CategoryPair| {
+            let shared = self.shares.get(pair).and_then(|(_, holders)| holders.first().copied());
+            self.pairs.get(pair).copied().or(shared)
+        };
+        if let Some((pair, holder)) = crossings.iter().find_map(|pair| Some((pair, label_of(pair)?))) {
+            return Err(self.in_use(operation, pair.to_string(), holder));
+        }
+        self.shares.entry(pair).or_insert((id, Vec::new())).1.push(domain);
+        for crossing in crossings {
+            let holders = self.crossings.entry(crossing).or_default();
+            if !holders.contains(&domain) {
+                holders.push(domain);
+            }
+        }
         Ok(())
     }
 
@@ -161,6 +214,14 @@ impl Leases {
         self.names.remove(&domain);
         self.uids.retain(|_, (_, holder)| *holder != domain);
         self.pairs.retain(|_, holder| *holder != domain);
+        self.shares.retain(|_, (_, holders)| {
+            holders.retain(|holder| *holder != domain);
+            !holders.is_empty()
+        });
+        self.crossings.retain(|_, holders| {
+            holders.retain(|holder| *holder != domain);
+            !holders.is_empty()
+        });
         self.objects.retain(|_, held| {
             held.retain(|(holder, _)| *holder != domain);
             !held.is_empty()
@@ -179,6 +240,16 @@ impl Leases {
     /// Leased pairs.
     pub(super) fn pairs(&self) -> Vec<CategoryPair> {
         self.pairs.keys().copied().collect()
+    }
+
+    /// Images that several domains write, each with its pair.
+    pub(super) fn shares(&self) -> Vec<(ObjectId, CategoryPair)> {
+        self.shares.iter().map(|(pair, (id, _))| (*id, *pair)).collect()
+    }
+
+    /// Pairs that nobody may have.
+    pub(super) fn crossings(&self) -> Vec<CategoryPair> {
+        self.crossings.keys().copied().collect()
     }
 
     fn in_use(&self, operation: &str, object: String, holder: DomainUuid) -> Refusal {
@@ -223,6 +294,31 @@ mod tests {
         leases.pair(uuid(2), pair).unwrap();
         leases.uid(uuid(2), UidRole::Helper, 5).unwrap();
         assert_eq!(leases.domains(), 1);
+    }
+
+    #[test]
+    fn what_a_sharing_domain_dominates_is_nobodys() {
+        let pair = |a, b| CategoryPair::new(a, b).unwrap();
+        let mut leases = Leases::default();
+        leases.pair(uuid(1), pair(1, 2)).unwrap();
+        leases.share(uuid(1), (1, 7), pair(8, 9)).unwrap();
+        leases.pair(uuid(2), pair(3, 4)).unwrap();
+        leases.share(uuid(2), (1, 7), pair(8, 9)).unwrap();
+        assert_eq!(leases.shares(), [((1, 7), pair(8, 9))]);
+        for (a, b) in [(1, 2), (8, 9), (1, 8), (2, 9), (3, 8)] {
+            assert!(leases.pair(uuid(3), pair(a, b)).is_err(), "{a} {b}");
+            assert!(leases.share(uuid(3), (1, 8), pair(a, b)).is_err(), "{a} {b}");
+        }
+        assert!(leases.share(uuid(3), (1, 7), pair(10, 11)).is_err(), "one image, one pair");
+        // A share whose crossing is somebody's own is refused, whoever came first.
+        leases.pair(uuid(4), pair(5, 20)).unwrap();
+        leases.pair(uuid(3), pair(5, 6)).unwrap();
+        assert!(leases.share(uuid(3), (1, 9), pair(20, 21)).is_err());
+        leases.release(uuid(1));
+        leases.pair(uuid(5), pair(1, 8)).unwrap();
+        assert!(leases.pair(uuid(6), pair(3, 8)).is_err(), "domain 2 shares still");
+        leases.release(uuid(2));
+        assert!(leases.shares().is_empty() && leases.crossings().is_empty());
     }
 
     #[test]

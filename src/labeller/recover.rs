@@ -159,6 +159,9 @@ impl Server {
             match op {
                 Op::LeaseUid { role, uid } => self.leases.uid(uuid, *role, *uid)?,
                 Op::LeaseCategories { pair } => self.leases.pair(uuid, *pair)?,
+                Op::LeaseShare { identity, pair } => {
+                    self.leases.share(uuid, (identity.device, identity.inode), *pair)?;
+                }
                 _ => {}
             }
         }

@@ -11,6 +11,7 @@ use super::probe::{Probe, Spare};
 use super::server::{Server, refused};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
+use crate::privsep::op::FileIdentity;
 use crate::privsep::request::{Refused, Reply, Request, Survey};
 use crate::privsep::supervisor::Report;
 use crate::sys::pidfd::ProcessId;
@@ -46,6 +47,13 @@ impl Server {
             Request::Survey => Some(Reply::Survey(Survey {
                 uids: self.leases.uids(),
                 pairs: self.leases.pairs(),
+                shares: self
+                    .leases
+                    .shares()
+                    .into_iter()
+                    .map(|((device, inode), pair)| (FileIdentity { device, inode }, pair))
+                    .collect(),
+                crossings: self.leases.crossings(),
                 domains: self.domains.values().filter(|domain| domain.ran).map(Domain::status).collect(),
             })),
             Request::Wait { uuid } => {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::chain::Chain;
 use super::images;
-use super::inventory::boot_place;
+use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
 use super::{PlanError, slots};
@@ -19,9 +19,7 @@ use crate::privsep::request::Survey;
 use crate::privsep::supervisor::{Lifecycle, SupervisorSpec};
 use crate::security::dac::Owners;
 use crate::security::decide::Stack;
-use crate::security::mcs::Taken;
-use crate::security::range::CategoryRange;
-use crate::security::resource::Place;
+use crate::security::resource::{Place, Resource};
 use crate::security::selinux::{self, Labels};
 use crate::security::{LabelError, dac};
 use crate::settings::Settings;
@@ -66,7 +64,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     check_size(domain, host, settings)?;
     let emulator = emulator(domain, host, settings)?;
     selinux::models_present(domain, host)?;
-    let labels = labels(inputs)?;
+    let resources = inventory::of(domain, chains, settings);
+    let labels = host.selinux.is_some().then(|| contexts(inputs, &resources)).transpose()?;
     let ports = ports::plan(domain, settings)?;
     let uids = owners(inputs, ports.passts.len())?;
     let mut stack = vec![Stack::Dac(&uids)];
@@ -225,17 +224,9 @@ fn emulator<'a>(
     Ok(found)
 }
 
-/// The contexts of a domain: where the kernel runs SELinux, or where somebody asks what they would be.
-pub(super) fn contexts(inputs: &Inputs<'_>) -> Result<Labels, LabelError> {
-    let taken = Taken::of(CategoryRange::ALL, inputs.survey.pairs.iter().copied());
-    selinux::labels(inputs.domain, &inputs.settings.selinux, &taken, inputs.seed)
-}
-
-fn labels(inputs: &Inputs<'_>) -> Result<Option<Labels>, LabelError> {
-    if inputs.host.selinux.is_none() {
-        return Ok(None);
-    }
-    contexts(inputs).map(Some)
+/// The contexts of a domain on a host with SELinux.
+pub(super) fn contexts(inputs: &Inputs<'_>, resources: &[Resource]) -> Result<Labels, LabelError> {
+    selinux::labels(inputs.domain, resources, &inputs.settings.selinux, inputs.survey, inputs.seed)
 }
 
 /// The uids of a domain's processes.
@@ -263,7 +254,11 @@ fn leases(uids: &Owners, labels: Option<&Labels>) -> Vec<Op> {
         Op::LeaseUid { role: UidRole::Supervisor, uid: uids.supervisor },
     ];
     ops.extend(uids.helpers.iter().map(|uid| Op::LeaseUid { role: UidRole::Helper, uid: *uid }));
-    ops.extend(labels.map(|labels| Op::LeaseCategories { pair: labels.pair }));
+    if let Some(Labels { pairs, .. }) = labels {
+        ops.push(Op::LeaseCategories { pair: pairs.own });
+        let shares = pairs.shares.iter();
+        ops.extend(shares.map(|(identity, pair)| Op::LeaseShare { identity: *identity, pair: *pair }));
+    }
     ops
 }
 

@@ -3,13 +3,15 @@
 //! Whoever adds a device adds its resources here: the devices are taken apart by name, so that a new kind does
 //! not compile before somebody has said what its labels are.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::chain::{Chain, Layer};
 use super::images::inside;
 use super::qemu::{self, is_writable};
 use crate::conf::domain::{
     Backing, Boot, CharSource, Devices, Disk, DiskSource, Domain, InterfaceBackend, SourceKind, VncListen,
 };
-use crate::privsep::op::ImageKind;
+use crate::privsep::op::{FileIdentity, ImageKind};
 use crate::security::resource::{Image, Kind, Place, Process, Resource};
 use crate::settings::Settings;
 
@@ -112,6 +114,7 @@ pub(super) fn layer(disk: &Disk, chain: &Chain, depth: usize, settings: &Setting
     let image = Image {
         depth,
         block,
+        identity: layer.identity,
         writable: depth == 0 && is_writable(disk),
         shareable: depth == 0 && disk.shareable,
         place: place(&layer.path, block, settings),
@@ -141,6 +144,13 @@ pub(super) fn place(path: &str, block: bool, settings: &Settings) -> Place {
     }
 }
 
+/// The same for the same path, and hardly ever for another one.
+fn made_up(path: &str) -> FileIdentity {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    FileIdentity { device: 0, inode: hasher.finish() }
+}
+
 /// The layers that a definition itself names, for whoever cannot read the images; their identities are made up.
 #[must_use]
 pub fn declared(disk: &Disk) -> Chain {
@@ -154,7 +164,7 @@ pub fn declared(disk: &Disk) -> Chain {
                 SourceKind::File => ImageKind::File,
             },
             format: source.format,
-            identity: crate::privsep::op::FileIdentity { device: 0, inode: layers.len() as u64 },
+            identity: made_up(&source.path),
             seclabels: source.seclabels.clone(),
         });
         at = match &source.backing {

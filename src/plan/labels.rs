@@ -27,7 +27,8 @@ pub struct Row {
 pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError> {
     let resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
     let helpers = resources.iter().filter(|r| matches!(r.kind, Kind::Process(Process::Passt(_)))).count();
-    let contexts = models.contains(&Model::Selinux).then(|| build::contexts(inputs)).transpose()?;
+    let contexts =
+        models.contains(&Model::Selinux).then(|| build::contexts(inputs, &resources)).transpose()?;
     let owners = models.contains(&Model::Dac).then(|| build::owners(inputs, helpers)).transpose()?;
     let profiles = models.contains(&Model::Apparmor).then(|| Profiles::new(inputs.uuid));
     // In libvirt's order of a stack, whatever order they were asked for in.

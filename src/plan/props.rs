@@ -170,7 +170,9 @@ impl Model {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::LeaseUid { uid, .. } => assert!(self.uids.insert(*uid)),
-            Op::LeaseCategories { pair } => assert!(self.pairs.insert(pair.to_string())),
+            Op::LeaseCategories { pair } | Op::LeaseShare { pair, .. } => {
+                assert!(self.pairs.insert(pair.to_string()));
+            }
             Op::Cgroup(_) => self.cgroups += 1,
             Op::OpenImage(image) => {
                 assert!(self.open.insert(image.slot.to_string()));
@@ -201,7 +203,9 @@ impl Model {
     fn undo(&mut self, undo: &Undo) {
         match undo {
             Undo::ReleaseUid(uid) => assert!(self.processes == 0 && self.uids.remove(uid)),
-            Undo::ReleaseCategories(pair) => assert!(self.pairs.remove(&pair.to_string())),
+            Undo::ReleaseCategories(pair) | Undo::ReleaseShare(pair) => {
+                assert!(self.pairs.remove(&pair.to_string()));
+            }
             Undo::RemoveCgroup => {
                 assert_eq!(self.processes, 0, "a cgroup with processes cannot be removed");
                 self.cgroups -= 1;
@@ -287,7 +291,12 @@ proptest! {
         }
         let gone = ops.remove(at);
         // Only these are nobody's precondition.
-        let optional = matches!(gone, Op::LabelSelinux { .. } | Op::LeaseCategories { .. } | Op::Cgroup(_));
+        let shares = ops.iter().any(|op| matches!(op, Op::LeaseShare { .. }));
+        let optional = match gone {
+            Op::LabelSelinux { .. } | Op::LeaseShare { .. } | Op::Cgroup(_) => true,
+            Op::LeaseCategories { .. } => !shares,
+            _ => false,
+        };
         prop_assert_eq!(order::check(&ops).is_ok(), optional);
     }
 
@@ -309,6 +318,7 @@ proptest! {
                         prop_assert!(pairs.insert(*pair));
                         survey.pairs.push(*pair);
                     }
+                    Op::LeaseShare { identity, pair } => survey.shares.push((*identity, *pair)),
                     _ => {}
                 }
             }

@@ -46,6 +46,10 @@ fn describe(op: &Op) -> (String, String) {
             pair.to_string(),
             "SELinux keeps this domain's processes and images from every other's by this pair".into(),
         ),
+        Op::LeaseShare { identity, pair } => (
+            format!("{pair} for {}:{}", identity.device, identity.inode),
+            "the image's own pair: domains that do not declare it shareable never have it".into(),
+        ),
         Op::Cgroup(limits) => {
             (cgroup(limits), "no domain takes the host's memory, threads or devices".into())
         }
@@ -125,7 +129,7 @@ fn image_reason(image: &OpenImage) -> String {
 fn label_reason(label: &str) -> &'static str {
     match label.matches(':').count() {
         0..=3 => "several domains may reach it",
-        _ => "only this domain's categories reach it",
+        _ => "only who has these categories reaches it",
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Undo {
     },
     /// A pair is free again.
     ReleaseCategories(CategoryPair),
+    /// The share in an image's pair is given back; the pair is free when the last domain's is.
+    ReleaseShare(CategoryPair),
     /// A uid is free again, once no process has it.
     ReleaseUid(u32),
     /// The cgroup is emptied and removed.
@@ -49,6 +51,7 @@ impl Undo {
         match op {
             Op::LeaseUid { uid, .. } => Self::ReleaseUid(*uid),
             Op::LeaseCategories { pair } => Self::ReleaseCategories(*pair),
+            Op::LeaseShare { pair, .. } => Self::ReleaseShare(*pair),
             Op::Cgroup(_) => Self::RemoveCgroup,
             Op::OpenImage(image) => Self::Close { slots: vec![image.slot.clone()], locked: true },
             Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
@@ -76,6 +79,7 @@ impl fmt::Display for Undo {
             Self::Close { .. } => f.write_str("close it"),
             Self::Kill { process } => write!(f, "kill {process} and wait for the end"),
             Self::ReleaseCategories(pair) => write!(f, "give {pair} back"),
+            Self::ReleaseShare(pair) => write!(f, "give the share in {pair} back"),
             Self::ReleaseUid(uid) => write!(f, "give {uid} back once no process has it"),
             Self::RemoveCgroup => f.write_str("kill what is in it and remove it"),
             Self::RestoreLabel(_) => f.write_str("put back the label that was found"),

@@ -40,6 +40,13 @@ pub enum Op {
         /// The pair.
         pair: CategoryPair,
     },
+    /// Takes part in the pair of an image that several domains write; the first one brings the pair.
+    LeaseShare {
+        /// The image.
+        identity: FileIdentity,
+        /// The pair: the label of the image, and part of the range of every domain that shares it.
+        pair: CategoryPair,
+    },
     /// Makes the domain's cgroup and sets its limits.
     Cgroup(CgroupLimits),
     /// Opens a disk image and locks it against other programs.
@@ -265,6 +272,7 @@ impl Op {
         match self {
             Self::LeaseUid { .. } => "lease-uid",
             Self::LeaseCategories { .. } => "lease-categories",
+            Self::LeaseShare { .. } => "lease-share",
             Self::Cgroup(_) => "cgroup",
             Self::OpenImage(_) => "open-image",
             Self::OpenReadable { .. } => "open-readable",

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::op::{DeviceNode, FdGrant, Op, Spawn, UidRole};
+use super::op::{DeviceNode, FdGrant, FileIdentity, Op, Spawn, UidRole};
 use super::supervisor::FIRST_PLAN_FD;
 use crate::base::Slot;
 
@@ -84,7 +84,7 @@ pub const OPS_MAX: usize = 8192;
 #[must_use]
 pub fn stage(op: &Op) -> u8 {
     match op {
-        Op::LeaseUid { .. } | Op::LeaseCategories { .. } => 0,
+        Op::LeaseUid { .. } | Op::LeaseCategories { .. } | Op::LeaseShare { .. } => 0,
         Op::Cgroup(_) => 1,
         Op::OpenImage(_) | Op::OpenReadable { .. } | Op::OpenTap { .. } => 2,
         Op::LabelSelinux { .. } => 3,
@@ -113,6 +113,7 @@ struct Checker {
     leased: HashMap<u32, UidRole>,
     running: HashSet<u32>,
     once: HashSet<&'static str>,
+    shared: HashSet<FileIdentity>,
 }
 
 /// Checks the order of a plan and that its parts fit together.
@@ -145,6 +146,11 @@ impl Checker {
                 None => Ok(()),
             },
             Op::LeaseCategories { .. } | Op::Cgroup(_) => self.only_once(at, op),
+            Op::LeaseShare { identity, .. } => {
+                // The range of every process depends on all of them, so a domain without a pair has none.
+                let fresh = self.once.contains("lease-categories") && self.shared.insert(*identity);
+                if fresh { Ok(()) } else { Err(OrderError::Twice { at, name: op.name() }) }
+            }
             Op::OpenImage(image) => self.make(at, &image.slot, Held::Image),
             Op::OpenReadable { slot, .. } => self.make(at, slot, Held::Readable),
             Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),

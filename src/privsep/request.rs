@@ -105,8 +105,12 @@ pub struct Started {
 pub struct Survey {
     /// Leased uids.
     pub uids: Vec<(UidRole, u32)>,
-    /// Leased category pairs.
+    /// Category pairs that belong to one domain each.
     pub pairs: Vec<CategoryPair>,
+    /// Images that several domains write, each with its pair.
+    pub shares: Vec<(FileIdentity, CategoryPair)>,
+    /// Pairs that nobody may have, because a domain with shared images dominates them.
+    pub crossings: Vec<CategoryPair>,
     /// Domains.
     pub domains: Vec<DomainStatus>,
 }

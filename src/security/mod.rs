@@ -10,6 +10,7 @@ pub mod mcs;
 pub mod range;
 pub mod resource;
 pub mod selinux;
+pub mod share;
 
 use crate::base::{Layer, Refusal};
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::base::{CATEGORY_COUNT, CategoryPair};
+use crate::base::{CATEGORY_COUNT, CategoryPair, level_text};
 
 /// A run of categories that pairs are drawn from, such as `c0.c1023`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,18 @@ impl Range {
     /// `s0` with a pair.
     #[must_use]
     pub fn of(pair: CategoryPair) -> Self {
-        let level = Level { sensitivity: 0, categories: pair.into() };
+        Self::of_all(&[pair])
+    }
+
+    /// `s0` with every category of `pairs`.
+    #[must_use]
+    pub fn of_all(pairs: &[CategoryPair]) -> Self {
+        let mut categories = Categories::default();
+        for pair in pairs {
+            categories.insert(pair.low());
+            categories.insert(pair.high());
+        }
+        let level = Level { sensitivity: 0, categories };
         Self { low: level, high: level }
     }
 
@@ -236,26 +247,8 @@ impl FromStr for Range {
 }
 
 impl fmt::Display for Level {
-    /// As the kernel prints it: runs of three and more with a dot.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}", self.sensitivity)?;
-        let mut separator = ':';
-        let mut next = 0;
-        while let Some(first) = (next..CATEGORY_COUNT).find(|c| self.categories.contains(*c)) {
-            let mut last = first;
-            while last + 1 < CATEGORY_COUNT && self.categories.contains(last + 1) {
-                last += 1;
-            }
-            write!(f, "{separator}c{first}")?;
-            match last - first {
-                0 => {}
-                1 => write!(f, ",c{last}")?,
-                _ => write!(f, ".c{last}")?,
-            }
-            separator = ',';
-            next = last + 1;
-        }
-        Ok(())
+        f.write_str(&level_text(self.sensitivity, self.categories.iter()))
     }
 }
 

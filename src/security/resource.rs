@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::conf::domain::DeviceLabel;
+use crate::privsep::op::FileIdentity;
 
 /// One thing that a domain uses, or one of its processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Image {
     pub depth: usize,
     /// Whether it is a block device.
     pub block: bool,
+    /// Which file it was when its header was read.
+    pub identity: FileIdentity,
     /// Whether the guest writes to this layer.
     pub writable: bool,
     /// `<shareable/>`

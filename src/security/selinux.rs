@@ -3,19 +3,22 @@
 use super::LabelError;
 use super::context::Context;
 use super::decide::{Action, Decision};
-use super::mcs::{Taken, allocate};
 use super::range::Range;
 use super::resource::{Image, Kind, Place, Process, Resource, Use};
+use super::share::{self, Pairs, Shared};
 use crate::base::CategoryPair;
 use crate::conf::domain::{DeviceLabel, Domain, SecLabel, SecLabelKind, VirtType};
 use crate::conf::facts::HostFacts;
+use crate::privsep::op::FileIdentity;
+use crate::privsep::request::Survey;
 use crate::settings::Selinux;
 
 /// Contexts of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
-    /// The pair of the domain, leased for it; also its supervisor and helpers run under it.
-    pub pair: CategoryPair,
+    /// The pair of the domain, leased for it, and those of the images that it shares. Device model and
+    /// supervisor run under all of them, helpers under the first.
+    pub pairs: Pairs,
     /// The device model's context.
     pub guest: Context,
     /// The supervisor's context.
@@ -65,44 +68,84 @@ fn device_model_present(label: &DeviceLabel, host: &HostFacts, line: u32) -> Res
     }
 }
 
-/// The contexts of a domain on a host with SELinux.
-pub fn labels(domain: &Domain, types: &Selinux, taken: &Taken, seed: u64) -> Result<Labels, LabelError> {
-    let draw = || allocate(taken, seed).ok_or(LabelError::NoPair);
+/// The contexts of a domain on a host with SELinux. `resources` tells the images that it shares.
+pub fn labels(
+    domain: &Domain,
+    resources: &[Resource],
+    types: &Selinux,
+    survey: &Survey,
+    seed: u64,
+) -> Result<Labels, LabelError> {
     let default_type = match domain.virt {
         VirtType::Kvm => &types.guest_type,
         VirtType::Qemu => &types.guest_tcg_type,
     };
-    let Some(label) = domain.seclabels.iter().find(|label| label.model == "selinux") else {
-        return Ok(Labels::new(types, draw()?, default_type, true));
-    };
-    match &label.kind {
-        SecLabelKind::Dynamic { baselabel: None } => Ok(Labels::new(types, draw()?, default_type, true)),
-        SecLabelKind::Dynamic { baselabel: Some(base) } => {
-            let base = guest_context(base, label, types)?;
-            Ok(Labels::new(types, draw()?, &base.kind, true))
+    let label = domain.seclabels.iter().find(|label| label.model == "selinux");
+    let (guest, own, relabel) = match label.map(|label| (label, &label.kind)) {
+        None | Some((_, SecLabelKind::Dynamic { baselabel: None })) => (default_type.clone(), None, true),
+        Some((label, SecLabelKind::Dynamic { baselabel: Some(base) })) => {
+            (guest_context(base, label, types)?.kind, None, true)
         }
         // libvirt would leave the context to the policy's own transition, which gives every such domain the same one.
-        SecLabelKind::None => Err(refuse(
-            "none",
-            label.line,
-            "this host runs SELinux, and a device model without a context of its own is kept from no other one",
-        )),
-        SecLabelKind::Static { label: text, imagelabel, relabel } => {
+        Some((label, SecLabelKind::None)) => {
+            return Err(refuse(
+                "none",
+                label.line,
+                "this host runs SELinux, and a device model without a context of its own is kept from no other one",
+            ));
+        }
+        Some((label, SecLabelKind::Static { label: text, relabel, .. })) => {
             let guest = guest_context(text, label, types)?;
             let pair = guest.range.pair().ok_or_else(|| {
                 refuse(text, label.line, "its range must be s0 with exactly two categories: fewer are dominated by, more dominate other domains' pairs")
             })?;
-            if taken.contains(pair) {
-                return Err(LabelError::PairTaken(pair));
-            }
-            let mut labels = Labels::new(types, pair, &guest.kind, *relabel);
-            if let Some(image) = imagelabel {
-                labels.image = labels.override_context(image, Use::Private, label.line, types)?;
-            }
-            Ok(labels)
+            (guest.kind, Some(pair), *relabel)
         }
+    };
+    let shared = shared(resources, relabel, types)?;
+    let mut labels = Labels::new(types, share::draw(own, &shared, survey, seed)?, &guest, relabel);
+    if let Some(SecLabel { kind: SecLabelKind::Static { imagelabel: Some(image), .. }, line, .. }) = label {
+        labels.image = labels.override_context(image, Use::Private, labels.pairs.own, *line, types)?;
     }
+    Ok(labels)
 }
+
+/// The images that the domain shares, with the pairs that the definition names for them.
+fn shared(resources: &[Resource], relabel: bool, types: &Selinux) -> Result<Vec<Shared>, LabelError> {
+    let mut all = Vec::new();
+    for resource in resources {
+        let Kind::Image(image) = &resource.kind else { continue };
+        if !relabel || image.used() != Use::Shared || image.place != Place::Relabelable {
+            continue;
+        }
+        let named = match override_of(image) {
+            None => None,
+            // It stays as it is, so that no pair of ours is on it.
+            Some((DeviceLabel { label: None, .. }, _)) => continue,
+            Some((DeviceLabel { label: Some(text), .. }, _)) => {
+                let context = file_context(text, resource.line, types)?;
+                let pair = context.range.pair();
+                Some(pair.ok_or_else(|| refuse(text, resource.line, NOT_A_PAIR))?)
+            }
+        };
+        all.push(Shared { identity: image.identity, named });
+    }
+    Ok(all)
+}
+
+/// The override that counts for a layer, in libvirt's order, and whose it is.
+fn override_of(image: &Image) -> Option<(&DeviceLabel, &'static str)> {
+    let of_model = |labels: &'_ [DeviceLabel]| {
+        labels.iter().position(|l| l.model.as_deref().is_none_or(|m| m == "selinux"))
+    };
+    if let Some(own) = of_model(&image.own).and_then(|at| image.own.get(at)) {
+        return Some((own, "its own <seclabel>"));
+    }
+    let first = of_model(&image.first).and_then(|at| image.first.get(at))?;
+    Some((first, "the <seclabel> of the top layer"))
+}
+
+const NOT_A_PAIR: &str = "an image that several domains write has exactly two categories, the same in all of their definitions: without them every domain may write to it";
 
 /// What both models of files say of a path outside the configured places.
 pub(super) const ELSEWHERE: &str = "it lies in none of the places of images.relabelable and images.readable";
@@ -132,16 +175,22 @@ fn guest_context(text: &str, label: &SecLabel, types: &Selinux) -> Result<Contex
 }
 
 impl Labels {
-    fn new(types: &Selinux, pair: CategoryPair, guest: &str, relabel: bool) -> Self {
-        let range = Range::of(pair);
+    fn new(types: &Selinux, pairs: Pairs, guest: &str, relabel: bool) -> Self {
+        let own = Range::of(pairs.own);
+        let all = Range::of_all(&pairs.all());
         Self {
-            pair,
-            guest: Context::process(guest, range),
-            supervisor: Context::process(&types.supervisor_type, range),
-            passt: Context::process(&types.passt_type, range),
+            guest: Context::process(guest, all),
+            supervisor: Context::process(&types.supervisor_type, all),
+            passt: Context::process(&types.passt_type, own),
             relabel,
-            image: Context::file(&types.image_type, range),
+            image: Context::file(&types.image_type, own),
+            pairs,
         }
+    }
+
+    /// The pair of an image that the domain shares.
+    fn share(&self, identity: FileIdentity) -> Option<CategoryPair> {
+        self.pairs.shares.iter().find(|(shared, _)| *shared == identity).map(|(_, pair)| *pair)
     }
 
     /// What is done to one resource.
@@ -180,9 +229,6 @@ impl Labels {
 
     /// The context of one layer, in libvirt's order: its own override, the first layer's override, its use.
     fn image(&self, image: &Image, line: u32, types: &Selinux) -> Result<Decision, LabelError> {
-        let of_model = |labels: &[DeviceLabel]| {
-            labels.iter().find(|l| l.model.as_deref().is_none_or(|m| m == "selinux")).cloned()
-        };
         if image.place == Place::Elsewhere {
             return Ok(Decision::nothing(Action::Refused, ELSEWHERE));
         }
@@ -197,16 +243,17 @@ impl Labels {
                 }
             });
         }
-        let own = of_model(&image.own);
-        let whose = if own.is_some() { "its own <seclabel>" } else { "the <seclabel> of the top layer" };
-        if let Some(label) = own.or_else(|| of_model(&image.first)) {
-            return match label.label {
+        // What is written alone or by nobody has the domain's own pair or none.
+        let pair =
+            self.share(image.identity).filter(|_| image.used() == Use::Shared).unwrap_or(self.pairs.own);
+        if let Some((label, whose)) = override_of(image) {
+            return match &label.label {
                 None => Ok(Decision::nothing(Action::Never, format!("{whose} says relabel='no'"))),
                 Some(text) if !self.relabel => {
-                    Err(refuse(&text, line, "the domain's own label says that nothing is relabelled"))
+                    Err(refuse(text, line, "the domain's own label says that nothing is relabelled"))
                 }
                 Some(text) => {
-                    let context = self.override_context(&text, image.used(), line, types)?;
+                    let context = self.override_context(text, image.used(), pair, line, types)?;
                     Ok(Decision::set(context, format!("{whose} names it")))
                 }
             };
@@ -218,8 +265,8 @@ impl Labels {
         Ok(match (image.used(), image.depth) {
             (Use::Private, _) => Decision::set(&self.image, "written by this domain alone"),
             (Use::Shared, _) => Decision::set(
-                Context::file(&types.image_type, Range::default()),
-                "written by every domain that declares it <shareable/>",
+                Context::file(&types.image_type, Range::of(pair)),
+                "the image's own pair, which only the domains that declare it <shareable/> have besides theirs",
             ),
             (Use::Content, 0) => Decision::set(content(), "read-only, so other domains may read it too"),
             (Use::Content, _) => {
@@ -228,18 +275,22 @@ impl Labels {
         })
     }
 
-    /// An override must fit how the image is opened: what one domain writes carries its pair and is no content.
+    /// An override must fit how the image is opened: what is written carries `pair` and is no content.
     fn override_context(
         &self,
         text: &str,
         used: Use,
+        pair: CategoryPair,
         line: u32,
         types: &Selinux,
     ) -> Result<Context, LabelError> {
-        let context = self.file_context(text, line, types)?;
+        let context = file_context(text, line, types)?;
         let common = context.range == Range::default();
         let content = context.kind == types.content_type;
         match used {
+            _ if !common && context.range.pair() != Some(pair) => {
+                Err(refuse(text, line, format!("its categories are not the domain's own, {pair}")))
+            }
             Use::Private | Use::Shared if content => {
                 Err(refuse(text, line, "content that every domain reads cannot be writable"))
             }
@@ -248,39 +299,33 @@ impl Labels {
                 line,
                 "without categories every domain may write to it: declare the disk <shareable/>",
             )),
+            Use::Shared if common => Err(refuse(text, line, NOT_A_PAIR)),
             _ if content && !common => {
                 Err(refuse(text, line, "content that every domain reads has no categories"))
             }
             _ => Ok(context),
         }
     }
+}
 
-    /// Reads a file context that a definition names: a configured type, and no categories but the domain's own.
-    fn file_context(&self, text: &str, line: u32, types: &Selinux) -> Result<Context, LabelError> {
-        let context: Context = text.parse().map_err(|e| refuse(text, line, format!("{e}")))?;
-        let known = [&types.image_type, &types.content_type].into_iter().chain(&types.extra_image_types);
-        if !known.into_iter().any(|known| *known == context.kind) {
-            return Err(refuse(
-                text,
-                line,
-                format!(
-                    "the type {} is neither an image type of [selinux] nor one of its extra_image_types",
-                    context.kind
-                ),
-            ));
-        }
-        if context.user != "system_u" || context.role != "object_r" {
-            return Err(refuse(text, line, "an image is labelled as system_u:object_r"));
-        }
-        if context.range != Range::default() && context.range.pair() != Some(self.pair) {
-            return Err(refuse(
-                text,
-                line,
-                format!("its categories are not the domain's own, {}", self.pair),
-            ));
-        }
-        Ok(context)
+/// Reads a file context that a definition names: a configured type of an object.
+fn file_context(text: &str, line: u32, types: &Selinux) -> Result<Context, LabelError> {
+    let context: Context = text.parse().map_err(|e| refuse(text, line, format!("{e}")))?;
+    let known = [&types.image_type, &types.content_type].into_iter().chain(&types.extra_image_types);
+    if !known.into_iter().any(|known| *known == context.kind) {
+        return Err(refuse(
+            text,
+            line,
+            format!(
+                "the type {} is neither an image type of [selinux] nor one of its extra_image_types",
+                context.kind
+            ),
+        ));
     }
+    if context.user != "system_u" || context.role != "object_r" {
+        return Err(refuse(text, line, "an image is labelled as system_u:object_r"));
+    }
+    Ok(context)
 }
 
 #[cfg(test)]
@@ -289,14 +334,18 @@ mod tests {
     use super::*;
 
     fn own() -> Labels {
-        Labels::new(&Selinux::default(), CategoryPair::new(41, 264).unwrap(), "svirt_guest_t", true)
+        let shares = vec![(FileIdentity { device: 1, inode: 7 }, CategoryPair::new(5, 9).unwrap())];
+        let pairs = Pairs { own: CategoryPair::new(41, 264).unwrap(), shares };
+        Labels::new(&Selinux::default(), pairs, "svirt_guest_t", true)
     }
 
     fn image(used: Use, depth: usize, own: &[DeviceLabel], first: &[DeviceLabel]) -> Resource {
         let (writable, shareable) = (used != Use::Content, used == Use::Shared);
         let place = Place::Relabelable;
         let (own, first) = (own.to_vec(), first.to_vec());
-        let kind = Kind::Image(Image { depth, block: false, writable, shareable, place, own, first });
+        let identity = FileIdentity { device: 1, inode: 7 };
+        let kind =
+            Kind::Image(Image { depth, block: false, identity, writable, shareable, place, own, first });
         Resource { name: "disk vda".into(), path: Some("/i".into()), line: 3, kind }
     }
 
@@ -308,11 +357,30 @@ mod tests {
     fn a_layer_is_labelled_by_its_use() {
         let expected = [
             (Use::Private, "system_u:object_r:svirt_guest_image_t:s0:c41,c264"),
-            (Use::Shared, "system_u:object_r:svirt_guest_image_t:s0"),
+            (Use::Shared, "system_u:object_r:svirt_guest_image_t:s0:c5,c9"),
             (Use::Content, "system_u:object_r:svirt_guest_content_t:s0"),
         ];
         for (used, label) in expected {
             assert_eq!(of(used, &[], &[]).as_deref(), Some(label));
+        }
+    }
+
+    #[test]
+    fn who_shares_an_image_has_its_pair_besides_the_own() {
+        let labels = own();
+        assert_eq!(labels.guest.range.to_string(), "s0:c5,c9,c41,c264");
+        assert_eq!(labels.supervisor.range, labels.guest.range);
+        assert_eq!(labels.passt.range.to_string(), "s0:c41,c264");
+        let named = |range| {
+            [DeviceLabel {
+                model: None,
+                label: Some(format!("system_u:object_r:svirt_guest_image_t:{range}")),
+            }]
+        };
+        assert!(of(Use::Shared, &named("s0:c5,c9"), &[]).is_some());
+        for range in ["s0", "s0:c41,c264", "s0:c5", "s0:c5,c9,c41,c264"] {
+            let image = image(Use::Shared, 0, &named(range), &[]);
+            assert!(labels.decide(&image, &Selinux::default()).is_err(), "{range}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Admission, policy};
 use crate::base::{CategoryPair, Refusal, Slot};
-use crate::privsep::op::Access;
+use crate::privsep::op::{Access, Sharing};
 
 /// A context, cut at its colons: user, role, type, and the rest.
 struct Context<'a> {
@@ -19,14 +19,15 @@ fn parse(label: &str) -> Option<Context<'_>> {
     (label.len() < 512).then_some(context)
 }
 
-/// The range of a domain's own processes and images, as text.
-fn own_range(pair: CategoryPair) -> String {
-    format!("s0:{pair}")
-}
-
 impl Admission<'_> {
     /// Checks the context of a process. On a host with SELinux there must be one, elsewhere none.
-    pub(super) fn process_label(&self, label: Option<&str>, types: &[&String]) -> Result<(), Refusal> {
+    /// `shares` are the pairs of the shared images that the process uses.
+    pub(super) fn process_label(
+        &self,
+        label: Option<&str>,
+        types: &[&String],
+        shares: &[CategoryPair],
+    ) -> Result<(), Refusal> {
         let operation = "run a process as";
         let Some(label) = label else {
             if !self.selinux {
@@ -51,8 +52,8 @@ impl Admission<'_> {
             return refuse("its type is not one of the configuration's for this process", "see [selinux]");
         }
         match self.pair {
-            Some(pair) if context.range == own_range(pair) => Ok(()),
-            _ => refuse("its categories are not the leased pair", "plan again"),
+            Some(pair) if context.range == CategoryPair::level(&[&[pair], shares].concat()) => Ok(()),
+            _ => refuse("its categories are not the leased ones", "plan again"),
         }
     }
 
@@ -67,7 +68,7 @@ impl Admission<'_> {
             return refuse("images are system_u:object_r", "plan again");
         }
         let types = &self.settings.selinux;
-        let own = self.pair.map(own_range);
+        let own = self.pair.map(|pair| CategoryPair::level(&[pair]));
         let is_own = own.as_deref() == Some(context.range);
         let is_common = context.range == "s0";
         if context.kind == types.content_type {
@@ -84,7 +85,16 @@ impl Admission<'_> {
                 "add it to selinux.extra_image_types, if device models may use such files",
             );
         }
-        if is_own || (is_common && !Self::is_private(image)) {
+        if image.sharing == Sharing::Writers {
+            let share = self.shares.iter().find(|(identity, _)| *identity == image.identity);
+            let is_shared = share.is_some_and(|(_, pair)| CategoryPair::level(&[*pair]) == context.range);
+            return if is_shared {
+                Ok(())
+            } else {
+                refuse("its categories are not the share's", "plan again")
+            };
+        }
+        if is_own || (is_common && image.access == Access::ReadOnly) {
             return Ok(());
         }
         refuse("its categories are not the leased pair", "plan again")

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Admission, plain, policy};
-use crate::base::Refusal;
+use crate::base::{CategoryPair, Refusal};
 use crate::privsep::confinement::{
     Confinement, LandlockAccess, LandlockRule, Rlimit, RlimitKind, SeccompProgram,
 };
@@ -36,8 +36,10 @@ impl Admission<'_> {
         let types = &self.settings.selinux;
         let mut guest = vec![&types.guest_type, &types.guest_tcg_type];
         guest.extend(&types.extra_types);
-        self.process_label(spawn.confinement.selinux_exec.as_deref(), &guest)?;
-        self.process_label(spawn.supervisor.selinux_label.as_deref(), &[&types.supervisor_type])?;
+        let shares: Vec<CategoryPair> = self.shares.iter().map(|(_, pair)| *pair).collect();
+        self.process_label(spawn.confinement.selinux_exec.as_deref(), &guest, &shares)?;
+        let types = [&types.supervisor_type];
+        self.process_label(spawn.supervisor.selinux_label.as_deref(), &types, &shares)?;
         confinement(&spawn.confinement)?;
         self.supervisor(&spawn.supervisor)
     }

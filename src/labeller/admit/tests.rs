@@ -5,6 +5,7 @@ use crate::privsep::confinement::{
     BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, Rlimit, RlimitKind, RootSpec,
     SeccompProgram,
 };
+use crate::privsep::op::Access;
 use crate::privsep::op::{DeviceNode, FdGrant, FileIdentity, ImageKind, Spawn};
 use crate::privsep::supervisor::{Lifecycle, LifecycleAction, SupervisorSpec};
 
@@ -154,19 +155,41 @@ fn labels_are_of_known_types_and_have_the_leased_pair() {
 }
 
 #[test]
-fn a_shareable_image_has_no_categories_and_content_is_read_only() {
+fn content_is_read_only() {
     let settings = Settings::default();
-    for (access, sharing, label) in [
-        (Access::ReadWrite, Sharing::Writers, "system_u:object_r:svirt_guest_image_t:s0"),
-        (Access::ReadOnly, Sharing::Readers, "system_u:object_r:svirt_guest_content_t:s0"),
-    ] {
+    let mut plan = plan(&settings);
+    if let Op::OpenImage(image) = &mut plan.ops[4] {
+        (image.access, image.sharing) = (Access::ReadOnly, Sharing::Readers);
+    }
+    let label = "system_u:object_r:svirt_guest_content_t:s0".into();
+    plan.ops[5] = Op::LabelSelinux { slot: slot("disk"), label };
+    assert_eq!(check(&plan, &settings, true), Ok(()));
+}
+
+#[test]
+fn a_shareable_image_has_the_pair_that_its_domains_share() {
+    let settings = Settings::default();
+    let made = |label: &str, guest: &str, shared_inode: u64| {
         let mut plan = plan(&settings);
         if let Op::OpenImage(image) = &mut plan.ops[4] {
-            (image.access, image.sharing) = (access, sharing);
+            image.sharing = Sharing::Writers;
         }
-        plan.ops[5] = Op::LabelSelinux { slot: slot("disk"), label: label.into() };
-        assert_eq!(check(&plan, &settings, true), Ok(()));
+        let label = format!("system_u:object_r:svirt_guest_image_t:{label}");
+        plan.ops[5] = Op::LabelSelinux { slot: slot("disk"), label };
+        let identity = FileIdentity { device: 1, inode: shared_inode };
+        plan.ops.insert(3, Op::LeaseShare { identity, pair: CategoryPair::new(8, 9).unwrap() });
+        last(&mut plan).confinement.selinux_exec = Some(format!("system_u:system_r:svirt_guest_t:{guest}"));
+        last(&mut plan).supervisor.selinux_label =
+            Some(format!("system_u:system_r:svirt_supervisor_t:{guest}"));
+        check(&plan, &settings, true).map_err(|not| not.op)
+    };
+    assert_eq!(made("s0:c8,c9", "s0:c1,c2,c8,c9", 2), Ok(()));
+    // Everybody's, the domain's own, and both.
+    for label in ["s0", "s0:c1,c2", "s0:c1,c2,c8,c9"] {
+        assert_eq!(made(label, "s0:c1,c2,c8,c9", 2), Err(Some(6)), "{label}");
     }
+    assert_eq!(made("s0:c8,c9", "s0:c1,c2", 2), Err(Some(9)), "it could not use it");
+    assert_eq!(made("s0:c8,c9", "s0:c1,c2,c8,c9", 3), Err(None), "a share of nothing that it opens");
 }
 
 #[test]

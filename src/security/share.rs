@@ -1,0 +1,183 @@
+//! Images that several domains write: each has a category pair of its own, which only the domains that declare
+//! it have besides their own.
+//!
+//! libvirt gives such an image no categories, so that every guest of the host may write to it. Here a domain runs
+//! under its own pair and those of its shares. It then dominates every pair that these categories make, so all of
+//! them are kept from others; `base::crossings` says which they are, and the lease table holds them.
+
+use super::LabelError;
+use super::mcs::{Taken, allocate};
+use super::mix;
+use super::range::CategoryRange;
+use crate::base::{CategoryPair, crossings};
+use crate::privsep::op::FileIdentity;
+use crate::privsep::request::Survey;
+
+/// How often a pair is drawn again whose crossings are taken.
+const DRAWS: u64 = 256;
+
+/// An image that the domain shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// Which.
+    pub identity: FileIdentity,
+    /// The pair that the definition names for it.
+    pub named: Option<CategoryPair>,
+}
+
+/// The pairs of one start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pairs {
+    /// The domain's own.
+    pub own: CategoryPair,
+    /// Those of its shares.
+    pub shares: Vec<(FileIdentity, CategoryPair)>,
+}
+
+impl Pairs {
+    /// All, the domain's own first.
+    #[must_use]
+    pub fn all(&self) -> Vec<CategoryPair> {
+        std::iter::once(self.own).chain(self.shares.iter().map(|(_, pair)| *pair)).collect()
+    }
+}
+
+/// Draws what is not given: `own` is a static label's pair, a running domain's share keeps the pair that it has.
+pub fn draw(
+    own: Option<CategoryPair>,
+    shared: &[Shared],
+    survey: &Survey,
+    seed: u64,
+) -> Result<Pairs, LabelError> {
+    let labels = survey.pairs.iter().chain(survey.shares.iter().map(|(_, pair)| pair)).copied();
+    let labels = Taken::of(CategoryRange::ALL, labels);
+    let mut taken = labels.clone();
+    for pair in &survey.crossings {
+        taken.insert(*pair);
+    }
+    let given =
+        |identity| survey.shares.iter().find(|(shared, _)| *shared == identity).map(|(_, pair)| *pair);
+    for image in shared {
+        let clash = match (image.named, given(image.identity)) {
+            (Some(named), Some(given)) if named != given => Some(given),
+            (Some(named), None) if taken.contains(named) => Some(named),
+            _ => None,
+        };
+        if let Some(pair) = clash {
+            return Err(LabelError::PairTaken(pair));
+        }
+    }
+    if let Some(pair) = own.filter(|pair| taken.contains(*pair)) {
+        return Err(LabelError::PairTaken(pair));
+    }
+    for attempt in 0..DRAWS {
+        let mut free = taken.clone();
+        let mut salt = attempt << 8;
+        let mut next = |free: &mut Taken| {
+            // The first draw is the seed's own, as for a domain without shares.
+            let seed = if salt == 0 { seed } else { mix(seed, salt) };
+            salt += 1;
+            let pair = allocate(free, seed).ok_or(LabelError::NoPair)?;
+            free.insert(pair);
+            Ok::<_, LabelError>(pair)
+        };
+        let own = match own {
+            Some(pair) => pair,
+            None => next(&mut free)?,
+        };
+        free.insert(own);
+        let mut shares: Vec<(FileIdentity, CategoryPair)> = Vec::new();
+        for image in shared {
+            if shares.iter().any(|(identity, _)| *identity == image.identity) {
+                continue;
+            }
+            let pair = match image.named.or_else(|| given(image.identity)) {
+                Some(pair) => pair,
+                None => next(&mut free)?,
+            };
+            shares.push((image.identity, pair));
+        }
+        let pairs = Pairs { own, shares };
+        let all = pairs.all();
+        let distinct = all.iter().enumerate().all(|(at, pair)| !all.iter().skip(at + 1).any(|p| p == pair));
+        if distinct && !crossings(&all).iter().any(|pair| labels.contains(*pair)) {
+            return Ok(pairs);
+        }
+    }
+    Err(LabelError::NoPair)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn image(inode: u64) -> FileIdentity {
+        FileIdentity { device: 1, inode }
+    }
+
+    /// What the labeller would tell after these starts.
+    fn started(survey: &mut Survey, pairs: &Pairs) {
+        survey.pairs.push(pairs.own);
+        for share in &pairs.shares {
+            if !survey.shares.contains(share) {
+                survey.shares.push(*share);
+            }
+        }
+        survey.crossings.extend(crossings(&pairs.all()));
+    }
+
+    fn dominates(by: &Pairs, pair: CategoryPair) -> bool {
+        let has = |category| by.all().iter().any(|p| p.low() == category || p.high() == category);
+        has(pair.low()) && has(pair.high())
+    }
+
+    proptest! {
+        #[test]
+        fn only_those_that_share_an_image_reach_it(
+            domains in prop::collection::vec(prop::collection::btree_set(0_u64..4, 0..3), 1..8),
+            seed: u64,
+        ) {
+            let mut survey = Survey::default();
+            let mut all = Vec::new();
+            for inodes in &domains {
+                let shared: Vec<Shared> =
+                    inodes.iter().map(|inode| Shared { identity: image(*inode), named: None }).collect();
+                // The same seed for all: what is taken must decide, not luck.
+                let pairs = draw(None, &shared, &survey, seed).unwrap();
+                started(&mut survey, &pairs);
+                all.push(pairs);
+            }
+            for (at, one) in all.iter().enumerate() {
+                for (other_at, other) in all.iter().enumerate() {
+                    prop_assert_eq!(dominates(one, other.own), at == other_at);
+                    for (identity, pair) in &other.shares {
+                        let shares = one.shares.iter().any(|(own, _)| own == identity);
+                        prop_assert_eq!(dominates(one, *pair), shares);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_named_pair_must_be_the_shares_own_or_free() {
+        let pair = |a, b| CategoryPair::new(a, b).unwrap();
+        let survey = Survey {
+            pairs: vec![pair(1, 2)],
+            shares: vec![(image(7), pair(3, 4))],
+            crossings: vec![pair(1, 3)],
+            ..Survey::default()
+        };
+        let named =
+            |inode, pair| draw(None, &[Shared { identity: image(inode), named: Some(pair) }], &survey, 1);
+        assert_eq!(named(7, pair(3, 4)).unwrap().shares, [(image(7), pair(3, 4))]);
+        assert_eq!(named(8, pair(5, 6)).unwrap().shares, [(image(8), pair(5, 6))]);
+        for (inode, taken) in [(7, pair(5, 6)), (8, pair(3, 4)), (8, pair(1, 2)), (8, pair(1, 3))] {
+            assert!(matches!(named(inode, taken), Err(LabelError::PairTaken(_))), "{inode} {taken}");
+        }
+        assert!(draw(Some(pair(1, 3)), &[], &survey, 1).is_err(), "a static label may be no crossing");
+    }
+}
