@@ -3,7 +3,7 @@
 
 mod e2e_rig;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -270,6 +270,94 @@ fn a_disk_that_boots() {
         rig.heard(&format!("boots-{machine}"), "booted");
         fine(&rig, "boots");
         rig.end("boots");
+        rig.same_as(&before);
+    }
+}
+
+/// Says one thing in the guest's shell and waits for what it must lead to.
+fn asks(talk: &mut e2e_rig::terminal::Talk, command: &str, answer: &str) {
+    talk.types(&format!("{command}; echo e''nd\r"));
+    talk.shows(answer);
+    talk.shows("end\r\n");
+}
+
+/// Disks of every bus that the guest's kernel drives, behind ports that could be plugged while it runs, and an agent.
+#[test]
+fn disks_ports_and_channels() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let (own, scsi, nvme) = (rig.raw("own", 48), rig.raw("scsi", 3), rig.raw("nvme", 5));
+    let at = |path: &str, target: &str, bus: &str| {
+        format!(
+            "<disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/>\
+             <target dev='{target}' bus='{bus}'/></disk>"
+        )
+    };
+    let devices = format!(
+        "{}{}{}{}<channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+         <input type='tablet' bus='virtio'/>",
+        "<controller type='pci' model='pcie-root-port'/>".repeat(10),
+        at(&own, "vda", "virtio"),
+        at(&scsi, "sda", "scsi"),
+        at(&nvme, "nvme0n1", "nvme"),
+    );
+    let definition = rig.linux("ports", "demo.devices", &devices);
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.heard("ports", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "ports"]);
+    asks(&mut talk, "cat /sys/block/sda/size /sys/block/nvme0n1/size | tr '\\n' ,", "6144,10240,");
+    asks(
+        &mut talk,
+        "dd if=/dev/zero of=/dev/sda bs=1M count=3 conv=fsync && dd if=/dev/zero of=/dev/nvme0n1 bs=1M count=5 conv=fsync && echo wr''itten",
+        "written\r\n",
+    );
+    asks(&mut talk, "ls /sys/bus/pci/slots | wc -l", "10\r\n");
+    asks(&mut talk, "cat /sys/class/virtio-ports/vport*/name", "org.qemu.guest_agent.0\r\n");
+    // What a program in the guest writes, whoever connects on the host reads, and the other way round.
+    let socket = format!("{}.org.qemu.guest_agent.0", rig.uuid("ports"));
+    let mut agent = UnixStream::connect(rig.path("sockets").join(socket)).unwrap();
+    agent.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    talk.types("read -r line </dev/$(basename /sys/class/virtio-ports/vport*); echo \"heard $line\"\r");
+    agent.write_all(b"guest-ping\n").unwrap();
+    talk.shows("heard guest-ping\r\n");
+    talk.types("echo pong >/dev/$(basename /sys/class/virtio-ports/vport*)\r");
+    let mut answer = [0; 5];
+    agent.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"pong\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    fine(&rig, "ports");
+    rig.end("ports");
+    rig.same_as(&before);
+}
+
+/// What the guest's kernel does not drive at least is there, behind a shut gate, and takes a reset.
+#[test]
+fn the_rest_of_the_hardware() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new();
+    let disk = rig.raw("stick", 1);
+    let devices = format!(
+        "<disk type='file'><driver name='qemu' type='raw'/><source file='{disk}'/><target dev='sda' bus='usb'/></disk>\
+         <input type='tablet' bus='usb'/><input type='keyboard' bus='usb'/><input type='mouse' bus='virtio'/>\
+         <sound model='ich9'/><sound model='ac97'/><audio id='1' type='none'/>\
+         <watchdog model='itco' action='reset'/><watchdog model='i6300esb' action='reset'/>\
+         <controller type='pci' model='pcie-to-pci-bridge'/>"
+    );
+    for model in ["bochs", "cirrus", "qxl", "vga", "virtio"] {
+        let video = format!(
+            "<video><model type='{model}'/></video><graphics type='vnc'><listen type='none'/></graphics>"
+        );
+        let definition = rig.bare(model, &(devices.clone() + &video));
+        let before = rig.snapshot();
+        rig.start(&definition);
+        fine(&rig, model);
+        rig.end(model);
         rig.same_as(&before);
     }
 }

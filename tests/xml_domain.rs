@@ -62,7 +62,7 @@ fn a_typical_definition_becomes_its_values() {
     assert_eq!(devices.rngs[0].rate, Some((1024, 2000)));
     assert_eq!(devices.memballoon.unwrap().free_page_reporting, Some(true));
     assert_eq!(devices.vncs[0].listen, VncListen::Address("127.0.0.1".parse().unwrap(), None));
-    assert_eq!(devices.videos, [VideoModel::Vga]);
+    assert_eq!(devices.videos, [Video::new(VideoModel::Vga)]);
     assert_eq!(domain.seclabels.len(), 2);
 }
 
@@ -72,7 +72,10 @@ fn the_smallest_definition_gets_libvirts_defaults() {
     assert_eq!((domain.memory, domain.vcpus), (64 << 20, 1));
     assert_eq!(domain.os.machine, "q35");
     assert_eq!(domain.os.boot, Boot::Devices(vec![BootDevice::Hd]));
-    assert_eq!(domain.devices.memballoon, Some(MemBalloon { autodeflate: None, free_page_reporting: None }));
+    assert_eq!(
+        domain.devices.memballoon,
+        Some(MemBalloon { autodeflate: None, free_page_reporting: None, address: None })
+    );
     assert!(domain.devices.videos.is_empty());
     assert_eq!(domain.on_reboot, LifecycleAction::Restart);
 }
@@ -80,8 +83,9 @@ fn the_smallest_definition_gets_libvirts_defaults() {
 #[test]
 fn what_does_not_run_is_refused_by_name_and_line() {
     let cases = [
-        ("<sound model='ich9'/>", "unsupported: <sound>"),
-        ("<channel type='unix'/>", "unsupported: <channel>"),
+        ("<hub type='usb'/>", "unsupported: <hub>"),
+        ("<sound model='usb'/>", "unsupported: model='usb' of <sound>"),
+        ("<channel type='unix'><target type='guestfwd'/></channel>", "unsupported: type='guestfwd'"),
         ("<disk type='network'><target dev='vda'/></disk>", "unsupported: type='network'"),
         ("<disk><source file='/a'/><target dev='vda'/><iotune/></disk>", "unsupported: <iotune>"),
         (
@@ -93,15 +97,19 @@ fn what_does_not_run_is_refused_by_name_and_line() {
             "unsupported: type='vmdk' of <driver>",
         ),
         (
-            "<rng model='virtio'><backend model='random'/><address type='pci'/></rng>",
-            "unsupported: <address>",
+            "<rng model='virtio'><backend model='random'/><address type='ccw'/></rng>",
+            "unsupported: type='ccw' of <address>",
         ),
         ("<interface type='bridge'/>", "unsupported: type='bridge'"),
         ("<graphics type='spice'/>", "unsupported: type='spice'"),
         ("<graphics type='vnc' passwd='x'/>", "unsupported: attribute passwd"),
         ("<memballoon model='virtio'><stats period='1'/></memballoon>", "unsupported: <stats>"),
         ("<controller type='usb' index='1'/>", "unsupported: index='1'"),
-        ("<input type='tablet' bus='usb'/>", "unsupported: type='tablet'"),
+        ("<input type='evdev'/>", "unsupported: type='evdev'"),
+        ("<controller type='usb' model='ich9-ehci1'/>", "unsupported: model='ich9-ehci1'"),
+        ("<watchdog model='diag288'/>", "unsupported: model='diag288'"),
+        ("<video><model type='vga' ram='1024'/></video>", "unsupported: attribute ram of <model>"),
+        ("<video><model type='vga' heads='2'/></video>", "unsupported: more than 1 heads"),
         ("<hostdev mode='subsystem'/>", "unsupported: <hostdev>"),
         ("stray", "unsupported: text in <devices>"),
     ];
@@ -111,7 +119,7 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         assert!(error.to_string().contains(if devices == "stray" { "line 2" } else { "line 3" }), "{error}");
         assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
     }
-    for rest in ["<iothreads>1</iothreads>", "<pm/>", "<launchSecurity/>", "<cputune/>", "<memoryBacking/>"] {
+    for rest in ["<iothreads>1</iothreads>", "<launchSecurity/>", "<cputune/>", "<memoryBacking/>"] {
         let error = refused(&small("", rest));
         assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
     }
@@ -122,11 +130,11 @@ fn what_does_not_run_is_refused_by_name_and_line() {
 
 #[test]
 fn an_address_says_what_to_do_about_it() {
-    let disk = "<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='0x03'/></disk>";
-    let refusal = Refusal::from(refused(&small(disk, "")));
+    let mouse = "<input type='mouse' bus='ps2'><address type='isa'/></input>";
+    let refusal = Refusal::from(refused(&small(mouse, "")));
     assert_eq!(refusal.layer, Layer::Definition);
     assert!(refusal.remedy.starts_with("remove the <address>"), "{refusal}");
-    assert!(refusal.rule.contains("/domain/devices/disk/address"), "{refusal}");
+    assert!(refusal.rule.contains("/domain/devices/input/address"), "{refusal}");
 }
 
 #[test]
@@ -292,4 +300,84 @@ fn image_labels_follow_libvirt() {
     assert!(with("<seclabel model='dac' relabel='no'/>", none).is_ok());
     let labelled = "<seclabel model='dac'><label>l</label></seclabel>";
     assert!(matches!(with(labelled, none), Err(Kind::LabelRequest(_))));
+}
+
+#[test]
+fn hardware_becomes_its_values() {
+    let domain = accepted(&small(
+        "<controller type='pci' model='pcie-root-port'/><controller type='pci' index='7' model='pcie-root-port'/>\
+         <controller type='pci' model='pcie-root-port'><address type='pci' bus='0' slot='0x1e' function='3'/></controller>\
+         <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+         <input type='tablet'/><input type='mouse'/><sound model='ich9'/><watchdog model='itco'/>\
+         <video><model type='virtio' heads='2'/></video>\
+         <disk><source file='/a'/><target dev='sda' bus='usb'/><address type='usb' bus='0' port='3'/></disk>\
+         <disk><source file='/b'/><target dev='sdb'/><address type='drive' unit='9'/></disk>\
+         <disk><source file='/c'/><target dev='nvme1n1'/></disk>",
+        "<pm><suspend-to-mem enabled='no'/></pm>",
+    ));
+    let devices = &domain.devices;
+    let index = |at: usize| devices.controllers[at].index;
+    assert_eq!((index(0), index(1), index(2)), (1, 7, 8));
+    let address = devices.controllers[2].address.unwrap();
+    assert_eq!((address.bus, address.slot, address.function), (0, 0x1e, 3));
+    let agent = &devices.channels[0];
+    assert_eq!(agent.source, CharSource::UnixAuto);
+    assert_eq!(agent.target, CharTarget::Channel("org.qemu.guest_agent.0".into()));
+    assert_eq!((devices.inputs.len(), devices.inputs[0].bus), (1, InputBus::Usb));
+    assert_eq!((devices.sounds[0].model, devices.audios.len()), (SoundModel::Ich9, 0));
+    assert_eq!(devices.watchdogs[0].action, WatchdogAction::Reset);
+    assert_eq!(devices.videos[0].heads, 2);
+    let disks: Vec<_> = devices.disks.iter().map(|disk| (disk.bus, disk.port, disk.unit)).collect();
+    let expected =
+        [(DiskBus::Usb, Some(UsbPort(3)), None), (DiskBus::Scsi, None, Some(9)), (DiskBus::Nvme, None, None)];
+    assert_eq!(disks, expected);
+    assert_eq!((domain.pm.suspend_to_mem, domain.pm.suspend_to_disk), (Some(false), None));
+}
+
+#[test]
+fn wrong_hardware_is_refused() {
+    let channel = |name: &str| format!("<channel type='pty'><target type='virtio' name='{name}'/></channel>");
+    let cases = [
+        ("<controller type='pci' index='2' model='pcie-root-port'/>".repeat(2), "duplicate"),
+        ("<controller type='usb' model='qemu-xhci'/>".repeat(2), "duplicate"),
+        ("<controller type='usb' model='qemu-xhci' ports='16'/>".into(), "1 to 15"),
+        ("<controller type='pci' index='0' model='pcie-root-port'/>".into(), "at least 1"),
+        ("<controller type='sata'><address type='pci' slot='4'/></controller>".into(), "chip set"),
+        (
+            "<rng model='virtio'><backend model='builtin'/><address type='pci' slot='32'/></rng>".into(),
+            "0x1f",
+        ),
+        (
+            "<rng model='virtio'><backend model='builtin'/><address type='pci' domain='1'/></rng>".into(),
+            "domain",
+        ),
+        ("<rng model='virtio'><backend model='builtin'/><address type='pci' bus='0xg'/></rng>".into(), "bus"),
+        ("<input type='tablet'><address type='usb' port='1.2'/></input>".into(), "port"),
+        ("<input type='tablet'><address type='usb' port='16'/></input>".into(), "1 to 15"),
+        (channel("a,b"), "letters"),
+        (channel("").clone(), "letters"),
+        (channel("a").repeat(2), "duplicate"),
+        ("<sound model='ich9'><audio id='3'/></sound>".into(), "not there"),
+        ("<audio id='1' type='none'/>".repeat(2), "twice"),
+        ("<sound model='ac97'><codec type='micro'/></sound>".into(), "codec"),
+        ("<watchdog model='itco'/>".repeat(2), "duplicate"),
+        ("<watchdog model='itco'/><watchdog model='ib700' action='none'/>".into(), "one action"),
+        ("<video><model type='vga' vram='1000'/></video>".into(), "power of two"),
+        ("<video><model type='vga'/></video>".repeat(2), "second <video>"),
+        ("<disk><source file='/a'/><target dev='nvme0n1' bus='virtio'/></disk>".into(), "bus='virtio'"),
+        ("<disk device='cdrom'><target dev='nvme0n1'/></disk>".into(), "cannot be on this bus"),
+        (
+            "<disk><source file='/a'/><target dev='sda'/><address type='drive' controller='1'/></disk>"
+                .into(),
+            "controller",
+        ),
+    ];
+    for (devices, expected) in cases {
+        let text = Refusal::from(refused(&small(&devices, ""))).to_string();
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
+    for devices in ["<watchdog model='itco'/>", "<controller type='pci' model='pcie-root-port'/>"] {
+        let xml = small(devices, "").replace("<type>hvm", "<type machine='pc'>hvm");
+        assert!(refused(&xml).to_string().contains("needs a q35"));
+    }
 }

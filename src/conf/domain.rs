@@ -1,11 +1,17 @@
 //! A domain's definition as values: what this version runs, and nothing that it does not.
 
+mod disk;
+mod hardware;
+
 use std::net::IpAddr;
 
 use serde::Serialize;
 
 use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
+
+pub use disk::*;
+pub use hardware::*;
 
 /// One domain, read and defaulted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +46,8 @@ pub struct Domain {
     pub on_reboot: LifecycleAction,
     /// `<on_crash>`, default destroy.
     pub on_crash: LifecycleAction,
+    /// `<pm>`
+    pub pm: PowerManagement,
     /// `<devices>`
     pub devices: Devices,
     /// `<seclabel>`, in order.
@@ -208,6 +216,8 @@ pub enum TickPolicy {
 pub struct Devices {
     /// `<emulator>`
     pub emulator: Option<String>,
+    /// `<controller>`s that make devices of their own.
+    pub controllers: Vec<Controller>,
     /// `<disk>`, cdroms among them.
     pub disks: Vec<Disk>,
     /// `<interface>`
@@ -223,136 +233,17 @@ pub struct Devices {
     /// `<graphics type='vnc'>`
     pub vncs: Vec<Vnc>,
     /// `<video>`, in order; with a `<graphics>` and no `<video>` libvirt adds one.
-    pub videos: Vec<VideoModel>,
-}
-
-/// `<disk>`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Disk {
-    /// `device`: disk or cdrom.
-    pub device: DiskDevice,
-    /// `<source>`; `None` is an empty cdrom.
-    pub source: Option<DiskSource>,
-    /// `<target dev>`
-    pub target: String,
-    /// `<target bus>`
-    pub bus: DiskBus,
-    /// `<readonly/>`; always so for a cdrom.
-    pub readonly: bool,
-    /// `<shareable/>`
-    pub shareable: bool,
-    /// `<driver cache>`
-    pub cache: CacheMode,
-    /// `<driver io>`
-    pub io: Option<IoMode>,
-    /// `<driver discard='unmap'>`
-    pub discard: bool,
-    /// `<serial>`
-    pub serial: Option<String>,
-    /// `<boot order>`
-    pub boot_order: Option<u32>,
-    /// Line of the element in the definition, for refusals.
-    pub line: u32,
-}
-
-/// `<disk device>`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskDevice {
-    /// `cdrom`
-    Cdrom,
-    /// `disk`
-    Disk,
-}
-
-/// `<disk><source>` with the format of the driver and the layers below it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DiskSource {
-    /// `file` or `block`.
-    pub kind: SourceKind,
-    /// Absolute path.
-    pub path: String,
-    /// `<driver type>` or the layer's `<format type>`.
-    pub format: ImageFormat,
-    /// `<backingStore>`
-    pub backing: Backing,
-    /// `<source><seclabel>`, by model.
-    pub seclabels: Vec<DeviceLabel>,
-}
-
-/// What a definition says of the layers below one layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Backing {
-    /// `<backingStore>` with a source.
-    Layer(Box<DiskSource>),
-    /// `<backingStore/>`: nothing below, whatever the header says.
-    None,
-    /// No element: the header decides.
-    Unspecified,
-}
-
-/// `<disk type>`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceKind {
-    /// A block device.
-    Block,
-    /// A regular file.
-    File,
-}
-
-/// Image formats that run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ImageFormat {
-    /// qcow2, version 2 or 3.
-    Qcow2,
-    /// Raw.
-    Raw,
-}
-
-/// `<target bus>`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskBus {
-    /// `ide`
-    Ide,
-    /// `sata`
-    Sata,
-    /// `scsi`, on a virtio-scsi controller.
-    Scsi,
-    /// `virtio`
-    Virtio,
-}
-
-/// `<driver cache>`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CacheMode {
-    /// `default`: writeback.
-    Default,
-    /// `directsync`
-    Directsync,
-    /// `none`
-    None,
-    /// `unsafe`
-    Unsafe,
-    /// `writeback`
-    Writeback,
-    /// `writethrough`
-    Writethrough,
-}
-
-/// `<driver io>`; io_uring is refused unless the configuration asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IoMode {
-    /// `io_uring`
-    IoUring,
-    /// `native`
-    Native,
-    /// `threads`
-    Threads,
+    pub videos: Vec<Video>,
+    /// `<channel>`: ports of the virtio-serial controller that programs in the guest find by name.
+    pub channels: Vec<CharDevice>,
+    /// `<input>`s that are devices of their own.
+    pub inputs: Vec<Input>,
+    /// `<sound>`
+    pub sounds: Vec<Sound>,
+    /// `<audio>`
+    pub audios: Vec<Audio>,
+    /// `<watchdog>`
+    pub watchdogs: Vec<Watchdog>,
 }
 
 /// `<interface>`
@@ -366,6 +257,8 @@ pub struct Interface {
     pub model: InterfaceModel,
     /// `<boot order>`
     pub boot_order: Option<u32>,
+    /// `<address>`
+    pub address: Option<PciAddress>,
     /// Line of the element in the definition.
     pub line: u32,
 }
@@ -418,6 +311,8 @@ pub enum CharSource {
     },
     /// `pty`
     Pty,
+    /// `unix` with `mode='bind'` and no path: the supervisor listens in the first directory of `console.sockets`.
+    UnixAuto,
     /// `unix` with `mode='bind'`: the supervisor listens.
     UnixListen {
         /// Absolute path.
@@ -426,8 +321,10 @@ pub enum CharSource {
 }
 
 /// What kind of port the guest sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum CharTarget {
+    /// A port of a virtio-serial controller that has this name in the guest.
+    Channel(String),
     /// A 16550A: `isa-serial`.
     IsaSerial,
     /// A port of a virtio-serial controller.
@@ -439,6 +336,8 @@ pub enum CharTarget {
 pub struct Rng {
     /// `<rate bytes period>`: bytes, milliseconds.
     pub rate: Option<(u64, u64)>,
+    /// `<address>`
+    pub address: Option<PciAddress>,
     /// `<backend>`: `builtin`, or `random` (read from `/dev/urandom`, run as builtin; no file is opened).
     pub backend: RngBackend,
 }
@@ -459,6 +358,8 @@ pub struct MemBalloon {
     pub autodeflate: Option<bool>,
     /// `freePageReporting`
     pub free_page_reporting: Option<bool>,
+    /// `<address>`
+    pub address: Option<PciAddress>,
 }
 
 /// `<graphics type='vnc'>`
@@ -479,18 +380,6 @@ pub enum VncListen {
     None,
     /// `type='socket'`
     Socket(String),
-}
-
-/// `<video><model type>`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VideoModel {
-    /// `none`
-    None,
-    /// `vga`
-    Vga,
-    /// `virtio`
-    Virtio,
 }
 
 /// `<seclabel>` of a domain.

@@ -13,8 +13,13 @@ const NPROC_SPARE: u64 = 256;
 /// The limits. There is none on file size: an image may be of any size, and growing it is the guest's right.
 pub(super) fn rlimits(domain: &Domain, fds: usize) -> Vec<Rlimit> {
     let devices = &domain.devices;
-    let count =
-        devices.disks.len() + devices.interfaces.len() + devices.serials.len() + devices.consoles.len();
+    let count = devices.disks.len()
+        + devices.interfaces.len()
+        + devices.serials.len()
+        + devices.consoles.len()
+        + devices.channels.len()
+        + devices.controllers.len()
+        + devices.inputs.len();
     let nofile = NOFILE_SPARE
         .saturating_add(NOFILE_PER_DEVICE.saturating_mul(count as u64 + u64::from(domain.vcpus)))
         .saturating_add(2 * fds as u64)

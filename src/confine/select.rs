@@ -1,12 +1,13 @@
 //! Which filter fragments a definition asks for.
 
-use crate::conf::domain::{Domain, InterfaceBackend, IoMode, SourceKind, VirtType};
+use crate::conf::domain::{Domain, InterfaceBackend, IoMode, SourceKind, VideoModel, VirtType};
 use crate::profile::{Part, Selection};
 
 /// The fragments of one definition.
 ///
-/// Serial ports, consoles, VNC, user networks and the monitor are all connected sockets; balloon, rng, video and
-/// cdrom drives need nothing that the base does not have.
+/// Serial ports, consoles, channels, VNC, user networks and the monitor are all connected sockets. Balloon, rng, USB,
+/// input, sound without a back-end, watchdogs, PCI ports, cdrom drives and every video but QXL need nothing that the
+/// base does not have: they are memory and timers.
 #[must_use]
 pub fn select(domain: &Domain) -> Selection {
     let mut parts = Selection::from([Part::Base, Part::Launcher, Part::Socket]);
@@ -29,6 +30,9 @@ pub fn select(domain: &Domain) -> Selection {
     let tap = |backend: &InterfaceBackend| matches!(backend, InterfaceBackend::Tap(_));
     if domain.devices.interfaces.iter().any(|interface| tap(&interface.backend)) {
         parts.insert(Part::NetTap);
+    }
+    if domain.devices.videos.iter().any(|video| video.model == VideoModel::Qxl) {
+        parts.insert(Part::Spice);
     }
     parts
 }

@@ -66,7 +66,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     selinux::models_present(domain, host)?;
     let resources = inventory::of(domain, chains, settings);
     let labels = host.selinux.is_some().then(|| contexts(inputs, &resources)).transpose()?;
-    let ports = ports::plan(domain, settings)?;
+    let ports = ports::plan(domain, inputs.uuid, settings)?;
     let uids = owners(inputs, ports.passts.len())?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));

@@ -29,6 +29,15 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
         memballoon: _,
         vncs,
         videos: _,
+        // Ports, by the aliases that a start gives them, together with serials and consoles.
+        channels: _,
+        // Memory of the device model and nothing else.
+        controllers: _,
+        inputs: _,
+        sounds: _,
+        // Back-ends that play nowhere.
+        audios: _,
+        watchdogs: _,
     } = &domain.devices;
     let mut all = vec![
         process("the device model", Process::DeviceModel),
@@ -46,6 +55,7 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
     for (alias, port) in qemu::ports(domain) {
         let (way, path) = match &port.source {
             CharSource::Pty => (Kind::Pty, None),
+            CharSource::UnixAuto => (Kind::Listener, None),
             CharSource::UnixListen { path } => (Kind::Listener, Some(path)),
             CharSource::File { path, .. } => (Kind::Log, Some(path)),
         };

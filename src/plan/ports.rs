@@ -2,14 +2,17 @@
 
 use super::images::inside;
 use super::{PlanError, slots};
-use crate::base::{Layer, Refusal, Slot};
-use crate::conf::domain::{CharDevice, CharSource, Domain, InterfaceBackend, Vnc, VncListen};
+use crate::base::{DomainUuid, Layer, Refusal, Slot};
+use crate::conf::domain::{CharDevice, CharSource, CharTarget, Domain, InterfaceBackend, Vnc, VncListen};
 use crate::privsep::op::{FdGrant, ListenAt, Op};
 use crate::privsep::supervisor::{ConsoleSpec, FIRST_PLAN_FD, PtySpec, VncSpec};
 use crate::settings::Settings;
 
 /// The most VNC connections to one domain at once.
 const VNC_CLIENTS: u32 = 8;
+
+/// `sizeof sun_path` of unix(7).
+const SOCKET_PATH_MAX: usize = 108;
 
 /// Channels, listeners and files, and what the supervisor gets of them.
 #[derive(Debug, Default)]
@@ -24,14 +27,14 @@ pub(super) struct Ports {
     pub(super) passts: Vec<(String, Slot)>,
 }
 
-pub(super) fn plan(domain: &Domain, settings: &Settings) -> Result<Ports, PlanError> {
+pub(super) fn plan(domain: &Domain, uuid: DomainUuid, settings: &Settings) -> Result<Ports, PlanError> {
     let mut ports = Ports::default();
     ports.channels.push(Op::Channel { slot: slots::monitor()?, peer: slots::monitor_peer()? });
     ports.grant(slots::monitor_peer()?);
     ports.outside.push(Op::Listen { slot: slots::control()?, at: ListenAt::Control });
     ports.grant(slots::control()?);
     for (alias, port) in super::qemu::ports(domain) {
-        ports.console(&alias, port, settings)?;
+        ports.console(&alias, port, uuid, settings)?;
     }
     for (index, vnc) in domain.devices.vncs.iter().enumerate() {
         ports.vnc(index, vnc, settings)?;
@@ -60,7 +63,13 @@ impl Ports {
         self.fds.push(FdGrant { slot, number });
     }
 
-    fn console(&mut self, alias: &str, port: &CharDevice, settings: &Settings) -> Result<(), PlanError> {
+    fn console(
+        &mut self,
+        alias: &str,
+        port: &CharDevice,
+        uuid: DomainUuid,
+        settings: &Settings,
+    ) -> Result<(), PlanError> {
         let peer = slots::console(alias, "peer")?;
         self.channels.push(Op::Channel { slot: slots::console(alias, "")?, peer: peer.clone() });
         self.grant(peer.clone());
@@ -72,11 +81,11 @@ impl Ports {
                 self.outside.push(Op::Pty { slot: slot.clone(), peer: peer.clone() });
                 spec.pty = Some(PtySpec { slot, peer });
             }
-            CharSource::UnixListen { path } => {
-                check_place(path, &settings.console.sockets, "sockets", alias, port.line)?;
+            CharSource::UnixAuto | CharSource::UnixListen { .. } => {
+                let path = socket(port, uuid, settings)?;
+                check_place(&path, &settings.console.sockets, "sockets", alias, port.line)?;
                 let slot = slots::console(alias, "listen")?;
-                self.outside
-                    .push(Op::Listen { slot: slot.clone(), at: ListenAt::Unix { path: path.clone() } });
+                self.outside.push(Op::Listen { slot: slot.clone(), at: ListenAt::Unix { path } });
                 spec.listen = Some(slot);
             }
             CharSource::File { .. } if port.log.is_some() => {
@@ -132,6 +141,25 @@ impl Ports {
         self.vncs.push(VncSpec { listen: slot, max_clients: VNC_CLIENTS });
         Ok(())
     }
+}
+
+/// Where a port of type unix is listened on; one that names no path is found by the domain's uuid and its own name.
+fn socket(port: &CharDevice, uuid: DomainUuid, settings: &Settings) -> Result<String, PlanError> {
+    let name = match (&port.source, &port.target) {
+        (CharSource::UnixListen { path }, _) => return Ok(path.clone()),
+        (_, CharTarget::Channel(name)) => name,
+        _ => "console",
+    };
+    let place = settings.console.sockets.first().map_or("", String::as_str);
+    let path = format!("{place}/{uuid}.{name}");
+    if path.len() < SOCKET_PATH_MAX {
+        return Ok(path);
+    }
+    Err(configured(
+        format!("{path} (line {})", port.line),
+        format!("the name of a socket has less than {SOCKET_PATH_MAX} bytes"),
+        "write a shorter <source mode='bind' path=…/>, or a shorter first directory in console.sockets",
+    ))
 }
 
 fn configured(object: impl Into<String>, rule: impl Into<String>, remedy: impl Into<String>) -> PlanError {

@@ -102,6 +102,7 @@ fn made(shape: &Shape, n: usize, store: &mut Store) -> Domain {
             mac: None,
             model: InterfaceModel::Virtio,
             boot_order: None,
+            address: None,
             line: 3,
         });
     }
@@ -117,7 +118,7 @@ fn made(shape: &Shape, n: usize, store: &mut Store) -> Domain {
         if *virtio { domain.devices.consoles.push(port) } else { domain.devices.serials.push(port) }
     }
     domain.devices.rngs =
-        vec![conf::Rng { rate: Some((1024, 1000)), backend: RngBackend::Builtin }; shape.rngs];
+        vec![conf::Rng { rate: Some((1024, 1000)), address: None, backend: RngBackend::Builtin }; shape.rngs];
     if shape.vnc {
         let listen = VncListen::Address(std::net::IpAddr::from([127, 0, 0, 1]), None);
         domain.devices.vncs.push(Vnc { listen, line: 5 });
@@ -465,6 +466,7 @@ fn what_cannot_run_is_refused_by_name() {
                     mac: None,
                     model: InterfaceModel::Virtio,
                     boot_order: None,
+                    address: None,
                     line: 1,
                 });
             }),

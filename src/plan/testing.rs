@@ -47,8 +47,9 @@ pub(crate) fn domain(name: &str) -> Domain {
         on_poweroff: LifecycleAction::Destroy,
         on_reboot: LifecycleAction::Restart,
         on_crash: LifecycleAction::Destroy,
+        pm: PowerManagement::default(),
         devices: Devices {
-            memballoon: Some(MemBalloon { autodeflate: None, free_page_reporting: None }),
+            memballoon: Some(MemBalloon { autodeflate: None, free_page_reporting: None, address: None }),
             ..Devices::default()
         },
         seclabels: vec![],
@@ -78,6 +79,9 @@ pub(crate) fn disk(target: &str, path: &str, format: ImageFormat) -> Disk {
         discard: false,
         serial: None,
         boot_order: None,
+        address: None,
+        unit: None,
+        port: None,
         line: 9,
     }
 }

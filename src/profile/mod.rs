@@ -34,6 +34,8 @@ pub enum Part {
     NetTap,
     /// Connected sockets, the monitor among them.
     Socket,
+    /// A SPICE server or a QXL video device.
+    Spice,
 }
 
 /// A set of fragments.
@@ -55,7 +57,7 @@ pub enum ProfileError {
 
 impl Part {
     /// Every fragment.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AccelKvm,
         Self::AccelTcg,
         Self::Base,
@@ -66,6 +68,7 @@ impl Part {
         Self::Launcher,
         Self::NetTap,
         Self::Socket,
+        Self::Spice,
     ];
 
     /// The fragment's text, as reviewed.
@@ -82,6 +85,7 @@ impl Part {
             Self::Launcher => include_str!("../../labels/seccomp/launcher.toml"),
             Self::NetTap => include_str!("../../labels/seccomp/net-tap.toml"),
             Self::Socket => include_str!("../../labels/seccomp/socket.toml"),
+            Self::Spice => include_str!("../../labels/seccomp/spice.toml"),
         }
     }
 
@@ -107,7 +111,8 @@ impl Part {
             DiskNativeAio,
             Launcher,
             NetTap,
-            Socket
+            Socket,
+            Spice
         )
     }
 }

@@ -1,5 +1,6 @@
-//! `<serial>` and `<console>`.
+//! `<serial>`, `<console>` and `<channel>`.
 
+use super::address;
 use super::scalar::{alias, number_attribute, path_attribute};
 use super::view::{Read, View};
 use crate::conf::domain::{CharDevice, CharSource, CharTarget};
@@ -21,7 +22,8 @@ pub(super) fn ports(devices: View<'_>) -> Read<(Vec<CharDevice>, Vec<CharDevice>
     for (position, view) in devices.all("console").enumerate() {
         let target = console_target(view, position)?;
         let console = device(view, target)?;
-        if target == CharTarget::VirtioConsole {
+        if console.target == CharTarget::VirtioConsole {
+            address::serial_port(view, port_number(consoles.len()))?;
             consoles.push(console);
         } else if position > 0 {
             return Err(view.contradiction(
@@ -54,10 +56,52 @@ fn mirror(view: View<'_>, serials: &mut Vec<CharDevice>, console: CharDevice) ->
     Ok(())
 }
 
+/// The number of the `position`th port on the controller; 0 is the one that libvirt leaves to consoles.
+fn port_number(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+/// All `<channel>`s; the `before` ports of the controller are consoles.
+pub(super) fn channels(devices: View<'_>, before: usize) -> Read<Vec<CharDevice>> {
+    let mut channels: Vec<CharDevice> = Vec::new();
+    for view in devices.all("channel") {
+        let target = view.one("target")?.ok_or_else(|| view.missing("<target> of <channel>"))?;
+        target.only(&["name", "state", "type"], &[])?;
+        target.required("type")?;
+        target.fixed("type", &["virtio"])?;
+        // A running domain's; it says whether a program in the guest has the port open.
+        target.fixed("state", &["connected", "disconnected"])?;
+        let name = target.required("name")?;
+        let fine = (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !fine {
+            return Err(target.value(
+                "attribute name of <target>",
+                name,
+                "letters, digits, '.', '_' and '-'",
+            ));
+        }
+        let named = CharTarget::Channel(name.to_owned());
+        if let Some(first) = channels.iter().find(|other| other.target == named) {
+            return Err(view.duplicate(format!("<channel> {name}"), first.line));
+        }
+        address::serial_port(view, port_number(before + channels.len()))?;
+        channels.push(device(view, named)?);
+    }
+    Ok(channels)
+}
+
 fn device(view: View<'_>, target: CharTarget) -> Read<CharDevice> {
-    view.only(&["type"], &["alias", "log", "source", "target"])?;
+    let children: &[&str] = match target {
+        CharTarget::IsaSerial => &["alias", "log", "source", "target"],
+        CharTarget::Channel(_) | CharTarget::VirtioConsole => {
+            &["address", "alias", "log", "source", "target"]
+        }
+    };
+    view.only(&["type"], children)?;
     alias(view)?;
-    Ok(CharDevice { source: source(view)?, target, log: log(view)?, line: view.line() })
+    let channel = matches!(target, CharTarget::Channel(_));
+    Ok(CharDevice { source: source(view, channel)?, target, log: log(view)?, line: view.line() })
 }
 
 fn isa_target(view: View<'_>, position: usize) -> Read<CharTarget> {
@@ -76,8 +120,8 @@ fn console_target(view: View<'_>, position: usize) -> Read<CharTarget> {
     let Some(target) = view.one("target")? else { return Ok(CharTarget::IsaSerial) };
     target.only(&["port", "type"], &[])?;
     port(target, position)?;
-    let words = [("serial", CharTarget::IsaSerial), ("virtio", CharTarget::VirtioConsole)];
-    Ok(target.word("type", &words)?.unwrap_or(CharTarget::IsaSerial))
+    let virtio = target.word("type", &[("serial", false), ("virtio", true)])?.unwrap_or(false);
+    Ok(if virtio { CharTarget::VirtioConsole } else { CharTarget::IsaSerial })
 }
 
 /// Ports count from 0 in the order of the definition; another number is not honoured.
@@ -99,7 +143,7 @@ enum Kind {
     Unix,
 }
 
-fn source(view: View<'_>) -> Read<CharSource> {
+fn source(view: View<'_>, channel: bool) -> Read<CharSource> {
     view.required("type")?;
     let words = [("file", Kind::File), ("pty", Kind::Pty), ("unix", Kind::Unix)];
     let kind = view.word("type", &words)?.unwrap_or(Kind::Pty);
@@ -122,6 +166,9 @@ fn source(view: View<'_>) -> Read<CharSource> {
             // libvirt's default is to connect.
             source.required("mode")?;
             source.fixed("mode", &["bind"])?;
+            if channel && source.attribute("path").is_none() {
+                return Ok(CharSource::UnixAuto);
+            }
             Ok(CharSource::UnixListen { path: path_attribute(source, "path")? })
         }
     }

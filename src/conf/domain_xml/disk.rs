@@ -1,10 +1,12 @@
 //! `<disk>`: the guest's side, and the chain of images below it.
 
+use super::address;
 use super::scalar::{alias, boot_order, path_attribute};
 use super::seclabel::device_labels;
 use super::view::{Read, View};
 use crate::conf::domain::{
-    Backing, CacheMode, Disk, DiskBus, DiskDevice, DiskSource, ImageFormat, IoMode, SourceKind,
+    Backing, CacheMode, Disk, DiskBus, DiskDevice, DiskSource, ImageFormat, IoMode, PciAddress, SourceKind,
+    UsbPort,
 };
 
 /// The most layers of one disk in a definition, the top one among them.
@@ -29,7 +31,18 @@ pub(super) fn disks(devices: View<'_>) -> Read<Vec<Disk>> {
 fn disk(view: View<'_>) -> Read<Disk> {
     view.only(
         &["device", "type"],
-        &["alias", "backingStore", "boot", "driver", "readonly", "serial", "shareable", "source", "target"],
+        &[
+            "address",
+            "alias",
+            "backingStore",
+            "boot",
+            "driver",
+            "readonly",
+            "serial",
+            "shareable",
+            "source",
+            "target",
+        ],
     )?;
     alias(view)?;
     let devices = [("cdrom", DiskDevice::Cdrom), ("disk", DiskDevice::Disk)];
@@ -37,6 +50,7 @@ fn disk(view: View<'_>) -> Read<Disk> {
     let driver = driver(view)?;
     let source = source(view, device, driver.format)?;
     let (target, bus) = target(view)?;
+    let (address, unit, port) = place(view, bus)?;
     let disk = Disk {
         device,
         source,
@@ -49,10 +63,27 @@ fn disk(view: View<'_>) -> Read<Disk> {
         discard: driver.discard,
         serial: serial(view, bus)?,
         boot_order: boot_order(view)?,
+        address,
+        unit,
+        port,
         line: view.line(),
     };
     check(view, &disk, driver.format)?;
     Ok(disk)
+}
+
+/// The `<address>` that fits the bus.
+fn place(view: View<'_>, bus: DiskBus) -> Read<(Option<PciAddress>, Option<u32>, Option<UsbPort>)> {
+    Ok(match bus {
+        DiskBus::Virtio | DiskBus::Nvme => (address::pci(view)?, None, None),
+        DiskBus::Usb => (None, None, address::usb(view)?),
+        DiskBus::Ide => {
+            let channel = address::channel(view)?;
+            let unit = address::drive(view)?.map(|unit| channel.saturating_mul(2).saturating_add(unit));
+            (None, unit, None)
+        }
+        DiskBus::Sata | DiskBus::Scsi => (None, address::drive(view)?, None),
+    })
 }
 
 /// libvirt's rules between the parts of one disk.
@@ -69,8 +100,8 @@ fn check(view: View<'_>, disk: &Disk, format: ImageFormat) -> Read<()> {
             "add cache='none' to <driver>",
         ));
     }
-    if disk.device == DiskDevice::Cdrom && disk.bus == DiskBus::Virtio {
-        return Err(view.contradiction("a cdrom cannot be on bus virtio", "use bus='sata' or bus='scsi'"));
+    if disk.device == DiskDevice::Cdrom && matches!(disk.bus, DiskBus::Virtio | DiskBus::Nvme) {
+        return Err(view.contradiction("a cdrom cannot be on this bus", "use bus='sata' or bus='scsi'"));
     }
     Ok(())
 }
@@ -203,13 +234,20 @@ fn target(disk: View<'_>) -> Read<(String, DiskBus)> {
     let counted = default.filter(|(letters, _)| {
         (1..=3).contains(&letters.len()) && letters.bytes().all(|byte| byte.is_ascii_lowercase())
     });
+    let number = name.strip_prefix("nvme").and_then(|rest| rest.strip_suffix("n1"));
+    if number.is_some_and(|n| (1..=2).contains(&n.len()) && n.bytes().all(|byte| byte.is_ascii_digit())) {
+        view.fixed("bus", &["nvme"])?;
+        return Ok((name.to_owned(), DiskBus::Nvme));
+    }
     let Some((_, default)) = counted else {
-        return Err(view.value("attribute dev of <target>", name, "a name such as vda, sda or hda"));
+        return Err(view.value("attribute dev of <target>", name, "a name such as vda, sda, hda or nvme0n1"));
     };
     let buses = [
         ("ide", DiskBus::Ide),
+        ("nvme", DiskBus::Nvme),
         ("sata", DiskBus::Sata),
         ("scsi", DiskBus::Scsi),
+        ("usb", DiskBus::Usb),
         ("virtio", DiskBus::Virtio),
     ];
     Ok((name.to_owned(), view.word("bus", &buses)?.unwrap_or(default)))

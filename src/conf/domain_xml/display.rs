@@ -2,12 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::scalar::{alias, number, path_attribute};
+use super::address;
+use super::scalar::{alias, number, number_attribute, path_attribute};
 use super::view::{Read, View};
-use crate::conf::domain::{VideoModel, Vnc, VncListen};
-
-/// libvirt's default `vram` of a VGA, in KiB; QEMU's too.
-const VGA_VRAM: &str = "16384";
+use crate::conf::domain::{Video, VideoModel, Vnc, VncListen};
 
 /// All `<graphics>`; QEMU has one VNC server.
 pub(super) fn vncs(devices: View<'_>) -> Read<Vec<Vnc>> {
@@ -128,41 +126,74 @@ fn port(view: View<'_>) -> Read<Option<u16>> {
 }
 
 /// All `<video>`s; with a `<graphics>` and none of them, a VGA.
-pub(super) fn videos(devices: View<'_>, graphics: bool) -> Read<Vec<VideoModel>> {
-    let mut videos: Vec<VideoModel> = Vec::new();
+pub(super) fn videos(devices: View<'_>, graphics: bool) -> Read<Vec<Video>> {
+    let mut videos: Vec<Video> = Vec::new();
     for view in devices.all("video") {
         let video = video(view, videos.is_empty())?;
-        if !videos.is_empty() && (video != VideoModel::Virtio || videos.contains(&VideoModel::None)) {
+        let second = matches!(video.model, VideoModel::Virtio | VideoModel::Qxl);
+        let none = videos.iter().any(|other| other.model == VideoModel::None);
+        if !videos.is_empty() && (!second || none) {
             return Err(view.contradiction(
-                "only virtio can be a second <video>, and none stands alone",
+                "only virtio and qxl can be a second <video>, and none stands alone",
                 "remove it, or use <model type='virtio'/>",
             ));
         }
         videos.push(video);
     }
     if videos.is_empty() && graphics {
-        videos.push(VideoModel::Vga);
+        videos.push(Video::new(VideoModel::Vga));
     }
     Ok(videos)
 }
 
-fn video(view: View<'_>, first: bool) -> Read<VideoModel> {
-    view.only(&[], &["alias", "model"])?;
+fn video(view: View<'_>, first: bool) -> Read<Video> {
+    view.only(&[], &["address", "alias", "model"])?;
     alias(view)?;
     let model = view.one("model")?.ok_or_else(|| view.missing("<model> of <video>"))?;
-    model.only(&["heads", "primary", "type", "vram"], &[])?;
+    model.only(&["heads", "primary", "ram", "type", "vgamem", "vram"], &[])?;
     model.required("type")?;
-    let words = [("none", VideoModel::None), ("vga", VideoModel::Vga), ("virtio", VideoModel::Virtio)];
-    let video = model.word("type", &words)?.unwrap_or(VideoModel::Vga);
-    model.fixed("heads", &["1"])?;
+    let words = [
+        ("bochs", VideoModel::Bochs),
+        ("cirrus", VideoModel::Cirrus),
+        ("none", VideoModel::None),
+        ("qxl", VideoModel::Qxl),
+        ("vga", VideoModel::Vga),
+        ("virtio", VideoModel::Virtio),
+    ];
+    let kind = model.word("type", &words)?.unwrap_or(VideoModel::Vga);
     if model.switch("primary", "yes", "no")?.is_some_and(|primary| primary != first) {
         return Err(model.unsupported("attribute primary of <model>: the first <video> is the primary one"));
     }
-    if model.attribute("vram").is_some() {
-        if video != VideoModel::Vga {
-            return Err(model.unsupported("attribute vram of <model> of this type"));
-        }
-        model.fixed("vram", &[VGA_VRAM])?;
+    let heads = number_attribute(model, "heads", 1)?.unwrap_or(1);
+    let heads_most = if matches!(kind, VideoModel::Qxl | VideoModel::Virtio) { 16 } else { 1 };
+    if heads > heads_most {
+        return Err(model.unsupported(format!("more than {heads_most} heads of this <model>")));
     }
-    Ok(video)
+    let only = |name: &str, kinds: &[VideoModel]| -> Read<Option<u32>> {
+        if model.attribute(name).is_some() && !kinds.contains(&kind) {
+            return Err(model.unsupported(format!("attribute {name} of <model> of this type")));
+        }
+        memory(model, name)
+    };
+    Ok(Video {
+        model: kind,
+        vram: only("vram", &[VideoModel::Bochs, VideoModel::Cirrus, VideoModel::Qxl, VideoModel::Vga])?,
+        ram: only("ram", &[VideoModel::Qxl])?,
+        vgamem: only("vgamem", &[VideoModel::Qxl])?,
+        heads,
+        address: address::pci(view)?,
+        line: view.line(),
+    })
+}
+
+/// A size of video memory in KiB: a power of two from 1 MiB to 256 MiB, which is what QEMU's devices take.
+fn memory(model: View<'_>, name: &str) -> Read<Option<u32>> {
+    match number_attribute::<u32>(model, name, 0)? {
+        Some(kib) if !kib.is_power_of_two() || !(1024..=262_144).contains(&kib) => {
+            let text = model.attribute(name).unwrap_or_default();
+            let what = format!("attribute {name} of <model>");
+            Err(model.value(what, text, "a power of two from 1024 to 262144 (KiB)"))
+        }
+        kib => Ok(kib),
+    }
 }

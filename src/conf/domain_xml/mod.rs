@@ -3,9 +3,11 @@
 //! Owns what is accepted; `docs/domain-xml.md` lists it, element by element. What this version does not run is
 //! refused by name and line, never dropped: each reader below names all that may stand in its element.
 
+mod address;
 mod chardev;
 mod disk;
 mod display;
+mod hardware;
 mod misc;
 mod network;
 mod platform;
@@ -17,7 +19,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::DefinitionError;
-use super::domain::{Boot, BootDevice, CpuMode, Devices, DiskBus, Domain, VirtType};
+use super::domain::{Boot, BootDevice, CpuMode, Devices, DiskBus, Domain, VirtType, WatchdogModel};
 use super::xml::Document;
 use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
@@ -38,6 +40,7 @@ const CHILDREN: &[&str] = &[
     "on_poweroff",
     "on_reboot",
     "os",
+    "pm",
     "resource",
     "seclabel",
     "title",
@@ -74,6 +77,7 @@ pub fn parse(xml: &[u8]) -> Result<Domain, DefinitionError> {
         on_poweroff: action(root, "on_poweroff", LifecycleAction::Destroy)?,
         on_reboot: action(root, "on_reboot", LifecycleAction::Restart)?,
         on_crash: action(root, "on_crash", LifecycleAction::Destroy)?,
+        pm: platform::pm(root)?,
         seclabels: seclabel::domain_labels(root)?,
         devices,
     };
@@ -116,8 +120,28 @@ fn check(root: View<'_>, mut domain: Domain, boot_given: bool) -> Read<Domain> {
         error.line = disk.line;
         return Err(error);
     }
+    if !domain.os.machine.contains("q35") {
+        only_q35(root, &domain)?;
+    }
     seclabel::check_overrides(root, &domain)?;
     Ok(domain)
+}
+
+/// What only a q35 has.
+fn only_q35(root: View<'_>, domain: &Domain) -> Read<()> {
+    let ports = domain
+        .devices
+        .controllers
+        .iter()
+        .filter(|controller| controller.model.is_bus())
+        .map(|controller| (controller.line, "a PCI Express port"));
+    let itco = domain.devices.watchdogs.iter().filter(|watchdog| watchdog.model == WatchdogModel::Itco);
+    let found = ports.chain(itco.map(|watchdog| (watchdog.line, "an itco watchdog"))).next();
+    let Some((line, what)) = found else { return Ok(()) };
+    let what = format!("{what} needs a q35, and the machine is {}", domain.os.machine);
+    let mut error = root.contradiction(what, "use <type machine='q35'>, or remove it");
+    error.line = line;
+    Err(error)
 }
 
 /// Whether any device has a boot order; a number that two devices share is refused.
@@ -219,6 +243,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
     };
     let children = [
         "audio",
+        "channel",
         "console",
         "controller",
         "disk",
@@ -229,18 +254,27 @@ fn devices(root: View<'_>) -> Read<Devices> {
         "memballoon",
         "rng",
         "serial",
+        "sound",
         "video",
+        "watchdog",
     ];
     view.only(&[], &children)?;
-    misc::inert(view)?;
     let vncs = display::vncs(view)?;
     let (serials, consoles) = chardev::ports(view)?;
+    let (sounds, audios) = (hardware::sounds(view)?, hardware::audios(view)?);
+    hardware::check_audio(view, &sounds, &audios)?;
     Ok(Devices {
         emulator: view.one("emulator")?.map(scalar::path_text).transpose()?,
+        controllers: hardware::controllers(view)?,
         disks: disk::disks(view)?,
         interfaces: network::interfaces(view)?,
+        channels: chardev::channels(view, consoles.len())?,
         serials,
         consoles,
+        inputs: hardware::inputs(view)?,
+        sounds,
+        audios,
+        watchdogs: hardware::watchdogs(view)?,
         rngs: view.all("rng").map(misc::rng).collect::<Read<_>>()?,
         memballoon: misc::memballoon(view)?,
         videos: display::videos(view, !vncs.is_empty())?,

@@ -1,5 +1,6 @@
 //! `<interface>`.
 
+use super::address;
 use super::scalar::{alias, boot_order};
 use super::view::{Read, View};
 use crate::conf::domain::{Interface, InterfaceBackend, InterfaceModel};
@@ -29,7 +30,7 @@ enum Kind {
 }
 
 fn interface(view: View<'_>) -> Read<Interface> {
-    let children = ["alias", "backend", "boot", "link", "mac", "model", "target"];
+    let children = ["address", "alias", "backend", "boot", "link", "mac", "model", "target"];
     view.only(&["type"], &children)?;
     view.required("type")?;
     alias(view)?;
@@ -47,6 +48,7 @@ fn interface(view: View<'_>) -> Read<Interface> {
         mac: mac(view)?,
         model: model(view)?,
         boot_order: boot_order(view)?,
+        address: address::pci(view)?,
         line: view.line(),
     })
 }

@@ -3,8 +3,8 @@
 use super::scalar::{number, number_attribute, option_name, path_text};
 use super::view::{Read, View};
 use crate::conf::domain::{
-    Boot, BootDevice, Clock, ClockOffset, Cpu, CpuMode, CpuTopology, Features, Os, TickPolicy, Timer,
-    TimerName,
+    Boot, BootDevice, Clock, ClockOffset, Cpu, CpuMode, CpuTopology, Features, Os, PowerManagement,
+    TickPolicy, Timer, TimerName,
 };
 
 /// The longest kernel command line that x86 Linux takes, in bytes.
@@ -269,4 +269,19 @@ fn timer(view: View<'_>) -> Read<Timer> {
         return Err(view.unsupported("present='no' of this <timer>: the machine always has it"));
     }
     Ok(Timer { name, present, tickpolicy })
+}
+
+/// `<pm>`
+pub(super) fn pm(root: View<'_>) -> Read<PowerManagement> {
+    let Some(view) = root.one("pm")? else { return Ok(PowerManagement::default()) };
+    view.only(&[], &["suspend-to-disk", "suspend-to-mem"])?;
+    let state = |name: &str| -> Read<Option<bool>> {
+        let Some(state) = view.one(name)? else { return Ok(None) };
+        state.only(&["enabled"], &[])?;
+        state.switch("enabled", "yes", "no")
+    };
+    Ok(PowerManagement {
+        suspend_to_mem: state("suspend-to-mem")?,
+        suspend_to_disk: state("suspend-to-disk")?,
+    })
 }

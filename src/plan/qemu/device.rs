@@ -1,15 +1,12 @@
-//! Interfaces, consoles, random numbers, balloon and video.
+//! Interfaces, random numbers, balloon and video.
 
-use super::{Args, Guest, Object};
+use super::pci::{Fit, Plug};
+use super::{Args, Guest, Object, chardev};
 use crate::base::DomainUuid;
 use crate::conf::domain::{
-    Boot, BootDevice, CharDevice, CharTarget, DiskDevice, Domain, Interface, InterfaceBackend,
-    InterfaceModel, VideoModel,
+    Boot, BootDevice, DiskDevice, Domain, Interface, InterfaceBackend, InterfaceModel, Video, VideoModel,
 };
 use crate::plan::{PlanError, slots};
-
-/// An x86 board's serial ports.
-const SERIAL_MAX: usize = 4;
 
 /// Which device the firmware tries when; from each device's own `<boot order>`, else from `<boot dev>`.
 pub(super) struct BootOrder {
@@ -59,29 +56,24 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, boot: &BootOrder) -> Resul
     for (index, interface) in devices.interfaces.iter().enumerate() {
         net(args, guest.uuid, interface, index, boot.interface(index))?;
     }
-    consoles(args, guest.domain)?;
+    chardev::add(args, guest.domain)?;
     for (index, rng) in devices.rngs.iter().enumerate() {
         args.json("-object", Object::new("qom-type", "rng-builtin").with("id", format!("objrng{index}")));
-        args.json(
-            "-device",
-            Object::new("driver", "virtio-rng-pci")
-                .with("rng", format!("objrng{index}"))
-                .with("id", format!("rng{index}"))
-                .maybe("max-bytes", rng.rate.map(|(bytes, _)| bytes))
-                .maybe("period", rng.rate.map(|(_, period)| period)),
-        );
+        let object = Object::new("driver", "virtio-rng-pci")
+            .with("rng", format!("objrng{index}"))
+            .with("id", format!("rng{index}"))
+            .maybe("max-bytes", rng.rate.map(|(bytes, _)| bytes))
+            .maybe("period", rng.rate.map(|(_, period)| period));
+        args.pci(object, Plug::new(format!("rng{index}"), rng.address, Fit::Express, 0));
     }
     if let Some(balloon) = devices.memballoon {
-        args.json(
-            "-device",
-            Object::new("driver", "virtio-balloon-pci")
-                .with("id", "balloon0")
-                .maybe("deflate-on-oom", balloon.autodeflate)
-                .maybe("free-page-reporting", balloon.free_page_reporting),
-        );
+        let object = Object::new("driver", "virtio-balloon-pci")
+            .with("id", "balloon0")
+            .maybe("deflate-on-oom", balloon.autodeflate)
+            .maybe("free-page-reporting", balloon.free_page_reporting);
+        args.pci(object, Plug::new("balloon0", balloon.address, Fit::Express, 0));
     }
-    video(args, guest.domain);
-    Ok(())
+    video(args, guest.domain)
 }
 
 fn net(
@@ -114,7 +106,11 @@ fn net(
         .maybe("bootindex", boot);
     // Without network boot the option ROM is one file less to read.
     let object = if boot.is_none() { object.with("romfile", "") } else { object };
-    args.json("-device", object);
+    let fit = match interface.model {
+        InterfaceModel::E1000 | InterfaceModel::Rtl8139 => Fit::Fixed,
+        InterfaceModel::E1000e | InterfaceModel::Virtio => Fit::Express,
+    };
+    args.pci(object, Plug::new(format!("net{index}"), interface.address, fit, interface.line));
     Ok(())
 }
 
@@ -129,71 +125,38 @@ fn mac(uuid: DomainUuid, interface: &Interface, index: usize) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Every serial port and console with libvirt's alias, in the order of the definition.
-pub(in crate::plan) fn ports(domain: &Domain) -> impl Iterator<Item = (String, &CharDevice)> {
-    let named = |name: &'static str| move |(index, device)| (format!("{name}{index}"), device);
-    let serials = domain.devices.serials.iter().enumerate().map(named("serial"));
-    serials.chain(domain.devices.consoles.iter().enumerate().map(named("console")))
-}
-
-fn consoles(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
-    let mut serial = 0;
-    let mut controller = false;
-    for (alias, port) in ports(domain) {
-        let fd = args.fd(slots::console(&alias, "")?);
-        args.pair("-chardev", format!("socket,id=char{alias},fd={fd}"));
-        match port.target {
-            CharTarget::IsaSerial if serial == SERIAL_MAX => {
-                return Err(PlanError::definition(
-                    format!("{alias} (line {})", port.line),
-                    "a machine has at most four serial ports",
-                    "use a console of type virtio",
-                ));
-            }
-            CharTarget::IsaSerial => {
-                args.json(
-                    "-device",
-                    Object::new("driver", "isa-serial")
-                        .with("chardev", format!("char{alias}"))
-                        .with("id", alias)
-                        .with("index", serial),
-                );
-                serial += 1;
-            }
-            CharTarget::VirtioConsole => {
-                if !controller {
-                    args.json(
-                        "-device",
-                        Object::new("driver", "virtio-serial-pci").with("id", "virtio-serial0"),
-                    );
-                    controller = true;
-                }
-                args.json(
-                    "-device",
-                    Object::new("driver", "virtconsole")
-                        .with("bus", "virtio-serial0.0")
-                        .with("chardev", format!("char{alias}"))
-                        .with("id", alias),
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
 /// As libvirt: a graphical console without a `<video>` gets one.
-fn video(args: &mut Args, domain: &Domain) {
+fn video(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     let devices = &domain.devices;
-    let default = [VideoModel::Vga];
-    let videos =
-        if devices.videos.is_empty() && !devices.vncs.is_empty() { &default[..] } else { &devices.videos };
-    for (index, model) in videos.iter().filter(|model| **model != VideoModel::None).enumerate() {
-        let driver = match (model, index) {
+    let default = [Video::new(VideoModel::Vga)];
+    let none = devices.videos.is_empty() && !devices.vncs.is_empty();
+    let videos = if none { &default[..] } else { &devices.videos };
+    let shown = videos.iter().filter(|video| video.model != VideoModel::None);
+    for (index, video) in shown.enumerate() {
+        let id = format!("video{index}");
+        let driver = match (video.model, index) {
+            (VideoModel::Bochs, _) => "bochs-display",
+            (VideoModel::Cirrus, _) => "cirrus-vga",
+            (VideoModel::Qxl, 0) => "qxl-vga",
+            (VideoModel::Qxl, _) => "qxl",
             (VideoModel::Vga, 0) => "VGA",
             (VideoModel::Vga, _) => "secondary-vga",
             (_, 0) => "virtio-vga",
             _ => "virtio-gpu-pci",
         };
-        args.json("-device", Object::new("driver", driver).with("id", format!("video{index}")));
+        let heads = (video.heads > 1).then_some(video.heads);
+        let mebibytes = |kib: Option<u32>| kib.map(|kib| kib / 1024);
+        let bytes = |kib: Option<u32>| kib.map(|kib| u64::from(kib) * 1024);
+        let object = Object::new("driver", driver).with("id", id.clone()).maybe("max_outputs", heads);
+        let object = match video.model {
+            VideoModel::Bochs => object.maybe("vgamem", bytes(video.vram)),
+            VideoModel::Qxl => object
+                .maybe("ram_size", bytes(video.ram))
+                .maybe("vram_size", bytes(video.vram))
+                .maybe("vgamem_mb", mebibytes(video.vgamem)),
+            _ => object.maybe("vgamem_mb", mebibytes(video.vram)),
+        };
+        args.pci(object, Plug::new(id, video.address, Fit::Fixed, video.line));
     }
+    Ok(())
 }

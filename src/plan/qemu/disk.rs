@@ -2,6 +2,8 @@
 
 use super::device::BootOrder;
 use super::machine::{Board, board};
+use super::pci::{Fit, Plug};
+use super::usb::Ports;
 use super::{Args, Guest, Object};
 use crate::conf::domain::{CacheMode, Disk, DiskBus, DiskDevice, ImageFormat, IoMode};
 use crate::plan::chain::{Chain, Layer};
@@ -11,7 +13,12 @@ use crate::privsep::op::ImageKind;
 /// QEMU's names of nodes have at most 31 characters; with `-199-storage` this leaves 19.
 const TARGET_MAX: usize = 16;
 
-pub(super) fn add(args: &mut Args, guest: &Guest<'_>, boot: &BootOrder) -> Result<(), PlanError> {
+pub(super) fn add(
+    args: &mut Args,
+    guest: &Guest<'_>,
+    boot: &BootOrder,
+    ports: &mut Ports,
+) -> Result<(), PlanError> {
     let disks = &guest.domain.devices.disks;
     controllers(args, guest)?;
     for (index, disk) in disks.iter().enumerate() {
@@ -24,7 +31,12 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, boot: &BootOrder) -> Resul
         })?;
         check(disk)?;
         nodes(args, disk, chain)?;
-        device(args, guest, disk, index, !chain.layers.is_empty(), boot)?;
+        let top = (!chain.layers.is_empty()).then(|| node(&disk.target, 0, "format"));
+        let object = place(guest, disk, index, ports)?
+            .maybe("drive", top)
+            .maybe("bootindex", boot.disk(index))
+            .maybe("serial", serial(disk));
+        device(args, guest, disk, index, object);
     }
     Ok(())
 }
@@ -52,10 +64,11 @@ fn check(disk: &Disk) -> Result<(), PlanError> {
             "use the virtio or scsi bus, or device='cdrom'",
         ));
     }
-    if disk.device == DiskDevice::Cdrom && disk.bus == DiskBus::Virtio {
+    if disk.device == DiskDevice::Cdrom && matches!(disk.bus, DiskBus::Virtio | DiskBus::Nvme | DiskBus::Usb)
+    {
         return Err(PlanError::definition(
             object(),
-            "a cdrom cannot sit on the virtio bus",
+            "a cdrom sits on the sata, scsi or ide bus",
             "write bus='sata'",
         ));
     }
@@ -140,12 +153,10 @@ fn format_node(disk: &Disk, layer: &Layer, depth: usize, has_backing: bool) -> O
 }
 
 fn controllers(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
-    let has = |bus| guest.domain.devices.disks.iter().any(|disk| disk.bus == bus);
-    if has(DiskBus::Scsi) {
-        args.json("-device", Object::new("driver", "virtio-scsi-pci").with("id", "scsi0"));
-    }
-    if has(DiskBus::Sata) && board(&guest.domain.os.machine)? == Board::I440fx {
-        args.json("-device", Object::new("driver", "ahci").with("id", "sata0"));
+    let sata = guest.domain.devices.disks.iter().any(|disk| disk.bus == DiskBus::Sata);
+    if sata && board(&guest.domain.os.machine)? == Board::I440fx {
+        let object = Object::new("driver", "ahci").with("id", "sata0");
+        args.pci(object, Plug::new("sata0", None, Fit::Fixed, 0));
     }
     Ok(())
 }
@@ -163,22 +174,26 @@ fn unit(target: &str) -> Option<u32> {
 }
 
 /// The driver, the bus and the alias of a disk's device.
-fn place(guest: &Guest<'_>, disk: &Disk, index: usize) -> Result<Object, PlanError> {
+fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Result<Object, PlanError> {
     let cdrom = disk.device == DiskDevice::Cdrom;
     let refuse = |rule: &str, remedy: &str| {
         PlanError::definition(format!("disk {} (line {})", disk.target, disk.line), rule, remedy)
     };
     let unit = || {
-        unit(&disk.target).ok_or_else(|| {
+        disk.unit.or_else(|| unit(&disk.target)).ok_or_else(|| {
             refuse("its target does not tell a place on the bus", "write a target such as sda or vda")
         })
     };
     let board = board(&guest.domain.os.machine)?;
     Ok(match disk.bus {
         DiskBus::Virtio => {
-            let nth =
-                guest.domain.devices.disks.iter().take(index).filter(|d| d.bus == DiskBus::Virtio).count();
-            Object::new("driver", "virtio-blk-pci").with("id", format!("virtio-disk{nth}"))
+            Object::new("driver", "virtio-blk-pci").with("id", numbered(guest, disk.bus, index))
+        }
+        DiskBus::Nvme => Object::new("driver", "nvme").with("id", numbered(guest, disk.bus, index)),
+        DiskBus::Usb => {
+            let id = numbered(guest, disk.bus, index);
+            let port = ports.next(disk.port, &id, disk.line)?;
+            Object::new("driver", "usb-storage").with("id", id).with("bus", "usb.0").with("port", port)
         }
         DiskBus::Scsi => {
             let unit = unit()?;
@@ -221,18 +236,13 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize) -> Result<Object, PlanErr
     })
 }
 
-fn device(
-    args: &mut Args,
-    guest: &Guest<'_>,
-    disk: &Disk,
-    index: usize,
-    filled: bool,
-    boot: &BootOrder,
-) -> Result<(), PlanError> {
-    let object = place(guest, disk, index)?
-        .maybe("drive", filled.then(|| node(&disk.target, 0, "format")))
-        .maybe("bootindex", boot.disk(index))
-        .maybe("serial", disk.serial.clone());
+/// What the definition says, or for an NVMe controller, which must have one, the target's name.
+fn serial(disk: &Disk) -> Option<String> {
+    let named = || (disk.bus == DiskBus::Nvme).then(|| disk.target.clone());
+    disk.serial.clone().or_else(named)
+}
+
+fn device(args: &mut Args, guest: &Guest<'_>, disk: &Disk, index: usize, object: Object) {
     let object = if disk.device == DiskDevice::Disk {
         let through = matches!(disk.cache, CacheMode::Writethrough | CacheMode::Directsync);
         let object = object.with("write-cache", if through { "off" } else { "on" });
@@ -240,8 +250,23 @@ fn device(
     } else {
         object
     };
-    args.json("-device", object);
-    Ok(())
+    match disk.bus {
+        DiskBus::Virtio | DiskBus::Nvme => {
+            let id = numbered(guest, disk.bus, index);
+            args.pci(object, Plug::new(id, disk.address, Fit::Express, disk.line));
+        }
+        _ => args.json("-device", object),
+    }
+}
+
+/// libvirt's alias of a disk that is named by its number on the bus.
+fn numbered(guest: &Guest<'_>, bus: DiskBus, index: usize) -> String {
+    let nth = guest.domain.devices.disks.iter().take(index).filter(|disk| disk.bus == bus).count();
+    match bus {
+        DiskBus::Nvme => format!("nvme{nth}"),
+        DiskBus::Usb => format!("usb-disk{nth}"),
+        _ => format!("virtio-disk{nth}"),
+    }
 }
 
 #[cfg(test)]

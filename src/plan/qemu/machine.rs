@@ -63,6 +63,7 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     args.pair("-chardev", format!("socket,id=charmonitor,fd={monitor}"));
     args.pair("-mon", "chardev=charmonitor,id=monitor,mode=control");
     clock(args, domain)?;
+    sleep_states(args, domain)?;
     args.pair("-action", lifecycle(domain));
     args.pair("-boot", "menu=off,strict=on");
     if let Boot::Kernel { initrd, cmdline, dtb, .. } = &domain.os.boot {
@@ -82,6 +83,20 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
         args.pair("-vnc", "none");
     }
     args.pair("-msg", "timestamp=on");
+    Ok(())
+}
+
+/// `<pm>`: the firmware's tables name a sleep state unless they are told not to.
+fn sleep_states(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
+    let bridge = match board(&domain.os.machine)? {
+        Board::Q35 => "ICH9-LPC",
+        Board::I440fx => "PIIX4_PM",
+    };
+    for (state, enabled) in [("s3", domain.pm.suspend_to_mem), ("s4", domain.pm.suspend_to_disk)] {
+        if let Some(enabled) = enabled {
+            args.pair("-global", format!("{bridge}.disable_{state}={}", u8::from(!enabled)));
+        }
+    }
     Ok(())
 }
 

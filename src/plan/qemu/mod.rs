@@ -4,11 +4,15 @@
 //! doubled, CPU and machine names are held to letters and digits, and the kernel's command line is an argument
 //! of its own that QEMU does not parse.
 
+mod chardev;
 mod device;
 mod disk;
+mod hardware;
 mod machine;
+mod pci;
+mod usb;
 
-pub(super) use device::ports;
+pub(super) use chardev::ports;
 pub(super) use disk::{is_direct, is_writable};
 
 use serde_json::Value;
@@ -16,7 +20,7 @@ use serde_json::Value;
 use super::PlanError;
 use super::chain::Chain;
 use crate::base::{DomainUuid, Slot};
-use crate::conf::domain::Domain;
+use crate::conf::domain::{Controller, Domain};
 use crate::privsep::op::FdGrant;
 
 /// The first number that a descriptor gets in QEMU; lower ones stay free for the launcher's own.
@@ -46,11 +50,21 @@ pub struct Guest<'a> {
 
 /// Makes QEMU's command line.
 pub fn argv(guest: &Guest<'_>) -> Result<CommandLine, PlanError> {
-    let mut args = Args { argv: vec![guest.program.to_owned()], fds: Vec::new(), sets: 0 };
+    let mut args = Args {
+        argv: vec![guest.program.to_owned()],
+        fds: Vec::new(),
+        sets: 0,
+        pci: Vec::new(),
+        audio: String::new(),
+    };
     machine::add(&mut args, guest)?;
     let boot = device::BootOrder::of(guest.domain);
-    disk::add(&mut args, guest, &boot)?;
+    let mut ports = usb::Ports::of(guest.domain);
+    hardware::controllers(&mut args, guest.domain);
+    disk::add(&mut args, guest, &boot, &mut ports)?;
     device::add(&mut args, guest, &boot)?;
+    hardware::add(&mut args, guest, &mut ports)?;
+    args.place(machine::board(&guest.domain.os.machine)?, &guest.domain.devices.controllers)?;
     Ok(CommandLine { argv: args.argv, fds: args.fds })
 }
 
@@ -58,6 +72,10 @@ struct Args {
     argv: Vec<String>,
     fds: Vec<FdGrant>,
     sets: u32,
+    /// PCI devices whose arguments wait for their places: where they stand, and what they ask for.
+    pci: Vec<(usize, pci::Plug)>,
+    /// The first audio back-end.
+    audio: String,
 }
 
 impl Args {
@@ -72,6 +90,31 @@ impl Args {
 
     fn json(&mut self, name: &str, object: Object) {
         self.pair(name, object.0 + "}");
+    }
+
+    /// Adds a PCI device, whose place is found once all are known.
+    fn pci(&mut self, object: Object, plug: pci::Plug) {
+        self.pair("-device", object.0);
+        self.pci.push((self.argv.len() - 1, plug));
+    }
+
+    /// Gives every PCI device its place.
+    fn place(&mut self, board: machine::Board, controllers: &[Controller]) -> Result<(), PlanError> {
+        let plugs: Vec<pci::Plug> = self.pci.iter().map(|(_, plug)| plug.clone()).collect();
+        let places = pci::places(board, controllers, &plugs)?;
+        for ((at, _), place) in self.pci.iter().zip(places) {
+            let Some(argument) = self.argv.get_mut(*at) else { continue };
+            let object = Object(std::mem::take(argument));
+            let object = match place {
+                None => object,
+                Some(place) => {
+                    let object = object.with("bus", place.bus).with("addr", place.addr);
+                    if place.multifunction { object.with("multifunction", true) } else { object }
+                }
+            };
+            *argument = object.0 + "}";
+        }
+        Ok(())
     }
 
     /// Grants a descriptor and tells its number.

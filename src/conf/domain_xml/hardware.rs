@@ -1,0 +1,308 @@
+//! `<controller>`, `<input>`, `<sound>`, `<audio>` and `<watchdog>`.
+
+use super::address;
+use super::scalar::{alias, number_attribute};
+use super::view::{Read, View};
+use crate::conf::domain::{
+    Audio, AudioBackend, Controller, ControllerModel, Input, InputBus, InputKind, Sound, SoundCodec,
+    SoundModel, Watchdog, WatchdogAction, WatchdogModel,
+};
+
+/// The words of `<controller type>`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Comes with the disks or ports that need it.
+    Brought,
+    Pci,
+    Serial,
+    Scsi,
+    Usb,
+}
+
+/// All `<controller>`s that make devices of their own.
+pub(super) fn controllers(devices: View<'_>) -> Read<Vec<Controller>> {
+    let mut all: Vec<Controller> = Vec::new();
+    // Index 0 is the machine's own bus.
+    let mut next_pci: u8 = 1;
+    let mut usb: Option<u32> = None;
+    for view in devices.all("controller") {
+        let words = [
+            ("ide", Kind::Brought),
+            ("pci", Kind::Pci),
+            ("sata", Kind::Brought),
+            ("scsi", Kind::Scsi),
+            ("usb", Kind::Usb),
+            ("virtio-serial", Kind::Serial),
+        ];
+        view.required("type")?;
+        match view.word("type", &words)?.unwrap_or(Kind::Brought) {
+            Kind::Brought => brought(view)?,
+            Kind::Scsi => all.push(only(view, &all, ControllerModel::VirtioScsi, &["virtio-scsi"])?),
+            Kind::Serial => all.push(only(view, &all, ControllerModel::VirtioSerial, &[])?),
+            Kind::Usb => {
+                if let Some(first) = usb.replace(view.line()) {
+                    return Err(view.duplicate("<controller type='usb'>", first));
+                }
+                all.extend(usb_controller(view)?);
+            }
+            Kind::Pci => all.extend(pci(view, &mut next_pci)?),
+        }
+    }
+    unique(devices, &all)?;
+    Ok(all)
+}
+
+fn unique(devices: View<'_>, all: &[Controller]) -> Read<()> {
+    for (at, controller) in all.iter().enumerate().filter(|(_, controller)| controller.model.is_bus()) {
+        let mut buses = all.iter().take(at).filter(|other| other.model.is_bus());
+        if let Some(first) = buses.find(|other| other.index == controller.index) {
+            let what = format!("<controller type='pci' index='{}'>", controller.index);
+            let mut error = devices.duplicate(what, first.line);
+            error.line = controller.line;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// A controller of the chip set, which is where it is.
+fn brought(view: View<'_>) -> Read<()> {
+    view.only(&["index", "type"], &["address", "alias"])?;
+    alias(view)?;
+    view.fixed("index", &["0"])?;
+    // The SATA controller of a q35 and the IDE controller of an i440fx.
+    let fixed = [(0, 0x1f, 2), (0, 1, 1)];
+    match address::pci(view)? {
+        Some(address) if !fixed.contains(&(address.bus, address.slot, address.function)) => {
+            Err(view.unsupported("<address> of a controller of the chip set"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The one controller of its type.
+fn only(view: View<'_>, all: &[Controller], model: ControllerModel, models: &[&str]) -> Read<Controller> {
+    view.only(&["index", "model", "type"], &["address", "alias"])?;
+    alias(view)?;
+    view.fixed("index", &["0"])?;
+    if models.is_empty() && view.attribute("model").is_some() {
+        return Err(view.unsupported("attribute model of this <controller>"));
+    }
+    view.fixed("model", models)?;
+    if let Some(first) = all.iter().find(|other| other.model == model) {
+        return Err(view.duplicate("<controller> of this type", first.line));
+    }
+    Ok(Controller { model, index: 0, address: address::pci(view)?, line: view.line() })
+}
+
+fn usb_controller(view: View<'_>) -> Read<Option<Controller>> {
+    view.only(&["index", "model", "ports", "type"], &["address", "alias"])?;
+    alias(view)?;
+    view.fixed("index", &["0"])?;
+    let wanted = view.word("model", &[("none", false), ("qemu-xhci", true)])?;
+    let ports = number_attribute::<u8>(view, "ports", 1)?;
+    if wanted != Some(true) && ports.is_some() {
+        return Err(view.unsupported("attribute ports of this <controller>"));
+    }
+    if ports.is_some_and(|ports| ports > 15) {
+        let text = view.attribute("ports").unwrap_or_default();
+        return Err(view.value("attribute ports of <controller>", text, "a number from 1 to 15"));
+    }
+    let address = address::pci(view)?;
+    let controller =
+        Controller { model: ControllerModel::Xhci { ports }, index: 0, address, line: view.line() };
+    // One that names no model comes with the first device that needs it.
+    Ok((wanted == Some(true)).then_some(controller))
+}
+
+/// The words of `<controller type='pci' model>`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PciModel {
+    Bridge,
+    Root,
+    RootPort,
+}
+
+fn pci(view: View<'_>, next: &mut u8) -> Read<Option<Controller>> {
+    view.only(&["index", "model", "type"], &["address", "alias", "model", "target"])?;
+    alias(view)?;
+    view.required("model")?;
+    let words = [
+        ("pci-root", PciModel::Root),
+        ("pcie-root", PciModel::Root),
+        ("pcie-root-port", PciModel::RootPort),
+        ("pcie-to-pci-bridge", PciModel::Bridge),
+    ];
+    let model = view.word("model", &words)?.unwrap_or(PciModel::Root);
+    if model == PciModel::Root {
+        view.fixed("index", &["0"])?;
+        view.only(&["index", "model", "type"], &["alias"])?;
+        return Ok(None);
+    }
+    let index = number_attribute::<u8>(view, "index", 1)?.unwrap_or(*next);
+    *next = (*next).max(index).saturating_add(1);
+    if let Some(name) = view.one("model")? {
+        name.only(&["name"], &[])?;
+        name.fixed("name", &["pcie-root-port", "pcie-pci-bridge"])?;
+    }
+    let (mut chassis, mut port, mut hotplug) = (None, None, true);
+    if let Some(target) = view.one("target")? {
+        target.only(&["chassis", "hotplug", "port"], &[])?;
+        chassis = number_attribute(target, "chassis", 1)?;
+        port = address::byte(target, "port")?;
+        hotplug = target.switch("hotplug", "on", "off")?.unwrap_or(true);
+    }
+    let model = match model {
+        PciModel::RootPort => ControllerModel::PcieRootPort { chassis, port, hotplug },
+        _ => ControllerModel::PcieToPciBridge,
+    };
+    Ok(Some(Controller { model, index, address: address::pci(view)?, line: view.line() }))
+}
+
+/// All `<input>`s but those that every machine has.
+pub(super) fn inputs(devices: View<'_>) -> Read<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for view in devices.all("input") {
+        view.only(&["bus", "type"], &["address", "alias"])?;
+        alias(view)?;
+        view.required("type")?;
+        let kinds =
+            [("keyboard", InputKind::Keyboard), ("mouse", InputKind::Mouse), ("tablet", InputKind::Tablet)];
+        let kind = view.word("type", &kinds)?.unwrap_or(InputKind::Tablet);
+        let tablet = [("usb", Some(InputBus::Usb)), ("virtio", Some(InputBus::Virtio))];
+        let others = [("ps2", None), tablet[0], tablet[1]];
+        // libvirt's defaults: a tablet is on usb, the others are the machine's own.
+        let bus = match kind {
+            InputKind::Tablet => view.word("bus", &tablet)?.unwrap_or(Some(InputBus::Usb)),
+            InputKind::Keyboard | InputKind::Mouse => view.word("bus", &others)?.unwrap_or(None),
+        };
+        let Some(bus) = bus else {
+            view.only(&["bus", "type"], &["alias"])?;
+            continue;
+        };
+        let (address, port) = match bus {
+            InputBus::Usb => (None, address::usb(view)?),
+            InputBus::Virtio => (address::pci(view)?, None),
+        };
+        inputs.push(Input { kind, bus, address, port, line: view.line() });
+    }
+    Ok(inputs)
+}
+
+/// All `<sound>`s.
+pub(super) fn sounds(devices: View<'_>) -> Read<Vec<Sound>> {
+    devices.all("sound").map(sound).collect()
+}
+
+fn sound(view: View<'_>) -> Read<Sound> {
+    view.only(&["model"], &["address", "alias", "audio", "codec"])?;
+    alias(view)?;
+    view.required("model")?;
+    let models = [
+        ("ac97", SoundModel::Ac97),
+        ("es1370", SoundModel::Es1370),
+        ("ich6", SoundModel::Ich6),
+        ("ich9", SoundModel::Ich9),
+    ];
+    let model = view.word("model", &models)?.unwrap_or(SoundModel::Ich9);
+    let words =
+        [("duplex", SoundCodec::Duplex), ("micro", SoundCodec::Micro), ("output", SoundCodec::Output)];
+    let mut codecs = Vec::new();
+    for codec in view.all("codec") {
+        if !matches!(model, SoundModel::Ich6 | SoundModel::Ich9) {
+            return Err(codec.unsupported("<codec> of this <sound>"));
+        }
+        codec.only(&["type"], &[])?;
+        codec.required("type")?;
+        codecs.extend(codec.word("type", &words)?);
+        // The controller of QEMU has 15 addresses for codecs.
+        if codecs.len() > 15 {
+            return Err(codec.unsupported("more than 15 <codec>s of one <sound>"));
+        }
+    }
+    let audio = match view.one("audio")? {
+        None => None,
+        Some(audio) => {
+            audio.only(&["id"], &[])?;
+            audio.required("id")?;
+            number_attribute(audio, "id", 1)?
+        }
+    };
+    Ok(Sound { model, codecs, audio, address: address::pci(view)?, line: view.line() })
+}
+
+/// All `<audio>`s.
+pub(super) fn audios(devices: View<'_>) -> Read<Vec<Audio>> {
+    let mut audios: Vec<Audio> = Vec::new();
+    for view in devices.all("audio") {
+        view.only(&["id", "type"], &[])?;
+        view.required("type")?;
+        let backend = view.word("type", &[("none", AudioBackend::None)])?;
+        let next = audios.iter().map(|audio| audio.id).max().unwrap_or(0).saturating_add(1);
+        let id = number_attribute(view, "id", 1)?.unwrap_or(next);
+        if audios.iter().any(|audio| audio.id == id) {
+            return Err(view.contradiction(
+                format!("the id {id} of <audio> stands twice"),
+                "give each <audio> an id of its own",
+            ));
+        }
+        audios.push(Audio { id, backend: backend.unwrap_or(AudioBackend::None) });
+    }
+    Ok(audios)
+}
+
+/// A sound device plays to a back-end that is there.
+pub(super) fn check_audio(devices: View<'_>, sounds: &[Sound], audios: &[Audio]) -> Read<()> {
+    for sound in sounds {
+        if let Some(id) = sound.audio.filter(|id| !audios.iter().any(|audio| audio.id == *id)) {
+            let what =
+                format!("the <sound> of line {} plays to the <audio> {id}, which is not there", sound.line);
+            return Err(devices.contradiction(what, format!("add <audio id='{id}' type='none'/>")));
+        }
+    }
+    Ok(())
+}
+
+/// All `<watchdog>`s: one of each model.
+pub(super) fn watchdogs(devices: View<'_>) -> Read<Vec<Watchdog>> {
+    let mut watchdogs: Vec<Watchdog> = Vec::new();
+    for view in devices.all("watchdog") {
+        view.only(&["action", "model"], &["address", "alias"])?;
+        alias(view)?;
+        view.required("model")?;
+        let models = [
+            ("i6300esb", WatchdogModel::I6300esb),
+            ("ib700", WatchdogModel::Ib700),
+            ("itco", WatchdogModel::Itco),
+        ];
+        let actions = [
+            ("inject-nmi", WatchdogAction::InjectNmi),
+            ("none", WatchdogAction::None),
+            ("pause", WatchdogAction::Pause),
+            ("poweroff", WatchdogAction::Poweroff),
+            ("reset", WatchdogAction::Reset),
+            ("shutdown", WatchdogAction::Shutdown),
+        ];
+        let model = view.word("model", &models)?.unwrap_or(WatchdogModel::Itco);
+        let action = view.word("action", &actions)?.unwrap_or(WatchdogAction::Reset);
+        let address = if model == WatchdogModel::I6300esb {
+            address::pci(view)?
+        } else {
+            view.only(&["action", "model"], &["alias"])?;
+            None
+        };
+        if let Some(other) = watchdogs.first() {
+            if other.action != action {
+                return Err(view.contradiction(
+                    "QEMU has one action for all watchdogs, and these differ",
+                    "give every <watchdog> the same action",
+                ));
+            }
+            if let Some(first) = watchdogs.iter().find(|other| other.model == model) {
+                return Err(view.duplicate("<watchdog> of this model", first.line));
+            }
+        }
+        watchdogs.push(Watchdog { model, action, address, line: view.line() });
+    }
+    Ok(watchdogs)
+}
