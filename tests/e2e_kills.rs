@@ -54,9 +54,16 @@ fn a_guest_survives_what_watches_it() {
     answers(&rig, "lasts", 7);
     assert!(rig.control("lasts").status().unwrap().sealed);
 
-    send(rig.labeller_pid().unwrap(), Signal::SIGKILL);
-    eventually("the labeller is gone", || rig.labeller_pid().is_none());
-    // A start brings a labeller back, which finds the domain again.
+    let labeller = rig.labeller_pid().unwrap();
+    send(labeller, Signal::SIGKILL);
+    eventually("another labeller serves", || rig.labeller_pid().is_some_and(|pid| pid != labeller));
+    assert_eq!(rig.status("lasts").unwrap().qemu_pid, first.qemu_pid);
+
+    // Guard and labeller at once: a start brings both back, and the domain is found again.
+    for pid in rig.labeller_pids() {
+        send(pid, Signal::SIGKILL);
+    }
+    eventually("no labeller is left", || rig.labeller_pids().is_empty());
     let second = rig.bare("second", "");
     rig.start(&second);
     rig.end("second");
@@ -100,7 +107,7 @@ fn a_kill_at_any_moment_leaves_nothing() {
         let mut run = rig.background("run", &["run", "--detach", &definition]);
         std::thread::sleep(Duration::from_micros(seeded.below(250_000)));
         let mut victims = rig.processes();
-        victims.extend(rig.labeller_pid());
+        victims.extend(rig.labeller_pids());
         victims.push(i32::try_from(run.id()).unwrap());
         victims.sort_unstable();
         let victim = victims[usize::try_from(seeded.below(victims.len() as u64)).unwrap()];
@@ -117,6 +124,23 @@ fn a_kill_at_any_moment_leaves_nothing() {
         rig.same_as(&before);
         println!("round {round}: killed {} ({code:?}), ran {runs}", name.trim());
     }
+}
+
+#[test]
+fn a_guest_that_ends_while_the_labeller_is_dead_is_taken_back() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new();
+    let path = rig.raw("image", 1);
+    let definition = rig.bare("ends", &disk(&path));
+    let before = rig.snapshot();
+    rig.start(&definition);
+    let qemu = rig.status("ends").unwrap().qemu_pid;
+    send(rig.labeller_pid().unwrap(), Signal::SIGKILL);
+    send(qemu, Signal::SIGKILL);
+    // Nobody asks: the guard's next labeller finds the journal and undoes it.
+    rig.same_as(&before);
 }
 
 #[test]

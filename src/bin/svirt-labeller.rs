@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use svirt::labeller::{Options, run};
+use svirt::labeller::{Options, guarded, run};
 use svirt::sys::inherit;
 
 const USAGE: &str = "\
@@ -16,7 +16,8 @@ Applies start plans for svirt: the only part that runs as root. It listens on PA
 
   --config FILE   configuration (/etc/svirt/svirt.toml)
   --socket PATH   where to listen
-  --on-demand     leave some seconds after the last domain and client are gone
+  --on-demand     leave some seconds after the last domain and client are gone, and
+                  until then start another one whenever this one is killed
   --ready-fd N    write a newline to this descriptor once the socket listens
 
 SVIRT_LOG chooses what is logged, such as debug or svirt::labeller=trace.";
@@ -59,8 +60,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(options) {
-        Ok(()) => ExitCode::SUCCESS,
+    let served = if options.on_demand { guarded(options) } else { run(options).map(|()| 0) };
+    match served {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("svirt-labeller: {error}");
             ExitCode::FAILURE

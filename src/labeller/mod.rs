@@ -17,6 +17,7 @@ pub mod cgroup;
 mod connection;
 mod domain;
 mod fault;
+mod guard;
 mod journal;
 mod launcher;
 mod lease;
@@ -34,4 +35,5 @@ pub mod spawn;
 mod start;
 mod undo;
 
+pub use guard::guarded;
 pub use run::{LabellerError, Options, run};

@@ -41,10 +41,15 @@ pub(super) fn confine(io_uring: bool) -> io::Result<()> {
     rlimit::set(rlimit::Kind::Nofile, rlimit::hard(rlimit::Kind::Nofile))?;
     mount::enter_slave_namespace()?;
     process::become_subreaper()?;
-    let mask = KEPT.iter().fold(0, |mask, (capability, _)| mask | capability.bitmask());
-    enter::bounding(mask)?;
-    enter::permitted(mask)?;
+    keep_capabilities()?;
     // Without no_new_privs: a device model's SELinux context comes by a transition at exec, and CAP_SYS_ADMIN
     // allows the filter all the same.
     seccomp::load(&program)
+}
+
+/// Gives up every capability that no labeller needs.
+pub(super) fn keep_capabilities() -> io::Result<()> {
+    let mask = KEPT.iter().fold(0, |mask, (capability, _)| mask | capability.bitmask());
+    enter::bounding(mask)?;
+    enter::permitted(mask)
 }

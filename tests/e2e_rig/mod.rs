@@ -252,7 +252,7 @@ impl Rig {
     pub fn same_as(&self, before: &Snapshot) {
         let mut now = self.snapshot();
         // A process that has just been killed is seen for an instant more.
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(20);
         while now != *before && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
             now = self.snapshot();
@@ -351,14 +351,27 @@ impl Rig {
         Snapshot { files, mounts, cgroups, processes: self.processes() }
     }
 
-    /// The pid of the labeller that was started on demand.
+    /// Pid of the labeller that serves; its guard is another process.
     pub fn labeller_pid(&self) -> Option<i32> {
+        let stream = std::os::unix::net::UnixStream::connect(self.path("run/labeller.sock")).ok()?;
+        // Who called listen(), which is the labeller itself.
+        let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+        Labeller::from_stream(stream).survey().ok()?;
+        Some(peer.pid())
+    }
+
+    /// Pids of the guard and the labeller, in this order.
+    pub fn labeller_pids(&self) -> Vec<i32> {
         let config = self.text("svirt.toml");
-        std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let found = entries.filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let words = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
             (words.contains("svirt-labeller") && words.contains(&config)).then_some(pid)
-        })
+        });
+        let mut pids: Vec<i32> = found.collect();
+        pids.sort_unstable();
+        pids
     }
 }
 
@@ -378,8 +391,8 @@ impl Drop for Rig {
                 let _ = labeller.kill(status.domain.uuid);
             }
         }
-        let mut left = self.processes();
-        left.extend(self.labeller_pid());
+        // The guard before its labeller, which it would replace.
+        let left = [self.labeller_pids(), self.processes()].concat();
         for pid in left {
             if let Ok(process) = pidfd::open(pid) {
                 let _ = pidfd::kill(&process);
