@@ -33,6 +33,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "inspect",
         "probe",
         "label",
+        "capabilities",
+        "domcapabilities",
         "config",
         "completions",
         "man",

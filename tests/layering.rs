@@ -21,7 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("plan", &["base", "conf", "confine", "image", "privsep", "security", "settings"]),
     // The machine.
     ("sys", &["base"]),
-    ("host", &["base", "conf", "settings", "sys"]),
+    ("host", &["base", "conf", "filter", "profile", "settings", "sys"]),
     ("labeller", &["base", "filter", "privsep", "settings", "sys"]),
     ("supervisor", &["base", "privsep", "qmp", "sys"]),
     ("inspect", &["base", "filter", "privsep", "sys"]),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::host::View;
 use crate::settings::DEFAULT_PATH;
 
 const STYLES: Styles = Styles::styled()
@@ -71,6 +72,11 @@ pub enum Command {
     /// Show which label each security model gives to each thing that a domain uses
     #[command(subcommand)]
     Label(Label),
+    /// Print what this host can do: CPU, memory, security models, emulators
+    Capabilities(Capabilities),
+    /// Print what a domain may ask for on this host
+    #[command(name = "domcapabilities")]
+    DomCapabilities(DomCapabilities),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(Config),
@@ -183,6 +189,43 @@ pub struct Look {
     /// A process instead, such as a QEMU that another manager started
     #[arg(long, conflicts_with = "domain", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `svirt capabilities`
+#[derive(Debug, clap::Args)]
+pub struct Capabilities {
+    /// Which connection's view: qemu:///system, qemu:///session, test:///default or xen:///
+    #[arg(long, default_value = "qemu:///system", value_name = "URI")]
+    pub view: View,
+    /// Ask the emulators again, whatever was found out before
+    #[arg(long)]
+    pub refresh: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `svirt domcapabilities`
+#[derive(Debug, clap::Args)]
+pub struct DomCapabilities {
+    /// Which connection's view: qemu:///system or qemu:///session
+    #[arg(long, default_value = "qemu:///system", value_name = "URI")]
+    pub view: View,
+    /// The machine type, such as q35 or pc
+    #[arg(long, value_name = "MACHINE")]
+    pub machine: Option<String>,
+    /// The architecture
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// kvm or qemu; the better one that works if absent
+    #[arg(long, value_name = "TYPE")]
+    pub virttype: Option<String>,
+    /// The emulator's path; the first configured one if absent
+    #[arg(long, value_name = "PATH")]
+    pub emulator: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -6,6 +6,7 @@
 
 pub mod args;
 mod attach;
+mod capabilities;
 mod config;
 mod console;
 mod definition;
@@ -48,6 +49,10 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
+        Command::Capabilities(wanted) => capabilities::run(wanted, &config::load(&args.config)?, args.quiet),
+        Command::DomCapabilities(wanted) => {
+            capabilities::domain(wanted, &config::load(&args.config)?, args.quiet)
+        }
         Command::Completions(wanted) => pages::completions(wanted),
         Command::Config(command) => config::run(command, &args.config, args.quiet),
         Command::Inspect(wanted) => inspect::run(wanted, &config::load(&args.config)?),

@@ -11,6 +11,8 @@ pub struct HostFacts {
     pub landlock_abi: u32,
     /// SELinux, where the kernel runs it.
     pub selinux: Option<SelinuxFacts>,
+    /// AppArmor, where the kernel runs it.
+    pub apparmor: Option<AppArmorFacts>,
     /// Whether `/dev/kvm` opens and answers.
     pub kvm: bool,
     /// The group that may open `/dev/kvm`, where not everybody may.
@@ -27,6 +29,13 @@ pub struct HostFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SelinuxFacts {
     /// Whether it refuses.
+    pub enforcing: bool,
+}
+
+/// AppArmor as the kernel runs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AppArmorFacts {
+    /// Whether it refuses: no mode of the whole system turns every profile into a complaint.
     pub enforcing: bool,
 }
 

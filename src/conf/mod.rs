@@ -1,8 +1,11 @@
 //! What users write: domain XML in, a [`domain::Domain`] out, every refusal with its line. Pure.
 #![forbid(unsafe_code)]
 
+pub mod capabilities;
 pub mod domain;
+pub mod domain_capabilities;
 pub mod domain_xml;
+pub mod emulator;
 pub mod facts;
 pub mod xml;
 

@@ -27,6 +27,7 @@ pub(crate) fn host(selinux: bool) -> HostFacts {
         emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }],
         cpus: 2,
         memory: 8 << 30,
+        ..HostFacts::default()
     }
 }
 

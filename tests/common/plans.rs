@@ -68,6 +68,7 @@ pub fn host(name: &str) -> HostFacts {
         emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }],
         cpus: 2,
         memory: 8 << 30,
+        ..HostFacts::default()
     }
 }
 

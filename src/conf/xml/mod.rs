@@ -8,6 +8,7 @@
 
 mod build;
 mod token;
+pub mod walk;
 pub mod write;
 
 use std::borrow::Cow;
