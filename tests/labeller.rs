@@ -6,6 +6,8 @@ mod labeller_rig;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
+use svirt::sys::xattr::{self, Remembered};
+
 use labeller_rig::{QEMU, Rig, eventually, possible, rule, slot};
 use svirt::base::DomainUuid;
 use svirt::driver::DriverError;
@@ -211,6 +213,64 @@ fn a_shared_label_is_restored_by_the_last_domain() {
     rig.serve("");
     assert_eq!(rig.label(&image).as_deref(), Some(content));
     rig.client().kill(rig.plan(2, &image).domain.uuid).unwrap();
+    assert_eq!(before, rig.snapshot());
+    rig.assert_nothing_leased();
+}
+
+/// Writes what a libvirt of this boot would have written for `users` guests that use `image`.
+fn libvirt_uses(image: &std::path::Path, label: &str, users: &str) {
+    let file = std::fs::File::open(image).unwrap();
+    let boot = svirt::sys::boot::time().unwrap().to_string();
+    for (which, value) in
+        [(Remembered::Label, label), (Remembered::Count, users), (Remembered::Boot, boot.as_str())]
+    {
+        xattr::set_remembered(&file, which, Some(value)).unwrap();
+    }
+}
+
+fn remembered(image: &std::path::Path, which: Remembered) -> Option<String> {
+    xattr::remembered(std::fs::File::open(image).unwrap(), which).unwrap()
+}
+
+#[test]
+fn libvirt_and_svirt_count_each_other() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let image = rig.image("both.raw");
+    rig.set_label(&image, "system_u:object_r:was_t:s0");
+    rig.serve("");
+    let wanted = "system_u:object_r:svirt_guest_image_t:s0:c10,c21";
+    // svirt alone: what was there stands on the image, in libvirt's form.
+    let before = rig.snapshot();
+    rig.client().start(rig.plan(1, &image)).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    assert_eq!(remembered(&image, Remembered::Label).as_deref(), Some("system_u:object_r:was_t:s0"));
+    assert_eq!(remembered(&image, Remembered::Count).as_deref(), Some("1"));
+    assert_eq!(remembered(&image, Remembered::Mark).as_deref(), Some("1"));
+    // libvirt's guest comes under the same label and is there when svirt's goes, killed labeller and all.
+    libvirt_uses(&image, "system_u:object_r:was_t:s0", "2");
+    rig.end_labeller("-KILL");
+    rig.serve("");
+    rig.client().kill(rig.plan(1, &image).domain.uuid).unwrap();
+    assert_eq!(rig.label(&image).as_deref(), Some(wanted), "libvirt's guest needs it still");
+    assert_eq!(remembered(&image, Remembered::Count).as_deref(), Some("1"));
+    assert_eq!(remembered(&image, Remembered::Label).as_deref(), Some("system_u:object_r:was_t:s0"));
+    assert_eq!(remembered(&image, Remembered::Mark), None);
+    // svirt comes to it, and libvirt's guest goes first: svirt gives back what libvirt had found.
+    rig.client().start(rig.plan(1, &image)).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    assert_eq!(remembered(&image, Remembered::Count).as_deref(), Some("2"));
+    libvirt_uses(&image, "system_u:object_r:was_t:s0", "1");
+    rig.client().kill(rig.plan(1, &image).domain.uuid).unwrap();
+    let mut after = rig.snapshot();
+    assert!(after.without(&rig.path("log/1.log")), "the guest's log stays");
+    assert_eq!(before, after);
+    // Another label than svirt's: refused, and nothing changed.
+    rig.set_label(&image, "system_u:object_r:svirt_image_t:s0:c1,c2");
+    libvirt_uses(&image, "system_u:object_r:was_t:s0", "1");
+    let before = rig.snapshot();
+    let said = rule(&rig.client().start(rig.plan(1, &image)).unwrap_err());
+    assert!(said.contains("another manager uses it 1 times"), "{said}");
     assert_eq!(before, rig.snapshot());
     rig.assert_nothing_leased();
 }

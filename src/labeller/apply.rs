@@ -12,7 +12,9 @@ use super::fault;
 use super::journal::{Entry, Journal, ProcessRole, Undo};
 use super::launcher::{LaunchRequest, Launcher, Slots};
 use super::lease::{Hold, Leases, ObjectId};
+use super::memory;
 use super::places::{DirectoryUse, PlaceKind, Places};
+use super::remember::Memory;
 use super::spawn::Launching;
 use crate::base::{Layer, Refusal, Slot};
 use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing};
@@ -200,6 +202,7 @@ impl Apply<'_> {
             return Err(Refusal::new(Layer::Policy, "label", path, "is not open", ""));
         };
         let now = xattr::selinux_label(fd).map_err(|error| label_refusal(&path, &error))?;
+        memory::take(fd, now.as_deref()).map_err(|error| label_refusal(&path, &error))?;
         if now.as_deref() != Some(label) {
             xattr::set_selinux_label(fd, Some(label)).map_err(|error| label_refusal(&path, &error))?;
         }
@@ -219,9 +222,19 @@ impl Apply<'_> {
         for (slot, label) in wanted {
             let (path, id) = self.image_of(slot)?;
             let Some(fd) = self.out.slots.get(slot) else { continue };
-            let now = xattr::selinux_label(fd).map_err(|error| label_refusal(&path, &error))?;
-            let before = self.leases.label(self.plan.domain.uuid, id, now, label, &path)?;
-            self.intent(Undo::Label { path, id, before, after: label.clone() })?;
+            let error = |error| label_refusal(&path, &error);
+            let now = xattr::selinux_label(fd).map_err(error)?;
+            let memory = memory::look(fd).map_err(error)?;
+            let first = memory == Memory::Nothing;
+            let before = match memory {
+                Memory::Users { label: first, .. } if now.as_deref() == Some(label) => first,
+                Memory::Users { count, ours: false, .. } => {
+                    return Err(remembered_refusal(&path, now, count));
+                }
+                _ => now,
+            };
+            let before = self.leases.label(self.plan.domain.uuid, id, before, label, &path)?;
+            self.intent(Undo::Label { path, id, before, after: label.clone(), first })?;
         }
         self.sync()?;
         fault::step("journal on disk")
@@ -380,6 +393,20 @@ fn lock_refusal(path: &str, fd: &OwnedFd, error: &std::io::Error) -> Refusal {
         format!("another program uses it (pid {})", pids.join(", "))
     };
     Refusal::new(Layer::Lock, "lock the image", path, who, "end that program; `lsof` names it")
+}
+
+/// Another manager's domains use an object under a label that svirt's could not use it under.
+fn remembered_refusal(path: &str, now: Option<String>, count: u32) -> Refusal {
+    let label = now.unwrap_or_else(|| "none".into());
+    Refusal::new(
+        Layer::Selinux,
+        "label",
+        path,
+        format!("another manager uses it {count} times with the label {label}"),
+        format!(
+            "stop the guests that use it; if there are none: setfattr -x trusted.libvirt.security.ref_selinux {path}"
+        ),
+    )
 }
 
 fn label_refusal(path: &str, error: &std::io::Error) -> Refusal {

@@ -101,6 +101,9 @@ pub(super) enum Undo {
         before: Option<String>,
         /// What was set.
         after: String,
+        /// Whether nobody else had set one: what then stands on the object in libvirt's form is svirt's.
+        #[serde(default)]
+        first: bool,
     },
     /// Remove a new file's name, if it still holds that file.
     Name {
@@ -272,7 +275,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
         assert!(Journal::begin(dir.path(), &plan(), "boot").is_err(), "one journal a domain");
-        let label = Undo::Label { path: "/i".into(), id: (1, 2), before: None, after: "x".into() };
+        let label =
+            Undo::Label { path: "/i".into(), id: (1, 2), before: None, after: "x".into(), first: true };
         journal.write(&Entry::Intent(label.clone())).unwrap();
         journal.write(&Entry::Intent(Undo::Cgroup)).unwrap();
         journal.sync().unwrap();

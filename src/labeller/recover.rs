@@ -169,7 +169,7 @@ impl Server {
             self.leases.object(uuid, *id, *hold, path)?;
         }
         for undo in &story.undos {
-            if let Undo::Label { path, id, before, after } = undo {
+            if let Undo::Label { path, id, before, after, .. } = undo {
                 self.leases.label(uuid, *id, before.clone(), after, path)?;
             }
         }

@@ -11,6 +11,7 @@ use super::fault;
 use super::journal::Undo;
 use super::launcher::Launcher;
 use super::lease::{Leases, ObjectId};
+use super::memory;
 use crate::base::DomainUuid;
 use crate::sys::path::{self, Found, WalkError};
 use crate::sys::xattr;
@@ -28,9 +29,9 @@ pub(super) fn all(
         fault::undo_step("undo");
         let done = match undo {
             Undo::Cgroup => launcher.remove_cgroup(uuid).map_err(|error| error.to_string()),
-            Undo::Label { path, id, before, after } => {
+            Undo::Label { path, id, before, after, first } => {
                 if leases.release_label(uuid, *id) {
-                    restore_label(path, *id, before.as_deref(), after)
+                    restore_label(path, *id, before.as_deref(), after, *first)
                 } else {
                     Ok(())
                 }
@@ -62,7 +63,13 @@ pub(super) fn drop_replaced(undos: &[Undo]) {
 }
 
 /// Puts a label back on the very object that was labelled, if it still has the label that was set.
-fn restore_label(path: &str, id: ObjectId, before: Option<&str>, after: &str) -> Result<(), String> {
+fn restore_label(
+    path: &str,
+    id: ObjectId,
+    before: Option<&str>,
+    after: &str,
+    first: bool,
+) -> Result<(), String> {
     let identity = |found: &Found| if found.is(libc::S_IFBLK) { (found.rdev, 0) } else { found.id() };
     // It is the identity that makes it the right one; the walk is for links, and to say what is wrong.
     let object = match path::find_known(path) {
@@ -84,14 +91,18 @@ fn restore_label(path: &str, id: ObjectId, before: Option<&str>, after: &str) ->
         }
     };
     let fd = path::reopen(&object, OFlags::RDONLY).map_err(|error| format!("{path}: {error}"))?;
-    let current = xattr::selinux_label(&fd).map_err(|error| format!("{path}: {error}"))?;
-    if current.as_deref() != Some(after) {
-        if current.as_deref() != before {
+    let restore = |remembered: Option<Option<String>>| {
+        let current = xattr::selinux_label(&fd)?;
+        let before = remembered.unwrap_or_else(|| before.map(str::to_owned));
+        if current.as_deref() == Some(after) {
+            return xattr::set_selinux_label(&fd, before.as_deref());
+        }
+        if current != before {
             tracing::warn!(path, ?current, "somebody changed this label meanwhile; it stays");
         }
-        return Ok(());
-    }
-    xattr::set_selinux_label(&fd, before).map_err(|error| format!("{path}: {error}"))
+        Ok(())
+    };
+    memory::give_back(&fd, first, restore).map_err(|error| format!("{path}: {error}"))
 }
 
 /// Gives a file its name back, or drops it if the guest ran and the new one stays.

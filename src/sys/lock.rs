@@ -6,7 +6,7 @@
 //! The lock belongs to the description: it lives as long as any copy of the descriptor does.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -77,6 +77,20 @@ pub fn take(fd: impl AsFd, lock: ImageLock) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// libvirt's own lock of whoever changes labels: one byte that neither QEMU nor an image's data has to do with.
+const METADATA_BYTE: i64 = 1;
+
+/// Takes libvirt's lock on an object's labels, held as long as the descriptor; `None` where the object cannot be
+/// opened for writing, which the lock needs. `WouldBlock` means that somebody changes them now.
+pub fn metadata(fd: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    let Ok(own) = super::path::reopen(fd, rustix::fs::OFlags::RDWR) else { return Ok(None) };
+    match fcntl(own.as_fd(), FcntlArg::F_OFD_SETLK(&one_byte(libc::F_WRLCK, METADATA_BYTE))) {
+        Ok(_) => Ok(Some(own)),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Takes a whole-file lock that ends with the process and its children's copies; `WouldBlock` if another holds it.

@@ -2,6 +2,7 @@
 
 pub mod asked;
 pub mod attack;
+pub mod boot;
 pub mod bpf;
 pub mod cred;
 pub mod enter;

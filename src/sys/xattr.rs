@@ -1,4 +1,5 @@
-//! The SELinux label of an open object, as its extended attribute.
+//! The SELinux label of an open object, and what it was before, as its extended attributes. The names are all
+//! that svirt ever reads or writes.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,6 +10,55 @@ use rustix::io::Errno;
 const NAME: &str = "security.selinux";
 /// The kernel's own limit on a context is a page.
 const LABEL_MAX: usize = 4096;
+
+/// What libvirt and svirt write on an object whose label they change; see `labeller::remember`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remembered {
+    /// When the host booted.
+    Boot,
+    /// How many users there are.
+    Count,
+    /// The label before the first user.
+    Label,
+    /// Whether svirt is one of the users.
+    Mark,
+}
+
+impl Remembered {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "trusted.libvirt.security.timestamp_selinux",
+            Self::Count => "trusted.libvirt.security.ref_selinux",
+            Self::Label => "trusted.libvirt.security.selinux",
+            Self::Mark => "trusted.svirt.security.selinux",
+        }
+    }
+}
+
+/// One attribute; `None` where it is not there, or the file system has none.
+pub fn remembered(fd: impl AsFd, which: Remembered) -> io::Result<Option<String>> {
+    let mut buffer = [0_u8; LABEL_MAX];
+    match fgetxattr(fd, which.name(), &mut buffer[..]) {
+        // What is no text was written by nobody who takes part.
+        Ok(length) => {
+            Ok(buffer.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok()).map(str::to_owned))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sets one attribute, or removes it.
+pub fn set_remembered(fd: impl AsFd, which: Remembered, value: Option<&str>) -> io::Result<()> {
+    let done = match value {
+        Some(value) => fsetxattr(fd, which.name(), value.as_bytes(), XattrFlags::empty()),
+        None => fremovexattr(fd, which.name()),
+    };
+    match done {
+        Err(Errno::NODATA) if value.is_none() => Ok(()),
+        other => Ok(other?),
+    }
+}
 
 /// The label that an object has now; `None` where it has none.
 pub fn selinux_label(fd: impl AsFd) -> io::Result<Option<String>> {

@@ -25,6 +25,7 @@ use svirt::privsep::confinement::{
 use svirt::privsep::op::*;
 use svirt::privsep::supervisor::{ConsoleSpec, Lifecycle, LifecycleAction, SupervisorSpec};
 use svirt::settings::Settings;
+use svirt::sys::xattr::Remembered;
 use svirt::sys::{cred, landlock, pidfd, xattr};
 
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -50,8 +51,8 @@ pub struct Rig {
     first_uid: u32,
 }
 
-/// Owner, group, mode, size, label and inode of one file.
-type FileState = (u32, u32, u32, u64, Option<String>, u64);
+/// Owner, group, mode, inode, labels and size of one file.
+type FileState = (u32, u32, u32, u64, Option<Vec<Option<String>>>, u64);
 
 /// What a start must leave as it was.
 #[derive(Debug, PartialEq, Eq)]
@@ -320,7 +321,7 @@ impl Rig {
                 let path = entry.unwrap().path();
                 let found = std::fs::symlink_metadata(&path).unwrap();
                 let regular = found.is_file().then(|| std::fs::File::open(&path).ok()).flatten();
-                let label = regular.and_then(|f| xattr::selinux_label(f).unwrap());
+                let label = regular.map(|f| attributes(&f));
                 files
                     .insert(path, (found.uid(), found.gid(), found.mode(), found.ino(), label, found.size()));
             }
@@ -374,6 +375,15 @@ fn find_cgroups(path: &Path, depth: u32, id: &str, found: &mut Vec<String>) {
             }
         }
     }
+}
+
+/// The label of an object, and what libvirt and svirt remember of it.
+pub fn attributes(file: &std::fs::File) -> Vec<Option<String>> {
+    let mut all = vec![xattr::selinux_label(file).unwrap()];
+    for which in [Remembered::Label, Remembered::Count, Remembered::Boot, Remembered::Mark] {
+        all.push(xattr::remembered(file, which).unwrap());
+    }
+    all
 }
 
 fn shared_cache() -> String {
