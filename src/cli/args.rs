@@ -59,6 +59,10 @@ pub enum Command {
     Run(Run),
     /// Print everything that a start would do, in order, and do nothing
     Plan(Plan),
+    /// Tell whether a domain definition is libvirt's domain XML, and what of it would not be kept or not run
+    Validate(Validate),
+    /// Print a domain definition as svirt keeps it: libvirt's order, style and defaults
+    Format(Format),
     /// List the running domains
     List(List),
     /// Ask a guest to power off, or end it
@@ -141,6 +145,42 @@ pub enum LabelModel {
     Dac,
     /// Contexts of processes and files
     Selinux,
+}
+
+/// `svirt validate`
+#[derive(Debug, clap::Args)]
+pub struct Validate {
+    /// The domain's definition: libvirt's domain XML; `-` reads standard input
+    #[arg(value_name = "DOMAIN.XML")]
+    pub definition: PathBuf,
+    /// Refuse every name that libvirt's grammar does not have, as libvirt does under validation
+    #[arg(long)]
+    pub strict: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `svirt format`
+#[derive(Debug, clap::Args)]
+pub struct Format {
+    /// The domain's definition: libvirt's domain XML; `-` reads standard input
+    #[arg(value_name = "DOMAIN.XML")]
+    pub definition: PathBuf,
+    /// What is shown
+    #[arg(long, value_enum, default_value_t = Shown::Inactive, value_name = "VIEW")]
+    pub view: Shown,
+}
+
+/// Who a definition is printed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shown {
+    /// Anybody: passwords are left out
+    Inactive,
+    /// Whoever may see passwords
+    Secure,
+    /// The receiver of a migration
+    Migratable,
 }
 
 /// `svirt list`

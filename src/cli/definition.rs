@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::exit::Failure;
 use crate::base::Refusal;
+use crate::conf::definition::{Definition as Kept, Strictness, Warning};
 use crate::conf::domain::Domain;
-use crate::conf::domain_xml;
+use crate::conf::{DefinitionError, domain_xml};
 
 /// The longest definition that is read, in bytes; libvirt's own limit is the same.
 const DEFINITION_MAX: u64 = 64 << 20;
@@ -35,6 +36,18 @@ impl Definition {
 
     /// Reads and parses it. To be called after privilege is gone.
     pub(super) fn parse(self) -> Result<Domain, Failure> {
+        let (text, name) = self.read()?;
+        domain_xml::parse(&text).map_err(|error| refused(error, &name))
+    }
+
+    /// Reads it and brings it into the kept form. To be called after privilege is gone.
+    pub(super) fn keep(self, strictness: Strictness) -> Result<(Kept, Vec<Warning>, String), Failure> {
+        let (text, name) = self.read()?;
+        let (kept, warnings) = Kept::parse(&text, strictness).map_err(|error| refused(error, &name))?;
+        Ok((kept, warnings, name))
+    }
+
+    fn read(self) -> Result<(Vec<u8>, String), Failure> {
         let mut text = Vec::new();
         // One byte more than is allowed, to tell whether there is more.
         self.source.take(DEFINITION_MAX + 1).read_to_end(&mut text).map_err(|error| {
@@ -46,9 +59,12 @@ impl Definition {
                 "name a file with libvirt's domain XML",
             ));
         }
-        domain_xml::parse(&text).map_err(|error| {
-            let refusal = Refusal::from(error);
-            Refusal { object: format!("the domain definition {}", self.name), ..refusal }.into()
-        })
+        Ok((text, self.name))
     }
+}
+
+/// The refusal, with the file's name.
+pub(super) fn refused(error: DefinitionError, name: &str) -> Failure {
+    let refusal = Refusal::from(error);
+    Refusal { object: format!("the domain definition {name}"), ..refusal }.into()
 }

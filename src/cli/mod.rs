@@ -24,6 +24,7 @@ mod probe;
 mod run;
 mod stop;
 mod terminal;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
         Command::Completions(wanted) => pages::completions(wanted),
         Command::Config(command) => config::run(command, &args.config, args.quiet),
+        Command::Format(wanted) => validate::format(wanted, &args.config, args.quiet),
         Command::Inspect(wanted) => inspect::run(wanted, &config::load(&args.config)?),
         Command::Console(wanted) => console::run(wanted, &args.config, args.quiet),
         Command::Label(args::Label::Plan(wanted)) => label::plan(wanted, &args.config),
@@ -63,6 +65,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Plan(wanted) => plan::run(wanted, &args.config),
         Command::Run(wanted) => run::run(wanted, &args.config, args.quiet),
         Command::Stop(stop) => stop::run(stop, &args.config, args.quiet),
+        Command::Validate(wanted) => validate::run(wanted, &args.config, args.quiet),
         Command::Probe(wanted) => probe::run(wanted, &config::load(&args.config)?),
     }
 }

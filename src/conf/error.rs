@@ -41,6 +41,22 @@ pub enum DefinitionErrorKind {
     /// Something required is not there.
     #[error("{0} is missing")]
     Missing(String),
+    /// A name that libvirt's grammar does not have in this place.
+    #[error("{what} is unknown here{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean {n}?")))]
+    Unknown {
+        /// Which element or attribute.
+        what: String,
+        /// The known name that looks most like it.
+        nearest: Option<&'static str>,
+    },
+    /// Something that would be ignored, and without which the domain were isolated less than it asks.
+    #[error("{what} is unknown here, and without it {loss}")]
+    Weakening {
+        /// Which element or attribute.
+        what: String,
+        /// What would be lost.
+        loss: &'static str,
+    },
     /// Valid libvirt perhaps, but not run by this version.
     #[error("unsupported: {0}")]
     Unsupported(String),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod capabilities;
+pub mod definition;
 pub mod domain;
 pub mod domain_capabilities;
 pub mod domain_xml;

@@ -166,23 +166,7 @@ impl<'d> View<'d> {
 
     /// Where the element stands; same-named siblings are numbered from 1 as in XPath.
     fn path(self) -> String {
-        let mut steps = Vec::new();
-        let mut at = Some(self.id);
-        while let Some(element) = at.and_then(|id| self.document.element(id)) {
-            let parent = element.parent.map(|id| View { document: self.document, id });
-            let position = parent.map_or(0, |parent| parent.position(at, element.name.local));
-            let local = clip(element.name.local);
-            steps.push(if position == 0 { local } else { format!("{local}[{position}]") });
-            at = element.parent;
-        }
-        steps.iter().rev().fold(String::new(), |path, step| path + "/" + step)
-    }
-
-    /// The place of a child among those of its name, or 0 where it is the only one.
-    fn position(self, child: Option<ElementId>, name: &str) -> usize {
-        let mut siblings = self.children().filter(|sibling| sibling.name() == name);
-        let position = siblings.by_ref().position(|sibling| Some(sibling.id) == child).unwrap_or(0);
-        if position == 0 && siblings.next().is_none() { 0 } else { position.saturating_add(1) }
+        self.document.path(self.id)
     }
 
     pub(super) fn error(self, kind: DefinitionErrorKind, remedy: impl Into<Box<str>>) -> DefinitionError {

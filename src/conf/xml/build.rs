@@ -136,6 +136,7 @@ impl<'a> Builder<'a> {
             line: self.line,
             parent,
             attributes,
+            declarations: self.bindings.get(bindings..).unwrap_or_default().to_vec(),
             children: Vec::new(),
         });
         self.append(Node::Element(id));

@@ -1,4 +1,4 @@
-//! A strict, bounded XML reader: bytes in, a [`Document`] out, borrowed from the input. [`write`] is the way back.
+//! A strict, bounded XML reader: bytes in, a [`Document`] out, borrowed from the input. [`mod@write`] is the way back.
 //!
 //! Owns the tree and its limits. It keeps elements, attributes in order, text, comments and processing
 //! instructions, and knows the line of every element. It never expands anything but the five predefined
@@ -46,6 +46,8 @@ pub struct Element<'a> {
     pub parent: Option<ElementId>,
     /// Attributes in order, without namespace declarations.
     pub attributes: Vec<Attribute<'a>>,
+    /// The prefixes that it declares, empty for the default namespace, and what they stand for.
+    pub declarations: Vec<(&'a str, Option<NamespaceId>)>,
     /// What stands inside, in order.
     pub children: Vec<Node<'a>>,
 }
@@ -186,6 +188,39 @@ impl<'a> Document<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.elements.is_empty()
+    }
+
+    /// Where an element stands, as `/domain/devices/disk[2]`; siblings of one name are numbered from 1.
+    #[must_use]
+    pub fn path(&self, id: ElementId) -> String {
+        let mut steps = Vec::new();
+        let mut at = Some(id);
+        while let Some(current) = at {
+            let Some(element) = self.element(current) else { break };
+            let local = crate::conf::error::clip(element.name.local);
+            let position =
+                element.parent.map_or(0, |parent| self.position(parent, current, element.name.local));
+            steps.push(if position == 0 { local } else { format!("{local}[{position}]") });
+            at = element.parent;
+        }
+        steps.iter().rev().fold(String::new(), |path, step| path + "/" + step)
+    }
+
+    /// The place of a child among those of its name, or 0 where it is the only one.
+    fn position(&self, parent: ElementId, child: ElementId, name: &str) -> usize {
+        let children = self.element(parent).map(|element| element.children.as_slice()).unwrap_or_default();
+        let mut siblings = children.iter().filter_map(|node| match node {
+            Node::Element(id) => self.element(*id).is_some_and(|e| e.name.local == name).then_some(*id),
+            _ => None,
+        });
+        let position = siblings.by_ref().position(|id| id == child).unwrap_or(0);
+        if position == 0 && siblings.next().is_none() { 0 } else { position.saturating_add(1) }
+    }
+
+    /// A namespace by its place.
+    #[must_use]
+    pub fn namespace_by_id(&self, id: NamespaceId) -> Option<&str> {
+        self.namespaces.get(usize::try_from(id.0).ok()?).map(AsRef::as_ref)
     }
 
     /// The namespace of a name of this document.

@@ -64,6 +64,16 @@ impl Writer {
         self.tag_end(name);
     }
 
+    /// Writes an element that is well-formed XML already, as it is.
+    pub fn verbatim(&mut self, xml: &str) {
+        if std::mem::take(&mut self.pending) {
+            self.out.push_str(">\n");
+        }
+        self.indent();
+        self.out.push_str(xml);
+        self.out.push('\n');
+    }
+
     /// The document; elements that are still open are closed.
     #[must_use]
     pub fn finish(mut self) -> String {

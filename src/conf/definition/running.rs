@@ -1,0 +1,137 @@
+//! What a running domain has beside its definition: its number, aliases, labels, terminals.
+
+use super::View;
+use super::node::Node;
+
+/// What was made for a running domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// The number that clients know it by, from 1.
+    pub id: u32,
+    /// Its labels, in the order of the host's models.
+    pub labels: Vec<RunningLabel>,
+    /// The terminal of each console, by alias, such as `serial0`.
+    pub terminals: Vec<(String, String)>,
+    /// The port of each display, in order; none where there is no port.
+    pub ports: Vec<Option<u16>>,
+}
+
+/// A label that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningLabel {
+    /// `selinux`, `apparmor`, `dac`.
+    pub model: String,
+    /// The label of the processes.
+    pub label: String,
+    /// The label of the images; none where nothing is relabelled.
+    pub imagelabel: Option<String>,
+}
+
+/// Adds it to a copy of the definition.
+pub(super) fn fill(root: &mut Node, running: &Running, view: View) {
+    root.set("id", running.id.to_string());
+    for label in &running.labels {
+        self::label(root, label, view);
+    }
+    if let Some(devices) = root.child_mut("devices") {
+        aliases(devices, running);
+        let displays = devices.children_mut().filter(|child| child.name() == "graphics");
+        for (display, port) in displays.zip(&running.ports) {
+            if let Some(port) = port {
+                display.set("port", port.to_string());
+            }
+        }
+    }
+}
+
+/// Into the definition's own `<seclabel>` of that model, or into a new one.
+fn label(root: &mut Node, running: &RunningLabel, view: View) {
+    let model = running.model.as_str();
+    let position = root.all("seclabel").position(|label| label.attribute("model").is_none_or(|m| m == model));
+    if position.is_none()
+        && !(view.migratable && matches!(model, "dac" | "none"))
+        && let Some(new) = root.add("seclabel")
+    {
+        new.set("type", "dynamic");
+        new.set("model", model);
+        new.set("relabel", "yes");
+    }
+    let found = root.children_mut().filter(|child| child.name() == "seclabel");
+    let found = found.filter(|label| label.attribute("model").is_none_or(|m| m == model)).last();
+    let Some(node) = found else { return };
+    if node.attribute("type") == Some("none") {
+        return;
+    }
+    node.set("model", model);
+    if let Some(text) = node.ensure("label") {
+        text.text.clone_from(&running.label);
+    }
+    if let Some(image) = &running.imagelabel
+        && let Some(text) = node.ensure("imagelabel")
+    {
+        text.text.clone_from(image);
+    }
+}
+
+/// The word that libvirt's alias of such a device begins with.
+fn stem(device: &Node) -> Option<String> {
+    let own = |name: &str| device.attribute(name).unwrap_or_default().to_owned();
+    Some(match device.name() {
+        "channel" => "channel".into(),
+        "console" => "console".into(),
+        "controller" => own("type"),
+        "disk" => {
+            let bus = device.child("target").and_then(|target| target.attribute("bus")).unwrap_or("virtio");
+            format!("{bus}-disk")
+        }
+        "filesystem" => "fs".into(),
+        "hostdev" => "hostdev".into(),
+        "hub" => "hub".into(),
+        "input" => "input".into(),
+        "interface" => "net".into(),
+        "iommu" => "iommu".into(),
+        "memballoon" => "balloon".into(),
+        "memory" => own("model").replace('-', ""),
+        "panic" => "panic".into(),
+        "parallel" => "parallel".into(),
+        "redirdev" => "redir".into(),
+        "rng" => "rng".into(),
+        "serial" => "serial".into(),
+        "shmem" => "shmem".into(),
+        "smartcard" => "smartcard".into(),
+        "sound" => "sound".into(),
+        "tpm" => "tpm".into(),
+        "video" => "video".into(),
+        "vsock" => "vsock".into(),
+        "watchdog" => "watchdog".into(),
+        "crypto" => "crypto".into(),
+        _ => return None,
+    })
+}
+
+fn aliases(devices: &mut Node, running: &Running) {
+    let mut counts: std::collections::BTreeMap<String, u32> = std::collections::BTreeMap::new();
+    for device in devices.children_mut() {
+        let Some(stem) = stem(device) else { continue };
+        let count = counts.entry(stem.clone()).or_default();
+        let alias = format!("{stem}{count}");
+        *count = count.saturating_add(1);
+        // The first console is the first serial port.
+        let serial = device.name() == "console"
+            && device.child("target").is_some_and(|target| target.attribute("type") == Some("serial"));
+        let alias = if serial { alias.replace("console", "serial") } else { alias };
+        if device.child("alias").is_none()
+            && let Some(node) = device.add("alias")
+        {
+            node.set("name", alias.clone());
+        }
+        if let Some((_, path)) = running.terminals.iter().find(|(name, _)| *name == alias) {
+            if device.name() == "console" {
+                device.set("tty", path.clone());
+            }
+            if let Some(source) = device.ensure("source") {
+                source.set("path", path.clone());
+            }
+        }
+    }
+}
