@@ -138,11 +138,7 @@ fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, note
     if let Some(label) = &planned.selinux_exec {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
     }
-    if let Some(cgroup) = &described.cgroup
-        && !facts.cgroups.iter().any(|line| line.ends_with(cgroup.trim_start_matches('/')))
-    {
-        notes.note("cgroup", cgroup.clone(), facts.cgroups.join(" "));
-    }
+    in_cgroup(described, facts, notes);
 }
 
 fn supervisor(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
@@ -171,6 +167,15 @@ fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     notes.expect("seccomp mode", 2, facts.status.seccomp_mode);
     if let Some(label) = label {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
+    }
+    in_cgroup(described, facts, notes);
+}
+
+fn in_cgroup(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    if let Some(cgroup) = &described.cgroup
+        && !facts.cgroups.iter().any(|line| line.ends_with(cgroup.trim_start_matches('/')))
+    {
+        notes.note("cgroup", cgroup.clone(), facts.cgroups.join(" "));
     }
 }
 

@@ -68,6 +68,7 @@ impl Spare {
             uid,
             fds: &[(input.as_fd(), 0), (output.as_fd(), 1)],
             reach: Some(&[]),
+            cgroup: None,
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Fsize, 0)],
             namespaces: Namespaces { ipc: true, mount: true, net: true, uts: true, ..Namespaces::default() },
             selinux_exec: None,

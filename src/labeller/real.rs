@@ -70,7 +70,7 @@ impl Launcher for Real {
 
     fn passt(
         &mut self,
-        _domain: &DomainRef,
+        domain: &DomainRef,
         channel: &OwnedFd,
         uid: u32,
         selinux_label: Option<&str>,
@@ -85,6 +85,7 @@ impl Launcher for Real {
             fds: &[(channel.as_fd(), passt::CHANNEL)],
             // passt moves itself into its own namespaces and an empty root, and loads its own filter.
             reach: None,
+            cgroup: self.cgroups.get(&domain.uuid),
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)],
             namespaces: Namespaces::default(),
             selinux_exec: selinux_label,

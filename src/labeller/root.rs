@@ -249,6 +249,7 @@ impl RootStore {
             uid: self.loader_uid,
             fds: &[(writing.as_fd(), 1), (writing.as_fd(), 2)],
             reach: Some(&[(file, Allow::PROGRAM)]),
+            cgroup: None,
             rlimits: &[],
             namespaces: Namespaces::default(),
             selinux_exec: None,

@@ -1,5 +1,6 @@
 //! Helpers and one-shots: one confined process that keeps the host's root.
 
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::common::{self, Command};
 use super::report::{At, Failure, SpawnError, Step, Who};
 use super::{Progress, advance};
+use crate::labeller::cgroup::DomainCgroup;
 use crate::privsep::confinement::{Rlimit, SeccompProgram};
 use crate::sys::landlock::{self, Allow};
 use crate::sys::namespace::{self, Namespaces};
@@ -28,6 +30,8 @@ pub struct Helper<'a> {
     /// Paths beyond program and libraries that Landlock lets it reach; `None` loads no Landlock rules and no floor
     /// filter, for a helper that makes its own mounts and namespaces.
     pub reach: Option<&'a [(&'a Path, Allow)]>,
+    /// The domain's cgroup, which it starts in.
+    pub cgroup: Option<&'a DomainCgroup>,
     /// Resource limits.
     pub rlimits: &'a [Rlimit],
     /// New namespaces; a new pid namespace is not possible here and is refused.
@@ -60,14 +64,19 @@ pub fn begin(helper: &Helper<'_>) -> Result<Begun, SpawnError> {
     let (report, theirs) =
         scm::seqpacket_pair().map_err(SpawnError::own("make a socket for", helper.program))?;
     let labeller = process::own_pid();
-    let child = process::fork(|| {
+    let body = || {
         let plan = Plan { helper, command: &command, null: &null, rlimits: &rlimits, labeller };
         let mut kept = [theirs.as_raw_fd(), program.as_raw_fd()];
         match plan.go(&mut kept) {
             Ok(never) => match never {},
             Err(failure) => common::failed(kept[0], Who::Helper, &failure),
         }
-    })
+    };
+    // Moving a process later takes the kernel many times as long as starting it there.
+    let child = match helper.cgroup {
+        Some(cgroup) => namespace::clone(Namespaces::default(), cgroup.unified(), body),
+        None => process::fork(body),
+    }
     .map_err(SpawnError::own("fork", helper.program))?;
     Ok(Begun { child, report, name: helper.program.display().to_string() })
 }
@@ -107,6 +116,10 @@ impl Plan<'_> {
         let helper = self.helper;
         process::new_session().at(Step::Prepare)?;
         process::reset_signals().at(Step::Prepare)?;
+        for (name, file) in helper.cgroup.into_iter().flat_map(DomainCgroup::join_files) {
+            // 0 is whoever writes.
+            (&*file).write_all(b"0").at_object(Step::Cgroup, name)?;
+        }
         if helper.namespaces.pid {
             return Err(std::io::ErrorKind::Unsupported.into()).at_object(Step::Clone, "pid namespace");
         }
