@@ -361,3 +361,56 @@ fn the_rest_of_the_hardware() {
         rig.same_as(&before);
     }
 }
+
+/// UEFI firmware starts Linux; what the guest writes into its variables is there again at the next start.
+#[test]
+fn uefi_with_variables() {
+    if guest().is_none() {
+        return;
+    }
+    if !std::path::Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists() {
+        println!("skipped: needs OVMF (Debian: ovmf)");
+        return;
+    }
+    let rig = Rig::new();
+    let definition = rig.linux("uefi", "demo.devices", "");
+    let text = std::fs::read_to_string(&definition).unwrap();
+    let firmware = "<os firmware='efi'><firmware><feature name='secure-boot' enabled='no'/></firmware>";
+    std::fs::write(&definition, text.replace("<os>", firmware)).unwrap();
+    // A start that fails leaves no variables.
+    let broken = rig.text("broken.xml");
+    let place = "<serial type='file'><source path='/etc/none'/></serial></devices>";
+    let text = std::fs::read_to_string(&definition).unwrap();
+    std::fs::write(&broken, text.replace("</devices>", place)).unwrap();
+    rig.refused(&broken, 1, &["console.logs"]);
+    // Variables are root's own file, under its own name.
+    std::fs::create_dir_all(rig.path("nvram")).unwrap();
+    std::os::unix::fs::symlink(rig.raw("elsewhere", 1), rig.path("nvram/linked")).unwrap();
+    let linked = std::fs::read_to_string(&definition).unwrap();
+    let named = format!("<nvram>{}</nvram><kernel>", rig.text("nvram/linked"));
+    std::fs::write(&broken, linked.replace("<kernel>", &named)).unwrap();
+    rig.refused(&broken, 1, &["not a regular file of root"]);
+    std::fs::remove_file(rig.path("nvram/linked")).unwrap();
+    for round in 0..2 {
+        rig.start(&definition);
+        rig.heard("uefi", "guest: ready");
+        let mut talk = rig.on_terminal(&["console", "uefi"]);
+        talk.types("mount -t efivarfs efivarfs /sys/firmware/efi/efivars && echo mou''nted\r");
+        talk.shows("mounted\r\n");
+        let variable = "/sys/firmware/efi/efivars/Svirt-11111111-2222-3333-4444-555555555555";
+        if round == 0 {
+            talk.types(&format!("printf '\\007\\000\\000\\000kept' >{variable} && echo wr''itten\r"));
+            talk.shows("written\r\n");
+        } else {
+            talk.types(&format!("tail -c 4 {variable}; echo -r''ead\r"));
+            talk.shows("kept-read\r\n");
+        }
+        talk.types("\x1d");
+        assert_eq!(talk.ends(), Some(0));
+        fine(&rig, "uefi");
+        rig.end("uefi");
+        let variables: Vec<_> = std::fs::read_dir(rig.path("nvram")).unwrap().flatten().collect();
+        assert_eq!(variables.len(), 1);
+        assert!(rig.svirt(&["plan", &definition]).expect(0).out.contains("firmware:nvram"));
+    }
+}

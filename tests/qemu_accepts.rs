@@ -76,6 +76,14 @@ impl Bench {
                         OpenOptions::new().read(true).write(write).custom_flags(direct).open(path).unwrap();
                     bench.slots.insert(image.slot.to_string(), file.into());
                 }
+                Op::OpenReadable { slot, .. } | Op::OpenNvram { slot, .. } => {
+                    // QEMU looks at the size of flash memory alone before the guest runs.
+                    let path = bench.directory.path().join(slot.as_str().replace(':', "_"));
+                    File::create(&path).unwrap().set_len(512 << 10).unwrap();
+                    let write = matches!(op, Op::OpenNvram { .. });
+                    let file = OpenOptions::new().read(true).write(write).open(path).unwrap();
+                    bench.slots.insert(slot.to_string(), file.into());
+                }
                 Op::Channel { slot, peer } => {
                     let (ours, theirs) = UnixStream::pair().unwrap();
                     bench.slots.insert(slot.to_string(), ours.into());

@@ -36,7 +36,10 @@ fn a_typical_definition_becomes_its_values() {
     assert_eq!((domain.memory, domain.current_memory), (2 << 30, 1 << 30));
     assert_eq!(domain.vcpus, 4);
     assert_eq!(domain.os.boot, Boot::Devices(vec![]));
-    assert_eq!(domain.features, Features { acpi: true, apic: true, pae: false, vmport: Some(false) });
+    assert_eq!(
+        domain.features,
+        Features { acpi: true, apic: true, pae: false, smm: None, vmport: Some(false) }
+    );
     assert_eq!(domain.cpu.mode, CpuMode::HostPassthrough);
     assert_eq!(domain.cpu.features, [("vmx".to_owned(), false)]);
     assert_eq!(domain.clock.timers.len(), 3);

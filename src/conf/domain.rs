@@ -1,6 +1,7 @@
 //! A domain's definition as values: what this version runs, and nothing that it does not.
 
 mod disk;
+mod firmware;
 mod hardware;
 
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
 
 pub use disk::*;
+pub use firmware::*;
 pub use hardware::*;
 
 /// One domain, read and defaulted.
@@ -71,6 +73,8 @@ pub struct Os {
     pub machine: String,
     /// What boots.
     pub boot: Boot,
+    /// UEFI firmware, where it is not the machine's own.
+    pub firmware: Option<Firmware>,
 }
 
 /// What a guest boots from.
@@ -112,6 +116,8 @@ pub struct Features {
     pub apic: bool,
     /// `<pae/>`
     pub pae: bool,
+    /// `<smm state=…/>`: system management mode.
+    pub smm: Option<bool>,
     /// `<vmport state=…/>`
     pub vmport: Option<bool>,
 }

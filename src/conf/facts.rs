@@ -17,6 +17,8 @@ pub struct HostFacts {
     pub kvm: bool,
     /// The group that may open `/dev/kvm`, where not everybody may.
     pub kvm_group: Option<u32>,
+    /// UEFI firmware, in the order of preference.
+    pub firmwares: Vec<FirmwareFile>,
     /// The emulators that the configuration names and that are there.
     pub emulators: Vec<Emulator>,
     /// CPUs online.
@@ -46,4 +48,25 @@ pub struct Emulator {
     pub path: String,
     /// Version, such as 7.2.22.
     pub version: (u32, u32, u32),
+}
+
+/// One description of UEFI firmware in flash memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FirmwareFile {
+    /// The code's path.
+    pub code: String,
+    /// The path of what a new store of variables is copied from.
+    pub template: String,
+    /// Patterns of machine names, such as `pc-q35-*`.
+    pub machines: Vec<String>,
+    /// QEMU's names of features, such as `secure-boot`.
+    pub features: Vec<String>,
+}
+
+impl FirmwareFile {
+    /// Whether it has a feature.
+    #[must_use]
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
 }

@@ -15,6 +15,10 @@ pub fn select(domain: &Domain) -> Selection {
         VirtType::Kvm => Part::AccelKvm,
         VirtType::Qemu => Part::AccelTcg,
     });
+    if domain.os.firmware.is_some() {
+        // The variables are an image.
+        parts.insert(Part::DiskFile);
+    }
     for disk in &domain.devices.disks {
         // An empty cdrom drive has no image, and a medium may be put in later: the fragment is the same.
         parts.insert(Part::DiskFile);

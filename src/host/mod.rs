@@ -8,6 +8,7 @@
 mod cache;
 mod cpu;
 mod emulator;
+mod firmware;
 mod kvm;
 mod question;
 mod security;
@@ -64,6 +65,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         apparmor: security::apparmor(),
         kvm: kvm_failure.is_none(),
         kvm_group: kvm::group(),
+        firmwares: firmware::all(),
         emulators: emulator::answered(&cache)
             .map(|one| Emulator { path: one.path.clone(), version: one.version })
             .collect(),

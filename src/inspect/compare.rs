@@ -208,9 +208,10 @@ fn device_path(device: DeviceNode) -> &'static str {
     }
 }
 
-/// The images of the plan by device and inode, and whether they may be written.
+/// The images of the plan, UEFI variables among them, by device and inode, and whether they may be written.
 fn images(described: &Described) -> BTreeMap<(u64, u64), bool> {
-    let mut images = BTreeMap::new();
+    let variables = described.nvrams.iter().map(|file| ((file.device, file.inode), true));
+    let mut images: BTreeMap<_, _> = variables.collect();
     for op in &described.plan.ops {
         if let Op::OpenImage(image) = op {
             let identity = (image.identity.device, image.identity.inode);

@@ -40,6 +40,8 @@ struct Admission<'a> {
     /// Images that others write too, and their pairs.
     shares: Vec<(FileIdentity, CategoryPair)>,
     images: Vec<&'a OpenImage>,
+    /// Stores of UEFI variables.
+    nvrams: Vec<&'a Slot>,
 }
 
 /// Checks a plan against the configured limits. `selinux` says whether the kernel runs SELinux.
@@ -74,6 +76,7 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
             })
             .collect(),
         images: Vec::new(),
+        nvrams: Vec::new(),
     };
     let shared = plan.ops.iter().filter_map(|op| match op {
         Op::OpenImage(image) if image.sharing == Sharing::Writers => Some(image.identity),
@@ -103,6 +106,10 @@ impl<'a> Admission<'a> {
                 plain("open the image", &image.path)
             }
             Op::OpenReadable { path, .. } => plain("open", path),
+            Op::OpenNvram { slot, path, .. } => {
+                self.nvrams.push(slot);
+                plain("open the UEFI variables", path)
+            }
             Op::OpenTap { interface, .. } => self.tap(interface),
             Op::LabelSelinux { slot, label } => self.image_label(slot, label),
             Op::Listen { slot, at } => self.listen(slot, at),

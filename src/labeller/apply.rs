@@ -3,6 +3,8 @@
 //! Owns the open descriptors of a start until they are handed over. It stops at the first refusal and undoes
 //! nothing itself: what it wrote into `undos` (and the journal) is undone by `undo`.
 
+mod nvram;
+
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -34,8 +36,10 @@ pub(super) struct Applied {
     pub(super) helpers: Vec<(String, Child)>,
     /// Listening addresses and ptys by slot.
     pub(super) listening: Vec<(String, String)>,
-    /// New logs that take their names once the guest runs.
+    /// New files that take their names once the guest runs.
     pub(super) logs: Vec<NewLog>,
+    /// Stores of UEFI variables that are open: slot, path and which file.
+    pub(super) nvrams: Vec<(Slot, String, ObjectId)>,
     /// The control socket.
     pub(super) control: String,
     /// The cgroup, where there is one.
@@ -46,13 +50,17 @@ pub(super) struct Applied {
     pub(super) launching: Option<Launching>,
 }
 
-/// A log file without a name yet, that replaces what has the name now.
+/// A file without a name yet: a log, or UEFI variables.
 #[derive(Debug)]
 pub(super) struct NewLog {
     directory: OwnedFd,
     name: String,
     path: String,
     file: OwnedFd,
+    /// Whether it replaces what has the name now.
+    replaces: bool,
+    /// What puts its label back once it has the name by which it is found.
+    relabelled: Option<Undo>,
 }
 
 /// One application.
@@ -107,6 +115,7 @@ impl Apply<'_> {
                 self.hold(opened.id, hold, path)?;
                 self.keep(slot, opened.fd)
             }
+            Op::OpenNvram { slot, path, template } => self.open_nvram(slot, path, template),
             Op::OpenTap { slot, interface } => {
                 let fd = tap::attach(interface).map_err(|error| {
                     let remedy = "make the tap device first, and see that nobody else is attached to it";
@@ -183,6 +192,9 @@ impl Apply<'_> {
     }
 
     fn image_of(&self, wanted: &Slot) -> Result<(String, ObjectId), Refusal> {
+        if let Some((_, path, id)) = self.out.nvrams.iter().find(|(slot, ..)| slot == wanted) {
+            return Ok((path.clone(), *id));
+        }
         let image = self.plan.ops.iter().find_map(|op| match op {
             Op::OpenImage(image) if image.slot == *wanted => Some(image),
             _ => None,
@@ -234,7 +246,10 @@ impl Apply<'_> {
                 _ => now,
             };
             let before = self.leases.label(self.plan.domain.uuid, id, before, label, &path)?;
-            self.intent(Undo::Label { path, id, before, after: label.clone(), first })?;
+            let undo = Undo::Label { path, id, before, after: label.clone(), first };
+            if !self.out.logs.iter_mut().any(|file| file.takes(id, &undo)) {
+                self.intent(undo)?;
+            }
         }
         self.sync()?;
         fault::step("journal on disk")
@@ -308,7 +323,14 @@ impl Apply<'_> {
         let id = Found::of(&file).map_err(error)?.id();
         self.hold(id, Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive }, path)?;
         let copy = file.try_clone().map_err(error)?;
-        self.out.logs.push(NewLog { directory, name, path: path.to_owned(), file: copy });
+        self.out.logs.push(NewLog {
+            directory,
+            name,
+            path: path.to_owned(),
+            file: copy,
+            replaces: true,
+            relabelled: None,
+        });
         self.keep(slot, file)
     }
 
@@ -347,7 +369,16 @@ pub(super) fn note(journal: &mut Journal, role: ProcessRole, pid: i32) -> Result
 }
 
 impl NewLog {
-    /// Gives the log its name, in place of what has it now.
+    /// Whether it is the labelled file; it then keeps the undo until it has a name.
+    fn takes(&mut self, id: ObjectId, undo: &Undo) -> bool {
+        let same = Found::of(&self.file).is_ok_and(|found| found.id() == id);
+        if same {
+            self.relabelled = Some(undo.clone());
+        }
+        same
+    }
+
+    /// Gives the file its name, in place of what has it now.
     pub(super) fn put(&self, journal: &mut Journal, undos: &mut Vec<Undo>) -> Result<(), Refusal> {
         let error =
             |error: std::io::Error| kernel("name the log", &self.path, &error, "look at its directory");
@@ -356,7 +387,16 @@ impl NewLog {
             let undo = Undo::Name { path: self.path.clone(), id, keep_after_run: true };
             journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
             undos.push(undo);
-            return path::link(&self.file, &self.directory, self.name.as_ref()).map_err(error);
+            path::link(&self.file, &self.directory, self.name.as_ref()).map_err(error)?;
+            if let Some(undo) = &self.relabelled {
+                journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
+                undos.push(undo.clone());
+            }
+            return Ok(());
+        }
+        if !self.replaces {
+            let rule = "something took this name while the guest started";
+            return Err(Refusal::new(Layer::Policy, "name", &*self.path, rule, "start again"));
         }
         let old = path::look(&self.directory, self.name.as_ref()).map_err(error)?.id();
         let hidden = format!(".{}.svirt", self.name);

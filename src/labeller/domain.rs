@@ -21,7 +21,7 @@ use super::journal::{Journal, Undo};
 use super::launcher::Slots;
 use super::spawn::Launching;
 use crate::base::{Layer, Refusal};
-use crate::privsep::op::{LaunchPlan, Op, Spawn};
+use crate::privsep::op::{FileIdentity, LaunchPlan, Op, Spawn};
 use crate::privsep::request::{Described, DomainStatus, Refused, Reply, Started};
 use crate::privsep::supervisor::{Ended, Order};
 use crate::sys::packet;
@@ -76,6 +76,8 @@ pub(super) struct Domain {
     pub(super) stderr: Option<OwnedFd>,
     /// Logs without a name yet.
     pub(super) logs: Vec<NewLog>,
+    /// Files with its UEFI variables.
+    pub(super) nvrams: Vec<FileIdentity>,
     /// What the start answers.
     pub(super) started: Started,
     /// The cgroup.
@@ -119,6 +121,7 @@ impl Domain {
             status: self.status(),
             plan: self.plan.clone(),
             helpers: self.helpers.iter().map(|(alias, child)| (alias.clone(), child.pid)).collect(),
+            nvrams: self.nvrams.clone(),
             degraded: self.started.degraded.clone(),
             cgroup: self.cgroup.clone(),
         }))

@@ -29,6 +29,8 @@ pub(super) struct Places {
     own: Vec<(u64, u64)>,
     logs: Vec<(u64, u64)>,
     sockets: Vec<(u64, u64)>,
+    /// The directory of UEFI variables, looked up when it is needed: it may have just been made.
+    nvram: String,
     /// Device numbers of listed block devices.
     blocks: Vec<u64>,
     /// Uids that device models and their helpers run under.
@@ -81,6 +83,7 @@ impl Places {
             own: own.into_iter().filter_map(|path| directory_id(path)).collect(),
             logs: ids(&settings.console.logs),
             sockets: ids(&settings.console.sockets),
+            nvram: settings.images.nvram.clone(),
             blocks: blocks.collect(),
             ranges: [settings.uids.domains, settings.uids.helpers, settings.uids.supervisors],
         }
@@ -223,8 +226,13 @@ impl Places {
 
     /// Resolves the directory of a log or a socket and checks that it lies in a place where only root writes.
     pub(super) fn directory_of(&self, path: &str, use_: DirectoryUse) -> Result<(OwnedFd, String), Refusal> {
+        let nvram: Vec<(u64, u64)>;
         let (ids, setting) = match use_ {
             DirectoryUse::Logs => (&self.logs, "console.logs"),
+            DirectoryUse::Nvram => {
+                nvram = directory_id(&self.nvram).into_iter().collect();
+                (&nvram, "images.nvram")
+            }
             DirectoryUse::Sockets => (&self.sockets, "console.sockets"),
         };
         let split = path.rsplit_once('/').filter(|_| path::is_plain(path));
@@ -256,6 +264,8 @@ impl Places {
 pub(super) enum DirectoryUse {
     /// Console logs.
     Logs,
+    /// UEFI variables.
+    Nvram,
     /// Unix consoles.
     Sockets,
 }

@@ -8,6 +8,7 @@ use super::journal::{self, ASIDE, Entry, Journal, Left, ProcessRole, Undo};
 use super::launcher::Slots;
 use super::lease::Hold;
 use super::server::Server;
+use super::start::identity;
 use super::undo;
 use crate::base::{DomainUuid, Refusal};
 use crate::privsep::op::{LaunchPlan, Op};
@@ -120,6 +121,12 @@ impl Server {
         }
         let Some((mut started, cgroup)) = story.running else { return Ok(()) };
         started.supervisor_pid = supervisor.as_ref().map_or(0, |child| child.pid);
+        let stores = story.plan.ops.iter().filter_map(|op| match op {
+            Op::OpenNvram { path, .. } => Some(path),
+            _ => None,
+        });
+        let held = stores.filter_map(|path| story.held.iter().find(|(_, _, held)| held == path));
+        let nvrams = held.map(|(id, ..)| identity(*id)).collect();
         let mut domain = Domain {
             journal: Journal::reopen(&self.journals, &story.name)?,
             plan: story.plan,
@@ -135,6 +142,7 @@ impl Server {
             kept: Slots::new(),
             stderr: None,
             logs: Vec::new(),
+            nvrams,
             started,
             cgroup,
             starter: None,

@@ -8,12 +8,13 @@ use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
 use super::fault;
 use super::journal::{Entry, Journal, ProcessRole};
+use super::lease::ObjectId;
 use super::places::Places;
 use super::server::{Server, refused};
 use super::spawn::{Forked, Launching, Stage};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
-use crate::privsep::op::LaunchPlan;
+use crate::privsep::op::{FileIdentity, LaunchPlan};
 use crate::privsep::request::{Refused, Reply, Started};
 
 impl Server {
@@ -79,6 +80,7 @@ impl Server {
             kept: out.slots,
             stderr: None,
             logs: out.logs,
+            nvrams: out.nvrams.iter().map(|(_, _, id)| identity(*id)).collect(),
             started: Started {
                 control: out.control,
                 qemu_pid: 0,
@@ -145,6 +147,11 @@ impl Server {
             "runs"
         );
     }
+}
+
+/// A file's key in the lease table, in the words of a plan.
+pub(super) fn identity((device, inode): ObjectId) -> FileIdentity {
+    FileIdentity { device, inode }
 }
 
 /// Writes both processes down, then lets the device model go.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::chain::Chain;
+use super::firmware;
 use super::images;
 use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
@@ -72,7 +73,12 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
     let images = images::plan(domain, chains, settings, &stack)?;
     let (boot_ops, root_files) = boot_files(domain, settings)?;
-    let line = qemu::argv(&Guest { domain, uuid: inputs.uuid, program: &emulator.path, chains })?;
+    let flash = firmware::find(domain, inputs.uuid, host, settings)?;
+    let flash_ops = flash.as_ref().map(|flash| firmware::ops(flash, settings)).transpose()?;
+    let nvram = resources.iter().filter(|resource| resource.name == firmware::NVRAM);
+    let nvram_label = nvram.map(|resource| images::label(resource, &stack)).next().transpose()?.flatten();
+    let program = &emulator.path;
+    let line = qemu::argv(&Guest { domain, uuid: inputs.uuid, program, chains, flash: flash.as_ref() })?;
     check_arguments(&line.argv)?;
     // What the host lacks, the rendered plan names from the ruleset itself.
     let (confinement, _) = confine::plan(confine::Request {
@@ -90,8 +96,12 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     ops.push(Op::Cgroup(cgroup(domain, &confinement.root.devices)));
     ops.extend(images.opens);
     ops.extend(boot_ops);
+    ops.extend(flash_ops.into_iter().flatten());
     ops.extend(ports.taps);
     ops.extend(images.labels);
+    if let Some(label) = nvram_label {
+        ops.push(Op::LabelSelinux { slot: slots::firmware("nvram")?, label });
+    }
     ops.extend(ports.channels);
     ops.extend(ports.outside);
     for ((alias, slot), uid) in ports.passts.into_iter().zip(&uids.helpers) {

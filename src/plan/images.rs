@@ -138,7 +138,7 @@ pub(super) fn inside(path: &str, directory: &str) -> bool {
 }
 
 /// What SELinux sets on a resource; every other model of the stack must agree to it being used at all.
-fn label(resource: &Resource, stack: &[Stack<'_>]) -> Result<Option<String>, PlanError> {
+pub(super) fn label(resource: &Resource, stack: &[Stack<'_>]) -> Result<Option<String>, PlanError> {
     let mut label = None;
     for model in stack {
         let decision = model.decide(resource)?;

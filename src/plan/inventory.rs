@@ -6,6 +6,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::chain::{Chain, Layer};
+use super::firmware::NVRAM;
 use super::images::inside;
 use super::qemu::{self, is_writable};
 use crate::conf::domain::{
@@ -44,6 +45,7 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
         process("the supervisor", Process::Supervisor),
     ];
     boot(&mut all, &domain.os.boot, settings);
+    firmware(&mut all, domain);
     for (disk, chain) in disks.iter().zip(chains) {
         for depth in 0..chain.layers.len() {
             all.extend(layer(disk, chain, depth, settings));
@@ -107,6 +109,23 @@ fn boot(all: &mut Vec<Resource>, boot: &Boot, settings: &Settings) {
         let Some(path) = path else { continue };
         all.push(resource(name, Some(path), 0, Kind::Boot(boot_place(path, settings))));
     }
+}
+
+/// The code and its template are found on the host and never labelled; the variables are an image of the domain's own.
+fn firmware(all: &mut Vec<Resource>, domain: &Domain) {
+    let Some(firmware) = &domain.os.firmware else { return };
+    let image = Image {
+        depth: 0,
+        block: false,
+        // Not known before it is opened or made; it is never shared.
+        identity: FileIdentity { device: 0, inode: 0 },
+        writable: true,
+        shareable: false,
+        place: Place::Relabelable,
+        own: Vec::new(),
+        first: Vec::new(),
+    };
+    all.push(resource(NVRAM, firmware.nvram.as_ref(), firmware.line, Kind::Image(image)));
 }
 
 /// Where a boot file lies; those are read alone, so every place will do.

@@ -5,6 +5,7 @@
 mod build;
 pub mod chain;
 mod error;
+pub mod firmware;
 mod images;
 pub mod inventory;
 pub mod labels;

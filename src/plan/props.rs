@@ -180,6 +180,10 @@ impl Model {
                 assert!(self.locks.insert(image.slot.to_string()));
                 self.files.insert(image.slot.to_string(), image.path.clone());
             }
+            Op::OpenNvram { slot, path, .. } => {
+                assert!(self.open.insert(slot.to_string()) && self.locks.insert(slot.to_string()));
+                self.files.insert(slot.to_string(), path.clone());
+            }
             Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
                 assert!(self.open.insert(slot.to_string()));
             }

@@ -54,9 +54,10 @@ fn describe(op: &Op) -> (String, String) {
             (cgroup(limits), "no domain takes the host's memory, threads or devices".into())
         }
         Op::OpenImage(image) => (format!("{} {}", image.slot, image.path), image_reason(image)),
-        Op::OpenReadable { slot, path } => (
-            format!("{slot} {path}"),
-            "QEMU opens boot files by name: its root shows this one file, read-only".into(),
+        Op::OpenReadable { slot, path } => (format!("{slot} {path}"), readable_reason(slot.as_str()).into()),
+        Op::OpenNvram { slot, path, template } => (
+            format!("{slot} {path}, from {template} if it is new"),
+            "the domain's own UEFI variables, read-write, locked against everybody".into(),
         ),
         Op::OpenTap { slot, interface } => (
             format!("{slot} tap {interface}"),
@@ -124,6 +125,14 @@ fn image_reason(image: &OpenImage) -> String {
     };
     let direct = if image.direct { ", past the page cache" } else { "" };
     format!("{layer} of disk {target}, {access}{direct}, {sharing}")
+}
+
+fn readable_reason(slot: &str) -> &'static str {
+    match slot {
+        "firmware:code" => "the firmware's code, which QEMU gets as a descriptor that cannot write",
+        "firmware:template" => "only the labeller reads it, where the domain has no variables yet",
+        _ => "QEMU opens boot files by name: its root shows this one file, read-only",
+    }
 }
 
 fn label_reason(label: &str) -> &'static str {

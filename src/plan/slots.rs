@@ -17,6 +17,11 @@ pub(super) fn boot(what: &str) -> Result<Slot, NameError> {
     Slot::new(format!("boot:{what}"))
 }
 
+/// A part of UEFI firmware: `code`, `template`, `nvram`.
+pub(super) fn firmware(part: &str) -> Result<Slot, NameError> {
+    Slot::new(format!("firmware:{part}"))
+}
+
 /// A VNC server's listener.
 pub(super) fn vnc(index: usize) -> Result<Slot, NameError> {
     Slot::new(format!("vnc:{index}"))

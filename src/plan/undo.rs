@@ -54,6 +54,7 @@ impl Undo {
             Op::LeaseShare { pair, .. } => Self::ReleaseShare(*pair),
             Op::Cgroup(_) => Self::RemoveCgroup,
             Op::OpenImage(image) => Self::Close { slots: vec![image.slot.clone()], locked: true },
+            Op::OpenNvram { slot, .. } => Self::Close { slots: vec![slot.clone()], locked: true },
             Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
                 close(&[slot])
             }

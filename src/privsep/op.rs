@@ -58,6 +58,15 @@ pub enum Op {
         /// Absolute path.
         path: String,
     },
+    /// Opens a domain's store of UEFI variables, or makes it from a template.
+    OpenNvram {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Absolute path inside the configured directory.
+        path: String,
+        /// What a new one is copied from, opened before.
+        template: Slot,
+    },
     /// Attaches to an existing tap device.
     OpenTap {
         /// Where the descriptor goes.
@@ -276,6 +285,7 @@ impl Op {
             Self::Cgroup(_) => "cgroup",
             Self::OpenImage(_) => "open-image",
             Self::OpenReadable { .. } => "open-readable",
+            Self::OpenNvram { .. } => "open-nvram",
             Self::OpenTap { .. } => "open-tap",
             Self::LabelSelinux { .. } => "label-selinux",
             Self::Channel { .. } => "channel",

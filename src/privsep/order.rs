@@ -86,7 +86,7 @@ pub fn stage(op: &Op) -> u8 {
     match op {
         Op::LeaseUid { .. } | Op::LeaseCategories { .. } | Op::LeaseShare { .. } => 0,
         Op::Cgroup(_) => 1,
-        Op::OpenImage(_) | Op::OpenReadable { .. } | Op::OpenTap { .. } => 2,
+        Op::OpenImage(_) | Op::OpenReadable { .. } | Op::OpenNvram { .. } | Op::OpenTap { .. } => 2,
         Op::LabelSelinux { .. } => 3,
         Op::Channel { .. } => 4,
         Op::Pty { .. } | Op::Listen { .. } | Op::OpenLog { .. } => 5,
@@ -153,6 +153,10 @@ impl Checker {
             }
             Op::OpenImage(image) => self.make(at, &image.slot, Held::Image),
             Op::OpenReadable { slot, .. } => self.make(at, slot, Held::Readable),
+            Op::OpenNvram { slot, template, .. } => {
+                self.take(at, template, &[Held::Readable])?;
+                self.make(at, slot, Held::Image)
+            }
             Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),
             Op::LabelSelinux { slot, .. } => {
                 if self.made.get(slot) != Some(&Held::Image) {
@@ -234,7 +238,7 @@ impl Checker {
         if let Some(group) = spawn.confinement.groups.get(usize::from(kvm)) {
             return Err(OrderError::UidUnleased { at, uid: *group });
         }
-        self.grants(at, &spawn.fds, 3, &[Held::ChannelEnd, Held::Image, Held::Tap])?;
+        self.grants(at, &spawn.fds, 3, &[Held::ChannelEnd, Held::Image, Held::Readable, Held::Tap])?;
         self.grants(at, &spawn.supervisor.fds, FIRST_PLAN_FD, &[Held::ChannelEnd, Held::Outside])?;
         for file in &spawn.confinement.root.files {
             self.take(at, &file.slot, &[Held::Readable])?;

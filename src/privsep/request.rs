@@ -139,6 +139,8 @@ pub struct Described {
     pub plan: LaunchPlan,
     /// Pids of helpers by alias.
     pub helpers: Vec<(String, i32)>,
+    /// Which files its UEFI variables are in; the plan cannot know, where one is new.
+    pub nvrams: Vec<FileIdentity>,
     /// Layers that the host has only in part, by name.
     pub degraded: Vec<String>,
     /// The cgroup that holds the domain, relative to the cgroup mount, where there is one.

@@ -112,6 +112,8 @@ pub struct Images {
     pub readable: Vec<String>,
     /// Block devices that may be used as images, by path.
     pub block_devices: Vec<String>,
+    /// The directory of UEFI variables; only root may write it, and it is made if it is not there.
+    pub nvram: String,
 }
 
 /// `[emulators]`
@@ -254,6 +256,7 @@ impl Default for Images {
                 "/var/lib/svirt/boot".into(),
             ],
             block_devices: Vec::new(),
+            nvram: "/var/lib/svirt/nvram".into(),
         }
     }
 }

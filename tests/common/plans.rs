@@ -2,7 +2,7 @@
 
 use svirt::base::{Layer, Refusal};
 use svirt::conf::domain_xml;
-use svirt::conf::facts::{Emulator, HostFacts, SelinuxFacts};
+use svirt::conf::facts::{Emulator, FirmwareFile, HostFacts, SelinuxFacts};
 use svirt::image::Header;
 use svirt::plan::chain::{self, Found, Prober};
 use svirt::plan::{Inputs, build, labels};
@@ -57,6 +57,21 @@ impl Prober for Store {
     }
 }
 
+/// As Debian's ovmf describes it.
+fn firmwares() -> Vec<FirmwareFile> {
+    let file = |code: &str, vars: &str, features: &[&str]| FirmwareFile {
+        code: format!("/usr/share/OVMF/{code}"),
+        template: format!("/usr/share/OVMF/{vars}"),
+        machines: vec!["pc-i440fx-*".into(), "pc-q35-*".into()],
+        features: features.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let secure = ["enrolled-keys", "requires-smm", "secure-boot"];
+    vec![
+        file("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd", &secure),
+        file("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", &[]),
+    ]
+}
+
 /// A host with everything; SELinux except for the one definition that asks for none.
 pub fn host(name: &str) -> HostFacts {
     HostFacts {
@@ -65,6 +80,7 @@ pub fn host(name: &str) -> HostFacts {
         selinux: (name != "selinux-none").then_some(SelinuxFacts { enforcing: true }),
         kvm: true,
         kvm_group: Some(108),
+        firmwares: firmwares(),
         emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }],
         cpus: 2,
         memory: 8 << 30,

@@ -148,7 +148,8 @@ impl Rig {
         settings.uids.supervisors = range(16);
         settings.uids.helpers = range(32);
         settings.images.relabelable = vec![at("images")];
-        settings.images.readable = vec![at("boot")];
+        settings.images.readable = vec![at("boot"), "/usr/share/OVMF".into()];
+        settings.images.nvram = at("nvram");
         settings.console.logs = vec![at("log")];
         settings.console.sockets = vec![at("sockets")];
         settings.limits.domains = 16;
@@ -333,7 +334,7 @@ impl Rig {
     /// Everything on this host that a domain touches.
     pub fn snapshot(&self) -> Snapshot {
         let mut files = BTreeMap::new();
-        for name in ["images", "boot", "outside", "sockets", "run/control", "state/journal"] {
+        for name in ["images", "boot", "nvram", "outside", "sockets", "run/control", "state/journal"] {
             let Ok(entries) = std::fs::read_dir(self.path(name)) else { continue };
             for entry in entries {
                 let path = entry.unwrap().path();

@@ -7,6 +7,7 @@ mod address;
 mod chardev;
 mod disk;
 mod display;
+mod firmware;
 mod hardware;
 mod misc;
 mod network;

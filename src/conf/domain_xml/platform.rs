@@ -1,5 +1,6 @@
 //! `<vcpu>`, `<os>`, `<features>`, `<cpu>` and `<clock>`.
 
+use super::firmware::firmware;
 use super::scalar::{number, number_attribute, option_name, path_text};
 use super::view::{Read, View};
 use crate::conf::domain::{
@@ -26,7 +27,9 @@ pub(super) fn vcpus(root: View<'_>) -> Read<u32> {
 /// `<os>`, and whether it has a `<boot dev>`.
 pub(super) fn os(root: View<'_>) -> Read<(Os, bool)> {
     let view = root.one("os")?.ok_or_else(|| root.missing("<os>"))?;
-    view.only(&[], &["boot", "bootmenu", "cmdline", "dtb", "initrd", "kernel", "type"])?;
+    let children =
+        ["boot", "bootmenu", "cmdline", "dtb", "firmware", "initrd", "kernel", "loader", "nvram", "type"];
+    view.only(&["firmware"], &children)?;
     if let Some(menu) = view.one("bootmenu")? {
         menu.only(&["enable"], &[])?;
         menu.fixed("enable", &["no"])?;
@@ -46,7 +49,7 @@ pub(super) fn os(root: View<'_>) -> Read<(Os, bool)> {
             Boot::Devices(devices)
         }
     };
-    Ok((Os { machine, boot }, given))
+    Ok((Os { machine, boot, firmware: firmware(view)? }, given))
 }
 
 fn direct(os: View<'_>, kernel: View<'_>) -> Read<Boot> {
@@ -105,15 +108,19 @@ fn boot_devices(os: View<'_>) -> Read<Vec<BootDevice>> {
 /// `<features>`
 pub(super) fn features(root: View<'_>) -> Read<Features> {
     let Some(view) = root.one("features")? else { return Ok(Features::default()) };
-    view.only(&[], &["acpi", "apic", "pae", "vmport"])?;
-    let vmport = match view.one("vmport")? {
-        None => None,
-        Some(vmport) => {
-            vmport.only(&["state"], &[])?;
-            Some(vmport.switch("state", "on", "off")?.unwrap_or(true))
-        }
+    view.only(&[], &["acpi", "apic", "pae", "smm", "vmport"])?;
+    let state = |name: &str| -> Read<Option<bool>> {
+        let Some(feature) = view.one(name)? else { return Ok(None) };
+        feature.only(&["state"], &[])?;
+        Ok(Some(feature.switch("state", "on", "off")?.unwrap_or(true)))
     };
-    Ok(Features { acpi: view.flag("acpi")?, apic: view.flag("apic")?, pae: view.flag("pae")?, vmport })
+    Ok(Features {
+        acpi: view.flag("acpi")?,
+        apic: view.flag("apic")?,
+        pae: view.flag("pae")?,
+        smm: state("smm")?,
+        vmport: state("vmport")?,
+    })
 }
 
 /// `<cpu>`

@@ -57,10 +57,32 @@ impl Admission<'_> {
         }
     }
 
+    /// Checks the context of a file that the domain alone writes.
+    fn private_label(&self, label: &str) -> Result<(), Refusal> {
+        let own = self.pair.map(|pair| CategoryPair::level(&[pair]));
+        let fits = parse(label).is_some_and(|context| {
+            (context.user, context.role) == ("system_u", "object_r")
+                && context.kind == self.settings.selinux.image_type
+                && own.as_deref() == Some(context.range)
+        });
+        if fits {
+            return Ok(());
+        }
+        Err(policy(
+            "label UEFI variables as",
+            label.into(),
+            "is not the domain's own image label",
+            "plan again",
+        ))
+    }
+
     /// Checks the context of an image against how the image is opened.
     pub(super) fn image_label(&self, slot: &Slot, label: &str) -> Result<(), Refusal> {
         let operation = "label an image as";
         let refuse = |rule: &str, remedy: &str| Err(policy(operation, label.into(), rule, remedy));
+        if self.nvrams.contains(&slot) {
+            return self.private_label(label);
+        }
         let (Some(context), Some(image)) = (parse(label), self.image(slot)) else {
             return refuse("is no context of an image of this plan", "write user:role:type:range");
         };

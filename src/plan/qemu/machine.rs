@@ -2,6 +2,7 @@
 
 use super::{Args, Guest, Object};
 use crate::conf::domain::{Boot, ClockOffset, Cpu, CpuMode, Domain, TickPolicy, TimerName, VirtType};
+use crate::plan::firmware::Flash;
 use crate::plan::{PlanError, slots};
 use crate::privsep::confinement::RootPlace;
 use crate::privsep::supervisor::LifecycleAction;
@@ -42,7 +43,8 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     let domain = guest.domain;
     args.pair("-name", format!("guest={}", domain.name.as_str().replace(',', ",,")));
     args.flag("-S");
-    args.pair("-machine", machine(domain)?);
+    args.pair("-machine", machine(domain, guest.flash)?);
+    pflash(args, guest)?;
     args.pair("-accel", if domain.virt == VirtType::Kvm { "kvm" } else { "tcg" });
     if let Some(cpu) = cpu(domain)? {
         args.pair("-cpu", cpu);
@@ -86,6 +88,31 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// The firmware's code, which is only read, and its variables.
+fn pflash(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
+    let Some(flash) = guest.flash else { return Ok(()) };
+    for (part, name, readonly) in [("code", "pflash0", true), ("nvram", "pflash1", false)] {
+        let file = args.fdset(slots::firmware(part)?);
+        let storage = format!("{name}-storage");
+        let object = Object::new("driver", "file")
+            .with("node-name", storage.clone())
+            .with("filename", file)
+            .with("locking", "off")
+            .with("read-only", readonly);
+        args.json("-blockdev", object);
+        let object = Object::new("driver", "raw")
+            .with("node-name", format!("{name}-format"))
+            .with("read-only", readonly)
+            .with("file", storage);
+        args.json("-blockdev", object);
+    }
+    if flash.secure {
+        // Without it code outside of system management mode could write the variables that hold the keys.
+        args.pair("-global", "driver=cfi.pflash01,property=secure,value=on");
+    }
+    Ok(())
+}
+
 /// `<pm>`: the firmware's tables name a sleep state unless they are told not to.
 fn sleep_states(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     let bridge = match board(&domain.os.machine)? {
@@ -100,11 +127,17 @@ fn sleep_states(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn machine(domain: &Domain) -> Result<String, PlanError> {
+fn machine(domain: &Domain, flash: Option<&Flash>) -> Result<String, PlanError> {
     board(&domain.os.machine)?;
     let on = |value: bool| if value { "on" } else { "off" };
     let mut text = format!("{},usb=off,dump-guest-core=off,memory-backend=pc.ram", domain.os.machine);
     text.push_str(&format!(",acpi={}", on(domain.features.acpi)));
+    if let Some(smm) = domain.features.smm.or(flash.filter(|flash| flash.secure).map(|_| true)) {
+        text.push_str(&format!(",smm={}", on(smm)));
+    }
+    if flash.is_some() {
+        text.push_str(",pflash0=pflash0-format,pflash1=pflash1-format");
+    }
     if let Some(vmport) = domain.features.vmport {
         text.push_str(&format!(",vmport={}", on(vmport)));
     }

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::PlanError;
 use super::chain::Chain;
+use super::firmware::Flash;
 use crate::base::{DomainUuid, Slot};
 use crate::conf::domain::{Controller, Domain};
 use crate::privsep::op::FdGrant;
@@ -46,6 +47,8 @@ pub struct Guest<'a> {
     pub program: &'a str,
     /// The disks' layers, in the definition's order.
     pub chains: &'a [Chain],
+    /// UEFI firmware.
+    pub flash: Option<&'a Flash>,
 }
 
 /// Makes QEMU's command line.

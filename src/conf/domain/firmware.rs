@@ -1,0 +1,22 @@
+//! UEFI firmware.
+
+use serde::Serialize;
+
+/// UEFI firmware in flash memory: code that is only read, and a store of variables of the domain's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Firmware {
+    /// `<loader>`; without one the host's firmware descriptions decide (`<os firmware='efi'>`).
+    pub loader: Option<String>,
+    /// `<loader secure>`: whether only code in system management mode may write variables.
+    pub secure: Option<bool>,
+    /// `<firmware><feature name='secure-boot' enabled>`
+    pub secure_boot: Option<bool>,
+    /// `<firmware><feature name='enrolled-keys' enabled>`
+    pub enrolled_keys: Option<bool>,
+    /// `<nvram>`; one is named by the domain's uuid where there is none.
+    pub nvram: Option<String>,
+    /// `<nvram template>`
+    pub template: Option<String>,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
