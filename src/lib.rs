@@ -34,4 +34,6 @@ pub mod probe;
 #[cfg(feature = "frontend")]
 pub mod profile;
 #[cfg(feature = "frontend")]
+pub mod rpc;
+#[cfg(feature = "frontend")]
 pub mod security;
