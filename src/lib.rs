@@ -16,6 +16,8 @@ pub mod qmp;
 pub mod supervisor;
 
 #[cfg(feature = "frontend")]
+pub mod access;
+#[cfg(feature = "frontend")]
 pub mod cli;
 #[cfg(feature = "frontend")]
 pub mod conf;

@@ -13,6 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("image", &["base"]),
     ("privsep", &["base"]),
     ("qmp", &["base"]),
+    ("access", &["base"]),
     ("rpc", &["base"]),
     ("settings", &["base"]),
     ("conf", &["base", "privsep"]),

@@ -8,6 +8,7 @@ pub mod domain_capabilities;
 pub mod domain_xml;
 pub mod emulator;
 pub mod facts;
+pub mod identity;
 pub mod xml;
 
 mod error;
