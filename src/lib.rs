@@ -30,6 +30,8 @@ pub mod host;
 #[cfg(feature = "frontend")]
 pub mod inspect;
 #[cfg(feature = "frontend")]
+pub mod manager;
+#[cfg(feature = "frontend")]
 pub mod plan;
 #[cfg(feature = "frontend")]
 pub mod probe;
@@ -39,3 +41,5 @@ pub mod profile;
 pub mod rpc;
 #[cfg(feature = "frontend")]
 pub mod security;
+#[cfg(feature = "frontend")]
+pub mod store;

@@ -33,6 +33,8 @@ const TABLE: &[(&str, &[&str])] = &[
         "driver",
         &["base", "conf", "confine", "host", "image", "plan", "privsep", "security", "settings", "sys"],
     ),
+    ("store", &["base"]),
+    ("manager", &["base", "conf", "driver", "privsep", "settings", "store"]),
     (
         "cli",
         &[

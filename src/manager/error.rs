@@ -1,0 +1,44 @@
+//! Why something did not happen to a domain, in libvirt's distinctions.
+
+use crate::base::{DomainUuid, Refusal};
+use crate::driver::DriverError;
+use crate::store::StoreError;
+
+/// Why something did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// The definition is refused.
+    #[error("{0}")]
+    Definition(Box<Refusal>),
+    /// The labeller, a supervisor or the device model refused or failed.
+    #[error("{}", .0.refusal())]
+    Driver(#[from] DriverError),
+    /// The name or uuid is taken.
+    #[error("{0}")]
+    Exists(String),
+    /// The definition cannot be read at all.
+    #[error("{0}")]
+    Malformed(String),
+    /// No domain with this number runs.
+    #[error("no domain with matching id {0}")]
+    NoId(i32),
+    /// There is no domain of this name.
+    #[error("no domain with matching name '{0}'")]
+    NoName(String),
+    /// There is no domain with this uuid.
+    #[error("no domain with matching uuid '{0}'")]
+    NoUuid(DomainUuid),
+    /// The domain's state does not allow it.
+    #[error("{0}")]
+    State(String),
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ManagerError {
+    /// A sentence about the domain's state.
+    pub(super) fn state(text: &str) -> Self {
+        Self::State(text.into())
+    }
+}

@@ -1,0 +1,67 @@
+//! What happens to domains, as it is told to whoever listens.
+
+use super::Domain;
+
+/// Something happened to a domain.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The domain, as it was then.
+    pub domain: Domain,
+    /// What.
+    pub lifecycle: Lifecycle,
+}
+
+/// A step of a domain's life; the pairs of numbers are libvirt's event and detail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// Defined for the first time.
+    Added,
+    /// Defined anew.
+    Updated,
+    /// Defined no longer.
+    Undefined,
+    /// Its virtual CPUs go on, for the first time.
+    Running,
+    /// It was started.
+    Booted,
+    /// It stands, because somebody asked for it.
+    Paused,
+    /// It goes on, because somebody asked for it.
+    Unpaused,
+    /// The guest has powered off.
+    PoweredOff,
+    /// It is being ended from outside.
+    Ending,
+    /// It is gone after the guest powered off.
+    StoppedShutdown,
+    /// It is gone because somebody ended it.
+    StoppedDestroyed,
+    /// It is gone because its device model failed.
+    StoppedFailed,
+}
+
+impl Lifecycle {
+    /// libvirt's event number and detail.
+    #[must_use]
+    pub fn numbers(self) -> (i32, i32) {
+        match self {
+            Self::Added => (0, 0),
+            Self::Updated => (0, 1),
+            Self::Undefined => (1, 0),
+            Self::Booted => (2, 0),
+            Self::Paused => (3, 0),
+            Self::Running | Self::Unpaused => (4, 0),
+            Self::StoppedShutdown => (5, 0),
+            Self::StoppedDestroyed => (5, 1),
+            Self::StoppedFailed => (5, 5),
+            Self::PoweredOff => (6, 1),
+            Self::Ending => (6, 2),
+        }
+    }
+}
+
+/// Whoever listens. Must not wait: it is called with the domain's own work held up.
+pub trait Sink: Send + Sync {
+    /// Something happened.
+    fn tell(&self, event: &Event);
+}

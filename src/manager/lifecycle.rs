@@ -1,0 +1,339 @@
+//! From defined to running and back.
+
+use std::sync::{Arc, PoisonError};
+
+use super::table::{Label, Live, State};
+use super::{Definition, Domain, Lifecycle, Manager, ManagerError};
+use crate::base::{DomainName, DomainUuid};
+use crate::driver::{self, Control, DriverError, Labeller};
+use crate::privsep::op::{LaunchPlan, Op};
+use crate::privsep::supervisor::{Ended, Verb};
+use crate::store::{self, Change};
+
+/// libvirt's reasons for a state.
+const BOOTED: i32 = 1;
+const RUNNING_UNPAUSED: i32 = 5;
+const PAUSED_USER: i32 = 1;
+const SHUTOFF_SHUTDOWN: i32 = 1;
+const SHUTOFF_DESTROYED: i32 = 2;
+const SHUTOFF_CRASHED: i32 = 3;
+const SHUTOFF_FAILED: i32 = 6;
+
+/// How a domain is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartFlags {
+    /// Its virtual CPUs stay stopped.
+    pub paused: bool,
+    /// The connection whose end is also its own.
+    pub autodestroy: Option<u64>,
+}
+
+impl Manager {
+    /// Defines a domain, or defines it anew; what runs of it goes on as it was started.
+    pub fn define(&self, definition: Definition) -> Result<Domain, ManagerError> {
+        let (uuid, name) = (definition.uuid, definition.name.clone());
+        let _reserved = self.reserve(uuid, &name);
+        let before = self.admit(uuid, &name)?;
+        let autostart = before.as_ref().is_some_and(|domain| domain.autostart);
+        let anew = before.is_some_and(|domain| domain.definition.is_some());
+        let xml = definition.text().to_owned();
+        self.store.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
+        let domain = {
+            let mut table = self.table();
+            let domain = table.entry(uuid, &name);
+            domain.definition = Some(definition.into());
+            domain.clone()
+        };
+        self.tell(&domain, if anew { Lifecycle::Updated } else { Lifecycle::Added });
+        Ok(domain)
+    }
+
+    /// Whether name and uuid are free, or the same domain's; that domain.
+    fn admit(&self, uuid: DomainUuid, name: &DomainName) -> Result<Option<Domain>, ManagerError> {
+        let table = self.table();
+        if let Some(domain) = table.by_uuid(uuid) {
+            if domain.name == *name {
+                return Ok(Some(domain));
+            }
+            return Err(ManagerError::Exists(format!(
+                "domain '{}' is already defined with uuid {uuid}",
+                domain.name
+            )));
+        }
+        match table.by_name(name.as_str()) {
+            None => Ok(None),
+            Some(other) => {
+                Err(ManagerError::Exists(format!("domain '{name}' already exists with uuid {}", other.uuid)))
+            }
+        }
+    }
+
+    /// Forgets a definition; what runs goes on, and is gone when it ends.
+    pub fn undefine(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        let name = self.by_uuid(uuid)?.name;
+        let _reserved = self.reserve(uuid, &name);
+        if self.by_uuid(uuid)?.definition.is_none() {
+            return Err(ManagerError::state("cannot undefine transient domain"));
+        }
+        self.store.commit(vec![Change::Undefine(uuid)])?;
+        let mut table = self.table();
+        let Some(domain) = table.get(uuid) else { return Ok(()) };
+        domain.definition = None;
+        domain.autostart = false;
+        let domain = domain.clone();
+        table.tidy(uuid);
+        drop(table);
+        self.tell(&domain, Lifecycle::Undefined);
+        Ok(())
+    }
+
+    /// Sets whether a persistent domain is started when the host is.
+    pub fn set_autostart(&self, uuid: DomainUuid, autostart: bool) -> Result<(), ManagerError> {
+        let name = self.by_uuid(uuid)?.name;
+        let _reserved = self.reserve(uuid, &name);
+        let Some(definition) = self.by_uuid(uuid)?.definition else {
+            return Err(ManagerError::state("cannot set autostart for transient domain"));
+        };
+        let xml = definition.text().to_owned();
+        self.store.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
+        if let Some(domain) = self.table().get(uuid) {
+            domain.autostart = autostart;
+        }
+        Ok(())
+    }
+
+    /// Starts a persistent domain.
+    pub fn start(&self, uuid: DomainUuid, flags: StartFlags) -> Result<Domain, ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let domain = self.by_uuid(uuid)?;
+        if domain.live.is_some() {
+            return Err(ManagerError::state("domain is already running"));
+        }
+        let definition = domain.definition.ok_or(ManagerError::NoUuid(uuid))?;
+        self.launch(&definition, flags)
+    }
+
+    /// Starts a domain that is gone when it ends, or, where it is defined too, runs with another definition.
+    pub fn start_transient(&self, definition: Definition, flags: StartFlags) -> Result<Domain, ManagerError> {
+        let (uuid, name) = (definition.uuid, definition.name.clone());
+        let job = {
+            let _reserved = self.reserve(uuid, &name);
+            self.admit(uuid, &name)?;
+            self.table().entry(uuid, &name).job.clone()
+        };
+        let _job = job.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.by_uuid(uuid).is_ok_and(|domain| domain.live.is_some()) {
+            return Err(ManagerError::state(&format!("domain is already active as '{name}'")));
+        }
+        self.table().entry(uuid, &name);
+        self.launch(&definition.into(), flags)
+    }
+
+    /// Starts what is not running; its job is held.
+    fn launch(&self, definition: &Arc<Definition>, flags: StartFlags) -> Result<Domain, ManagerError> {
+        let uuid = definition.uuid;
+        let id = {
+            let mut table = self.table();
+            let id = table.next_id();
+            let starting = Live {
+                id,
+                definition: Some(definition.clone()),
+                state: State::Starting,
+                control: String::new(),
+                labels: Vec::new(),
+                cgroup: None,
+                consoles: Vec::new(),
+                autodestroy: flags.autodestroy,
+                ending: false,
+            };
+            table.set_live(uuid, starting);
+            id
+        };
+        // Written first: a daemon that is killed in between finds the domain again, and what it was started with.
+        let row = store::Live { uuid, id, xml: definition.text().to_owned() };
+        let launched = self
+            .store
+            .commit(vec![Change::Start(row)])
+            .map_err(ManagerError::from)
+            .and_then(|()| self.run(definition, flags.paused));
+        match launched {
+            Ok(live) => Ok(self.launched(
+                definition,
+                Live { id, autodestroy: flags.autodestroy, ..live },
+                flags.paused,
+            )),
+            Err(error) => {
+                self.table().take_live(uuid, id, SHUTOFF_FAILED);
+                // A row that stays is found to be nobody's at the next start of the daemon.
+                if let Err(error) = self.store.commit(vec![Change::End(uuid)]) {
+                    tracing::error!(%error, domain = %definition.name, "a start that failed stays in the store");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the labeller start it.
+    fn run(&self, definition: &Arc<Definition>, paused: bool) -> Result<Live, ManagerError> {
+        let mut domain = definition.to_start()?;
+        domain.uuid = Some(definition.uuid);
+        let mut labeller = Labeller::connect(&self.settings)?;
+        let launch = driver::start(&mut labeller, domain, &self.facts, &self.settings, paused)?;
+        let cgroup = labeller.describe(definition.uuid).ok().and_then(|described| described.cgroup);
+        let status = Control::connect(&launch.started.control).and_then(|mut control| control.status());
+        Ok(Live {
+            id: 0,
+            definition: Some(definition.clone()),
+            state: if paused { State::Paused(PAUSED_USER) } else { State::Running(BOOTED) },
+            control: launch.started.control,
+            labels: self.labels(&launch.plan),
+            cgroup,
+            consoles: status.map(|status| status.consoles).unwrap_or_default(),
+            autodestroy: None,
+            ending: false,
+        })
+    }
+
+    fn launched(&self, definition: &Definition, live: Live, paused: bool) -> Domain {
+        let (uuid, id, name) = (definition.uuid, live.id, definition.name.clone());
+        let domain = {
+            let mut table = self.table();
+            let domain = table.entry(uuid, &name).clone();
+            table.set_live(uuid, live);
+            table.by_uuid(uuid).unwrap_or(domain)
+        };
+        (self.watch)(uuid, id);
+        if paused {
+            self.tell(&domain, Lifecycle::Booted);
+            self.tell(&domain, Lifecycle::Paused);
+        } else {
+            self.tell(&domain, Lifecycle::Running);
+            self.tell(&domain, Lifecycle::Booted);
+        }
+        domain
+    }
+
+    /// The labels that a plan gives, as the models of this host.
+    pub(super) fn labels(&self, plan: &LaunchPlan) -> Vec<Label> {
+        let spawn = plan.ops.iter().find_map(|op| match op {
+            Op::Spawn(spawn) => Some(spawn),
+            _ => None,
+        });
+        let Some(spawn) = spawn else { return Vec::new() };
+        let enforcing = self.facts.selinux.as_ref().is_some_and(|selinux| selinux.enforcing);
+        let context = spawn.confinement.selinux_exec.clone();
+        let selinux = context.map(|label| Label { model: "selinux", label, enforcing });
+        let uid = spawn.confinement.uid;
+        let dac = Label { model: "dac", label: format!("+{uid}:+{uid}"), enforcing: true };
+        selinux.into_iter().chain([dac]).collect()
+    }
+
+    /// Ends a domain without asking its guest.
+    pub fn destroy(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        let id = {
+            let mut table = self.table();
+            let domain = table.get(uuid).ok_or(ManagerError::NoUuid(uuid))?;
+            let Some(live) = &mut domain.live else {
+                return Err(ManagerError::state("domain is not running"));
+            };
+            Arc::make_mut(live).ending = true;
+            live.id
+        };
+        let ended = Labeller::connect(&self.settings)?.kill(uuid);
+        match ended {
+            Ok(ended) => self.ended(uuid, id, Some(&ended)),
+            // It was gone already, whoever ended it.
+            Err(DriverError::Refused(_)) => self.ended(uuid, id, None),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Asks the guest to power off.
+    pub fn shutdown(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
+        Ok(Control::connect(&live.control)?.order(&Verb::Shutdown)?)
+    }
+
+    /// Stops the virtual CPUs.
+    pub fn suspend(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        self.switch(uuid, &Verb::Pause, State::Paused(PAUSED_USER), Lifecycle::Paused)
+    }
+
+    /// Lets the virtual CPUs go on.
+    pub fn resume(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        self.switch(uuid, &Verb::Resume, State::Running(RUNNING_UNPAUSED), Lifecycle::Unpaused)
+    }
+
+    fn switch(
+        &self,
+        uuid: DomainUuid,
+        verb: &Verb,
+        state: State,
+        lifecycle: Lifecycle,
+    ) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let domain = self.by_uuid(uuid)?;
+        let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
+        match (verb, live.state) {
+            (Verb::Pause, State::Paused(_)) => return Ok(()),
+            (Verb::Resume, State::Running(_)) => {
+                return Err(ManagerError::state("domain is already running"));
+            }
+            _ => {}
+        }
+        Control::connect(&live.control)?.order(verb)?;
+        let domain = {
+            let mut table = self.table();
+            if let Some(live) = table.get(uuid).and_then(|domain| domain.live.as_mut()) {
+                Arc::make_mut(live).state = state;
+            }
+            table.by_uuid(uuid)
+        };
+        if let Some(domain) = domain {
+            self.tell(&domain, lifecycle);
+        }
+        Ok(())
+    }
+
+    /// A domain has ended, as the labeller says; `None` where it could not say how. The first to notice tells it.
+    pub fn ended(&self, uuid: DomainUuid, id: i32, ended: Option<&Ended>) {
+        let destroyed = {
+            let table = self.table();
+            let domain = table.by_uuid(uuid);
+            domain.and_then(|domain| domain.live).is_some_and(|live| live.id == id && live.ending)
+        };
+        let guest = ended.is_some_and(|ended| ended.signal.is_none() && ended.code == Some(0));
+        let (before, after, reason) = match (destroyed, guest) {
+            (true, _) => (Some(Lifecycle::Ending), Lifecycle::StoppedDestroyed, SHUTOFF_DESTROYED),
+            (false, true) => (Some(Lifecycle::PoweredOff), Lifecycle::StoppedShutdown, SHUTOFF_SHUTDOWN),
+            (false, false) => (None, Lifecycle::StoppedFailed, SHUTOFF_CRASHED),
+        };
+        let Some(was) = self.table().take_live(uuid, id, reason) else { return };
+        if let Err(error) = self.store.commit(vec![Change::End(uuid)]) {
+            tracing::error!(%error, domain = %was.name, "a domain that has ended stays in the store");
+        }
+        if was.running().is_none() {
+            // It never got so far that anybody saw it; whoever starts it hears why.
+            return;
+        }
+        if let Some(before) = before {
+            self.tell(&was, before);
+        }
+        self.tell(&Domain { live: None, ended: reason, ..was }, after);
+    }
+
+    /// Ends what was started to end with this connection.
+    pub fn connection_ended(&self, connection: u64) {
+        let bound =
+            |domain: &Domain| domain.live.as_ref().is_some_and(|live| live.autodestroy == Some(connection));
+        for domain in self.all().iter().filter(|domain| bound(domain)) {
+            if let Err(error) = self.destroy(domain.uuid) {
+                tracing::error!(%error, domain = %domain.name, "cannot end a domain whose client is gone");
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The domains that svirtd answers for: what is defined, what runs, and how one becomes the other.
+//!
+//! Owns the table of domains in memory, the store beside it, and domains' numbers. Starts and ends domains through
+//! the labeller and their supervisors, each call on the caller's own thread; a change is told only once it is on the
+//! disk. Knows nothing of the wire, of sockets, or of who may do what.
+#![forbid(unsafe_code)]
+
+mod definition;
+mod error;
+mod event;
+mod lifecycle;
+mod recover;
+mod table;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::base::{DomainName, DomainUuid};
+use crate::conf::facts::HostFacts;
+use crate::settings::Settings;
+use crate::store::Store;
+
+pub use definition::{Definition, View};
+pub use error::ManagerError;
+pub use event::{Event, Lifecycle, Sink};
+pub use lifecycle::StartFlags;
+pub use table::{Domain, Label, Live, State};
+
+use recover::{Left, Reservations, Reserved};
+use table::Table;
+
+/// Everything that svirtd knows of domains.
+pub struct Manager {
+    settings: Settings,
+    facts: HostFacts,
+    store: Store,
+    table: Mutex<Table>,
+    reservations: Reservations,
+    /// What the store said of domains that nobody has found again yet.
+    left: Left,
+    sink: Arc<dyn Sink>,
+    /// Told of each domain that runs, so that somebody waits for its end.
+    watch: Box<dyn Fn(DomainUuid, i32) + Send + Sync>,
+}
+
+impl Manager {
+    /// Knows no domain yet; [`Manager::recover`] finds them.
+    pub fn new(
+        settings: Settings,
+        facts: HostFacts,
+        store: Store,
+        sink: Arc<dyn Sink>,
+        watch: impl Fn(DomainUuid, i32) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            settings,
+            facts,
+            store,
+            table: Mutex::default(),
+            reservations: Reservations::default(),
+            left: Left::default(),
+            sink,
+            watch: Box::new(watch),
+        }
+    }
+
+    /// The host, as it was when the daemon started.
+    #[must_use]
+    pub fn facts(&self) -> &HostFacts {
+        &self.facts
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Every domain, by uuid.
+    #[must_use]
+    pub fn all(&self) -> Vec<Domain> {
+        self.table().all()
+    }
+
+    /// The domain with this uuid.
+    pub fn by_uuid(&self, uuid: DomainUuid) -> Result<Domain, ManagerError> {
+        self.table().by_uuid(uuid).ok_or(ManagerError::NoUuid(uuid))
+    }
+
+    /// The domain with this name.
+    pub fn by_name(&self, name: &str) -> Result<Domain, ManagerError> {
+        self.table().by_name(name).ok_or_else(|| ManagerError::NoName(name.into()))
+    }
+
+    /// The domain that runs under this number.
+    pub fn by_id(&self, id: i32) -> Result<Domain, ManagerError> {
+        self.table().by_id(id).ok_or(ManagerError::NoId(id))
+    }
+
+    /// The table holds no invariant over a panic that another thread could see broken.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reserve(&self, uuid: DomainUuid, name: &DomainName) -> Reserved<'_> {
+        self.reservations.take(uuid, name)
+    }
+
+    fn tell(&self, domain: &Domain, lifecycle: Lifecycle) {
+        self.sink.tell(&Event { domain: domain.clone(), lifecycle });
+    }
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manager").finish_non_exhaustive()
+    }
+}
+
+/// A uuid for a definition without one.
+#[must_use]
+pub fn draw_uuid() -> DomainUuid {
+    let bytes = (u128::from(crate::driver::draw()) << 64 | u128::from(crate::driver::draw())).to_be_bytes();
+    DomainUuid(uuid::Builder::from_random_bytes(bytes).into_uuid())
+}

@@ -1,0 +1,220 @@
+//! Which domains there are. No I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use super::Definition;
+use crate::base::{DomainName, DomainUuid};
+
+/// One domain, as it was at one moment.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// Its uuid.
+    pub uuid: DomainUuid,
+    /// Its name.
+    pub name: DomainName,
+    /// What it is defined as, where it is persistent.
+    pub definition: Option<Arc<Definition>>,
+    /// Whether it is started when the host is.
+    pub autostart: bool,
+    /// What runs.
+    pub live: Option<Arc<Live>>,
+    /// How it ended, while nothing runs: libvirt's reason for being shut off.
+    pub ended: i32,
+    /// Held by whoever changes what runs.
+    pub(super) job: Arc<Mutex<()>>,
+}
+
+/// What runs of a domain.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Its number.
+    pub id: i32,
+    /// What it was started with; `None` where somebody else started it.
+    pub definition: Option<Arc<Definition>>,
+    /// Whether its virtual CPUs run.
+    pub state: State,
+    /// The socket of its supervisor.
+    pub control: String,
+    /// Its labels, the first model first.
+    pub labels: Vec<Label>,
+    /// Its cgroup below the mount, where there is one.
+    pub cgroup: Option<String>,
+    /// Consoles and their terminals.
+    pub consoles: Vec<(String, Option<String>)>,
+    /// The connection whose end is also its own.
+    pub autodestroy: Option<u64>,
+    /// Whether somebody is ending it.
+    pub ending: bool,
+}
+
+/// What a live domain does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is being started: no client sees it yet.
+    Starting,
+    /// Its virtual CPUs run; libvirt's number for why.
+    Running(i32),
+    /// They stand; libvirt's number for why.
+    Paused(i32),
+}
+
+/// The label that one model gave a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// `selinux` or `dac`.
+    pub model: &'static str,
+    /// The label, in the model's own words.
+    pub label: String,
+    /// Whether the kernel refuses what the label does not allow.
+    pub enforcing: bool,
+}
+
+impl Domain {
+    /// Whether it runs, paused or not.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.running().is_some()
+    }
+
+    /// What runs, once it does.
+    #[must_use]
+    pub fn running(&self) -> Option<&Arc<Live>> {
+        self.live.as_ref().filter(|live| live.state != State::Starting)
+    }
+
+    /// Its number while it runs, else -1.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.running().map_or(-1, |live| live.id)
+    }
+
+    /// What it is now: what it runs with, else what it is defined as.
+    #[must_use]
+    pub fn current(&self) -> Option<&Arc<Definition>> {
+        self.running().and_then(|live| live.definition.as_ref()).or(self.definition.as_ref())
+    }
+}
+
+/// All domains.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    domains: BTreeMap<DomainUuid, Domain>,
+    names: HashMap<String, DomainUuid>,
+    ids: HashMap<i32, DomainUuid>,
+    last_id: i32,
+}
+
+impl Table {
+    pub(super) fn all(&self) -> Vec<Domain> {
+        self.domains.values().cloned().collect()
+    }
+
+    pub(super) fn by_uuid(&self, uuid: DomainUuid) -> Option<Domain> {
+        self.domains.get(&uuid).cloned()
+    }
+
+    pub(super) fn by_name(&self, name: &str) -> Option<Domain> {
+        self.by_uuid(*self.names.get(name)?)
+    }
+
+    pub(super) fn by_id(&self, id: i32) -> Option<Domain> {
+        self.by_uuid(*self.ids.get(&id)?).filter(Domain::is_active)
+    }
+
+    /// The domain with this uuid, new where there is none.
+    pub(super) fn entry(&mut self, uuid: DomainUuid, name: &DomainName) -> &mut Domain {
+        self.names.insert(name.to_string(), uuid);
+        self.domains.entry(uuid).or_insert_with(|| Domain {
+            uuid,
+            name: name.clone(),
+            definition: None,
+            autostart: false,
+            live: None,
+            ended: 0,
+            job: Arc::default(),
+        })
+    }
+
+    /// A domain to change.
+    pub(super) fn get(&mut self, uuid: DomainUuid) -> Option<&mut Domain> {
+        self.domains.get_mut(&uuid)
+    }
+
+    /// A number that no domain has had.
+    pub(super) fn next_id(&mut self) -> i32 {
+        self.last_id = self.last_id.saturating_add(1);
+        self.last_id
+    }
+
+    /// Notes what runs.
+    pub(super) fn set_live(&mut self, uuid: DomainUuid, live: Live) {
+        self.last_id = self.last_id.max(live.id);
+        self.ids.insert(live.id, uuid);
+        if let Some(domain) = self.domains.get_mut(&uuid) {
+            domain.live = Some(Arc::new(live));
+        }
+    }
+
+    /// Notes that nothing runs any longer; a domain that is not defined either is forgotten. Returns it as it was.
+    ///
+    /// `None` where not this very start of it runs.
+    pub(super) fn take_live(&mut self, uuid: DomainUuid, id: i32, ended: i32) -> Option<Domain> {
+        let domain = self.domains.get_mut(&uuid)?;
+        let before = domain.clone();
+        domain.live.take_if(|live| live.id == id)?;
+        domain.ended = ended;
+        self.ids.remove(&id);
+        self.tidy(uuid);
+        Some(before)
+    }
+
+    /// Forgets a domain that is neither defined nor runs.
+    pub(super) fn tidy(&mut self, uuid: DomainUuid) {
+        let Some(domain) = self.domains.get(&uuid) else { return };
+        if domain.definition.is_none() && domain.live.is_none() {
+            let name = domain.name.to_string();
+            self.domains.remove(&uuid);
+            if self.names.get(&name) == Some(&uuid) {
+                self.names.remove(&name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn live(id: i32, state: State) -> Live {
+        Live {
+            id,
+            definition: None,
+            state,
+            control: String::new(),
+            labels: vec![],
+            cgroup: None,
+            consoles: vec![],
+            autodestroy: None,
+            ending: false,
+        }
+    }
+
+    #[test]
+    fn a_domain_that_neither_runs_nor_is_defined_is_forgotten() {
+        let (mut table, uuid) = (Table::default(), DomainUuid(uuid::Uuid::from_u128(1)));
+        let name = DomainName::new("a").unwrap();
+        table.entry(uuid, &name);
+        let id = table.next_id();
+        table.set_live(uuid, live(id, State::Starting));
+        assert!(table.by_id(id).is_none(), "nobody sees it before it runs");
+        assert_eq!(table.by_name("a").unwrap().id(), -1);
+        table.set_live(uuid, live(id, State::Running(1)));
+        assert_eq!(table.by_id(id).unwrap().uuid, uuid);
+        assert!(table.take_live(uuid, id + 1, 2).is_none(), "another start's end is not this one's");
+        assert_eq!(table.take_live(uuid, id, 2).unwrap().id(), id);
+        assert!(table.by_uuid(uuid).is_none() && table.by_name("a").is_none() && table.by_id(id).is_none());
+        assert_eq!(table.next_id(), id + 1);
+    }
+}
