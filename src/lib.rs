@@ -38,8 +38,12 @@ pub mod probe;
 #[cfg(feature = "frontend")]
 pub mod profile;
 #[cfg(feature = "frontend")]
+pub mod remote;
+#[cfg(feature = "frontend")]
 pub mod rpc;
 #[cfg(feature = "frontend")]
 pub mod security;
+#[cfg(feature = "frontend")]
+pub mod server;
 #[cfg(feature = "frontend")]
 pub mod store;

@@ -35,6 +35,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("store", &["base"]),
     ("manager", &["base", "conf", "driver", "privsep", "settings", "store"]),
+    ("remote", &["access", "base", "conf", "driver", "manager", "rpc", "settings"]),
+    (
+        "server",
+        &[
+            "access", "base", "conf", "driver", "filter", "host", "manager", "privsep", "remote", "rpc",
+            "settings", "store", "sys",
+        ],
+    ),
     (
         "cli",
         &[

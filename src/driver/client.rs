@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::DriverError;
 use crate::base::DomainUuid;
@@ -23,9 +23,15 @@ pub struct Labeller {
 }
 
 impl Labeller {
+    /// Where the configured labeller listens.
+    #[must_use]
+    pub fn path(settings: &Settings) -> PathBuf {
+        Path::new(&settings.paths.run).join(SOCKET)
+    }
+
     /// Connects to the configured labeller.
     pub fn connect(settings: &Settings) -> Result<Self, DriverError> {
-        let path = Path::new(&settings.paths.run).join(SOCKET);
+        let path = Self::path(settings);
         let stream = UnixStream::connect(&path).map_err(|source| DriverError::Io {
             what: format!("to the labeller at {}", path.display()),
             source,

@@ -17,6 +17,7 @@ const FLOOR: &str = include_str!("../../labels/seccomp/floor.toml");
 const LABELLER: &str = include_str!("../../labels/seccomp/svirt-labeller.toml");
 const LABELLER_NO_IO_URING: &str = include_str!("../../labels/seccomp/svirt-labeller-no-io-uring.toml");
 const FRONTEND: &str = include_str!("../../labels/seccomp/svirt-frontend.toml");
+const SVIRTD: &str = include_str!("../../labels/seccomp/svirtd.toml");
 const SUPERVISOR: &str = include_str!("../../labels/seccomp/svirt-supervisor.toml");
 
 /// Why a filter that ships with svirt cannot be made; a test keeps this from happening.
@@ -51,7 +52,7 @@ pub fn ceiling_calls(ceiling: &Fragment) -> Vec<Sysno> {
 /// It is loaded last before (or just after) the plan's filter, when mounts and ids are done; `execve`, threads and
 /// loading another filter still work. Filters stack, the strictest answer counts.
 pub fn floor() -> Result<SeccompProgram, OwnError> {
-    denying(FLOOR)
+    denying(&[FLOOR])
 }
 
 /// The labeller's own filter, which everything that it starts inherits: it allows what it does not name, for mounts,
@@ -74,7 +75,12 @@ fn labeller_filter(io_uring: bool) -> Result<Filter, FragmentError> {
 
 /// The filter of the part that parses: it allows what it does not name.
 pub fn frontend() -> Result<SeccompProgram, OwnError> {
-    denying(FRONTEND)
+    denying(&[FRONTEND])
+}
+
+/// The daemon's filter: that of the part that parses, and nothing that makes a socket of another kind or binds one.
+pub fn svirtd() -> Result<SeccompProgram, OwnError> {
+    denying(&[FRONTEND, SVIRTD])
 }
 
 /// The supervisor's filter, an allow-list. Loaded by the supervisor itself, once everything is open.
@@ -92,10 +98,12 @@ fn supervisor_filter() -> Result<Filter, OwnError> {
     Ok(filter)
 }
 
-fn denying(text: &str) -> Result<SeccompProgram, OwnError> {
+fn denying(texts: &[&str]) -> Result<SeccompProgram, OwnError> {
     let ceiling = ceiling()?;
     let mut filter = Filter::allowing();
-    Fragment::parse(text)?.add_to(&mut filter);
+    for text in texts {
+        Fragment::parse(text)?.add_to(&mut filter);
+    }
     filter.check_ceiling(&ceiling_calls(ceiling))?;
     ceiling.add_to(&mut filter);
     filter.normalise();
@@ -107,6 +115,18 @@ fn denying(text: &str) -> Result<SeccompProgram, OwnError> {
 mod tests {
     use super::*;
     use crate::filter::judge;
+
+    #[test]
+    fn the_daemon_makes_no_socket_but_unix_ones() {
+        let judgement = judge(&svirtd().unwrap()).unwrap();
+        for call in ["read", "write", "accept4", "connect", "futex", "epoll_wait", "pwrite64", "fdatasync"] {
+            assert!(judgement.allowed.iter().any(|name| name == call), "{call}");
+        }
+        for call in ["bind", "listen", "execve", "rename", "mkdir", "kill", "setuid"] {
+            assert!(!judgement.allowed.iter().any(|name| name == call), "{call}");
+        }
+        assert!(judgement.allowed_conditionally.iter().any(|name| name == "socket"));
+    }
 
     #[test]
     fn the_floor_leaves_a_launch_alone() {

@@ -91,6 +91,8 @@ impl Settings {
             ("paths.cache", &self.paths.cache),
             ("paths.doi", &self.paths.doi),
             ("network.passt", &self.network.passt),
+            ("daemon.access", &self.daemon.access),
+            ("daemon.store", &self.daemon.store),
         ];
         let lists = [
             ("images.relabelable", &self.images.relabelable),

@@ -48,6 +48,8 @@ pub struct Settings {
     pub host: Host,
     /// Domains that other hosts send.
     pub relocation: Relocation,
+    /// The daemon that clients of libvirt's talk to.
+    pub daemon: Daemon,
 }
 
 /// `[paths]`
@@ -217,6 +219,37 @@ pub struct ConfinementPolicy {
     pub landlock_abi: u32,
     /// Whether a disk may ask for io_uring, whose operations no seccomp filter sees.
     pub io_uring: bool,
+}
+
+/// `[daemon]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Daemon {
+    /// The group whose members may connect; empty means root alone.
+    pub group: String,
+    /// Whether there is a socket for clients that only read.
+    pub read_only: bool,
+    /// The file with the rules that say who may do what; without it root may do everything, and the group operates.
+    pub access: String,
+    /// The directory of the definitions.
+    pub store: String,
+    /// Clients at once.
+    pub clients: u32,
+    /// Calls that one client may have outstanding; what it asks beyond waits unread.
+    pub calls: u32,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            group: String::new(),
+            read_only: false,
+            access: "/etc/svirt/access.toml".into(),
+            store: "/var/lib/svirt/daemon".into(),
+            clients: 5000,
+            calls: 16,
+        }
+    }
 }
 
 impl Default for Paths {

@@ -72,7 +72,7 @@ pub fn effective_abi(wanted: u32) -> u32 {
 }
 
 /// The newest ABI whose rights this program knows.
-const NEWEST: u32 = 7;
+pub const NEWEST: u32 = 7;
 
 fn version(abi: u32) -> ABI {
     match abi {

@@ -56,6 +56,30 @@ pub fn peer(stream: &UnixStream) -> io::Result<(u32, i32)> {
     Ok((credentials.uid(), credentials.pid()))
 }
 
+/// The gid and the supplementary groups that the kernel recorded when the peer connected.
+pub fn peer_groups(stream: impl AsFd) -> io::Result<(u32, Vec<u32>)> {
+    let stream = stream.as_fd();
+    let gid = socket::getsockopt(&stream, sockopt::PeerCredentials)?.gid();
+    // The kernel's own limit on groups.
+    let mut groups = vec![0_u32; 65_536];
+    let mut length = libc::socklen_t::try_from(groups.len() * 4).unwrap_or(0);
+    // SAFETY: the descriptor is open for the whole call, and `length` tells the kernel how many bytes `groups` has.
+    let done = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    groups.truncate(length as usize / 4);
+    Ok((gid, groups))
+}
+
 /// Turns a bound descriptor into a listener that does not block.
 pub fn nonblocking(fd: OwnedFd) -> io::Result<UnixListener> {
     let listener = UnixListener::from(fd);

@@ -153,6 +153,8 @@ impl Rig {
         settings.console.logs = vec![at("log")];
         settings.console.sockets = vec![at("sockets")];
         settings.limits.domains = 16;
+        settings.daemon.store = at("store");
+        settings.daemon.access = at("access.toml");
         change(&mut settings);
         std::fs::write(dir.path().join("svirt.toml"), toml::to_string(&settings).unwrap()).unwrap();
         Self { dir, settings, first_uid }

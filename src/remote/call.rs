@@ -1,0 +1,200 @@
+//! One call: its arguments, and the only way from it to a domain, which asks for permission first.
+
+use super::error::{Code, Failure, From};
+use super::needs::{Need, needs};
+use super::session::Session;
+use super::{Node, Service};
+use crate::access::{Object, Permission, Subject, Verb};
+use crate::base::{DomainName, DomainUuid};
+use crate::conf::identity;
+use crate::manager::{Definition, Domain, Manager, StartFlags};
+use crate::rpc::{self, Decode, Decoder, Encode, Encoder, Procedure};
+
+/// One call of the remote program.
+pub(super) struct Call<'a> {
+    service: &'a Service,
+    pub(super) session: &'a Session,
+    pub(super) procedure: Procedure,
+    payload: &'a [u8],
+}
+
+/// What a handler answers: the encoded results.
+pub(super) type Answer = Result<Vec<u8>, Failure>;
+
+/// A domain on which this call's permissions were checked.
+pub(super) struct Target<'a> {
+    manager: &'a Manager,
+    /// The domain, as it was when the call came.
+    pub(super) domain: Domain,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(
+        service: &'a Service,
+        session: &'a Session,
+        procedure: Procedure,
+        payload: &'a [u8],
+    ) -> Self {
+        Self { service, session, procedure, payload }
+    }
+
+    /// The arguments. What stands behind them is ignored, as libvirt ignores it.
+    pub(super) fn arguments<T: Decode<'a>>(&self) -> Result<T, Failure> {
+        Ok(Decoder::new(self.payload).take()?)
+    }
+
+    /// The results.
+    pub(super) fn answer(&self, results: &impl Encode) -> Answer {
+        let mut to = Encoder::new();
+        to.put(results).map_err(|error| {
+            Failure::new(Code::Rpc, From::Rpc, format!("the answer does not fit a message: {error}"))
+        })?;
+        Ok(to.into_bytes())
+    }
+
+    /// Refuses flags other than these.
+    pub(super) fn only_flags(&self, flags: u32, known: u32) -> Result<(), Failure> {
+        match flags & !known {
+            0 => Ok(()),
+            unknown => Err(Failure::flags(unknown, self.procedure)),
+        }
+    }
+
+    /// The host.
+    pub(super) fn node(&self) -> &'a Node {
+        &self.service.node
+    }
+
+    /// What the host was when the daemon started.
+    pub(super) fn facts(&self) -> &'a crate::conf::facts::HostFacts {
+        self.service.manager.facts()
+    }
+
+    /// The configuration.
+    pub(super) fn settings(&self) -> &'a crate::settings::Settings {
+        self.service.manager.settings()
+    }
+
+    /// Whether the caller may do something to a domain.
+    fn may(&self, permission: Permission, domain: Option<(&DomainName, DomainUuid)>) -> bool {
+        let uuid = domain.map(|(_, uuid)| uuid.to_string()).unwrap_or_default();
+        let subject = domain.map(|(name, _)| Subject { name: name.as_str(), uuid: &uuid });
+        self.service.policy.allows(&self.session.identity, permission, subject)
+    }
+
+    /// What this call needs on objects of one kind, with these flags.
+    fn needed(&self, connect: bool, flags: u32) -> impl Iterator<Item = Permission> {
+        let of_kind = move |need: &&Need| (need.permission.object == Object::Connect) == connect;
+        needs(self.procedure)
+            .iter()
+            .filter(of_kind)
+            .filter(move |need| need.when.holds(flags))
+            .map(|n| n.permission)
+    }
+
+    fn denied(&self, permission: Permission) -> Failure {
+        let uid = self.session.identity.uid;
+        Failure::new(
+            Code::AccessDenied,
+            From::Access,
+            format!(
+                "no rule gives uid {uid} the permission {permission}; an administrator can add one to the rules' file"
+            ),
+        )
+    }
+
+    /// Checks what the call needs of the connection itself.
+    pub(super) fn permit_connect(&self) -> Result<(), Failure> {
+        match self.needed(true, 0).find(|permission| !self.may(*permission, None)) {
+            Some(permission) => Err(self.denied(permission)),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what the call needs of one domain; one that the caller may not even see does not exist for it.
+    fn permit(&self, domain: &Domain, flags: u32, unseen: Failure) -> Result<(), Failure> {
+        let on = Some((&domain.name, domain.uuid));
+        if !self.may(Permission { object: Object::Domain, verb: Verb::Getattr }, on) {
+            return Err(unseen);
+        }
+        self.read_only(flags)?;
+        match self.needed(false, flags).find(|permission| !self.may(*permission, on)) {
+            Some(permission) => Err(self.denied(permission)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what a read-only connection may not do with these flags.
+    pub(super) fn read_only(&self, flags: u32) -> Result<(), Failure> {
+        let read_only = self.session.opened().unwrap_or(true);
+        if read_only && !self.procedure.read_only().allows(flags) {
+            return Err(Failure::read_only(self.procedure));
+        }
+        Ok(())
+    }
+
+    /// The domain of a reference, for a call with these flags.
+    pub(super) fn domain(&self, reference: &rpc::Domain<'_>, flags: u32) -> Result<Target<'a>, Failure> {
+        let uuid = DomainUuid(uuid::Uuid::from_bytes(reference.uuid));
+        let domain = self.service.manager.by_uuid(uuid)?;
+        self.permit(&domain, flags, Failure::no_uuid(uuid))?;
+        Ok(Target { manager: &self.service.manager, domain })
+    }
+
+    /// The domain that is looked up.
+    pub(super) fn look_up(
+        &self,
+        find: impl FnOnce(&Manager) -> Result<Domain, crate::manager::ManagerError>,
+        unseen: impl FnOnce() -> crate::manager::ManagerError,
+    ) -> Result<Domain, Failure> {
+        let domain = find(&self.service.manager)?;
+        self.permit(&domain, 0, unseen().into())?;
+        Ok(domain)
+    }
+
+    /// Every domain on which the caller has a permission.
+    pub(super) fn visible(&self, verb: Verb) -> Vec<Domain> {
+        let permission = Permission { object: Object::Domain, verb };
+        let mut all = self.service.manager.all();
+        all.retain(|domain| self.may(permission, Some((&domain.name, domain.uuid))));
+        all
+    }
+
+    /// Reads a definition, once it is known that the caller may hand in one of its name.
+    fn definition(&self, xml: &str, flags: u32) -> Result<Definition, Failure> {
+        let found = identity::read(xml).map_err(|text| Failure::new(Code::Xml, From::Domain, text))?;
+        let manager = &self.service.manager;
+        // A definition without a uuid is that of the domain with its name, where there is one.
+        let uuid = found.uuid.or_else(|| manager.by_name(found.name.as_str()).ok().map(|domain| domain.uuid));
+        let uuid = uuid.unwrap_or_else(crate::manager::draw_uuid);
+        let on = Some((&found.name, uuid));
+        if let Some(permission) = self.needed(false, flags).find(|permission| !self.may(*permission, on)) {
+            return Err(self.denied(permission));
+        }
+        Ok(Definition::read(xml, uuid)?)
+    }
+
+    /// Defines a domain.
+    pub(super) fn define(&self, xml: &str, flags: u32) -> Result<Domain, Failure> {
+        let definition = self.definition(xml, flags)?;
+        Ok(self.service.manager.define(definition)?)
+    }
+
+    /// Starts a domain from a definition.
+    pub(super) fn create(&self, xml: &str, flags: u32, start: StartFlags) -> Result<Domain, Failure> {
+        let definition = self.definition(xml, flags)?;
+        Ok(self.service.manager.start_transient(definition, start)?)
+    }
+}
+
+impl Target<'_> {
+    /// The manager, and which domain of it.
+    pub(super) fn parts(&self) -> (&Manager, DomainUuid) {
+        (self.manager, self.domain.uuid)
+    }
+}
+
+/// A domain as a reply refers to it.
+pub(super) fn reference(domain: &Domain) -> rpc::Domain<'_> {
+    rpc::Domain { name: domain.name.as_str(), uuid: domain.uuid.0.into_bytes(), id: domain.id() }
+}

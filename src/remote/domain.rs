@@ -1,0 +1,195 @@
+//! Calls that only read a domain.
+
+use super::call::{Answer, Call, Target, reference};
+use super::error::{Code, Failure, From};
+use crate::base::DomainUuid;
+use crate::manager::{Definition, Domain, ManagerError, State, View};
+use crate::rpc::{self, Chars, Encode, Encoder, List, Procedure, XdrError};
+
+/// virDomainState
+const RUNNING: i32 = 1;
+const PAUSED: i32 = 3;
+const SHUTOFF: i32 = 5;
+
+pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::DomainGetAutostart => |call| with(call, |call, target| call.answer(&target.domain.autostart)),
+        P::DomainGetMaxMemory => {
+            |call| with(call, |call, target| call.answer(&(definition(&target.domain)?.memory / 1024)))
+        }
+        P::DomainGetMaxVcpus => |call| with(call, |call, target| call.answer(&vcpus(&target.domain)?)),
+        P::DomainGetMessages => messages,
+        P::DomainGetMetadata => metadata,
+        P::DomainGetOsType => |call| with(call, |call, _| call.answer(&"hvm")),
+        P::DomainGetSecurityLabel => security_label,
+        P::DomainGetSecurityLabelList => security_label_list,
+        P::DomainGetState => get_state,
+        P::DomainGetVcpusFlags => vcpus_flags,
+        P::DomainGetXmlDesc => xml,
+        P::DomainHasManagedSaveImage => |call| with_flags(call, |call, _| call.answer(&false)),
+        P::DomainIsActive => |call| with(call, |call, target| call.answer(&target.domain.is_active())),
+        P::DomainIsPersistent => {
+            |call| with(call, |call, target| call.answer(&target.domain.definition.is_some()))
+        }
+        P::DomainIsUpdated => |call| with(call, |call, _| call.answer(&false)),
+        P::DomainLookupById => by_id,
+        P::DomainLookupByName => by_name,
+        P::DomainLookupByUuid => by_uuid,
+        _ => return None,
+    })
+}
+
+/// A call whose only argument is a domain.
+fn with(call: &Call<'_>, answer: fn(&Call<'_>, &Target<'_>) -> Answer) -> Answer {
+    let reference: rpc::Domain<'_> = call.arguments()?;
+    answer(call, &call.domain(&reference, 0)?)
+}
+
+/// A call with a domain and flags, of which there are none.
+fn with_flags(call: &Call<'_>, answer: fn(&Call<'_>, &Target<'_>) -> Answer) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    answer(call, &target)
+}
+
+fn by_name(call: &Call<'_>) -> Answer {
+    let name: &str = call.arguments()?;
+    let domain = call.look_up(|manager| manager.by_name(name), || ManagerError::NoName(name.into()))?;
+    call.answer(&reference(&domain))
+}
+
+fn by_id(call: &Call<'_>) -> Answer {
+    let id: i32 = call.arguments()?;
+    let domain = call.look_up(|manager| manager.by_id(id), || ManagerError::NoId(id))?;
+    call.answer(&reference(&domain))
+}
+
+fn by_uuid(call: &Call<'_>) -> Answer {
+    let uuid = DomainUuid(uuid::Uuid::from_bytes(call.arguments()?));
+    let domain = call.look_up(|manager| manager.by_uuid(uuid), || ManagerError::NoUuid(uuid))?;
+    call.answer(&reference(&domain))
+}
+
+/// libvirt's state and reason.
+pub(super) fn state(domain: &Domain) -> (i32, i32) {
+    match domain.running().map(|live| live.state) {
+        Some(State::Running(reason)) => (RUNNING, reason),
+        Some(State::Paused(reason)) => (PAUSED, reason),
+        Some(State::Starting) | None => (SHUTOFF, domain.ended),
+    }
+}
+
+fn get_state(call: &Call<'_>) -> Answer {
+    with_flags(call, |call, target| call.answer(&state(&target.domain)))
+}
+
+/// What a domain is, as far as this daemon knows.
+pub(super) fn definition(domain: &Domain) -> Result<&Definition, Failure> {
+    domain.current().map(AsRef::as_ref).ok_or_else(|| {
+        let text = format!(
+            "domain '{}' was started without svirtd, which has no definition of it; `svirt inspect` shows what runs",
+            domain.name
+        );
+        Failure::new(Code::OperationInvalid, From::Qemu, text)
+    })
+}
+
+fn vcpus(domain: &Domain) -> Result<i32, Failure> {
+    Ok(i32::try_from(definition(domain)?.vcpus).unwrap_or(i32::MAX))
+}
+
+/// virDomainXMLFlags
+const XML_SECURE: u32 = 1;
+const XML_INACTIVE: u32 = 2;
+const XML_UPDATE_CPU: u32 = 4;
+const XML_MIGRATABLE: u32 = 8;
+
+fn xml(call: &Call<'_>) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, XML_SECURE | XML_INACTIVE | XML_UPDATE_CPU | XML_MIGRATABLE)?;
+    let domain = &target.domain;
+    let inactive = flags & XML_INACTIVE != 0;
+    let text = match (&domain.definition, domain.running()) {
+        (Some(definition), _) if inactive => definition.view(View::Inactive),
+        (_, Some(live)) if !inactive => definition(domain)?.view(View::Live(live.id)),
+        _ => definition(domain)?.view(View::Inactive),
+    };
+    call.answer(&text)
+}
+
+/// virDomainVcpuFlags
+const AFFECT_LIVE: u32 = 1;
+const AFFECT_CONFIG: u32 = 2;
+const VCPU_MAXIMUM: u32 = 4;
+
+fn vcpus_flags(call: &Call<'_>) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | VCPU_MAXIMUM)?;
+    let domain = &target.domain;
+    let wrong = |text: &str| Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
+    match (flags & (AFFECT_LIVE | AFFECT_CONFIG), &domain.definition) {
+        (3, _) => {
+            Err(Failure::new(Code::InvalidArgument, From::Domain, "flags live and config exclude each other"))
+        }
+        (AFFECT_LIVE, _) if !domain.is_active() => wrong("domain is not running"),
+        (AFFECT_CONFIG, None) => wrong("transient domains do not have any persistent config"),
+        (AFFECT_CONFIG, Some(definition)) => {
+            call.answer(&i32::try_from(definition.vcpus).unwrap_or(i32::MAX))
+        }
+        _ => call.answer(&vcpus(domain)?),
+    }
+}
+
+fn messages(call: &Call<'_>) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let _target = call.domain(&reference, 0)?;
+    call.only_flags(flags, 3)?;
+    call.answer(&List::<&str, 2048>(Vec::new()))
+}
+
+fn metadata(call: &Call<'_>) -> Answer {
+    const DESCRIPTION: i32 = 0;
+    const TITLE: i32 = 1;
+    let (reference, kind, _uri, flags): (rpc::Domain<'_>, i32, Option<&str>, u32) = call.arguments()?;
+    let target = call.domain(&reference, 0)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
+    let definition = definition(&target.domain)?;
+    let (found, what) = match kind {
+        DESCRIPTION => (definition.description.as_ref(), "description"),
+        TITLE => (definition.title.as_ref(), "title"),
+        _ => return Err(Failure::unsupported("virDomainGetMetadata of other programs' elements")),
+    };
+    let text = format!("Requested metadata element is not present: {what}");
+    call.answer(found.ok_or_else(|| Failure::new(Code::NoMetadata, From::Domain, text))?)
+}
+
+/// One label as it is sent; empty where the domain has none.
+struct Label<'a>(Option<&'a crate::manager::Label>);
+
+impl Encode for Label<'_> {
+    fn encode(&self, to: &mut Encoder) -> Result<(), XdrError> {
+        let text = self.0.map_or("", |label| label.label.as_str());
+        to.put(&(Chars(text), self.0.is_some_and(|label| label.enforcing)))
+    }
+}
+
+fn security_label(call: &Call<'_>) -> Answer {
+    with(call, |call, target| {
+        call.answer(&Label(target.domain.running().and_then(|live| live.labels.first())))
+    })
+}
+
+fn security_label_list(call: &Call<'_>) -> Answer {
+    with(call, |call, target| {
+        let labels: Vec<Label<'_>> = match target.domain.running() {
+            Some(live) => live.labels.iter().map(|label| Label(Some(label))).collect(),
+            None => Vec::new(),
+        };
+        let found = i32::try_from(labels.len()).unwrap_or(0);
+        call.answer(&(List::<_, 64>(labels), found))
+    })
+}

@@ -1,0 +1,115 @@
+//! Kinds of objects that svirtd has none of: empty lists, and libvirt's errors for looking one up.
+
+use super::call::{Answer, Call};
+use super::connect::most;
+use super::error::{Code, Failure, From};
+use crate::rpc::{self, List, Procedure};
+
+pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::ConnectListAllNetworks
+        | P::ConnectListAllStoragePools
+        | P::ConnectListAllInterfaces
+        | P::ConnectListAllNodeDevices
+        | P::ConnectListAllNwfilters
+        | P::ConnectListAllNwfilterBindings
+        | P::ConnectListAllSecrets => list_all,
+        P::ConnectNumOfNetworks
+        | P::ConnectNumOfDefinedNetworks
+        | P::ConnectNumOfStoragePools
+        | P::ConnectNumOfDefinedStoragePools
+        | P::ConnectNumOfInterfaces
+        | P::ConnectNumOfDefinedInterfaces
+        | P::ConnectNumOfNwfilters
+        | P::ConnectNumOfSecrets
+        | P::NodeNumOfDevices => |call| call.answer(&0_i32),
+        P::ConnectListNetworks
+        | P::ConnectListDefinedNetworks
+        | P::ConnectListStoragePools
+        | P::ConnectListDefinedStoragePools
+        | P::ConnectListInterfaces
+        | P::ConnectListDefinedInterfaces
+        | P::ConnectListNwfilters
+        | P::ConnectListSecrets => names,
+        P::NodeListDevices => devices,
+        P::DomainSnapshotNum => |call| on(call, |call| call.answer(&0_i32)),
+        P::DomainListAllSnapshots | P::DomainListAllCheckpoints => snapshots,
+        P::DomainSnapshotListNames => snapshot_names,
+        P::DomainHasCurrentSnapshot => |call| on(call, |call| call.answer(&false)),
+        _ => return lookup(procedure),
+    })
+}
+
+fn lookup(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::NetworkLookupByName => |call| missing(call, Code::NoNetwork, From::Network, "no network"),
+        P::NetworkLookupByUuid => |call| missing_uuid(call, Code::NoNetwork, From::Network, "no network"),
+        P::StoragePoolLookupByName => |call| missing(call, Code::NoPool, From::Storage, "no storage pool"),
+        P::StoragePoolLookupByUuid => {
+            |call| missing_uuid(call, Code::NoPool, From::Storage, "no storage pool")
+        }
+        P::StorageVolLookupByPath => |call| missing_path(call, "path"),
+        P::StorageVolLookupByKey => |call| missing_path(call, "key"),
+        P::InterfaceLookupByName => |call| missing(call, Code::NoInterface, From::Interface, "no interface"),
+        P::NodeDeviceLookupByName => {
+            |call| missing(call, Code::NoNodeDevice, From::NodeDevice, "no node device")
+        }
+        P::NwfilterLookupByName => |call| missing(call, Code::NoNwfilter, From::Nwfilter, "no nwfilter"),
+        P::NwfilterLookupByUuid => |call| missing_uuid(call, Code::NoNwfilter, From::Nwfilter, "no nwfilter"),
+        P::SecretLookupByUuid => |call| missing_uuid(call, Code::NoSecret, From::Secret, "no secret"),
+        _ => return None,
+    })
+}
+
+fn list_all(call: &Call<'_>) -> Answer {
+    let (_need_results, _flags): (bool, u32) = call.arguments()?;
+    call.answer(&(List::<u32, 0>(Vec::new()), 0_u32))
+}
+
+fn names(call: &Call<'_>) -> Answer {
+    most(call.arguments()?)?;
+    call.answer(&List::<&str, 0>(Vec::new()))
+}
+
+fn devices(call: &Call<'_>) -> Answer {
+    let (_capability, _max, flags): (Option<&str>, i32, u32) = call.arguments()?;
+    call.only_flags(flags, 0)?;
+    call.answer(&List::<&str, 0>(Vec::new()))
+}
+
+/// A call on a domain with flags that select among nothing.
+fn on(call: &Call<'_>, answer: fn(&Call<'_>) -> Answer) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let _target = call.domain(&reference, flags)?;
+    answer(call)
+}
+
+fn snapshots(call: &Call<'_>) -> Answer {
+    let (reference, _need_results, flags): (rpc::Domain<'_>, bool, u32) = call.arguments()?;
+    let _target = call.domain(&reference, flags)?;
+    call.answer(&(List::<u32, 0>(Vec::new()), 0_i32))
+}
+
+fn snapshot_names(call: &Call<'_>) -> Answer {
+    let (reference, max, flags): (rpc::Domain<'_>, i32, u32) = call.arguments()?;
+    let _target = call.domain(&reference, flags)?;
+    most(max)?;
+    call.answer(&List::<&str, 0>(Vec::new()))
+}
+
+fn missing(call: &Call<'_>, code: Code, from: From, what: &str) -> Answer {
+    let name: &str = call.arguments()?;
+    Err(Failure::new(code, from, format!("{what} with matching name '{name}'")))
+}
+
+fn missing_uuid(call: &Call<'_>, code: Code, from: From, what: &str) -> Answer {
+    let uuid = uuid::Uuid::from_bytes(call.arguments()?);
+    Err(Failure::new(code, from, format!("{what} with matching uuid '{uuid}'")))
+}
+
+fn missing_path(call: &Call<'_>, word: &str) -> Answer {
+    let path: &str = call.arguments()?;
+    Err(Failure::new(Code::NoVolume, From::Storage, format!("no storage vol with matching {word} '{path}'")))
+}

@@ -1,0 +1,178 @@
+//! libvirt's error codes, domains and texts: the only place that knows them.
+
+use crate::base::{DomainUuid, Layer, Refusal};
+use crate::manager::ManagerError;
+use crate::rpc::{Procedure, XdrError};
+
+/// Codes, as `virterror.h` numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Code {
+    Internal = 1,
+    NoSupport = 3,
+    NoConnect = 5,
+    InvalidArgument = 8,
+    OperationFailed = 9,
+    Xml = 27,
+    OperationDenied = 29,
+    System = 38,
+    Rpc = 39,
+    NoDomain = 42,
+    NoNetwork = 43,
+    NoPool = 49,
+    NoVolume = 50,
+    NoNodeDevice = 53,
+    OperationInvalid = 55,
+    NoInterface = 57,
+    NoNwfilter = 62,
+    NoSecret = 66,
+    ConfigUnsupported = 67,
+    NoMetadata = 80,
+    AccessDenied = 88,
+}
+
+/// Where in libvirt an error would come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum From {
+    None = 0,
+    Rpc = 7,
+    Qemu = 10,
+    Storage = 18,
+    Network = 19,
+    Domain = 20,
+    NodeDevice = 22,
+    Interface = 26,
+    Secret = 30,
+    Nwfilter = 33,
+    Streams = 38,
+    Access = 55,
+}
+
+/// An error that a client gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) code: Code,
+    pub(super) from: From,
+    pub(super) message: String,
+}
+
+impl Failure {
+    /// The error with libvirt's own words before what is said.
+    pub(super) fn new(code: Code, from: From, what: impl AsRef<str>) -> Self {
+        let what = what.as_ref();
+        let message = match code.words() {
+            "" => what.to_owned(),
+            words => format!("{words}: {what}"),
+        };
+        Self { code, from, message }
+    }
+
+    /// A call that only an open connection takes.
+    pub(super) fn not_open() -> Self {
+        Self::new(Code::Internal, From::Rpc, "hypervisor connection not open")
+    }
+
+    /// A procedure that there is not. Clients look at the beginning of the text.
+    pub(super) fn unknown_procedure(number: i32) -> Self {
+        Self { code: Code::Rpc, from: From::Rpc, message: format!("unknown procedure: {number}") }
+    }
+
+    /// A procedure that there is, and that this driver lacks.
+    pub(super) fn unsupported(api: &str) -> Self {
+        let from = match api {
+            _ if api.starts_with("virDomain") => From::Domain,
+            _ if api.starts_with("virNetwork") => From::Network,
+            _ if api.starts_with("virStorage") => From::Storage,
+            _ if api.starts_with("virNodeDevice") => From::NodeDevice,
+            _ if api.starts_with("virInterface") => From::Interface,
+            _ if api.starts_with("virSecret") => From::Secret,
+            _ if api.starts_with("virNWFilter") => From::Nwfilter,
+            _ => From::None,
+        };
+        Self::new(Code::NoSupport, from, api)
+    }
+
+    /// A flag that is not known, and so not ignored.
+    pub(super) fn flags(flags: u32, procedure: Procedure) -> Self {
+        let text = format!("unsupported flags (0x{flags:x}) in function {}", procedure.api());
+        Self { code: Code::InvalidArgument, from: From::Domain, message: text }
+    }
+
+    /// A read-only client asked for more.
+    pub(super) fn read_only(procedure: Procedure) -> Self {
+        let text = match procedure {
+            Procedure::DomainGetXmlDesc => "virDomainGetXMLDesc with secure flag".to_owned(),
+            _ => format!("read only access prevents {}", procedure.api()),
+        };
+        Self::new(Code::OperationDenied, From::Domain, text)
+    }
+
+    /// Something that does not exist, or that the caller may not see.
+    pub(super) fn no_uuid(uuid: DomainUuid) -> Self {
+        ManagerError::NoUuid(uuid).into()
+    }
+}
+
+impl Code {
+    /// What libvirt says before the particulars.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Internal => "internal error",
+            Self::NoSupport => "this function is not supported by the connection driver",
+            Self::NoConnect => "no connection driver available for",
+            Self::InvalidArgument => "invalid argument",
+            Self::OperationFailed => "operation failed",
+            Self::Xml => "XML error",
+            Self::OperationDenied => "operation forbidden",
+            Self::System | Self::Rpc => "",
+            Self::NoDomain => "Domain not found",
+            Self::NoNetwork => "Network not found",
+            Self::NoPool => "Storage pool not found",
+            Self::NoVolume => "Storage volume not found",
+            Self::NoNodeDevice => "Node device not found",
+            Self::OperationInvalid => "Requested operation is not valid",
+            Self::NoInterface => "Interface not found",
+            Self::NoNwfilter => "Network filter not found",
+            Self::NoSecret => "Secret not found",
+            Self::ConfigUnsupported => "unsupported configuration",
+            Self::NoMetadata => "metadata not found",
+            Self::AccessDenied => "access denied",
+        }
+    }
+}
+
+impl std::convert::From<XdrError> for Failure {
+    fn from(_: XdrError) -> Self {
+        Self { code: Code::Rpc, from: From::Rpc, message: "Unable to decode message payload".into() }
+    }
+}
+
+impl std::convert::From<ManagerError> for Failure {
+    fn from(error: ManagerError) -> Self {
+        let text = error.to_string();
+        match error {
+            ManagerError::NoId(_) | ManagerError::NoName(_) | ManagerError::NoUuid(_) => {
+                Self::new(Code::NoDomain, From::Qemu, text)
+            }
+            ManagerError::Definition(refusal) => definition(&refusal),
+            ManagerError::Driver(error) => {
+                let said = match error.stderr().trim() {
+                    "" => String::new(),
+                    stderr => format!("\n  the device model said: {}", stderr.replace('\n', "\n    ")),
+                };
+                Self::new(Code::OperationFailed, From::Qemu, format!("{text}{said}"))
+            }
+            ManagerError::Exists(_) => Self::new(Code::OperationFailed, From::Qemu, text),
+            ManagerError::Malformed(_) => Self::new(Code::Xml, From::Domain, text),
+            ManagerError::State(_) => Self::new(Code::OperationInvalid, From::Qemu, text),
+            ManagerError::Store(_) => Self::new(Code::System, From::Qemu, text),
+        }
+    }
+}
+
+fn definition(refusal: &Refusal) -> Failure {
+    let code =
+        if refusal.layer == Layer::Definition { Code::ConfigUnsupported } else { Code::OperationFailed };
+    Failure::new(code, From::Domain, refusal.to_string())
+}

@@ -1,0 +1,120 @@
+//! Who hears of what.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::call::{Answer, Call, reference};
+use super::error::{Code, Failure, From};
+use super::session::Session;
+use crate::access::{Object, Permission, Policy, Subject, Verb};
+use crate::base::DomainUuid;
+use crate::manager::{Event, Sink};
+use crate::rpc::{self, Header, Packet, Procedure, Program};
+
+/// The kinds of domain events that there are, up to libvirt 11.
+const EVENTS: i32 = 28;
+const LIFECYCLE: i32 = 0;
+/// The serial that stock daemons put into events.
+const SERIAL: u32 = 1;
+
+pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::ConnectDomainEventCallbackDeregisterAny => deregister,
+        P::ConnectDomainEventCallbackRegisterAny => register,
+        // Networks, pools, node devices and secrets: nothing ever happens to what there is none of.
+        P::ConnectNetworkEventRegisterAny
+        | P::ConnectStoragePoolEventRegisterAny
+        | P::ConnectNodeDeviceEventRegisterAny
+        | P::ConnectSecretEventRegisterAny => register_silent,
+        P::ConnectNetworkEventDeregisterAny
+        | P::ConnectStoragePoolEventDeregisterAny
+        | P::ConnectNodeDeviceEventDeregisterAny
+        | P::ConnectSecretEventDeregisterAny => deregister,
+        _ => return None,
+    })
+}
+
+fn register(call: &Call<'_>) -> Answer {
+    let (event, domain): (i32, Option<rpc::Domain<'_>>) = call.arguments()?;
+    if !(0..EVENTS).contains(&event) {
+        return Err(Failure::new(Code::Internal, From::Rpc, format!("unsupported event ID {event}")));
+    }
+    let domain = domain.map(|reference| call.domain(&reference, 0)).transpose()?;
+    number(call, call.session.register(event, domain.map(|target| target.domain.uuid)))
+}
+
+fn register_silent(call: &Call<'_>) -> Answer {
+    let event: i32 = call.arguments()?;
+    if !(0..=1).contains(&event) {
+        return Err(Failure::new(Code::Internal, From::Rpc, format!("unsupported event ID {event}")));
+    }
+    number(call, call.session.register(-1, None))
+}
+
+fn number(call: &Call<'_>, id: Option<i32>) -> Answer {
+    let many = || Failure::new(Code::OperationFailed, From::Rpc, "too many event registrations");
+    call.answer(&id.ok_or_else(many)?)
+}
+
+fn deregister(call: &Call<'_>) -> Answer {
+    let id: i32 = call.arguments()?;
+    if !call.session.deregister(id) {
+        return Err(Failure::new(Code::Internal, From::Rpc, format!("callback {id} not registered")));
+    }
+    call.answer(&())
+}
+
+/// Passes what happens on to every client that wants it and may know of it.
+#[derive(Debug)]
+pub struct Events {
+    policy: Policy,
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+}
+
+impl Events {
+    /// Nobody listens yet.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, sessions: Mutex::default() }
+    }
+
+    /// A client has come.
+    pub fn add(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.insert(session.id, session.clone());
+    }
+
+    /// A client has gone.
+    pub fn remove(&self, id: u64) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    fn may_know(&self, session: &Session, name: &str, uuid: DomainUuid) -> bool {
+        let permission = Permission { object: Object::Domain, verb: Verb::Getattr };
+        let uuid = uuid.to_string();
+        self.policy.allows(&session.identity, permission, Some(Subject { name, uuid: &uuid }))
+    }
+}
+
+impl Sink for Events {
+    fn tell(&self, event: &Event) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let domain = &event.domain;
+        let (number, detail) = event.lifecycle.numbers();
+        let procedure = Procedure::DomainEventCallbackLifecycle.number();
+        let header = Header::event(Program::Remote, procedure, SERIAL);
+        for session in sessions.values() {
+            let callbacks = session.interested(LIFECYCLE, domain.uuid);
+            if callbacks.is_empty() || !self.may_know(session, domain.name.as_str(), domain.uuid) {
+                continue;
+            }
+            for callback in callbacks {
+                let body = (callback, reference(domain), number, detail);
+                if let Ok(packet) = Packet::bytes(&header, &body) {
+                    session.outbox.event(packet);
+                }
+            }
+        }
+    }
+}

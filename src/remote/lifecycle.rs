@@ -1,0 +1,110 @@
+//! Calls that change a domain, or wait for one.
+
+use super::call::{Answer, Call, Target, reference};
+use super::error::Failure;
+use crate::manager::{Manager, ManagerError, StartFlags};
+use crate::rpc::{self, Procedure};
+
+pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::DomainCreate => |call| on(call, |target| start(target, StartFlags::default())),
+        P::DomainCreateWithFlags => create_with_flags,
+        P::DomainCreateXml => create_xml,
+        P::DomainDefineXml => |call| define(call, call.arguments()?, 0),
+        P::DomainDefineXmlFlags => define_flags,
+        P::DomainDestroy => |call| on(call, |target| does(target, Manager::destroy)),
+        P::DomainDestroyFlags => {
+            |call| on_flags(call, DESTROY_GRACEFUL, |target| does(target, Manager::destroy))
+        }
+        P::DomainResume => |call| on(call, |target| does(target, Manager::resume)),
+        P::DomainSetAutostart => set_autostart,
+        P::DomainShutdown => |call| on(call, |target| does(target, Manager::shutdown)),
+        P::DomainShutdownFlags => {
+            |call| on_flags(call, SHUTDOWN_ACPI, |target| does(target, Manager::shutdown))
+        }
+        P::DomainSuspend => |call| on(call, |target| does(target, Manager::suspend)),
+        P::DomainUndefine => |call| on(call, |target| does(target, Manager::undefine)),
+        P::DomainUndefineFlags => |call| on_flags(call, UNDEFINE, |target| does(target, Manager::undefine)),
+        _ => return None,
+    })
+}
+
+/// virDomainShutdownFlagValues: by a power button; through an agent nobody could be asked.
+const SHUTDOWN_ACPI: u32 = 1;
+/// virDomainDestroyFlagsValues: no signal that can be refused is sent anyway.
+const DESTROY_GRACEFUL: u32 = 1;
+/// virDomainUndefineFlagsValues: managed save, snapshots, NVRAM kept or not, checkpoints. There is none of these.
+const UNDEFINE: u32 = 1 | 2 | 4 | 8 | 16;
+/// virDomainCreateFlags
+const START_PAUSED: u32 = 1;
+const START_AUTODESTROY: u32 = 2;
+/// About a saved image, of which there is none.
+const START_SAVED: u32 = 4 | 8;
+/// Every definition is checked as a whole.
+const VALIDATE: u32 = 16;
+/// virDomainDefineFlags
+const DEFINE_VALIDATE: u32 = 1;
+
+type Done = Result<(), ManagerError>;
+
+fn does(target: &Target<'_>, what: fn(&Manager, crate::base::DomainUuid) -> Done) -> Done {
+    let (manager, uuid) = target.parts();
+    what(manager, uuid)
+}
+
+fn on(call: &Call<'_>, what: impl FnOnce(&Target<'_>) -> Done) -> Answer {
+    let reference: rpc::Domain<'_> = call.arguments()?;
+    what(&call.domain(&reference, 0)?)?;
+    call.answer(&())
+}
+
+fn on_flags(call: &Call<'_>, known: u32, what: impl FnOnce(&Target<'_>) -> Done) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, known)?;
+    what(&target)?;
+    call.answer(&())
+}
+
+fn start(target: &Target<'_>, flags: StartFlags) -> Done {
+    let (manager, uuid) = target.parts();
+    manager.start(uuid, flags).map(|_| ())
+}
+
+fn start_flags(call: &Call<'_>, flags: u32) -> StartFlags {
+    let autodestroy = (flags & START_AUTODESTROY != 0).then_some(call.session.id);
+    StartFlags { paused: flags & START_PAUSED != 0, autodestroy }
+}
+
+fn create_with_flags(call: &Call<'_>) -> Answer {
+    let (asked, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let target = call.domain(&asked, flags)?;
+    call.only_flags(flags, START_PAUSED | START_AUTODESTROY | START_SAVED)?;
+    let (manager, uuid) = target.parts();
+    call.answer(&reference(&manager.start(uuid, start_flags(call, flags))?))
+}
+
+fn create_xml(call: &Call<'_>) -> Answer {
+    let (xml, flags): (&str, u32) = call.arguments()?;
+    call.only_flags(flags, START_PAUSED | START_AUTODESTROY | VALIDATE)?;
+    call.answer(&reference(&call.create(xml, flags, start_flags(call, flags))?))
+}
+
+fn define_flags(call: &Call<'_>) -> Answer {
+    let (xml, flags): (&str, u32) = call.arguments()?;
+    call.only_flags(flags, DEFINE_VALIDATE)?;
+    define(call, xml, flags)
+}
+
+fn define(call: &Call<'_>, xml: &str, flags: u32) -> Answer {
+    call.answer(&reference(&call.define(xml, flags)?))
+}
+
+fn set_autostart(call: &Call<'_>) -> Answer {
+    let (reference, autostart): (rpc::Domain<'_>, i32) = call.arguments()?;
+    let target = call.domain(&reference, 0)?;
+    let (manager, uuid) = target.parts();
+    manager.set_autostart(uuid, autostart != 0).map_err(Failure::from)?;
+    call.answer(&())
+}

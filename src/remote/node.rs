@@ -1,0 +1,92 @@
+//! The host, as calls tell it. Reads three kinds of files of the kernel's; everything else was read at the start.
+
+use std::io::Read as _;
+
+use super::error::{Code, Failure, From};
+use crate::conf::capabilities::Capabilities;
+use crate::conf::emulator::EmulatorFacts;
+
+/// Where control groups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+const MEMINFO: &str = "/proc/meminfo";
+/// The most that is read of a file of the kernel's.
+const FILE_MAX: u64 = 64 << 10;
+
+/// What of the host does not change while the daemon runs.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub hostname: String,
+    /// Its CPUs' clock, 0 where the kernel does not tell.
+    pub mhz: u32,
+    /// What it can run.
+    pub capabilities: Capabilities,
+    /// What its emulators can do.
+    pub emulators: Vec<EmulatorFacts>,
+    /// The capabilities as they are sent.
+    xml: String,
+}
+
+/// The files that calls read, for whoever confines the daemon.
+pub const READ: &[&str] = &[CGROUPS, MEMINFO];
+
+impl Node {
+    /// A host as it was read.
+    #[must_use]
+    pub fn new(
+        hostname: String,
+        mhz: u32,
+        capabilities: Capabilities,
+        emulators: Vec<EmulatorFacts>,
+    ) -> Self {
+        let xml = capabilities.to_xml();
+        Self { hostname, mhz, capabilities, emulators, xml }
+    }
+
+    /// The capabilities as they are sent.
+    pub(super) fn capabilities_xml(&self) -> &str {
+        &self.xml
+    }
+
+    /// The first security model, which older calls speak of, and its domain of interpretation.
+    pub(super) fn model(&self) -> Option<(&str, &str)> {
+        let model = self.capabilities.host.security.first()?;
+        Some((&model.model, model.dois.first()?))
+    }
+
+    /// NUMA nodes, sockets a node, cores a socket, threads a core.
+    pub(super) fn arrangement(&self) -> [u32; 4] {
+        let host = &self.capabilities.host;
+        let nodes = u32::try_from(host.cells.len()).unwrap_or(1).max(1);
+        let [sockets, dies, cores, threads] = host.cpu.topology.unwrap_or([1; 4]);
+        [nodes, (sockets / nodes).max(1), dies.saturating_mul(cores), threads]
+    }
+
+    /// Bytes of memory that nothing uses.
+    pub(super) fn free_memory(&self) -> Result<u64, Failure> {
+        let text = read(MEMINFO).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
+        let kibibytes: Option<u64> = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
+        kibibytes.map(|number| number.saturating_mul(1024)).ok_or_else(|| {
+            Failure::new(Code::Internal, From::None, format!("{MEMINFO} does not tell MemFree"))
+        })
+    }
+}
+
+/// Nanoseconds that the processes of a control group have run.
+pub(super) fn cpu_time(cgroup: &str) -> Option<u64> {
+    // Only the labeller names control groups; still, none is above their mount.
+    if cgroup.split('/').any(|part| part == "..") {
+        return None;
+    }
+    let text = read(&format!("{CGROUPS}/{}/cpu.stat", cgroup.trim_matches('/')))?;
+    let microseconds: u64 =
+        text.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()?;
+    Some(microseconds.saturating_mul(1000))
+}
+
+fn read(path: &str) -> Option<String> {
+    let mut text = String::new();
+    std::fs::File::open(path).ok()?.take(FILE_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}

@@ -1,0 +1,111 @@
+//! One client: who it is, whether it has opened the connection, and what it wants to hear of.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::access::Identity;
+use crate::base::DomainUuid;
+
+/// The most event registrations of one client.
+const CALLBACKS_MAX: usize = 1024;
+
+/// Where bytes for one client go. Never waits.
+pub trait Outbox: Send + Sync + std::fmt::Debug {
+    /// Takes the bytes of one event.
+    fn event(&self, packet: Vec<u8>);
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Session {
+    /// Its number among all clients.
+    pub id: u64,
+    pub(super) identity: Identity,
+    read_only_socket: bool,
+    pub(super) outbox: Arc<dyn Outbox>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether read-only, once it is open.
+    opened: Option<bool>,
+    keepalive: bool,
+    callbacks: Vec<Callback>,
+    last_callback: i32,
+}
+
+/// Something that a client wants to hear of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Callback {
+    /// Its number.
+    pub(super) id: i32,
+    /// Which kind of event.
+    pub(super) event: i32,
+    /// Of which domain only.
+    pub(super) domain: Option<DomainUuid>,
+}
+
+impl Session {
+    /// A client that has connected and said nothing yet.
+    #[must_use]
+    pub fn new(id: u64, identity: Identity, read_only_socket: bool, outbox: Arc<dyn Outbox>) -> Self {
+        Self { id, identity, read_only_socket, outbox, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens it; false where it is open already.
+    pub(super) fn open(&self, read_only: bool) -> bool {
+        let mut state = self.state();
+        let first = state.opened.is_none();
+        state.opened.get_or_insert(read_only || self.read_only_socket);
+        first
+    }
+
+    /// Whether it is open, and then whether read-only.
+    pub(super) fn opened(&self) -> Option<bool> {
+        self.state().opened
+    }
+
+    /// The client answers pings.
+    pub(super) fn answers_pings(&self) {
+        self.state().keepalive = true;
+    }
+
+    /// Whether the client may be pinged.
+    #[must_use]
+    pub fn may_be_pinged(&self) -> bool {
+        self.state().keepalive
+    }
+
+    /// Registers; the number, or `None` where there are too many.
+    pub(super) fn register(&self, event: i32, domain: Option<DomainUuid>) -> Option<i32> {
+        let mut state = self.state();
+        if state.callbacks.len() >= CALLBACKS_MAX {
+            return None;
+        }
+        let id = state.last_callback;
+        state.last_callback = id.checked_add(1)?;
+        state.callbacks.push(Callback { id, event, domain });
+        Some(id)
+    }
+
+    /// Takes a registration back; false where there is none.
+    pub(super) fn deregister(&self, id: i32) -> bool {
+        let mut state = self.state();
+        let before = state.callbacks.len();
+        state.callbacks.retain(|callback| callback.id != id);
+        state.callbacks.len() < before
+    }
+
+    /// Registrations for one kind of event of one domain.
+    pub(super) fn interested(&self, event: i32, domain: DomainUuid) -> Vec<i32> {
+        let state = self.state();
+        let wants = |callback: &&Callback| {
+            callback.event == event && callback.domain.is_none_or(|wanted| wanted == domain)
+        };
+        state.callbacks.iter().filter(wants).map(|callback| callback.id).collect()
+    }
+}

@@ -1,0 +1,75 @@
+//! Who connects, and how many may.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::connection::Client;
+use super::queue::{Budget, Queue};
+use crate::access::Identity;
+use crate::manager::Manager;
+use crate::remote::{Events, Service, Session};
+use crate::sys::listen;
+
+/// What every client shares.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) service: Arc<Service>,
+    pub(super) events: Arc<Events>,
+    pub(super) manager: Arc<Manager>,
+    pub(super) clients: Arc<Semaphore>,
+    pub(super) calls: u32,
+    pub(super) sending: Arc<Budget>,
+    pub(super) partial: Arc<Budget>,
+    pub(super) last: AtomicU64,
+}
+
+/// Takes clients on one socket, for ever.
+pub(super) async fn accept(shared: Arc<Shared>, listener: UnixListener, read_only: bool) {
+    loop {
+        // While there are as many clients as are allowed, others wait to be taken.
+        let Ok(place) = shared.clients.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Such as too many open files: that passes when a client leaves.
+                tracing::warn!(%error, "cannot take a client");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            serve(&shared, stream, read_only).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, stream: UnixStream, read_only: bool) {
+    let identity = match identity(&stream) {
+        Ok(identity) => identity,
+        Err(error) => return tracing::warn!(%error, "a client whom the kernel does not name"),
+    };
+    let id = shared.last.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(client = id, uid = identity.uid, pid = identity.pid, read_only, "connected");
+    let queue = Arc::new(Queue::new(shared.sending.clone()));
+    let session = Arc::new(Session::new(id, identity, read_only, queue.clone()));
+    shared.events.add(&session);
+    let client = Client::new(shared.service.clone(), session, queue, shared.calls, shared.partial.clone());
+    Arc::new(client).serve(stream).await;
+    shared.events.remove(id);
+    let manager = shared.manager.clone();
+    let ended = tokio::task::spawn_blocking(move || manager.connection_ended(id)).await;
+    if let Err(error) = ended {
+        tracing::error!(client = id, %error, "what was to end with a client goes on");
+    }
+}
+
+fn identity(stream: &UnixStream) -> std::io::Result<Identity> {
+    let credentials = stream.peer_cred()?;
+    let (gid, groups) = listen::peer_groups(stream)?;
+    Ok(Identity { uid: credentials.uid(), gid, groups, pid: credentials.pid().unwrap_or(0) })
+}

@@ -1,0 +1,230 @@
+//! One client: bytes to packets, packets to calls, answers to bytes.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::console;
+use super::queue::{Budget, Queue};
+use crate::remote::{Outcome, Service, Session, StreamPacket};
+use crate::rpc::{Deframer, Header, Packet, Program};
+
+/// How often a client that answers pings is pinged while it is silent, and how many may go unanswered.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PINGS_MAX: u32 = 5;
+/// How long a client may take no byte of what is sent to it.
+const STALLED: Duration = Duration::from_secs(60);
+/// Streams that one client may have open.
+const STREAMS_MAX: usize = 16;
+/// Packets for one stream that its other end has not taken yet.
+const STREAM_QUEUE: usize = 64;
+/// Bytes of one unfinished packet that are nobody's concern.
+const PARTIAL_FREE: usize = 64 << 10;
+
+/// One client's side of the daemon, shared by what runs for it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) service: Arc<Service>,
+    pub(super) session: Arc<Session>,
+    pub(super) queue: Arc<Queue>,
+    streams: Mutex<HashMap<u32, mpsc::Sender<StreamPacket>>>,
+    calls: Arc<Semaphore>,
+    partial: Arc<Budget>,
+}
+
+impl Client {
+    pub(super) fn new(
+        service: Arc<Service>,
+        session: Arc<Session>,
+        queue: Arc<Queue>,
+        calls: u32,
+        partial: Arc<Budget>,
+    ) -> Self {
+        let calls = Arc::new(Semaphore::new(calls as usize));
+        Self { service, session, queue, streams: Mutex::default(), calls, partial }
+    }
+
+    /// Serves the client until it leaves, breaks the protocol, or is too slow.
+    pub(super) async fn serve(self: Arc<Self>, stream: UnixStream) {
+        let (reader, writer) = stream.into_split();
+        let queue = self.queue.clone();
+        let mut writing = tokio::spawn(write(writer, queue));
+        let last = tokio::select! {
+            last = self.read(&reader) => last,
+            // It cannot be written to: nothing that it asks for could reach it.
+            _ = &mut writing => false,
+        };
+        if last {
+            // What was the last answer still goes out.
+            self.queue.finish();
+            let _ = timeout(STALLED, &mut writing).await;
+        }
+        self.queue.close();
+        writing.abort();
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Reads until the end; true where the client said goodbye and is answered.
+    async fn read(self: &Arc<Self>, stream: &OwnedReadHalf) -> bool {
+        let (mut deframer, mut counted, mut pings) = (Deframer::default(), 0, 0);
+        let end = loop {
+            self.queue.room().await;
+            match timeout(PING_EVERY, stream.readable()).await {
+                Err(_) => {
+                    if !self.ping(&mut pings) {
+                        break false;
+                    }
+                    continue;
+                }
+                Ok(Err(_)) => break false,
+                Ok(Ok(())) => {}
+            }
+            match take(stream, &mut deframer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) | Ok(0) => break false,
+                Ok(_) => pings = 0,
+            }
+            match self.packets(&mut deframer).await {
+                Some(last) => break last,
+                None if !self.account(&deframer, &mut counted) => break false,
+                None => {}
+            }
+        };
+        self.partial.remove(counted);
+        end
+    }
+
+    /// Counts what is held of an unfinished packet; false where that is too much.
+    fn account(&self, deframer: &Deframer, counted: &mut usize) -> bool {
+        let held = deframer.held();
+        self.partial.remove(*counted);
+        *counted = held;
+        self.partial.add(held) || held <= PARTIAL_FREE
+    }
+
+    /// Pings a client that answers; false where it no longer does.
+    fn ping(&self, pings: &mut u32) -> bool {
+        if !self.session.may_be_pinged() {
+            return true;
+        }
+        *pings += 1;
+        if *pings > PINGS_MAX {
+            return false;
+        }
+        if let Ok(ping) = Packet::bytes(&Header::event(Program::Keepalive, 1, 0), &()) {
+            self.queue.push(ping);
+        }
+        true
+    }
+
+    /// Deals with every whole packet; `Some` where no more are read.
+    async fn packets(self: &Arc<Self>, deframer: &mut Deframer) -> Option<bool> {
+        loop {
+            match deframer.next_packet() {
+                Ok(Some(packet)) => {
+                    if self.packet(packet).await {
+                        return Some(true);
+                    }
+                }
+                Ok(None) => return None,
+                Err(error) => {
+                    tracing::debug!(client = self.session.id, %error, "breaks the protocol");
+                    return Some(false);
+                }
+            }
+        }
+    }
+
+    /// Deals with one packet; true where it was the last one.
+    async fn packet(self: &Arc<Self>, packet: Packet) -> bool {
+        match self.service.packet(&self.session, packet) {
+            Outcome::Nothing => {}
+            Outcome::Reply(bytes) => self.queue.push(bytes),
+            Outcome::Last(bytes) => {
+                self.queue.push(bytes);
+                return true;
+            }
+            Outcome::Later(work) => {
+                // While as many calls as are allowed are under way, nothing more is read of this client.
+                let Ok(permit) = self.calls.clone().acquire_owned().await else { return false };
+                let queue = self.queue.clone();
+                tokio::spawn(async move {
+                    if let Ok(bytes) = tokio::task::spawn_blocking(work).await {
+                        queue.push(bytes);
+                    }
+                    drop(permit);
+                });
+            }
+            Outcome::Console(wanted) => self.console(wanted),
+            Outcome::Stream(packet) => self.stream(packet),
+        }
+        false
+    }
+
+    fn console(self: &Arc<Self>, wanted: crate::remote::Console) {
+        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let serial = wanted.header.serial;
+        {
+            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            if streams.len() >= STREAMS_MAX || streams.contains_key(&serial) {
+                let text = "too many streams, or two of one serial".to_owned();
+                let error = crate::driver::DriverError::Protocol(text);
+                return self.queue.push(self.service.late_failure(&wanted.header, error));
+            }
+            streams.insert(serial, sender);
+        }
+        let client = self.clone();
+        tokio::spawn(async move {
+            console::serve(&client, wanted, receiver).await;
+            client.forget(serial);
+        });
+    }
+
+    /// A stream is over; what still comes for it is dropped.
+    pub(super) fn forget(&self, serial: u32) {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+    }
+
+    fn stream(&self, packet: StreamPacket) {
+        let (serial, header) = (packet.header.serial, packet.header);
+        let sender = {
+            let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            streams.get(&serial).cloned()
+        };
+        let Some(sender) = sender else { return };
+        if sender.try_send(packet).is_err() {
+            self.forget(serial);
+            let text = "the guest does not read its console: what was typed is lost";
+            self.queue.push(self.service.stream_failure(&header, text));
+        }
+    }
+}
+
+/// Reads what is there. The room is on the stack, so that an idle client costs none.
+fn take(stream: &OwnedReadHalf, deframer: &mut Deframer) -> io::Result<usize> {
+    let mut chunk = [0; 16 << 10];
+    let count = stream.try_read(&mut chunk)?;
+    deframer.push(chunk.get(..count).unwrap_or_default());
+    Ok(count)
+}
+
+async fn write(mut stream: OwnedWriteHalf, queue: Arc<Queue>) {
+    while let Some(packet) = queue.next().await {
+        let mut rest = packet.as_slice();
+        while !rest.is_empty() {
+            match timeout(STALLED, stream.write(rest)).await {
+                Ok(Ok(count @ 1..)) => rest = rest.get(count..).unwrap_or_default(),
+                _ => return,
+            }
+        }
+        queue.sent(packet.len());
+    }
+    let _ = stream.shutdown().await;
+}

@@ -1,0 +1,226 @@
+//! What is to be sent to one client: bounded, so that one that does not read holds up nobody else.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::remote::Outbox;
+
+/// Bytes that may wait for one client before its next packet is left unread.
+const ENOUGH: usize = 1 << 20;
+/// Bytes that may wait for one client at all: the longest packet, and some.
+const CLIENT_MAX: usize = 48 << 20;
+/// Bytes that may wait before an event means that the client is too slow for events.
+const EVENTS_MAX: usize = 4 << 20;
+/// Bytes that may wait for all clients together before those that hold much are let go.
+const ALL_MAX: usize = 256 << 20;
+
+/// Bytes that are held for all clients.
+#[derive(Debug, Default)]
+pub(super) struct Budget(AtomicUsize);
+
+impl Budget {
+    pub(super) fn add(&self, bytes: usize) -> bool {
+        self.0.fetch_add(bytes, Ordering::Relaxed) + bytes <= ALL_MAX
+    }
+
+    pub(super) fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// One client's queue.
+#[derive(Debug)]
+pub(super) struct Queue {
+    budget: Arc<Budget>,
+    state: Mutex<State>,
+    /// There is something to send, or nothing will come any more.
+    filled: Notify,
+    /// There is room again.
+    drained: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    packets: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Nothing is taken any more; what is there is still sent.
+    finished: bool,
+    /// Nothing is sent any more either.
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, state: Mutex::default(), filled: Notify::new(), drained: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a packet. A client for which too much waits is closed.
+    pub(super) fn push(&self, packet: Vec<u8>) {
+        self.push_within(packet, CLIENT_MAX);
+    }
+
+    fn push_within(&self, packet: Vec<u8>, max: usize) {
+        let mut state = self.state();
+        if state.finished || state.closed || packet.is_empty() {
+            return;
+        }
+        let fits = self.budget.add(packet.len());
+        state.bytes += packet.len();
+        if state.bytes > max || (!fits && state.bytes > ENOUGH) {
+            state.closed = true;
+        }
+        state.packets.push_back(packet);
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Nothing comes after what is there.
+    pub(super) fn finish(&self) {
+        self.state().finished = true;
+        self.filled.notify_one();
+    }
+
+    /// Drops everything.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        self.budget.remove(std::mem::take(&mut state.bytes));
+        state.packets.clear();
+        drop(state);
+        self.filled.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// The next packet; `None` at the end.
+    pub(super) async fn next(&self) -> Option<Vec<u8>> {
+        loop {
+            {
+                let mut state = self.state();
+                if state.closed {
+                    return None;
+                }
+                if let Some(packet) = state.packets.pop_front() {
+                    return Some(packet);
+                }
+                if state.finished {
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// A packet was sent.
+    pub(super) fn sent(&self, bytes: usize) {
+        let mut state = self.state();
+        // Closing has counted all of them already.
+        if !state.closed {
+            state.bytes = state.bytes.saturating_sub(bytes);
+            self.budget.remove(bytes);
+        }
+        drop(state);
+        self.drained.notify_waiters();
+    }
+
+    /// Waits until the client has taken most of what waits for it.
+    pub(super) async fn room(&self) {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            // Registered before looking, so that no drain in between is missed.
+            drained.as_mut().enable();
+            {
+                let state = self.state();
+                if state.closed || state.finished || state.bytes <= ENOUGH {
+                    return;
+                }
+            }
+            drained.await;
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Outbox for Queue {
+    fn event(&self, packet: Vec<u8>) {
+        self.push_within(packet, EVENTS_MAX);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn queue() -> (Arc<Budget>, Queue) {
+        let budget = Arc::new(Budget::default());
+        (budget.clone(), Queue::new(budget))
+    }
+
+    fn now<F: Future>(future: F) -> Option<F::Output> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            tokio::select! { biased; output = future => Some(output), () = std::future::ready(()) => None }
+        })
+    }
+
+    #[test]
+    fn packets_come_in_order_and_the_end_after_them() {
+        let (budget, queue) = queue();
+        queue.push(vec![1]);
+        queue.push(vec![2, 2]);
+        queue.finish();
+        queue.push(vec![3]);
+        assert_eq!(now(queue.next()), Some(Some(vec![1])));
+        queue.sent(1);
+        assert_eq!(now(queue.next()), Some(Some(vec![2, 2])));
+        queue.sent(2);
+        assert_eq!(now(queue.next()), Some(None));
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_let_go_alone() {
+        let (budget, slow) = queue();
+        let other = Queue::new(budget.clone());
+        slow.push(vec![0; ENOUGH + 1]);
+        assert_eq!(now(slow.room()), None, "there is no room until it reads");
+        for _ in 0..4 {
+            slow.event(vec![0; 1 << 20]);
+        }
+        assert!(slow.is_closed());
+        assert_eq!(now(slow.next()), Some(None));
+        slow.close();
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0);
+        other.push(vec![1]);
+        assert_eq!(now(other.next()), Some(Some(vec![1])));
+        assert_eq!(now(other.room()), Some(()));
+    }
+
+    #[test]
+    fn when_all_hold_too_much_those_with_little_stay() {
+        let (budget, small) = queue();
+        assert!(!budget.add(ALL_MAX + 1));
+        small.push(vec![0; 100]);
+        assert!(!small.is_closed());
+        let large = Queue::new(budget);
+        large.push(vec![0; ENOUGH + 1]);
+        assert!(large.is_closed());
+    }
+}

@@ -1,0 +1,119 @@
+//! The daemon's listening sockets: made here, or handed over by whoever started it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
+
+use crate::settings::Settings;
+use crate::sys::{inherit, listen, path};
+
+/// Below the run directory; the sockets' names below it are links to here.
+const DIRECTORY: &str = "daemon";
+const NAME: &str = "svirt-sock";
+const NAME_READ_ONLY: &str = "svirt-sock-ro";
+
+/// Where clients connect.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) read_write: UnixListener,
+    pub(super) read_only: Option<UnixListener>,
+    /// Held for as long as the daemon runs, so that there is only one.
+    _lock: OwnedFd,
+}
+
+/// Takes the sockets over that systemd made, else makes them.
+pub(super) fn open(settings: &Settings, group: Option<u32>) -> io::Result<Sockets> {
+    let run = Path::new(&settings.paths.run);
+    if let Some(parent) = run.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // As the labeller would make it itself.
+    path::own_directory(&settings.paths.run, 0o711)?;
+    let lock = only_one(run)?;
+    let mut handed = handed_over()?.into_iter();
+    if let Some(read_write) = handed.next() {
+        let read_write = listen::nonblocking(read_write)?;
+        let read_only = handed.next().map(listen::nonblocking).transpose()?;
+        return Ok(Sockets {
+            read_write,
+            read_only: read_only.filter(|_| settings.daemon.read_only),
+            _lock: lock,
+        });
+    }
+    let directory = run.join(DIRECTORY);
+    path::own_directory(&directory.to_string_lossy(), 0o750)?;
+    let directory = path::directory(&directory.to_string_lossy())?;
+    rustix::fs::chownat(&directory, "", None, Some(gid(group)), AtFlags::EMPTY_PATH)?;
+    let read_only = if settings.daemon.read_only {
+        Some(bind(run, &directory, NAME_READ_ONLY, group)?)
+    } else {
+        remove(&directory, NAME_READ_ONLY)?;
+        None
+    };
+    Ok(Sockets { read_write: bind(run, &directory, NAME, group)?, read_only, _lock: lock })
+}
+
+fn gid(group: Option<u32>) -> Gid {
+    Gid::from_raw(group.unwrap_or(0))
+}
+
+fn only_one(run: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(run.join("svirtd.lock"), flags, Mode::from_raw_mode(0o600))?;
+    match crate::sys::lock::whole_file(&file) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, format!("another svirtd serves {}", run.display())))
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(file),
+    }
+}
+
+/// Binds a socket that only root and the group may connect to, and links the name that clients know to it.
+fn bind(run: &Path, directory: &OwnedFd, name: &str, group: Option<u32>) -> io::Result<UnixListener> {
+    remove(directory, name)?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    let socket = listen::unix(directory.as_fd(), name, 0o600)?;
+    rustix::fs::chownat(directory, name, None, Some(gid(group)), AtFlags::SYMLINK_NOFOLLOW)?;
+    // Only now, and whatever the umask: nobody else can have put another name here.
+    rustix::fs::chmodat(directory, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
+    let link = run.join(name);
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => std::os::unix::fs::symlink(Path::new(DIRECTORY).join(name), &link)?,
+    }
+    listen::nonblocking(socket)
+}
+
+/// Removes the socket of an earlier daemon, and nothing else.
+fn remove(directory: &OwnedFd, name: &str) -> io::Result<()> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Socket => {
+            Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
+        }
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is no socket"))),
+    }
+}
+
+/// Sockets handed over in systemd's way: `LISTEN_PID` is this process and `LISTEN_FDS` their number, from 3 on.
+///
+/// The first is the read-write one, the second, if there is one, the read-only one.
+fn handed_over() -> io::Result<Vec<OwnedFd>> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
+    if number("LISTEN_PID") != i32::try_from(std::process::id()).ok() {
+        return Ok(Vec::new());
+    }
+    match number("LISTEN_FDS") {
+        Some(count @ 0..=2) => (3..3 + count).map(inherit::claim).collect(),
+        Some(count) => {
+            let text = format!("{count} sockets were handed over; there are two at most");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+        None => Ok(Vec::new()),
+    }
+}

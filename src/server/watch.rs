@@ -1,0 +1,97 @@
+//! Waiting for the end of every domain that runs, without a thread for each, and noticing those that others start.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::base::DomainUuid;
+use crate::driver::Labeller;
+use crate::manager::Manager;
+use crate::privsep::request::{Reply, Request};
+use crate::privsep::supervisor::Ended;
+use crate::privsep::wire;
+
+/// How long to leave a labeller alone that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often to ask what runs.
+const SURVEY_EVERY: Duration = Duration::from_secs(5);
+
+/// Waits for the end of one domain, across restarts of the labeller, and tells the manager.
+pub(super) async fn wait(manager: Arc<Manager>, uuid: DomainUuid, id: i32) {
+    let socket = Labeller::path(manager.settings());
+    let ended = loop {
+        match ask(&socket, uuid).await {
+            Ok(ended) => break ended,
+            Err(error) => tracing::debug!(%uuid, %error, "the labeller does not answer"),
+        }
+        tokio::time::sleep(PAUSE).await;
+        if manager.by_uuid(uuid).is_ok_and(|domain| domain.live.is_none_or(|live| live.id != id)) {
+            return;
+        }
+    };
+    // The change goes to the disk.
+    let told = tokio::task::spawn_blocking(move || manager.ended(uuid, id, ended.as_ref()));
+    if let Err(error) = told.await {
+        tracing::error!(%uuid, %error, "the end of a domain was not noted");
+    }
+}
+
+/// How a domain ended; `None` where the labeller no longer knows it.
+async fn ask(socket: &Path, uuid: DomainUuid) -> io::Result<Option<Ended>> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request = wire::encode(&Request::Wait { uuid }).map_err(io::Error::other)?;
+    stream.write_all(&request).await?;
+    let mut pending = Vec::new();
+    loop {
+        match wire::decode(&mut pending).map_err(io::Error::other)? {
+            Some(Reply::Ended(ended)) => return Ok(Some(ended)),
+            Some(Reply::Refused(_)) => return Ok(None),
+            Some(_) => return Err(io::ErrorKind::InvalidData.into()),
+            None => {}
+        }
+        if stream.read_buf(&mut pending).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Asks what runs, again and again, on a thread of its own; `first` is called after the first answer.
+pub(super) fn survey(manager: &Arc<Manager>, first: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let manager = manager.clone();
+    std::thread::Builder::new().name("survey".into()).spawn(move || {
+        let (mut labeller, mut first) = (None, Some(first));
+        loop {
+            match once(&manager, &mut labeller) {
+                Ok(()) => {
+                    if let Some(first) = first.take() {
+                        first();
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no survey");
+                    labeller = None;
+                }
+            }
+            std::thread::sleep(SURVEY_EVERY);
+        }
+    })?;
+    Ok(())
+}
+
+/// One survey over a connection that is kept.
+pub(super) fn once(
+    manager: &Manager,
+    labeller: &mut Option<Labeller>,
+) -> Result<(), crate::driver::DriverError> {
+    let mut connection = match labeller.take() {
+        Some(connection) => connection,
+        None => Labeller::connect(manager.settings())?,
+    };
+    manager.survey(&mut connection)?;
+    *labeller = Some(connection);
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! The real virsh drives a real svirtd, its labeller, supervisors and QEMU.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod e2e_rig;
+mod virsh_rig;
+
+use std::fs::File;
+use std::process::Stdio;
+
+use e2e_rig::{end_of, eventually};
+use virsh_rig::{Host, virsh_possible};
+
+/// A definition without a uuid, as people write it.
+fn definition(host: &Host, name: &str) -> String {
+    let file = host.rig.path(&format!("{name}.xml"));
+    let text = format!(
+        "<domain type='qemu'><name>{name}</name><title>T {name}</title><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/><apic/></features>\
+         <devices><serial type='pty'/></devices></domain>"
+    );
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn it_connects_and_tells_of_the_host() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    assert!(host.says(&["version", "--daemon"]).contains("Running hypervisor: QEMU "));
+    assert!(host.says(&["version", "--daemon"]).contains("Running against daemon: 9.0.0"));
+    assert_eq!(host.says(&["uri"]), host.uri());
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(host.says(&["hostname"]), name.trim());
+    assert!(host.says(&["nodeinfo"]).contains("CPU model:           x86_64"));
+    assert!(host.says(&["freecell"]).contains(" KiB"));
+    // Nothing happened, which virsh counts as a failure.
+    assert!(host.virsh(&["event", "--all", "--timeout", "1"]).expect(1).out.contains("events received: 0"));
+    for kind in ["net-list", "pool-list", "iface-list", "nwfilter-list", "secret-list", "nodedev-list"] {
+        host.says(&[kind]);
+    }
+    let text = "this function is not supported by the connection driver: virNodeGetCPUStats";
+    assert!(host.complains(&["nodecpustats"]).contains(text));
+    let nobody = host.complains(&["domstate", "nobody"]);
+    assert!(nobody.contains("failed to get domain 'nobody'"), "{nobody}");
+    assert!(host.complains(&["net-info", "default"]).contains("failed to get network 'default'"));
+    assert!(host.says(&["-r", "list", "--all"]).contains("Id"));
+}
+
+#[test]
+fn it_holds_no_privilege() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    host.says(&["version"]);
+    let uid = host.rig.settings.uids.frontend;
+    for thread in std::fs::read_dir(format!("/proc/{}/task", host.daemon_pid())).unwrap() {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let has = |line: &str| assert!(status.contains(line), "{line:?} is missing in:\n{status}");
+        has(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n"));
+        has(&format!("Gid:\t{uid}\t{uid}\t{uid}\t{uid}\n"));
+        has("Groups:\t \n");
+        for set in ["Inh", "Prm", "Eff", "Bnd", "Amb"] {
+            has(&format!("Cap{set}:\t0000000000000000\n"));
+        }
+        has("NoNewPrivs:\t1\n");
+        has("Seccomp:\t2\n");
+    }
+}
+
+#[test]
+fn a_domain_lives_and_dies() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = definition(&host, "d1");
+    let heard = host.rig.path("events");
+    let mut listener = host
+        .command(&["event", "--all", "--loop"])
+        .stdout(File::create(&heard).unwrap())
+        .stderr(Stdio::null())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It hears of nothing before it has registered; an event of a domain of its own tells.
+    let probe = definition(&host, "probe");
+    let events = || std::fs::read_to_string(&heard).unwrap();
+    eventually("somebody listens", || {
+        host.says(&["define", &probe]);
+        host.says(&["undefine", "probe"]);
+        events().contains("probe")
+    });
+
+    assert_eq!(host.says(&["define", &file]), format!("Domain 'd1' defined from {file}"));
+    assert_eq!(host.says(&["domstate", "d1", "--reason"]), "shut off (unknown)");
+    assert!(host.says(&["list", "--all", "--title"]).contains("T d1"));
+    host.says(&["start", "d1"]);
+    let id = host.says(&["domid", "d1"]);
+    assert!(host.says(&["list"]).contains("running"));
+    assert_eq!(host.says(&["domname", &id]), "d1");
+    assert_eq!(host.says(&["domstate", "d1", "--reason"]), "running (booted)");
+    let info = host.says(&["dominfo", "d1"]);
+    for line in
+        ["State:          running", "Max memory:     32768 KiB", "Persistent:     yes", "Security DOI:   0"]
+    {
+        assert!(info.contains(line), "{line:?} is missing in:\n{info}");
+    }
+    assert!(info.contains("Security model: dac") || info.contains("Security model: selinux"), "{info}");
+    assert!(host.says(&["domstats", "d1"]).contains("state.state=1"));
+    let uuid = host.says(&["domuuid", "d1"]);
+    assert!(host.says(&["dumpxml", "d1"]).contains(&format!("id='{id}'")));
+    let inactive = host.says(&["dumpxml", "d1", "--inactive"]);
+    assert!(inactive.contains(&uuid) && !inactive.contains("id='"), "{inactive}");
+    assert!(host.complains(&["start", "d1"]).contains("already active"));
+    host.says(&["suspend", "d1"]);
+    assert_eq!(host.says(&["domstate", "d1", "--reason"]), "paused (user)");
+    assert_eq!(host.rig.control("d1").status().unwrap().state, "paused");
+    host.says(&["resume", "d1"]);
+    assert!(host.complains(&["resume", "d1"]).contains("domain is already running"));
+    host.says(&["autostart", "d1"]);
+    assert!(host.says(&["list", "--autostart"]).contains("d1"));
+    host.says(&["destroy", "d1"]);
+    assert_eq!(host.says(&["domstate", "d1", "--reason"]), "shut off (destroyed)");
+    assert!(host.complains(&["destroy", "d1"]).contains("domain is not running"));
+    host.says(&["undefine", "d1"]);
+    host.says(&["create", &file, "--paused"]);
+    assert!(host.says(&["list", "--transient"]).contains("paused"));
+    host.says(&["destroy", "d1"]);
+    assert!(!host.says(&["list", "--all"]).contains("d1"));
+
+    eventually("the last event", || events().matches("Stopped Destroyed").count() == 2);
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    let text = events();
+    let of_d1: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("'d1'"))
+        .filter_map(|line| line.split_once("'d1': ").map(|(_, what)| what))
+        .collect();
+    let expected = [
+        "Defined Added",
+        "Resumed Unpaused",
+        "Started Booted",
+        "Suspended Paused",
+        "Resumed Unpaused",
+        "Shutdown Finished after host request",
+        "Stopped Destroyed",
+        "Undefined Removed",
+        "Started Booted",
+        "Suspended Paused",
+        "Shutdown Finished after host request",
+        "Stopped Destroyed",
+    ];
+    assert_eq!(of_d1, expected, "{text}");
+}
+
+#[test]
+fn a_refused_start_says_everything_in_its_error() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = host
+        .rig
+        .bare("d1", "<disk type='file'><source file='/etc/shadow'/><target dev='vda' bus='virtio'/></disk>");
+    host.says(&["define", &file]);
+    let told = host.complains(&["start", "d1"]);
+    assert!(told.contains("error: Failed to start domain 'd1'"), "{told}");
+    assert!(told.contains("/etc/shadow") && told.contains("to fix it:"), "{told}");
+    assert_eq!(host.says(&["domstate", "d1"]), "shut off");
+    let wrong = host.rig.bare("d2", "<disk type='file'><sauce/></disk>");
+    let told = host.complains(&["define", &wrong]);
+    assert!(told.contains("unsupported configuration") && told.contains("line 1"), "{told}");
+    std::fs::write(&wrong, "<domain><name>x</nam").unwrap();
+    assert!(host.complains(&["define", &wrong]).contains("error: XML error"));
+    let other = host.rig.path("other.xml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let start = text.find("<uuid>").unwrap();
+    let end = text.find("</uuid>").unwrap();
+    std::fs::write(&other, format!("{}{}", &text[..start], &text[end + 7..])).unwrap();
+    // The same name without a uuid is the same domain.
+    host.says(&["define", other.to_str().unwrap()]);
+    let clash =
+        format!("{}<uuid>6ba7b810-9dad-11d1-80b4-00c04fd430c8</uuid>{}", &text[..start], &text[end + 7..]);
+    std::fs::write(&other, clash).unwrap();
+    assert!(host.complains(&["define", other.to_str().unwrap()]).contains("already exists with uuid"));
+}
+
+#[test]
+fn a_killed_daemon_loses_nothing() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let file = definition(&host, "runs");
+    host.says(&["define", &file]);
+    host.says(&["autostart", "runs"]);
+    host.says(&["start", "runs"]);
+    let gone = definition(&host, "ends");
+    host.says(&["create", &gone]);
+    let before =
+        (host.says(&["list", "--all"]), host.says(&["dumpxml", "runs"]), host.says(&["dominfo", "runs"]));
+    host.kill_daemon();
+    host.start_daemon();
+    let after =
+        (host.says(&["list", "--all"]), host.says(&["dumpxml", "runs"]), host.says(&["dominfo", "runs"]));
+    assert_eq!(after, before);
+    // What ends while nobody listens is seen at the next start.
+    host.kill_daemon();
+    host.rig.svirt(&["stop", "--force", "ends"]).expect(0);
+    host.start_daemon();
+    let list = host.says(&["list", "--all"]);
+    assert!(list.contains("runs") && !list.contains("ends"), "{list}");
+    // And what ends while it does.
+    host.rig.svirt(&["stop", "--force", "runs"]).expect(0);
+    eventually("the end is seen", || host.says(&["domstate", "runs"]) == "shut off");
+    // Domains that somebody else starts are seen too, and can be ended.
+    let other = host.rig.bare("other", "");
+    host.rig.start(&other);
+    eventually("somebody else's domain is seen", || host.says(&["list"]).contains("other"));
+    assert!(host.complains(&["dumpxml", "other"]).contains("was started without svirtd"));
+    host.says(&["destroy", "other"]);
+    assert!(host.rig.status("other").is_none());
+}
+
+#[test]
+fn definitions_that_were_acknowledged_outlive_a_kill_at_any_moment() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let commands: String = (0..40)
+            .map(|number| format!("define {}\n", definition(&host, &format!("d{round}-{number}"))))
+            .collect();
+        let script = host.rig.path("script");
+        std::fs::write(&script, commands).unwrap();
+        let out = host.rig.path("out");
+        let mut child = host
+            .command(&[])
+            .stdin(File::open(&script).unwrap())
+            .stdout(File::create(&out).unwrap())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Somewhere in the middle, by what was acknowledged and not by time.
+        let said = || std::fs::read_to_string(&out).unwrap();
+        eventually("some are defined", || said().matches("defined from").count() > 5 + round * 7);
+        host.kill_daemon();
+        end_of(&mut child);
+        acknowledged.extend(said().lines().filter_map(|line| {
+            let name = line.split_once("Domain '")?.1.split_once("' defined from")?.0;
+            Some(name.to_owned())
+        }));
+        host.start_daemon();
+        let list = host.says(&["list", "--all", "--name"]);
+        let names: Vec<&str> = list.lines().collect();
+        for name in &acknowledged {
+            assert!(names.contains(&name.as_str()), "{name} is lost");
+        }
+    }
+}
+
+#[test]
+fn rules_say_who_may_do_what() {
+    if !virsh_possible() {
+        return;
+    }
+    const TENANT: u32 = 54_321;
+    // Every Debian has the group daemon, of number 1.
+    let rules = format!(
+        "[[rule]]\nuids = [{TENANT}]\nrole = 'operator'\ndomains = ['web-*']\n\n[[rule]]\nuids = [54322]\nrole = 'viewer'\n"
+    );
+    let host = Host::with(|settings| settings.daemon.group = "daemon".into(), &rules);
+    for name in ["web-1", "db-1"] {
+        let file = definition(&host, name);
+        host.says(&["define", &file]);
+    }
+    let tenant = |words: &[&str]| host.virsh_as(TENANT, 1, words);
+    let seen = tenant(&["list", "--all", "--name"]).expect(0).out;
+    assert_eq!(seen.trim(), "web-1");
+    tenant(&["start", "db-1"]).expect(1).says(&["failed to get domain 'db-1'"]);
+    tenant(&["start", "web-1"]).expect(0);
+    assert!(!tenant(&["domstats"]).expect(0).out.contains("db-1"));
+    let denied = ["access denied", "domain:delete", "uid 54321"];
+    tenant(&["undefine", "web-1"]).expect(1).says(&denied);
+    let own = definition(&host, "web-2");
+    tenant(&["define", &own]).expect(1).says(&["access denied", "domain:write"]);
+    tenant(&["destroy", "web-1"]).expect(0);
+    let viewer = |words: &[&str]| host.virsh_as(54_322, 1, words);
+    assert!(viewer(&["list", "--all", "--name"]).expect(0).out.contains("db-1"));
+    viewer(&["start", "db-1"]).expect(1).says(&["access denied", "domain:start"]);
+    viewer(&["dumpxml", "db-1"]).expect(0);
+    viewer(&["dumpxml", "db-1", "--security-info"]).expect(1).says(&["access denied", "domain:read_secure"]);
+    // In the group, but in no rule; and not even in the group.
+    host.virsh_as(54_323, 1, &["list"]).expect(1).says(&["access denied", "connect:getattr"]);
+    host.virsh_as(54_323, 54_323, &["list"]).expect(1).says(&["Permission denied"]);
+}
