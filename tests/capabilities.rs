@@ -193,3 +193,43 @@ fn what_a_domain_may_ask_for_is_accepted() {
         assert!(tried > 8, "only {tried}");
     }
 }
+
+#[test]
+fn svirts_metadata_has_a_schema_that_agrees_with_its_reader() {
+    let around = |inside: &str| {
+        format!(
+            "<domain type='qemu'><name>a</name><memory>65536</memory><os><type>hvm</type></os><metadata>{inside}</metadata></domain>"
+        )
+    };
+    let xmlns = "xmlns:svirt='urn:svirt:domain:1'";
+    let long = format!(
+        "<svirt:domain {xmlns}><svirt:seclabel model='dac' doi='{}'/></svirt:domain>",
+        "x".repeat(257)
+    );
+    for (inside, good) in [
+        (format!("<svirt:domain {xmlns}/>"), true),
+        (
+            format!(
+                "<svirt:domain {xmlns}>\n<svirt:seclabel model='selinux' doi='engineering.example.com.'/>\n</svirt:domain>"
+            ),
+            true,
+        ),
+        (format!("<svirt:domain {xmlns}><svirt:seclabel doi='0' model='dac'/></svirt:domain>"), true),
+        (format!("<svirt:domain {xmlns}><svirt:seclabel model='dac'/></svirt:domain>"), false),
+        (format!("<svirt:domain {xmlns}><svirt:seclabel model='dac' doi='a b'/></svirt:domain>"), false),
+        (
+            format!(
+                "<svirt:domain {xmlns}><svirt:seclabel model='dac' doi='0'>x</svirt:seclabel></svirt:domain>"
+            ),
+            false,
+        ),
+        (format!("<svirt:domain {xmlns}><svirt:profile/></svirt:domain>"), false),
+        (format!("<svirt:domain {xmlns} strict='yes'/>"), false),
+        (long, false),
+    ] {
+        let complaints = schema::complaints(&schema::own("metadata.rng"), &inside);
+        assert_eq!(complaints.is_empty(), good, "{inside}: {complaints:?}");
+        let read = svirt::conf::domain_xml::parse(around(&inside).as_bytes());
+        assert_eq!(read.is_ok(), good, "{inside}: {read:?}");
+    }
+}

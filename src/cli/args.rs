@@ -120,6 +120,8 @@ pub struct Plan {
 pub enum Label {
     /// Print each resource of a domain with the label, the action and the reason of every model
     Plan(LabelPlan),
+    /// Print what labels of one domain of interpretation are in another, exactly, or refuse
+    Translate(LabelTranslate),
 }
 
 /// `svirt label plan`
@@ -131,6 +133,26 @@ pub struct LabelPlan {
     /// The models to plan for; without it those that this host runs
     #[arg(long, value_enum, value_delimiter = ',', value_name = "MODEL")]
     pub model: Vec<LabelModel>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `svirt label translate`
+#[derive(Debug, clap::Args)]
+pub struct LabelTranslate {
+    /// The security model; tables exist for SELinux
+    #[arg(long, value_enum, default_value_t = LabelModel::Selinux, value_name = "MODEL")]
+    pub model: LabelModel,
+    /// The domain of interpretation that the labels belong to
+    #[arg(long, value_name = "DOI")]
+    pub from: String,
+    /// The domain of interpretation that they are wanted in
+    #[arg(long, value_name = "DOI")]
+    pub to: String,
+    /// The labels; all are translated or none
+    #[arg(required = true, value_name = "LABEL")]
+    pub labels: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

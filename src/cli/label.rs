@@ -6,17 +6,19 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use super::args::{LabelModel, LabelPlan};
+use super::args::{LabelModel, LabelPlan, LabelTranslate};
 use super::definition::Definition;
 use super::exit::Failure;
 use super::labeller::failure;
 use super::output::{self, printable};
 use super::{config, labeller, privilege};
+use crate::base::Refusal;
 use crate::conf::facts::HostFacts;
 use crate::driver::{self, LabellerProber, OwnProber};
 use crate::host;
 use crate::plan::labels;
 use crate::security::decide::Model;
+use crate::security::doi::Tables;
 
 /// Runs `svirt label plan`.
 pub(super) fn plan(wanted: &LabelPlan, config: &Path) -> Result<(), Failure> {
@@ -49,15 +51,42 @@ pub(super) fn plan(wanted: &LabelPlan, config: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The models that were asked for, else those of this host.
-fn models(wanted: &[LabelModel], facts: &HostFacts) -> Vec<Model> {
-    let of = |model: &LabelModel| match model {
+/// Runs `svirt label translate`.
+pub(super) fn translate(wanted: &LabelTranslate, config: &Path) -> Result<(), Failure> {
+    let settings = config::load(config)?;
+    let tables = Tables::load(&host::doi_tables(&settings)).map_err(Refusal::from)?;
+    let model = model(wanted.model).name();
+    let mut done = Vec::new();
+    for label in &wanted.labels {
+        let translated = tables.translate(model, &wanted.from, &wanted.to, label);
+        done.push((label, translated.map_err(|error| error.refusal(label))?));
+    }
+    let mut out = anstream::stdout().lock();
+    if wanted.json {
+        let row = |(label, translated): &(&String, crate::security::doi::Translated)| serde_json::json!({ "label": label, "translated": translated.label, "tables": translated.tables });
+        let rows: Vec<_> = done.iter().map(row).collect();
+        serde_json::to_writer_pretty(&mut out, &rows).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        for (_, translated) in &done {
+            writeln!(out, "{}", printable(&translated.label))?;
+        }
+    }
+    Ok(())
+}
+
+fn model(wanted: LabelModel) -> Model {
+    match wanted {
         LabelModel::Apparmor => Model::Apparmor,
         LabelModel::Dac => Model::Dac,
         LabelModel::Selinux => Model::Selinux,
-    };
+    }
+}
+
+/// The models that were asked for, else those of this host.
+fn models(wanted: &[LabelModel], facts: &HostFacts) -> Vec<Model> {
     if !wanted.is_empty() {
-        return wanted.iter().map(of).collect();
+        return wanted.iter().copied().map(model).collect();
     }
     let mut own = vec![Model::Dac];
     own.extend(facts.selinux.is_some().then_some(Model::Selinux));

@@ -59,6 +59,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Format(wanted) => validate::format(wanted, &args.config, args.quiet),
         Command::Inspect(wanted) => inspect::run(wanted, &config::load(&args.config)?),
         Command::Console(wanted) => console::run(wanted, &args.config, args.quiet),
+        Command::Label(args::Label::Translate(wanted)) => label::translate(wanted, &args.config),
         Command::Label(args::Label::Plan(wanted)) => label::plan(wanted, &args.config),
         Command::List(list) => list::run(list, &args.config),
         Command::Man(wanted) => pages::man(wanted),

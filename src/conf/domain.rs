@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::metadata::Metadata;
 use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
 
@@ -54,6 +55,8 @@ pub struct Domain {
     pub devices: Devices,
     /// `<seclabel>`, in order.
     pub seclabels: Vec<SecLabel>,
+    /// svirt's own facts in `<metadata>`.
+    pub metadata: Metadata,
 }
 
 /// Which accelerator.

@@ -21,6 +21,8 @@ pub struct HostFacts {
     pub firmwares: Vec<FirmwareFile>,
     /// The emulators that the configuration names and that are there.
     pub emulators: Vec<Emulator>,
+    /// Translation tables between domains of interpretation that the administrator wrote: name and text.
+    pub doi_tables: Vec<(String, String)>,
     /// CPUs online.
     pub cpus: u32,
     /// Memory in bytes.

@@ -9,6 +9,7 @@ pub mod domain_xml;
 pub mod emulator;
 pub mod facts;
 pub mod identity;
+pub mod metadata;
 pub mod xml;
 
 mod error;

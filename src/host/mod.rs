@@ -7,6 +7,7 @@
 
 mod cache;
 mod cpu;
+mod doi;
 mod emulator;
 mod firmware;
 mod kvm;
@@ -23,6 +24,7 @@ use crate::conf::facts::{Emulator, HostFacts};
 use crate::settings::Settings;
 use cache::Cache;
 
+pub use doi::tables as doi_tables;
 pub use view::View;
 
 /// Everything that one read of the host gives.
@@ -69,6 +71,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         emulators: emulator::answered(&cache)
             .map(|one| Emulator { path: one.path.clone(), version: one.version })
             .collect(),
+        doi_tables: doi::tables(settings),
         cpus: u32::try_from(topology::online().len()).unwrap_or(u32::MAX),
         memory: (system.totalram as u64).saturating_mul(u64::from(system.mem_unit)),
     };

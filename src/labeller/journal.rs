@@ -267,7 +267,7 @@ mod tests {
     fn plan() -> LaunchPlan {
         let domain =
             DomainRef { name: DomainName::new("a").unwrap(), uuid: DomainUuid(uuid::Uuid::from_u128(7)) };
-        LaunchPlan { version: 1, domain, ops: Vec::new() }
+        LaunchPlan { version: 1, domain, ops: Vec::new(), notes: Vec::new() }
     }
 
     #[test]

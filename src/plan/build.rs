@@ -8,7 +8,7 @@ use super::images;
 use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
-use super::{PlanError, slots};
+use super::{PlanError, doi, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
@@ -60,7 +60,11 @@ pub struct Inputs<'a> {
 
 /// Makes the plan of one start.
 pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
-    let Inputs { domain, host, settings, chains, .. } = *inputs;
+    let Inputs { host, settings, .. } = *inputs;
+    // Before anything else reads a label.
+    let bound = doi::bind(inputs.domain, inputs.chains, host, settings, &|model| doi::runs(host, model))?;
+    let (domain, chains) = (bound.domain.as_ref(), bound.chains.as_ref());
+    let inputs = &Inputs { domain, chains, ..*inputs };
     check_free(inputs)?;
     check_size(domain, host, settings)?;
     let emulator = emulator(domain, host, settings)?;
@@ -118,7 +122,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     })));
     order::check(&ops)?;
     let domain = DomainRef { name: domain.name.clone(), uuid: inputs.uuid };
-    Ok(LaunchPlan { version: PLAN_VERSION, domain, ops })
+    let notes = bound.notes.into_iter().map(|note| note.text).collect();
+    Ok(LaunchPlan { version: PLAN_VERSION, domain, ops, notes })
 }
 
 /// The kernel gives arguments at most a quarter of the stack's limit, of which svirt uses half at most.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Inputs, PlanError, build, inventory};
+use super::{Inputs, PlanError, build, doi, inventory};
 use crate::security::apparmor::Profiles;
 use crate::security::decide::{Action, Decision, Model, Stack};
 use crate::security::resource::{Kind, Process};
@@ -25,6 +25,10 @@ pub struct Row {
 
 /// Every decision of every one of `models`, resource by resource.
 pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError> {
+    // A table for a model that this host does not run is made as if it did.
+    let runs = |name: &str| models.iter().any(|model| model.name() == name) || doi::runs(inputs.host, name);
+    let bound = doi::bind(inputs.domain, inputs.chains, inputs.host, inputs.settings, &runs)?;
+    let inputs = &Inputs { domain: &bound.domain, chains: &bound.chains, ..*inputs };
     let resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
     let helpers = resources.iter().filter(|r| matches!(r.kind, Kind::Process(Process::Passt(_)))).count();
     let contexts =
@@ -39,11 +43,15 @@ pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError
     let mut rows = Vec::new();
     for resource in &resources {
         for model in &stack {
+            let mut decision = model.decide(resource)?;
+            for note in bound.notes.iter().filter(|note| decision.label.as_ref() == Some(&note.label)) {
+                decision.reason = format!("{}; {}", decision.reason, note.text);
+            }
             rows.push(Row {
                 resource: resource.name.clone(),
                 path: resource.path.clone(),
                 model: model.model(),
-                decision: model.decide(resource)?,
+                decision,
             });
         }
     }

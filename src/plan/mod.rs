@@ -4,6 +4,7 @@
 
 mod build;
 pub mod chain;
+mod doi;
 mod error;
 pub mod firmware;
 mod images;

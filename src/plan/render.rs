@@ -27,6 +27,9 @@ pub fn render(plan: &LaunchPlan) -> String {
 fn render_to(out: &mut String, plan: &LaunchPlan) -> std::fmt::Result {
     writeln!(out, "plan to start {} ({})", plan.domain.name, plan.domain.uuid)?;
     writeln!(out, "{} operations, applied in this order and undone in the reverse\n", plan.ops.len())?;
+    for note in &plan.notes {
+        writeln!(out, "  because: {note}")?;
+    }
     for (number, op) in (1..).zip(&plan.ops) {
         let (object, reason) = describe(op);
         writeln!(out, "{number:>4}  {:<NAME_WIDTH$} {object}", op.name())?;

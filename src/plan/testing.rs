@@ -55,6 +55,7 @@ pub(crate) fn domain(name: &str) -> Domain {
             ..Devices::default()
         },
         seclabels: vec![],
+        metadata: Default::default(),
     }
 }
 

@@ -22,6 +22,9 @@ pub struct LaunchPlan {
     pub domain: DomainRef,
     /// The operations, applied first to last and undone last to first.
     pub ops: Vec<Op>,
+    /// What a person should know of how it came about, such as a label that was translated; nothing acts on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One operation.

@@ -6,6 +6,7 @@ pub mod apparmor;
 pub mod context;
 pub mod dac;
 pub mod decide;
+pub mod doi;
 pub mod mcs;
 pub mod range;
 pub mod resource;

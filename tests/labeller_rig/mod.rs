@@ -194,6 +194,7 @@ impl Rig {
         LaunchPlan {
             version: PLAN_VERSION,
             domain,
+            notes: vec![],
             ops: vec![
                 Op::LeaseUid { role: UidRole::Domain, uid: self.settings.uids.domains.first + n },
                 Op::LeaseUid { role: UidRole::Supervisor, uid: self.settings.uids.supervisors.first + n },

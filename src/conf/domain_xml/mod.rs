@@ -54,8 +54,9 @@ pub fn parse(xml: &[u8]) -> Result<Domain, DefinitionError> {
     let document = Document::parse(xml)?;
     let root = scalar::domain(&document)?;
     root.only(&["id", "type"], CHILDREN)?;
-    // What stands inside are other programs' notes, which no process of a start reads.
+    // What else stands inside are other programs' notes, which no process of a start reads.
     root.one("metadata")?;
+    let metadata = super::metadata::read(&document)?;
     resource(root)?;
     let virt = virt(root)?;
     let vcpus = platform::vcpus(root)?;
@@ -80,6 +81,7 @@ pub fn parse(xml: &[u8]) -> Result<Domain, DefinitionError> {
         on_crash: action(root, "on_crash", LifecycleAction::Destroy)?,
         pm: platform::pm(root)?,
         seclabels: seclabel::domain_labels(root)?,
+        metadata,
         devices,
     };
     check(root, domain, boot_given)

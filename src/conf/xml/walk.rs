@@ -47,6 +47,12 @@ impl<'d> At<'d> {
             .map(|a| a.value.as_ref())
     }
 
+    /// The local names of all attributes.
+    pub fn attributes(self) -> impl Iterator<Item = &'d str> {
+        let attributes = self.document.element(self.id).map(|element| element.attributes.as_slice());
+        attributes.unwrap_or_default().iter().map(|attribute| attribute.name.local)
+    }
+
     /// The text directly inside.
     #[must_use]
     pub fn text(self) -> Cow<'d, str> {

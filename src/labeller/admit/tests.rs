@@ -67,6 +67,7 @@ fn plan(settings: &Settings) -> LaunchPlan {
     LaunchPlan {
         version: PLAN_VERSION,
         domain: DomainRef { name: DomainName::new("a").unwrap(), uuid: DomainUuid(uuid::Uuid::nil()) },
+        notes: vec![],
         ops: vec![
             Op::LeaseUid { role: UidRole::Domain, uid: settings.uids.domains.first },
             Op::LeaseUid { role: UidRole::Supervisor, uid: settings.uids.supervisors.first },
