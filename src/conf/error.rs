@@ -41,6 +41,9 @@ pub enum DefinitionErrorKind {
     /// Something required is not there.
     #[error("{0} is missing")]
     Missing(String),
+    /// Any of the others, found while the definition was held against the schema.
+    #[error("{0}")]
+    Schema(Box<Self>),
     /// A name that libvirt's grammar does not have in this place.
     #[error("{what} is unknown here{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean {n}?")))]
     Unknown {
@@ -73,6 +76,48 @@ pub enum DefinitionErrorKind {
     /// The document is not well-formed, or beyond the reader's limits.
     #[error("{0}")]
     Xml(XmlErrorKind),
+}
+
+/// The classes of libvirt's errors for definitions; clients tell refusals apart by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// `VIR_ERR_CONFIG_UNSUPPORTED`: well said, and impossible.
+    ConfigUnsupported,
+    /// `VIR_ERR_XML_DETAIL`: two of what may stand once.
+    XmlDetail,
+    /// `VIR_ERR_XML_ERROR`: a value or an element that is wrong or missing.
+    XmlError,
+    /// `VIR_ERR_XML_INVALID_SCHEMA`: not as the schema has it.
+    XmlInvalidSchema,
+}
+
+impl DefinitionErrorKind {
+    /// Which of libvirt's errors it is.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Contradiction(_)
+            | Self::LabelRequest(_)
+            | Self::Unsupported(_)
+            | Self::Weakening { .. } => ErrorClass::ConfigUnsupported,
+            Self::Duplicate { what, .. } if what.starts_with("<seclabel>") => ErrorClass::XmlDetail,
+            Self::Duplicate { .. } | Self::Missing(_) | Self::Value { .. } | Self::Xml(_) => {
+                ErrorClass::XmlError
+            }
+            Self::Schema(_) | Self::Unknown { .. } => ErrorClass::XmlInvalidSchema,
+        }
+    }
+}
+
+impl DefinitionError {
+    /// The same, as found against the schema; what is no XML at all stays what it is.
+    pub(super) fn of_schema(self) -> Self {
+        let kind = match self.kind {
+            kind @ (DefinitionErrorKind::Schema(_) | DefinitionErrorKind::Unknown { .. }) => kind,
+            kind => DefinitionErrorKind::Schema(Box::new(kind)),
+        };
+        Self { kind, ..self }
+    }
 }
 
 /// `text`, cut at a character boundary.

@@ -14,4 +14,4 @@ pub mod xml;
 
 mod error;
 
-pub use error::{DefinitionError, DefinitionErrorKind};
+pub use error::{DefinitionError, DefinitionErrorKind, ErrorClass};

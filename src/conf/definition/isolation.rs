@@ -57,7 +57,7 @@ fn plain(name: &str) -> String {
 
 /// Short words are too close to one another for a slip to be told from another word.
 fn near(guard: &str, name: &str) -> bool {
-    guard == name || (guard.len() >= 6 && name.len() <= 64 && strsim::damerau_levenshtein(guard, name) == 1)
+    guard == name || (guard.len() >= 5 && name.len() <= 64 && strsim::damerau_levenshtein(guard, name) == 1)
 }
 
 #[cfg(test)]

@@ -72,8 +72,17 @@ impl Definition {
     /// bounded whatever stands in `xml`.
     pub fn parse(xml: &[u8], strictness: Strictness) -> Result<(Self, Vec<Warning>), DefinitionError> {
         let document = Document::parse(xml)?;
-        let (mut root, mut warnings) = read::domain(&document, strictness)?;
-        labels::normalise(&mut root)?;
+        let schema = |error: DefinitionError| match strictness {
+            Strictness::Lenient => error,
+            Strictness::Strict => error.of_schema(),
+        };
+        let (mut root, mut warnings) = read::domain(&document, strictness).map_err(schema)?;
+        let dropped = labels::normalise(&mut root).map_err(schema)?;
+        if let (Strictness::Strict, Some(first)) = (strictness, dropped.first()) {
+            return Err(schema(first.clone().into_error()));
+        }
+        warnings.extend(dropped);
+        labels::compare(&root)?;
         defaults::fill(&mut root, &mut warnings);
         rules::check(&root)?;
         let name = rules::name(&root)?;
@@ -138,6 +147,13 @@ impl Definition {
     /// those of [`format`](Self::format).
     pub fn domain(&self) -> Result<Domain, DefinitionError> {
         domain_xml::parse(self.format(View { secure: true, migratable: false }).as_bytes())
+    }
+}
+
+impl Warning {
+    fn into_error(self) -> DefinitionError {
+        let remedy = "remove it, or write it as libvirt's schema has it".into();
+        DefinitionError { line: self.line, path: self.path, kind: self.kind, remedy }
     }
 }
 

@@ -173,8 +173,13 @@ impl Node {
         }
     }
 
+    /// Keeps the children that `keep` wants.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Node) -> bool) {
+        self.children.retain(|(_, child)| keep(child));
+    }
+
     pub(super) fn remove_children(&mut self, name: &str) {
-        self.children.retain(|(_, child)| child.name() != name);
+        self.retain(|child| child.name() != name);
     }
 
     /// Puts every child into order, as after reading.

@@ -145,7 +145,9 @@ impl<'d, 'i> Reader<'d, 'i> {
         let known: Vec<(usize, &'static Child)> = places.filter(|(_, place)| named(place.element)).collect();
         let fitting = known.iter().filter(|(_, place)| fits(place.when, parent.switch()));
         let complete = |place: &Child| {
-            place.element.attributes.iter().all(|a| !a.required || plain(element, a.name).is_some())
+            let says =
+                |a: &Attribute| plain(element, a.name).is_some_and(|text| a.value.read(text).is_some());
+            place.element.attributes.iter().all(|a| !a.required || says(a))
         };
         let found =
             fitting.clone().find(|(_, place)| complete(place)).or_else(|| fitting.clone().next_back());

@@ -123,6 +123,12 @@ fn boot(root: &Node, devices: &Node) -> Checked {
 fn targets(devices: &Node) -> Checked {
     let mut seen = BTreeMap::new();
     for disk in devices.all("disk") {
+        let removable = matches!(disk.attribute("device"), Some("cdrom" | "floppy"));
+        if !removable && disk.child("source").is_none() {
+            let kind = DefinitionErrorKind::Missing("<source> of <disk>".into());
+            return Err(place(disk, "/domain/devices/disk")
+                .error(kind, "add <source>; only cdroms and floppies go without"));
+        }
         let Some(target) = disk.child("target") else { continue };
         let name = target.attribute("dev").unwrap_or_default();
         unique(&mut seen, name, || format!("target {name}"), target, "/domain/devices/disk/target")?;
@@ -172,7 +178,8 @@ fn addresses(devices: &Node) -> Checked {
         if !matches!(kind, "pci" | "drive" | "virtio-serial" | "usb" | "ccid" | "dimm") {
             continue;
         }
-        let bus = device.child("target").and_then(|target| target.attribute("bus")).unwrap_or_default();
+        let target = device.child("target").filter(|_| kind == "drive");
+        let bus = target.and_then(|target| target.attribute("bus")).unwrap_or_default();
         let values: Vec<(&str, &str)> = address
             .attributes()
             .filter(|(attribute, _)| attribute.name != "multifunction" && attribute.name != "device")

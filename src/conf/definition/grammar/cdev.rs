@@ -31,13 +31,13 @@ macro_rules! chardev {
     ($($after:expr),* $(,)?) => {
         &[
             one(&PTY_SOURCE).when(&["pty"]),
-            one(&DEV_SOURCE).when(&["dev", "pipe"]),
-            one(&FILE_SOURCE).when(&["file"]),
+            must(&DEV_SOURCE).when(&["dev", "pipe"]),
+            must(&FILE_SOURCE).when(&["file"]),
             one(&UNIX_SOURCE).when(&["unix"]),
-            one(&TCP_SOURCE).when(&["tcp"]),
+            must(&TCP_SOURCE).when(&["tcp"]),
             many(&UDP_SOURCE).when(&["udp"]),
-            one(&PORT_SOURCE).when(&["spiceport", "dbus"]),
-            one(&NMDM_SOURCE).when(&["nmdm"]),
+            must(&PORT_SOURCE).when(&["spiceport", "dbus"]),
+            must(&NMDM_SOURCE).when(&["nmdm"]),
             one(&AGENT_SOURCE).when(&["qemu-vdagent"]),
             one(&PROTOCOL).when(&["tcp"]),
             one(&LOG),

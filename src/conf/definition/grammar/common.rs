@@ -118,6 +118,8 @@ pub(super) static AUDIO_LINK: Element = empty("audio", &[need("id", BYTE)]);
 pub(super) const FAMILY: Value = Value::Word(&["ipv4", "ipv6"]);
 
 /// The states of a switch that is an element of its own: `<pmu state='off'/>`.
+pub(super) const NEEDED_STATE: &[Attribute] = &[need("state", ON_OFF)];
+/// The same, where libvirt takes its absence for `on`.
 pub(super) const STATE: &[Attribute] = &[opt("state", ON_OFF)];
 
 pub(super) const QUEUES: Attribute = opt("queues", POSITIVE);

@@ -15,9 +15,9 @@ pub(super) static CPU: Element = element(
     &[
         one(&CPU_MODEL),
         one(&CPU_VENDOR),
-        one(&MAX_ADDRESS),
         one(&TOPOLOGY),
         one(&CPU_CACHE),
+        one(&MAX_ADDRESS),
         many(&CPU_FEATURE),
         one(&NUMA),
     ],

@@ -240,7 +240,7 @@ static IOMMU_DRIVER: Element = empty(
 static VSOCK: Element = element(
     "vsock",
     &[opt("model", VIRTIO_MODELS)],
-    &[one(&CID), one(&VIRTIO_DRIVER), one(&ALIAS_NAME), one(&ACPI), one(&ADDRESS)],
+    &[one(&CID), one(&ALIAS_NAME), one(&ACPI), one(&ADDRESS), one(&VIRTIO_DRIVER)],
 );
 static CID: Element =
     empty("cid", &[opt("auto", YES_NO), opt("address", Value::Number { min: 3, max: u32::MAX as u64 })]);

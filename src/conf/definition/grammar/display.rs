@@ -26,12 +26,12 @@ pub(super) static GRAPHICS: Element = element(
         opt("multiUser", YES_NO).when(&["rdp"]),
         opt("listen", HOST).when(REMOTE),
         opt("keymap", LINE).when(&["vnc", "spice"]),
+        opt("sharePolicy", Value::Word(&["allow-exclusive", "force-shared", "ignore"])).when(&["vnc"]),
+        opt("powerControl", YES_NO).when(&["vnc"]),
         opt("username", LINE).when(&["rdp"]),
         opt("passwd", ANY).when(REMOTE).hidden(),
         opt("passwdValidTo", LINE).when(&["vnc", "spice"]),
         opt("connected", Value::Word(&["keep", "fail", "disconnect"])).when(&["vnc", "spice"]),
-        opt("sharePolicy", Value::Word(&["allow-exclusive", "force-shared", "ignore"])).when(&["vnc"]),
-        opt("powerControl", YES_NO).when(&["vnc"]),
         opt("wait", YES_NO).when(&["vnc"]),
         opt("defaultMode", MODE).when(&["spice"]),
         opt("p2p", YES_NO).when(&["dbus"]),
@@ -94,7 +94,7 @@ static STREAMING: Element = empty("streaming", &[need("mode", Value::Word(&["fil
 static MOUSE: Element = empty("mouse", &[need("mode", Value::Word(&["server", "client"]))]);
 static CLIPBOARD: Element = empty("clipboard", &[need("copypaste", YES_NO)]);
 static FILE_TRANSFER: Element = empty("filetransfer", &[need("enable", YES_NO)]);
-static GL: Element = empty("gl", &[opt("enable", YES_NO), opt("rendernode", PATH)]);
+static GL: Element = empty("gl", &[need("enable", YES_NO), opt("rendernode", PATH)]);
 
 pub(super) static VIDEO: Element = element(
     "video",
@@ -104,12 +104,12 @@ pub(super) static VIDEO: Element = element(
 static VIDEO_DRIVER: Element = empty(
     "driver",
     &[
-        opt("name", Value::Word(&["qemu", "vhostuser"])),
-        opt("vgaconf", Value::Word(&["io", "on", "off"])),
         IOMMU,
         ATS,
         PACKED,
         PAGE_PER_VQ,
+        opt("name", Value::Word(&["qemu", "vhostuser"])),
+        opt("vgaconf", Value::Word(&["io", "on", "off"])),
     ],
 );
 static VIDEO_MODEL: Element = element(

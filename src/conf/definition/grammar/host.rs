@@ -14,18 +14,8 @@ pub(super) static HOSTDEV: Element = element(
         opt("managed", YES_NO).when(&["usb", "pci", "scsi", "scsi_host", "mdev"]),
         opt("sgio", Value::Word(&["filtered", "unfiltered"])).when(&["scsi"]),
         opt("rawio", YES_NO).when(&["scsi"]),
-        opt(
-            "model",
-            Value::Word(&[
-                "virtio",
-                "virtio-transitional",
-                "virtio-non-transitional",
-                "vfio-pci",
-                "vfio-ccw",
-                "vfio-ap",
-            ]),
-        )
-        .when(&["scsi_host", "mdev"]),
+        opt("model", super::common::VIRTIO_MODELS).when(&["scsi_host"]),
+        need("model", Value::Word(&["vfio-pci", "vfio-ccw", "vfio-ap"])).when(&["mdev"]),
         opt("display", ON_OFF).when(&["mdev"]),
         opt("ramfb", ON_OFF).when(&["mdev"]),
     ],
@@ -33,6 +23,7 @@ pub(super) static HOSTDEV: Element = element(
         one(&HOSTDEV_DRIVER),
         must(&USB_SOURCE).when(&["usb"]),
         must(&PCI_SOURCE).when(&["pci"]),
+        must(&ISCSI_SOURCE).when(&["scsi"]),
         must(&SCSI_SOURCE).when(&["scsi"]),
         must(&SCSI_HOST_SOURCE).when(&["scsi_host"]),
         must(&MDEV_SOURCE).when(&["mdev"]),
@@ -88,18 +79,17 @@ static USB_SOURCE: Element = element(
 );
 static USB_ADDRESS: Element = empty("address", &[need("bus", UINT), need("device", UINT)]);
 static PCI_SOURCE: Element = element("source", &[opt("writeFiltering", YES_NO)], &[must(&HOST_PCI)]);
+static ISCSI_SOURCE: Element = element(
+    "source",
+    &[need("protocol", Value::Word(&["iscsi"])), need("name", LINE)],
+    &[many(&ISCSI_HOST), one(&AUTH), one(&INITIATOR)],
+);
+/// libvirt does not write the protocol of an adapter.
 static SCSI_SOURCE: Element = element(
     "source",
-    &[or("protocol", Value::Word(&["adapter", "iscsi"]), "adapter"), opt("name", LINE)],
-    &[
-        many(&ISCSI_HOST).when(&["iscsi"]),
-        one(&AUTH).when(&["iscsi"]),
-        one(&INITIATOR).when(&["iscsi"]),
-        must(&ADAPTER).when(&["adapter"]),
-        must(&SCSI_ADDRESS).when(&["adapter"]),
-    ],
-)
-.switched("protocol");
+    &[opt("protocol", Value::Word(&["adapter"])).running()],
+    &[must(&ADAPTER), must(&SCSI_ADDRESS)],
+);
 static ISCSI_HOST: Element = empty("host", &[need("name", HOST), opt("port", PORT)]);
 static ADAPTER: Element = empty("adapter", &[need("name", WORD)]);
 static SCSI_ADDRESS: Element =

@@ -1,6 +1,6 @@
 //! `<os>`, `<sysinfo>`, `<features>`, `<clock>` and `<pm>`.
 
-use super::common::STATE;
+use super::common::{NEEDED_STATE, STATE};
 use super::value::{
     ADJUSTMENT, ANY, ENVIRONMENT, LINE, NAME, ON_OFF, PATH, SHORT, UINT, ULONG, WORD, YES_NO,
 };
@@ -136,34 +136,34 @@ pub(super) static FEATURES: Element = element(
     "features",
     &[],
     &[
-        one(&PAE),
         one(&ACPI_FLAG),
         one(&APIC),
+        one(&PAE),
         one(&HAP),
         one(&VIRIDIAN),
         one(&PRIVNET),
         one(&HYPERV),
         one(&KVM),
-        one(&XEN),
         one(&PVSPINLOCK),
         one(&PMU),
         one(&VMPORT),
-        one(&PS2),
+        one(&GIC),
         one(&SMM),
         one(&IOAPIC),
-        one(&GIC),
         one(&HPT),
         one(&VMCOREINFO),
         one(&HTM),
         one(&NESTED_HV),
         one(&MSRS),
         one(&CCF_ASSIST),
+        one(&XEN),
         one(&CFPC),
         one(&SBBC),
         one(&IBS),
         one(&TCG),
         one(&ASYNC_TEARDOWN),
         one(&RAS),
+        one(&PS2),
         one(&AIA),
     ],
 );
@@ -174,16 +174,10 @@ static HAP: Element = empty("hap", STATE);
 static VIRIDIAN: Element = flag("viridian");
 static PRIVNET: Element = flag("privnet");
 macro_rules! states {
-    ($($static:ident $name:literal),* $(,)?) => { $(static $static: Element = empty($name, STATE);)* };
+    ($states:expr; $($static:ident $name:literal),* $(,)?) => { $(static $static: Element = empty($name, $states);)* };
 }
-states!(
-    RELAXED "relaxed", VAPIC "vapic", VPINDEX "vpindex", RUNTIME "runtime", SYNIC "synic", RESET "reset",
-    FREQUENCIES "frequencies", REENLIGHTENMENT "reenlightenment", IPI "ipi", EVMCS "evmcs", AVIC "avic",
-    EMSR_BITMAP "emsr_bitmap", XMM_INPUT "xmm_input", DIRECT "direct", EXTENDED "extended", HIDDEN "hidden",
-    HINT_DEDICATED "hint-dedicated", POLL_CONTROL "poll-control", PV_IPI "pv-ipi", E820_HOST "e820_host",
-    PVSPINLOCK "pvspinlock", PMU "pmu", VMPORT "vmport", PS2 "ps2", VMCOREINFO "vmcoreinfo", HTM "htm",
-    NESTED_HV "nested-hv", CCF_ASSIST "ccf-assist", RAS "ras",
-);
+states!(STATE; PVSPINLOCK "pvspinlock", PMU "pmu", VMPORT "vmport", PS2 "ps2", VMCOREINFO "vmcoreinfo");
+states!(NEEDED_STATE; RELAXED "relaxed", VAPIC "vapic", VPINDEX "vpindex", RUNTIME "runtime", SYNIC "synic", RESET "reset", FREQUENCIES "frequencies", REENLIGHTENMENT "reenlightenment", IPI "ipi", EVMCS "evmcs", AVIC "avic", EMSR_BITMAP "emsr_bitmap", XMM_INPUT "xmm_input", DIRECT "direct", EXTENDED "extended", HIDDEN "hidden", HINT_DEDICATED "hint-dedicated", POLL_CONTROL "poll-control", PV_IPI "pv-ipi", E820_HOST "e820_host", HTM "htm", NESTED_HV "nested-hv", CCF_ASSIST "ccf-assist", RAS "ras");
 static HYPERV: Element = element(
     "hyperv",
     &[or("mode", Value::Word(&["passthrough", "custom", "host-model"]), "custom")],
@@ -211,18 +205,18 @@ static SPINLOCKS: Element = empty(
     "spinlocks",
     &[opt("state", ON_OFF), opt("retries", Value::Number { min: 0xfff, max: u32::MAX as u64 })],
 );
-static STIMER: Element = element("stimer", STATE, &[one(&DIRECT)]);
-static TLBFLUSH: Element = element("tlbflush", STATE, &[one(&DIRECT), one(&EXTENDED)]);
-static VENDOR_ID: Element = empty("vendor_id", &[opt("state", ON_OFF), opt("value", LINE)]);
+static STIMER: Element = element("stimer", NEEDED_STATE, &[one(&DIRECT)]);
+static TLBFLUSH: Element = element("tlbflush", NEEDED_STATE, &[one(&DIRECT), one(&EXTENDED)]);
+static VENDOR_ID: Element = empty("vendor_id", &[need("state", ON_OFF), opt("value", LINE)]);
 static KVM: Element = element(
     "kvm",
     &[],
     &[one(&HIDDEN), one(&HINT_DEDICATED), one(&POLL_CONTROL), one(&PV_IPI), one(&DIRTY_RING)],
 );
-static DIRTY_RING: Element = empty("dirty-ring", &[opt("state", ON_OFF), opt("size", UINT)]);
+static DIRTY_RING: Element = empty("dirty-ring", &[need("state", ON_OFF), opt("size", UINT)]);
 static XEN: Element = element("xen", &[], &[one(&E820_HOST), one(&XEN_PASSTHROUGH)]);
 static XEN_PASSTHROUGH: Element =
-    empty("passthrough", &[opt("state", ON_OFF), opt("mode", Value::Word(&["sync_pt", "share_pt"]))]);
+    empty("passthrough", &[need("state", ON_OFF), opt("mode", Value::Word(&["sync_pt", "share_pt"]))]);
 static SMM: Element = element("smm", STATE, &[one(&TSEG)]);
 static TSEG: Element = size("tseg", "MiB", &[]);
 static IOAPIC: Element = empty("ioapic", &[need("driver", Value::Word(&["kvm", "qemu"]))]);
@@ -251,8 +245,8 @@ pub(super) static CLOCK: Element = element(
         need("offset", Value::Word(&["utc", "localtime", "variable", "timezone", "absolute"])),
         opt("adjustment", ADJUSTMENT).when(&["utc", "localtime", "variable"]),
         opt("basis", Value::Word(&["utc", "localtime"])).when(&["variable"]),
-        opt("timezone", LINE).when(&["timezone"]),
-        opt("start", ULONG).when(&["absolute"]),
+        need("timezone", LINE).when(&["timezone"]),
+        need("start", ULONG).when(&["absolute"]),
     ],
     &[many(&TIMER)],
 )

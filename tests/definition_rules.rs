@@ -1,0 +1,360 @@
+//! Each rule of a definition broken one at a time: which of libvirt's errors, which line, which name.
+#![cfg(feature = "frontend")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use svirt::conf::definition::{Definition, Strictness, View, Warning};
+use svirt::conf::{DefinitionError, DefinitionErrorKind as Kind, ErrorClass};
+
+use ErrorClass::{ConfigUnsupported, XmlDetail, XmlError, XmlInvalidSchema};
+use Strictness::{Lenient, Strict};
+
+/// A small definition with `devices` in it, and `rest` behind the devices.
+fn small(devices: &str, rest: &str) -> String {
+    format!(
+        "<domain type='qemu'>\n<name>a</name>\n<memory>65536</memory>\n<os><type>hvm</type></os>\n<devices>\n{devices}\n</devices>\n{rest}\n</domain>"
+    )
+}
+
+fn kept(xml: &str) -> (Definition, Vec<Warning>) {
+    Definition::parse(xml.as_bytes(), Lenient).unwrap_or_else(|error| panic!("{error}\n{xml}"))
+}
+
+fn refused(xml: &str, strictness: Strictness) -> DefinitionError {
+    match Definition::parse(xml.as_bytes(), strictness) {
+        Ok((definition, _)) => panic!("accepted:\n{xml}\nas {}", definition.format(View::default())),
+        Err(error) => error,
+    }
+}
+
+/// The definition's labels, as they are kept.
+fn labels(xml: &str) -> Vec<String> {
+    let text = kept(xml).0.format(View::default());
+    let lines = text.lines().filter(|line| line.starts_with("  <seclabel"));
+    lines.map(|line| line.trim().to_owned()).collect()
+}
+
+/// The rules of a domain's labels: without validation, and with it.
+const LABELS: &[(&str, Option<ErrorClass>, Option<ErrorClass>)] = &[
+    ("<seclabel model='selinux'/>", None, None),
+    ("<seclabel type='dynamic' model='selinux' relabel='yes'/>", None, None),
+    (
+        "<seclabel type='dynamic' model='selinux' relabel='no'/>",
+        Some(ConfigUnsupported),
+        Some(XmlInvalidSchema),
+    ),
+    (
+        "<seclabel type='none' model='selinux' relabel='yes'/>",
+        Some(ConfigUnsupported),
+        Some(XmlInvalidSchema),
+    ),
+    ("<seclabel type='none' model='selinux' relabel='no'/>", None, None),
+    ("<seclabel type='static' model='selinux'/>", Some(XmlError), Some(XmlInvalidSchema)),
+    ("<seclabel type='static' model='selinux'><label/></seclabel>", Some(XmlError), Some(XmlInvalidSchema)),
+    ("<seclabel type='static' model='selinux'><label>a:b:c:s0</label></seclabel>", None, None),
+    (
+        "<seclabel type='static' model='selinux'><label>a</label><baselabel>b</baselabel></seclabel>",
+        None,
+        Some(XmlInvalidSchema),
+    ),
+    ("<seclabel type='default' model='selinux'/>", Some(XmlError), Some(XmlInvalidSchema)),
+    ("<seclabel type='weird' model='selinux'/>", Some(XmlError), Some(XmlInvalidSchema)),
+    ("<seclabel model='selinux' relabel='maybe'/>", Some(XmlError), Some(XmlInvalidSchema)),
+    ("<seclabel model='selinux'/><seclabel model='selinux'/>", Some(XmlDetail), Some(XmlDetail)),
+    ("<seclabel model='selinux'/><seclabel model='dac'/>", None, None),
+    ("<seclabel model='selinux'/><seclabel/>", Some(XmlError), Some(XmlError)),
+    ("<seclabel/><seclabel/>", Some(XmlDetail), Some(XmlDetail)),
+    ("<seclabel/>", None, None),
+    ("<seclabel type='none'/>", None, None),
+    ("<seclabel><baselabel>a:b:c:s0</baselabel></seclabel>", Some(XmlError), Some(XmlError)),
+    ("<seclabel type='static'><label>a:b:c:s0</label></seclabel>", Some(XmlError), Some(XmlError)),
+    ("<seclabel model='smack'/>", None, None),
+    ("<seclabel type='dynamic' model='none'/>", None, None),
+    (
+        "<seclabel model='selinux'><label>x</label><label>y</label></seclabel>",
+        Some(XmlError),
+        Some(XmlInvalidSchema),
+    ),
+    ("<seclabel model='selinux'><whatever/></seclabel>", Some(ConfigUnsupported), Some(XmlInvalidSchema)),
+    ("<seclabel model='selinux' lable='x'/>", Some(ConfigUnsupported), Some(XmlInvalidSchema)),
+];
+
+#[test]
+fn the_labels_of_a_domain_follow_libvirt() {
+    for (label, lenient, strict) in LABELS {
+        let xml = small("", label);
+        for (strictness, expected) in [(Lenient, lenient), (Strict, strict)] {
+            match (Definition::parse(xml.as_bytes(), strictness), expected) {
+                (Ok(_), None) => {}
+                (Err(error), Some(class)) => {
+                    assert_eq!(error.kind.class(), *class, "{strictness:?} {label}: {error}");
+                    assert_eq!(error.line, 8, "{label}: {error}");
+                    assert!(error.path.starts_with("/domain/seclabel"), "{error}");
+                }
+                (Ok(_), Some(class)) => panic!("{strictness:?} {label} should be {class:?}"),
+                (Err(error), None) => panic!("{strictness:?} {label}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_labels_of_a_domain_get_their_defaults() {
+    let one = |label: &str| labels(&small("", label)).join("\n");
+    assert_eq!(
+        one("<seclabel model='selinux'/>"),
+        "<seclabel type='dynamic' model='selinux' relabel='yes'/>"
+    );
+    assert_eq!(one("<seclabel type='dynamic' model='none'/>"), "<seclabel type='none' model='none'/>");
+    assert_eq!(
+        one("<seclabel type='none' relabel='no' model='dac'/>"),
+        "<seclabel type='none' model='dac'/>"
+    );
+    // What belongs to a running domain is left out.
+    assert_eq!(
+        one("<seclabel model='dac'><label>+1:+1</label><imagelabel>+1:+1</imagelabel></seclabel>"),
+        "<seclabel type='dynamic' model='dac' relabel='yes'/>"
+    );
+    assert_eq!(
+        one("<seclabel type='static' model='dac'><label>+1:+1</label></seclabel>"),
+        "<seclabel type='static' model='dac' relabel='no'>"
+    );
+}
+
+/// The rules of an image's labels: the image's, the domain's, without validation.
+const OVERRIDES: &[(&str, &str, Option<ErrorClass>)] = &[
+    ("<seclabel model='selinux'><label>x</label></seclabel>", "", None),
+    ("<seclabel model='selinux' relabel='no'/>", "", None),
+    ("<seclabel relabel='no'/><seclabel relabel='no'/>", "", None),
+    ("<seclabel model='selinux' relabel='no'><label>x</label></seclabel>", "", Some(XmlError)),
+    ("<seclabel model='selinux' relabel='yes'/>", "", Some(XmlError)),
+    ("<seclabel model='selinux'/>", "", None),
+    ("<seclabel model='dac' relabel='no'/><seclabel model='dac' relabel='no'/>", "", Some(XmlDetail)),
+    (
+        "<seclabel model='selinux'><label>x</label></seclabel>",
+        "<seclabel type='static' model='selinux'><label>a</label></seclabel>",
+        Some(ConfigUnsupported),
+    ),
+    (
+        "<seclabel model='selinux'><label>x</label></seclabel>",
+        "<seclabel type='static' model='selinux' relabel='yes'><label>a</label></seclabel>",
+        None,
+    ),
+    (
+        "<seclabel model='selinux'><label>x</label></seclabel>",
+        "<seclabel type='none' model='selinux'/>",
+        Some(ConfigUnsupported),
+    ),
+    ("<seclabel model='selinux' relabel='no'/>", "<seclabel type='none' model='selinux'/>", None),
+    (
+        "<seclabel model='dac' relabel='no'/>",
+        "<seclabel type='static' model='selinux'><label>a</label></seclabel>",
+        None,
+    ),
+];
+
+#[test]
+fn the_labels_of_an_image_follow_libvirt() {
+    for (label, domain, expected) in OVERRIDES {
+        for place in [
+            format!("<disk><source file='/a'>{label}</source><target dev='vda'/></disk>"),
+            format!(
+                "<disk><source file='/a'/><backingStore type='file'><format type='raw'/><source file='/b'>{label}</source><backingStore/></backingStore><target dev='vda'/></disk>"
+            ),
+            format!("<serial type='file'><source path='/a'>{label}</source></serial>"),
+        ] {
+            let xml = small(&place, domain);
+            match (Definition::parse(xml.as_bytes(), Lenient), expected) {
+                (Ok(_), None) => {}
+                (Err(error), Some(class)) => {
+                    assert_eq!(error.kind.class(), *class, "{label}: {error}");
+                    assert!(error.path.ends_with("/source/seclabel"), "{error}");
+                }
+                (Ok(_), Some(class)) => panic!("{label} should be {class:?}"),
+                (Err(error), None) => panic!("{label}: {error}"),
+            }
+        }
+    }
+    let xml = small("<disk><source file='/a'><seclabel model='dac'/></source><target dev='vda'/></disk>", "");
+    let (definition, warnings) = kept(&xml);
+    assert!(!definition.format(View::default()).contains("seclabel"));
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(refused(&xml, Strict).kind.class(), XmlInvalidSchema);
+}
+
+#[test]
+fn texts_have_their_limits() {
+    let label = |length: usize| {
+        small(
+            "",
+            &format!("<seclabel type='static' model='dac'><label>{}</label></seclabel>", "a".repeat(length)),
+        )
+    };
+    kept(&label(4096));
+    assert_eq!(refused(&label(4097), Lenient).kind.class(), XmlError);
+    let model = |length: usize| small("", &format!("<seclabel model='{}'/>", "a".repeat(length)));
+    kept(&model(256));
+    assert_eq!(refused(&model(257), Lenient).kind.class(), XmlError);
+}
+
+#[test]
+fn unknown_names_are_reported_and_refused_under_validation() {
+    let xml = small(
+        "<disk><source file='/a'/><target dev='vda' buss='virtio'/><sourc/></disk>\n<flavour/>",
+        "<mood/>",
+    );
+    let (definition, warnings) = kept(&xml);
+    let shown: Vec<_> = warnings.iter().map(|w| (w.line, &*w.path, w.kind.to_string())).collect();
+    assert_eq!(
+        shown,
+        [
+            (
+                6,
+                "/domain/devices/disk/target",
+                "attribute buss of <target> is unknown here; did you mean bus?".to_owned()
+            ),
+            (
+                6,
+                "/domain/devices/disk/sourc",
+                "<sourc> in <disk> is unknown here; did you mean source?".to_owned()
+            ),
+            (7, "/domain/devices/flavour", "<flavour> in <devices> is unknown here".to_owned()),
+            (9, "/domain/mood", "<mood> in <domain> is unknown here".to_owned()),
+        ]
+    );
+    assert!(!definition.format(View::default()).contains("flavour"));
+    let error = refused(&xml, Strict);
+    assert_eq!((error.line, error.kind.class()), (6, XmlInvalidSchema));
+    assert!(matches!(error.kind, Kind::Unknown { nearest: Some("bus"), .. }));
+}
+
+#[test]
+fn what_weakens_isolation_is_never_dropped() {
+    let disk =
+        |inside: &str| small(&format!("<disk><source file='/a'/><target dev='vda'/>{inside}</disk>"), "");
+    for xml in [
+        disk("<readOnly/>"),
+        disk("<read-only/>"),
+        disk("<shareabel/>"),
+        disk("<transiant/>"),
+        small("", "<launchsecurity type='sev'/>"),
+        small("", "<launchSecurity type='sev' policy='3'/>"),
+        small("", "<seclable model='dac'/>"),
+        small("<iommu model='intel'><drivers/></iommu>", ""),
+        small("<iomu model='intel'/>", ""),
+        small("<serial type='pty'><readonly/></serial>", ""),
+        small("<interface type='user' trustguestrxfilters='no'/>", ""),
+        small("<interface type='user'><filterrefs filter='x'/></interface>", ""),
+        small("<graphics type='vnc' password='x' passwd='y' listn='127.0.0.1'/>", ""),
+    ] {
+        let error = refused(&xml, Lenient);
+        assert!(matches!(error.kind, Kind::Weakening { .. }), "{error}\n{xml}");
+        assert!(!error.remedy.is_empty());
+    }
+}
+
+#[test]
+fn names_are_held_to_what_can_be_a_file_name() {
+    let named = |name: &str| small("", "").replace("<name>a</name>", &format!("<name>{name}</name>"));
+    for good in ["a", "a b", "50%", "a*[b]?", "d\u{f6}main", "\u{430}dmin", &"x".repeat(255), "..a", "-a"] {
+        let (definition, _) = kept(&named(good));
+        assert_eq!(definition.name().as_str(), good);
+    }
+    for bad in ["", " ", ".", "..", "../a", "a/b", "a\nb", "a&#7;b", "a&#9;b", &"x".repeat(256), "a\u{85}b"] {
+        refused(&named(bad), Lenient);
+    }
+}
+
+#[test]
+fn a_uuid_is_one_whatever_its_case() {
+    let with =
+        |uuid: &str| small("", "").replace("<name>a</name>", &format!("<name>a</name><uuid>{uuid}</uuid>"));
+    let wanted = "1b4e28ba-2fa1-4d2e-883f-0016d3cca427";
+    for same in [wanted, "1B4E28BA-2FA1-4D2E-883F-0016D3CCA427", "1b4e28ba2fa14d2e883f0016d3cca427"] {
+        let (definition, _) = kept(&with(same));
+        assert_eq!(definition.uuid().unwrap().to_string(), wanted);
+        assert!(definition.format(View::default()).contains(&format!("<uuid>{wanted}</uuid>")));
+    }
+    for bad in
+        ["", "1b4e28ba", "00000000-0000-0000-0000-000000000000", "{1b4e28ba-2fa1-4d2e-883f-0016d3cca427}"]
+    {
+        assert_eq!(refused(&with(bad), Lenient).kind.class(), XmlError, "{bad}");
+    }
+}
+
+#[test]
+fn nothing_stands_in_two_places() {
+    let disk =
+        |dev: &str, more: &str| format!("<disk><source file='/a'/><target dev='{dev}'/>{more}</disk>\n");
+    let pci = "<address type='pci' slot='0x05'/>";
+    let drive = "<address type='drive' unit='1'/>";
+    for devices in [
+        disk("vda", "") + &disk("vda", ""),
+        disk("vda", pci) + &disk("vdb", "<address type='pci' domain='0' bus='0' slot='5' function='0'/>"),
+        disk("sda", drive) + &disk("sdb", drive),
+        disk("vda", pci) + "<sound model='ich9'><address type='pci' slot='0x5'/></sound>",
+        disk("vda", "<boot order='1'/>") + &disk("vdb", "<boot order='1'/>"),
+        disk("vda", "<alias name='ua-x'/>") + &disk("vdb", "<alias name='ua-x'/>"),
+        "<controller type='scsi' index='1'/>\n<controller type='scsi' index='1'/>".to_owned(),
+        "<filesystem><source dir='/a'/><target dir='t'/></filesystem>\n<filesystem><source dir='/b'/><target dir='t'/></filesystem>"
+            .to_owned(),
+        "<memballoon model='none'/>\n<memballoon model='none'/>".to_owned(),
+    ] {
+        let error = refused(&small(&devices, ""), Lenient);
+        assert!(matches!(error.kind, Kind::Duplicate { first: 6, .. }), "{error}");
+        assert_eq!(error.line, 7, "{error}");
+    }
+    // Two functions of one slot, and what libvirt makes itself.
+    kept(&small(
+        &(disk("vda", "<address type='pci' slot='5' multifunction='on'/><alias name='virtio-disk0'/>")
+            + &disk("vdb", "<address type='pci' slot='5' function='1'/><alias name='virtio-disk0'/>")),
+        "",
+    ));
+}
+
+#[test]
+fn values_out_of_range_are_refused_by_name() {
+    for (devices, what) in [
+        ("<disk type='tape'><source file='/a'/><target dev='vda'/></disk>", "attribute type of <disk>"),
+        ("<disk><source file='/a'/><target dev='../vda'/></disk>", "attribute dev of <target>"),
+        ("<disk><source file='/a&#10;b'/><target dev='vda'/></disk>", "attribute file of <source>"),
+        (
+            "<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='0x20'/></disk>",
+            "attribute slot of <address>",
+        ),
+        (
+            "<interface type='user'><mac address='01:00:00:00:00:00'/></interface>",
+            "attribute address of <mac>",
+        ),
+        ("<interface type='user'><mtu size='65536'/></interface>", "attribute size of <mtu>"),
+        ("<vsock><cid address='2'/></vsock>", "attribute address of <cid>"),
+        ("<graphics type='vnc' port='65536'/>", "attribute port of <graphics>"),
+        ("<watchdog model='i6300esb' action='explode'/>", "attribute action of <watchdog>"),
+        ("<rng model='virtio'><backend model='dice'/></rng>", "attribute model of <backend>"),
+    ] {
+        let error = refused(&small(devices, ""), Lenient);
+        assert!(error.kind.to_string().starts_with(what), "{error}");
+        assert_eq!((error.kind.class(), error.line), (XmlError, 6));
+        assert_eq!(refused(&small(devices, ""), Strict).kind.class(), XmlInvalidSchema);
+    }
+}
+
+#[test]
+fn passwords_are_shown_only_to_those_who_may_see_them() {
+    let (definition, _) = kept(&small("<graphics type='vnc' passwd='open sesame'/>", ""));
+    assert!(!definition.format(View::default()).contains("sesame"));
+    assert!(definition.format(View { secure: true, migratable: false }).contains("passwd='open sesame'"));
+    assert!(definition.format(View { secure: false, migratable: true }).contains("sesame"));
+}
+
+#[test]
+fn metadata_comes_out_as_it_went_in() {
+    let inside = "<a:x xmlns:a=\"urn:a\" k=\"it's\">\n\t<!-- kept --><a:y><![CDATA[<&]]></a:y> text </a:x>";
+    let xml = small("", "").replace("<memory>", &format!("<metadata>\n{inside}\n  </metadata>\n<memory>"));
+    let (definition, _) = kept(&xml);
+    let wanted = inside.replace("<![CDATA[<&]]>", "&lt;&amp;");
+    assert_eq!(definition.metadata("urn:a"), Some(wanted.as_str()));
+    assert!(definition.format(View::default()).contains(&format!("<metadata>\n    {wanted}\n  </metadata>")));
+    // A prefix of an outer element is declared again.
+    let xml = xml.replace(" xmlns:a=\"urn:a\"", "").replace("<domain ", "<domain xmlns:a='urn:a' ");
+    assert!(kept(&xml).0.metadata("urn:a").unwrap().starts_with("<a:x xmlns:a=\"urn:a\" k="));
+}
