@@ -14,7 +14,7 @@ use crate::sys::cred::effective_uid;
 use crate::sys::file::read_owned;
 
 /// Changes whenever what is asked or kept does.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The most bytes of the file.
 const FILE_MAX: u64 = 4 << 20;
 /// Its name in the cache directory.
@@ -51,6 +51,8 @@ pub(super) struct Known {
     pub(super) identity: Identity,
     /// The CPU that it was asked on.
     pub(super) cpu: String,
+    /// Its version, known where it said nothing else too.
+    pub(super) version: Option<(u32, u32, u32)>,
     /// What it said, or why it said nothing.
     pub(super) outcome: Result<EmulatorFacts, String>,
 }

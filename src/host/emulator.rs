@@ -6,6 +6,7 @@ use super::cache::{Cache, Identity, Known};
 use super::cpu::HostFlags;
 use super::question;
 use crate::conf::emulator::EmulatorFacts;
+use crate::conf::facts::Emulator;
 use crate::settings::Settings;
 
 /// Brings the cache's emulators up to date; whether anything changed.
@@ -26,13 +27,17 @@ fn known(path: &str, cache: &Cache, flags: &HostFlags, settings: &Settings) -> O
         return Some(known.clone());
     }
     let outcome = question::ask(path, flags, settings);
-    // Replaced while it was asked: this answer belongs to neither file.
-    let outcome = if self::identity(path).as_ref() == Some(&identity) {
-        outcome
-    } else {
-        Err("it was replaced while it was asked".into())
+    let version = match &outcome {
+        Ok(facts) => Some(facts.version),
+        Err(_) => question::version(path, settings).ok(),
     };
-    Some(Known { path: path.into(), identity, cpu: flags.key.clone(), outcome })
+    // Replaced while it was asked: these answers belong to neither file.
+    let (version, outcome) = if self::identity(path).as_ref() == Some(&identity) {
+        (version, outcome)
+    } else {
+        (None, Err("it was replaced while it was asked".into()))
+    };
+    Some(Known { path: path.into(), identity, cpu: flags.key.clone(), version, outcome })
 }
 
 fn identity(path: &str) -> Option<Identity> {
@@ -42,6 +47,14 @@ fn identity(path: &str) -> Option<Identity> {
 /// Those that answered.
 pub(super) fn answered(cache: &Cache) -> impl Iterator<Item = &EmulatorFacts> {
     cache.emulators.iter().filter_map(|known| known.outcome.as_ref().ok())
+}
+
+/// Those that guests can run under: what tells no more than its version can still be started.
+pub(super) fn usable(cache: &Cache) -> impl Iterator<Item = Emulator> {
+    cache
+        .emulators
+        .iter()
+        .filter_map(|known| Some(Emulator { path: known.path.clone(), version: known.version? }))
 }
 
 /// Those that did not, with the reason.

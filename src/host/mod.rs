@@ -20,7 +20,7 @@ use std::fs;
 
 use crate::conf::capabilities::{Cell, Confinement, Cpu, Host, Suspend};
 use crate::conf::emulator::EmulatorFacts;
-use crate::conf::facts::{Emulator, HostFacts};
+use crate::conf::facts::HostFacts;
 use crate::settings::Settings;
 use cache::Cache;
 
@@ -68,9 +68,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         kvm: kvm_failure.is_none(),
         kvm_group: kvm::group(),
         firmwares: firmware::all(),
-        emulators: emulator::answered(&cache)
-            .map(|one| Emulator { path: one.path.clone(), version: one.version })
-            .collect(),
+        emulators: emulator::usable(&cache).collect(),
         doi_tables: doi::tables(settings),
         cpus: u32::try_from(topology::online().len()).unwrap_or(u32::MAX),
         memory: (system.totalram as u64).saturating_mul(u64::from(system.mem_unit)),

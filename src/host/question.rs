@@ -2,7 +2,7 @@
 //! two pipes. What it answers is bounded, and a guest was never near it.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -43,29 +43,7 @@ const FIRST: [(&str, &str); 8] = [
 
 /// Asks; an error is a sentence for the log and for `svirt capabilities`.
 pub(super) fn ask(path: &str, flags: &HostFlags, settings: &Settings) -> Result<EmulatorFacts, String> {
-    let answering = start(path, settings).map_err(|error| format!("it does not start: {error}"))?;
-    let mut conversation = Conversation {
-        deadline: Instant::now() + PATIENCE,
-        output: std::fs::File::from(answering.output),
-        input: std::fs::File::from(answering.input),
-        buffer: Vec::new(),
-        read: 0,
-    };
-    let facts = conversation.facts(path, flags);
-    // Whatever it does now, it has nothing more to say.
-    let _ = answering.child.end();
-    facts
-}
-
-fn start(path: &str, settings: &Settings) -> std::io::Result<Answering> {
-    let parts = [Part::Base, Part::AccelTcg, Part::Launcher].into_iter().collect();
-    let filter = profile::compose(&parts)
-        .map_err(std::io::Error::other)
-        .and_then(|filter| crate::filter::compile(&filter.ungated()).map_err(std::io::Error::other))?;
-    let filter: Vec<_> = filter.0.iter().map(|i| (i.0, i.1, i.2, i.3)).collect();
-    let program = CString::new(path)?;
-    let argv = [
-        program.as_c_str(),
+    const WORDS: [&CStr; 9] = [
         c"-S",
         c"-no-user-config",
         c"-nodefaults",
@@ -76,6 +54,54 @@ fn start(path: &str, settings: &Settings) -> std::io::Result<Answering> {
         c"-qmp",
         c"stdio",
     ];
+    converse(path, &WORDS, settings, |conversation| conversation.facts(path, flags))
+}
+
+/// Its version alone, from what it prints of itself: that needs no memory that is both written and executed, which a
+/// security module may deny to the one who asks though not to the guests that it starts.
+pub(super) fn version(path: &str, settings: &Settings) -> Result<(u32, u32, u32), String> {
+    converse(path, &[c"--version"], settings, |conversation| {
+        let line = conversation.raw_line()?.ok_or("it ended without a word")?;
+        parse(&String::from_utf8_lossy(&line)).ok_or_else(|| "it tells no version".into())
+    })
+}
+
+/// The version in `QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)`.
+fn parse(text: &str) -> Option<(u32, u32, u32)> {
+    let rest = text.split_once(" version ")?.1;
+    let number = rest.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+    let mut parts = number.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next().flatten().unwrap_or(0)))
+}
+
+fn converse<T>(
+    path: &str,
+    words: &[&CStr],
+    settings: &Settings,
+    talk: impl FnOnce(&mut Conversation) -> Result<T, String>,
+) -> Result<T, String> {
+    let answering = start(path, words, settings).map_err(|error| format!("it does not start: {error}"))?;
+    let mut conversation = Conversation {
+        deadline: Instant::now() + PATIENCE,
+        output: std::fs::File::from(answering.output),
+        input: std::fs::File::from(answering.input),
+        buffer: Vec::new(),
+        read: 0,
+    };
+    let result = talk(&mut conversation);
+    // Whatever it does now, it has nothing more to say.
+    let _ = answering.child.end();
+    result
+}
+
+fn start(path: &str, words: &[&CStr], settings: &Settings) -> std::io::Result<Answering> {
+    let parts = [Part::Base, Part::AccelTcg, Part::Launcher].into_iter().collect();
+    let filter = profile::compose(&parts)
+        .map_err(std::io::Error::other)
+        .and_then(|filter| crate::filter::compile(&filter.ungated()).map_err(std::io::Error::other))?;
+    let filter: Vec<_> = filter.0.iter().map(|i| (i.0, i.1, i.2, i.3)).collect();
+    let program = CString::new(path)?;
+    let argv: Vec<&CStr> = std::iter::once(program.as_c_str()).chain(words.iter().copied()).collect();
     // Its modules and data lie beside it: /opt/qemu/bin/qemu-system-x86_64 has /opt/qemu/share and /opt/qemu/lib.
     let prefix = Path::new(path).parent().and_then(Path::parent).filter(|prefix| *prefix != Path::new("/"));
     let program_files = Allow { read_dir: true, ..Allow::PROGRAM };
@@ -176,11 +202,15 @@ impl Conversation {
     }
 
     fn line(&mut self) -> Result<Option<Line>, String> {
+        let Some(line) = self.raw_line()? else { return Ok(None) };
+        let parsed = serde_json::from_slice(&line);
+        parsed.map(Some).map_err(|error| format!("what it says is no answer: {error}"))
+    }
+
+    fn raw_line(&mut self) -> Result<Option<Vec<u8>>, String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                let parsed = serde_json::from_slice(&line);
-                return parsed.map(Some).map_err(|error| format!("what it says is no answer: {error}"));
+                return Ok(Some(self.buffer.drain(..=end).collect()));
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
             let ready = process::readable(self.output.as_fd(), left).map_err(|error| error.to_string())?;
@@ -299,4 +329,31 @@ fn cpus(
     let mut described: Vec<CpuDefinition> = described.collect();
     described.sort_by(|a, b| a.name.cmp(&b.name));
     (described, cpu::closest(models, flags))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\n"), Some((7, 2, 22)));
+        assert_eq!(parse("QEMU emulator version 9.1\n"), Some((9, 1, 0)));
+        for text in ["", "version", "x version y", "QEMU emulator version 7"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_read_where_nothing_else_is_said() {
+        let program = "/usr/bin/qemu-system-x86_64";
+        if !Path::new(program).exists() {
+            println!("skipped: needs {program}");
+            return;
+        }
+        let settings = Settings::default();
+        assert!(version(program, &settings).unwrap() > (5, 0, 0));
+        assert!(version("/bin/true", &settings).is_err());
+    }
 }
