@@ -414,3 +414,51 @@ fn uefi_with_variables() {
         assert!(rig.svirt(&["plan", &definition]).expect(0).out.contains("firmware:nvram"));
     }
 }
+
+/// A client's first message on a SPICE connection, to its main channel.
+const SPICE_HELLO: &[u8] =
+    b"REDQ\x02\0\0\0\x02\0\0\0\x1a\0\0\0\0\0\0\0\x01\0\x01\0\0\0\x01\0\0\0\x12\0\0\0\x0b\0\0\0\x0f\0\0\0";
+
+/// What virt-install 4.1 writes around a Linux guest where it may choose, started as it is.
+#[test]
+fn what_virt_install_writes() {
+    if guest().is_none() {
+        return;
+    }
+    if !std::path::Path::new("/usr/lib/x86_64-linux-gnu/qemu/ui-spice-core.so").exists() {
+        println!("skipped: needs QEMU's SPICE module");
+        return;
+    }
+    let rig = Rig::new();
+    let text = include_str!("golden/virt-install.xml");
+    let disk = rig.raw("virt-install", 48);
+    let mut text = text.replace("/var/lib/svirt/images/plain.raw", &disk);
+    if !has_default_route() {
+        let (before, rest) = text.split_once("<interface").unwrap();
+        text = format!("{before}{}", rest.split_once("</interface>").unwrap().1);
+    }
+    let log = rig.text("log/virt-install.log");
+    let console = format!("<console type=\"pty\"><log file='{log}'/></console>");
+    text = text.replace("<console type=\"pty\"/>", &console).replace("2097152", "262144");
+    // The one change besides: the demo's kernel, since there is no installed system on the disk.
+    let demo = std::fs::read_to_string(rig.linux("demo", "demo.devices", "")).unwrap();
+    let boot = &demo[demo.find("<kernel>").unwrap()..demo.find("</os>").unwrap()];
+    let definition = rig.text("virt-install.xml");
+    std::fs::write(&definition, text.replace("<boot dev=\"hd\"/>", boot)).unwrap();
+    let before = rig.snapshot();
+    let said = rig.start(&definition).err;
+    rig.heard("virt-install", "guest: ready");
+    assert!(rig.log("virt-install").contains("disk: made a file system"), "{}", rig.log("virt-install"));
+    let address = said.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).expect(&said);
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(SPICE_HELLO).unwrap();
+        let mut answer = [0; 20];
+        stream.read_exact(&mut answer).unwrap();
+        assert!(answer.starts_with(b"REDQ") && answer[16..] == [0; 4], "{answer:?}");
+    }
+    fine(&rig, "deb");
+    rig.end("deb");
+    rig.same_as(&before);
+}

@@ -239,6 +239,10 @@ pub struct Devices {
     pub rngs: Vec<Rng>,
     /// `<memballoon>`: `None` for `model='none'`; absent means virtio, as in libvirt.
     pub memballoon: Option<MemBalloon>,
+    /// `<graphics type='spice'>`
+    pub spice: Option<Spice>,
+    /// `<redirdev>`
+    pub redirections: Vec<Redirection>,
     /// `<graphics type='vnc'>`
     pub vncs: Vec<Vnc>,
     /// `<video>`, in order; with a `<graphics>` and no `<video>` libvirt adds one.
@@ -320,6 +324,8 @@ pub enum CharSource {
     },
     /// `pty`
     Pty,
+    /// `spicevmc`: the agent's channel of the SPICE server.
+    SpiceVmc,
     /// `unix` with `mode='bind'` and no path: the supervisor listens in the first directory of `console.sockets`.
     UnixAuto,
     /// `unix` with `mode='bind'`: the supervisor listens.

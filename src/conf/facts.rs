@@ -17,6 +17,8 @@ pub struct HostFacts {
     pub kvm: bool,
     /// The group that may open `/dev/kvm`, where not everybody may.
     pub kvm_group: Option<u32>,
+    /// The emulators' loadable modules by name, such as `ui-spice-core`; empty where they have none.
+    pub modules: Vec<String>,
     /// UEFI firmware, in the order of preference.
     pub firmwares: Vec<FirmwareFile>,
     /// The emulators that the configuration names and that are there.

@@ -35,7 +35,9 @@ pub fn select(domain: &Domain) -> Selection {
     if domain.devices.interfaces.iter().any(|interface| tap(&interface.backend)) {
         parts.insert(Part::NetTap);
     }
-    if domain.devices.videos.iter().any(|video| video.model == VideoModel::Qxl) {
+    if domain.devices.spice.is_some()
+        || domain.devices.videos.iter().any(|video| video.model == VideoModel::Qxl)
+    {
         parts.insert(Part::Spice);
     }
     parts

@@ -41,6 +41,15 @@ pub struct Inventory {
     flags: cpu::HostFlags,
 }
 
+/// Where distributions put QEMU's modules; the same directories as in `labels/root`.
+const MODULES: [&str; 2] = ["/usr/lib/x86_64-linux-gnu/qemu", "/usr/lib64/qemu"];
+
+fn modules() -> Vec<String> {
+    let entries = MODULES.iter().flat_map(fs::read_dir).flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_suffix(".so").map(ToOwned::to_owned)).collect()
+}
+
 /// Reads what the planner needs. What cannot be read counts as absent: nothing here is worth more than a missing
 /// layer, and a missing layer is named in the plan or refuses the start.
 #[must_use]
@@ -67,6 +76,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         apparmor: security::apparmor(),
         kvm: kvm_failure.is_none(),
         kvm_group: kvm::group(),
+        modules: modules(),
         firmwares: firmware::all(),
         emulators: emulator::usable(&cache).collect(),
         doi_tables: doi::tables(settings),

@@ -10,7 +10,7 @@ use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
 use super::{PlanError, doi, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
-use crate::conf::domain::{Boot, Domain, VirtType};
+use crate::conf::domain::{Boot, Domain, VideoModel, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
 use crate::confine;
 use crate::privsep::confinement::{RootFile, RootPlace, SeccompProgram};
@@ -68,6 +68,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     check_free(inputs)?;
     check_size(domain, host, settings)?;
     let emulator = emulator(domain, host, settings)?;
+    check_modules(domain, host)?;
     selinux::models_present(domain, host)?;
     let resources = inventory::of(domain, chains, settings);
     let labels = host.selinux.is_some().then(|| contexts(inputs, &resources)).transpose()?;
@@ -237,6 +238,31 @@ fn emulator<'a>(
         ));
     }
     Ok(found)
+}
+
+/// What distributions package apart from the emulator itself.
+fn check_modules(domain: &Domain, host: &HostFacts) -> Result<(), PlanError> {
+    let devices = &domain.devices;
+    let qxl = devices.videos.iter().find(|video| video.model == VideoModel::Qxl);
+    let needed = [
+        (devices.spice.as_ref().map(|spice| spice.line), "ui-spice-core", "<graphics type='spice'>"),
+        (qxl.map(|video| video.line), "hw-display-qxl", "<video> of type qxl"),
+        (devices.redirections.first().map(|one| one.line), "hw-usb-redirect", "<redirdev>"),
+    ];
+    for (line, module, what) in needed {
+        let Some(line) = line else { continue };
+        if !host.modules.is_empty() && !host.modules.iter().any(|known| known == module) {
+            return Err(Refusal::new(
+                Layer::DeviceModel,
+                "plan the start with",
+                format!("{what} (line {line})"),
+                format!("the emulator's module {module} is not installed"),
+                "install it (Debian 13: apt install qemu-system-modules-spice), or remove the device",
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// The contexts of a domain on a host with SELinux.

@@ -29,6 +29,9 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
         rngs: _,
         memballoon: _,
         vncs,
+        spice,
+        // What the SPICE client sends; nothing of the host.
+        redirections: _,
         videos: _,
         // Ports, by the aliases that a start gives them, together with serials and consoles.
         channels: _,
@@ -56,6 +59,8 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
     // Serials and consoles, by the aliases that a start gives them.
     for (alias, port) in qemu::ports(domain) {
         let (way, path) = match &port.source {
+            // The SPICE server's own, inside the device model.
+            CharSource::SpiceVmc => continue,
             CharSource::Pty => (Kind::Pty, None),
             CharSource::UnixAuto => (Kind::Listener, None),
             CharSource::UnixListen { path } => (Kind::Listener, Some(path)),
@@ -66,13 +71,16 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
             all.push(resource(format!("log of {alias}"), Some(path), port.line, Kind::Log));
         }
     }
-    for (index, vnc) in vncs.iter().enumerate() {
-        let path = match &vnc.listen {
+    let vncs = vncs.iter().enumerate();
+    let vncs = vncs.map(|(index, vnc)| (format!("VNC server {index}"), &vnc.listen, vnc.line));
+    let spice = spice.iter().map(|spice| ("the SPICE server".to_owned(), &spice.listen, spice.line));
+    for (name, listen, line) in vncs.chain(spice) {
+        let path = match listen {
             VncListen::None => continue,
             VncListen::Address(..) => None,
             VncListen::Socket(path) => Some(path),
         };
-        all.push(resource(format!("VNC server {index}"), path, vnc.line, Kind::Listener));
+        all.push(resource(name, path, line, Kind::Listener));
     }
     let mut helpers = 0;
     for (index, interface) in interfaces.iter().enumerate() {

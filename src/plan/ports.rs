@@ -3,13 +3,16 @@
 use super::images::inside;
 use super::{PlanError, slots};
 use crate::base::{DomainUuid, Layer, Refusal, Slot};
-use crate::conf::domain::{CharDevice, CharSource, CharTarget, Domain, InterfaceBackend, Vnc, VncListen};
+use crate::conf::domain::{CharDevice, CharSource, CharTarget, Domain, InterfaceBackend, VncListen};
 use crate::privsep::op::{FdGrant, ListenAt, Op};
-use crate::privsep::supervisor::{ConsoleSpec, FIRST_PLAN_FD, PtySpec, VncSpec};
+use crate::privsep::supervisor::{ConsoleSpec, FIRST_PLAN_FD, Graphics, PtySpec, VncSpec};
 use crate::settings::Settings;
 
 /// The most VNC connections to one domain at once.
 const VNC_CLIENTS: u32 = 8;
+
+/// The most connections to one SPICE server at once: a client has one for each of a dozen channels.
+const SPICE_CONNECTIONS: u32 = 48;
 
 /// `sizeof sun_path` of unix(7).
 const SOCKET_PATH_MAX: usize = 108;
@@ -34,10 +37,17 @@ pub(super) fn plan(domain: &Domain, uuid: DomainUuid, settings: &Settings) -> Re
     ports.outside.push(Op::Listen { slot: slots::control()?, at: ListenAt::Control });
     ports.grant(slots::control()?);
     for (alias, port) in super::qemu::ports(domain) {
-        ports.console(&alias, port, uuid, settings)?;
+        // The SPICE server has it to itself.
+        if port.source != CharSource::SpiceVmc {
+            ports.console(&alias, port, uuid, settings)?;
+        }
     }
     for (index, vnc) in domain.devices.vncs.iter().enumerate() {
-        ports.vnc(index, vnc, settings)?;
+        let slot = slots::vnc(index)?;
+        ports.graphics(slot, &vnc.listen, vnc.line, Graphics::Vnc, settings)?;
+    }
+    if let Some(spice) = &domain.devices.spice {
+        ports.graphics(slots::spice()?, &spice.listen, spice.line, Graphics::Spice, settings)?;
     }
     for (index, interface) in domain.devices.interfaces.iter().enumerate() {
         let slot = slots::net(index)?;
@@ -88,6 +98,7 @@ impl Ports {
                 self.outside.push(Op::Listen { slot: slot.clone(), at: ListenAt::Unix { path } });
                 spec.listen = Some(slot);
             }
+            CharSource::SpiceVmc => {}
             CharSource::File { .. } if port.log.is_some() => {
                 return Err(PlanError::definition(
                     format!("{alias} (line {})", port.line),
@@ -116,29 +127,41 @@ impl Ports {
         Ok(())
     }
 
-    fn vnc(&mut self, index: usize, vnc: &Vnc, settings: &Settings) -> Result<(), PlanError> {
-        let at = match &vnc.listen {
+    fn graphics(
+        &mut self,
+        slot: Slot,
+        listen: &VncListen,
+        line: u32,
+        protocol: Graphics,
+        settings: &Settings,
+    ) -> Result<(), PlanError> {
+        let (name, max_clients) = match protocol {
+            Graphics::Spice => ("SPICE", SPICE_CONNECTIONS),
+            Graphics::Vnc => ("VNC", VNC_CLIENTS),
+        };
+        let at = match listen {
             VncListen::None => return Ok(()),
             VncListen::Socket(path) => {
-                check_place(path, &settings.console.sockets, "sockets", "the VNC server", vnc.line)?;
+                check_place(path, &settings.console.sockets, "sockets", &format!("the {name} server"), line)?;
                 ListenAt::Unix { path: path.clone() }
             }
             VncListen::Address(address, port) => {
                 if !settings.vnc.addresses.contains(address) {
                     return Err(configured(
-                        format!("the VNC server (line {})", vnc.line),
+                        format!("the {name} server (line {line})"),
                         format!("{address} is not in vnc.addresses"),
-                        "VNC here has no password: listen on 127.0.0.1 and reach it through ssh, or add the address to [vnc]",
+                        format!(
+                            "{name} here has no password: listen on 127.0.0.1 and reach it through ssh, or add the address to [vnc]"
+                        ),
                     ));
                 }
                 let (port, port_last) = port.map_or(settings.vnc.ports, |port| (port, port));
                 ListenAt::Tcp { address: *address, port, port_last }
             }
         };
-        let slot = slots::vnc(index)?;
         self.outside.push(Op::Listen { slot: slot.clone(), at });
         self.grant(slot.clone());
-        self.vncs.push(VncSpec { listen: slot, max_clients: VNC_CLIENTS });
+        self.vncs.push(VncSpec { listen: slot, protocol, max_clients });
         Ok(())
     }
 }

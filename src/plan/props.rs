@@ -438,6 +438,32 @@ fn refused(change: impl FnOnce(&mut Domain)) -> crate::base::Refusal {
 }
 
 #[test]
+fn a_module_that_is_not_installed_is_named() {
+    let mut domain = domain("d");
+    domain.devices.spice = Some(Spice { listen: VncListen::None, options: vec![], line: 8 });
+    let mut host = host(false);
+    let planned = |host: &crate::conf::facts::HostFacts| {
+        let inputs = Inputs {
+            domain: &domain,
+            uuid: uuid(1),
+            host,
+            settings: &settings(),
+            chains: &[],
+            survey: &Survey::default(),
+            seed: 1,
+            paused: false,
+        };
+        build(&inputs).map_err(|error| error.refusal().to_string())
+    };
+    assert!(planned(&host).is_ok());
+    host.modules = vec!["accel-tcg-x86_64".into()];
+    let refusal = planned(&host).unwrap_err();
+    assert!(refusal.contains("ui-spice-core") && refusal.contains("qemu-system-modules-spice"), "{refusal}");
+    host.modules.push("ui-spice-core".into());
+    assert!(planned(&host).is_ok());
+}
+
+#[test]
 fn what_cannot_run_is_refused_by_name() {
     let image = |path: &str| Some(testing::source(path, ImageFormat::Raw));
     let cases: Vec<(&str, crate::base::Refusal)> = vec![

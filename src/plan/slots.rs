@@ -27,6 +27,11 @@ pub(super) fn vnc(index: usize) -> Result<Slot, NameError> {
     Slot::new(format!("vnc:{index}"))
 }
 
+/// The SPICE server's listener.
+pub(super) fn spice() -> Result<Slot, NameError> {
+    Slot::new("spice")
+}
+
 /// QEMU's end of a console's channel, or with `part` what the supervisor holds of it.
 pub(super) fn console(alias: &str, part: &str) -> Result<Slot, NameError> {
     Slot::new(if part.is_empty() { alias.to_owned() } else { format!("{alias}.{part}") })

@@ -81,12 +81,24 @@ pub struct PtySpec {
     pub peer: Slot,
 }
 
-/// One VNC server: the supervisor accepts and hands each connection to QEMU.
+/// What a graphical console speaks, in QEMU's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Graphics {
+    /// SPICE.
+    Spice,
+    /// VNC.
+    Vnc,
+}
+
+/// One VNC or SPICE server: the supervisor accepts and hands each connection to QEMU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VncSpec {
     /// The listening socket.
     pub listen: Slot,
+    /// What is spoken there.
+    pub protocol: Graphics,
     /// The most connections at once.
     pub max_clients: u32,
 }

@@ -95,7 +95,8 @@ impl Server {
         let consoles = specs.iter().map(|spec| Console::new(spec, handed)).collect::<Result<_, _>>()?;
         let mut listeners = Vec::new();
         for spec in handed.bootstrap.spec.vncs.clone() {
-            listeners.push((nonblocking(handed.slot(spec.listen.as_str())?)?, spec.max_clients));
+            let listener = nonblocking(handed.slot(spec.listen.as_str())?)?;
+            listeners.push((listener, spec.protocol, spec.max_clients));
         }
         Ok((monitor, control, consoles, Vncs::new(listeners)))
     }

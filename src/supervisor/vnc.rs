@@ -1,6 +1,6 @@
 //! Graphical consoles: the supervisor accepts, QEMU gets the connection.
 //!
-//! QEMU runs with `-vnc none` and never listens. How many clients there are is asked of QEMU before each hand-over, so
+//! QEMU runs with `-vnc none`, or with `-spice` without a port, and never listens. How many clients there are is asked of QEMU before each hand-over, so
 //! that nothing has to be remembered over a takeover. One connection at a time is on its way; the next ones wait in
 //! the socket's own queue.
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::monitor::{MonitorError, Purpose};
 use super::serve::Server;
+use crate::privsep::supervisor::Graphics;
 use crate::qmp::Failure;
 
 /// The name under which QEMU knows a connection between `getfd` and `add_client`.
@@ -18,21 +19,25 @@ const NAME: &str = "svirt-vnc";
 /// Listening sockets and the connection that is on its way.
 #[derive(Debug)]
 pub(super) struct Vncs {
-    listeners: Vec<(OwnedFd, u32)>,
+    listeners: Vec<Listener>,
     busy: bool,
     arriving: Option<(OwnedFd, u32)>,
+    /// What the connection on its way speaks.
+    protocol: Graphics,
 }
 
+/// A listening socket, what is spoken there, and the most connections at once.
+pub(super) type Listener = (OwnedFd, Graphics, u32);
+
 impl Vncs {
-    /// Sockets with the most connections of each.
-    pub(super) fn new(listeners: Vec<(OwnedFd, u32)>) -> Self {
-        Self { listeners, busy: false, arriving: None }
+    pub(super) fn new(listeners: Vec<Listener>) -> Self {
+        Self { listeners, busy: false, arriving: None, protocol: Graphics::Vnc }
     }
 
     /// Calls `ask` with each socket from which a connection can be taken now.
     pub(super) fn interests<'a>(&'a self, mut ask: impl FnMut(usize, &'a OwnedFd)) {
         if !self.busy {
-            self.listeners.iter().enumerate().for_each(|(index, (fd, _))| ask(index, fd));
+            self.listeners.iter().enumerate().for_each(|(index, (fd, ..))| ask(index, fd));
         }
     }
 }
@@ -40,14 +45,19 @@ impl Vncs {
 impl Server {
     /// Takes a connection and asks QEMU how many it has.
     pub(super) fn vnc_ready(&mut self, index: usize) {
-        let Some((listener, most)) = self.vncs.listeners.get(index) else { return };
+        let Some((listener, protocol, most)) = self.vncs.listeners.get(index) else { return };
         // QEMU makes it non-blocking itself.
         let Ok(connection) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) else {
             return;
         };
         self.vncs.arriving = Some((connection, *most));
         self.vncs.busy = true;
-        self.vnc_command("query-vnc-servers", &Value::Null, Purpose::VncList, None);
+        self.vncs.protocol = *protocol;
+        let query = match self.vncs.protocol {
+            Graphics::Spice => "query-spice",
+            Graphics::Vnc => "query-vnc-servers",
+        };
+        self.vnc_command(query, &Value::Null, Purpose::VncList, None);
     }
 
     /// Goes on with the hand-over.
@@ -59,7 +69,7 @@ impl Server {
                 self.vnc_command("getfd", &arguments, Purpose::VncDescriptor, Some(connection));
             }
             (Purpose::VncDescriptor, Ok(_), _) => {
-                let arguments = json!({ "protocol": "vnc", "fdname": NAME });
+                let arguments = json!({ "protocol": self.vncs.protocol, "fdname": NAME });
                 self.vnc_command("add_client", &arguments, Purpose::VncAdd, None);
             }
             // One too many, handed over, or refused by QEMU: in each case it is over, and what is still held is closed.
@@ -80,10 +90,11 @@ impl Server {
     }
 }
 
-/// How many clients QEMU's answer to `query-vnc-servers` names.
+/// How many clients QEMU's answer to `query-vnc-servers` names, or how many channels the one to `query-spice`.
 fn clients(servers: &Value) -> u32 {
     let lists =
         servers.as_array().into_iter().flatten().filter_map(|server| server.get("clients")?.as_array());
+    let lists = lists.chain(servers.get("channels").and_then(Value::as_array));
     u32::try_from(lists.map(Vec::len).sum::<usize>()).unwrap_or(u32::MAX)
 }
 
@@ -97,5 +108,6 @@ mod tests {
             json!([{"id": "default", "clients": [{}, {}]}, {"id": "b", "clients": [{}]}, {"id": "c"}, 7]);
         assert_eq!(clients(&servers), 3);
         assert_eq!(clients(&json!({"clients": 4})), 0);
+        assert_eq!(clients(&json!({"enabled": true, "channels": [{}, {}]})), 2);
     }
 }

@@ -80,6 +80,7 @@ pub fn host(name: &str) -> HostFacts {
         selinux: (name != "selinux-none").then_some(SelinuxFacts { enforcing: true }),
         kvm: true,
         kvm_group: Some(108),
+        modules: Vec::new(),
         firmwares: firmwares(),
         emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }],
         cpus: 2,

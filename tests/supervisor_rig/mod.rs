@@ -177,7 +177,7 @@ impl Rig {
                 listen: Some(slot("serial0.listen")),
                 log: Some(slot("serial0.log")),
             }],
-            vncs: vec![VncSpec { listen: slot("vnc0"), max_clients: wish.vnc_max }],
+            vncs: vec![VncSpec { listen: slot("vnc0"), protocol: Graphics::Vnc, max_clients: wish.vnc_max }],
             start_paused: wish.paused,
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::VncListen;
+
 /// `<address type='pci'>`; `domain` is always 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PciAddress {
@@ -152,6 +154,8 @@ pub struct Audio {
 pub enum AudioBackend {
     /// `none`: nowhere.
     None,
+    /// `spice`: to the client of the SPICE server.
+    Spice,
 }
 
 /// `<watchdog>`
@@ -257,4 +261,24 @@ pub struct PowerManagement {
     pub suspend_to_mem: Option<bool>,
     /// `<suspend-to-disk enabled>`
     pub suspend_to_disk: Option<bool>,
+}
+
+/// `<graphics type='spice'>`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Spice {
+    /// Where it listens.
+    pub listen: VncListen,
+    /// QEMU's options that the children ask for, in QEMU's words: name and value.
+    pub options: Vec<(&'static str, &'static str)>,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<redirdev bus='usb' type='spicevmc'>`: a USB device of the SPICE client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Redirection {
+    /// `<address type='usb'>`
+    pub port: Option<UsbPort>,
+    /// Line of the element in the definition.
+    pub line: u32,
 }

@@ -140,13 +140,16 @@ fn port(target: View<'_>, position: usize) -> Read<()> {
 enum Kind {
     File,
     Pty,
+    SpiceVmc,
     Unix,
 }
 
 fn source(view: View<'_>, channel: bool) -> Read<CharSource> {
     view.required("type")?;
-    let words = [("file", Kind::File), ("pty", Kind::Pty), ("unix", Kind::Unix)];
-    let kind = view.word("type", &words)?.unwrap_or(Kind::Pty);
+    let words =
+        [("file", Kind::File), ("pty", Kind::Pty), ("unix", Kind::Unix), ("spicevmc", Kind::SpiceVmc)];
+    let words = if channel { &words[..] } else { words.split_last().map_or(&words[..], |(_, rest)| rest) };
+    let kind = view.word("type", words)?.unwrap_or(Kind::Pty);
     let source = view.one("source")?;
     let required = || source.ok_or_else(|| view.missing(format!("<source> of {}", view.tag())));
     match kind {
@@ -154,6 +157,10 @@ fn source(view: View<'_>, channel: bool) -> Read<CharSource> {
             Some(stray) => Err(stray.unsupported("<source> of a pty: the kernel gives the name")),
             None => Ok(CharSource::Pty),
         },
+        Kind::SpiceVmc => {
+            view.only(&["type"], &["address", "alias", "target"])?;
+            Ok(CharSource::SpiceVmc)
+        }
         Kind::File => {
             let source = required()?;
             source.only(&["append", "path"], &[])?;

@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::address;
 use super::scalar::{alias, number, number_attribute, path_attribute};
 use super::view::{Read, View};
-use crate::conf::domain::{Video, VideoModel, Vnc, VncListen};
+use crate::conf::domain::{Redirection, Spice, Video, VideoModel, Vnc, VncListen};
 
 /// All `<graphics>`; QEMU has one VNC server.
 pub(super) fn vncs(devices: View<'_>) -> Read<Vec<Vnc>> {
     let mut vncs: Vec<Vnc> = Vec::new();
-    for view in devices.all("graphics") {
+    for view in devices.all("graphics").filter(|view| view.attribute("type") != Some("spice")) {
         let vnc = vnc(view)?;
         if let Some(first) = vncs.first() {
             return Err(view.duplicate("<graphics type='vnc'>", first.line));
@@ -31,12 +31,16 @@ enum Kind {
 fn vnc(view: View<'_>) -> Read<Vnc> {
     view.only(&["autoport", "listen", "port", "socket", "type"], &["alias", "listen"])?;
     view.required("type")?;
-    view.fixed("type", &["vnc"])?;
+    view.fixed("type", &["spice", "vnc"])?;
     alias(view)?;
-    let line = view.line();
+    Ok(Vnc { listen: listen(view)?, line: view.line() })
+}
+
+/// Where a graphical console listens.
+fn listen(view: View<'_>) -> Read<VncListen> {
     let element = view.one("listen")?;
     if view.attribute("socket").is_some() {
-        return socket_attribute(view, element).map(|listen| Vnc { listen, line });
+        return socket_attribute(view, element);
     }
     let words = [("address", Kind::Address), ("none", Kind::None), ("socket", Kind::Socket)];
     let kind = match element {
@@ -46,7 +50,7 @@ fn vnc(view: View<'_>) -> Read<Vnc> {
             element.word("type", &words)?.unwrap_or(Kind::Address)
         }
     };
-    let listen = match (kind, element) {
+    Ok(match (kind, element) {
         (Kind::Address, _) => VncListen::Address(address(view, element)?, port(view)?),
         (Kind::None, Some(element)) => {
             element.only(&["type"], &[])?;
@@ -59,8 +63,80 @@ fn vnc(view: View<'_>) -> Read<Vnc> {
             VncListen::Socket(path_attribute(element, "socket")?)
         }
         (_, None) => VncListen::None,
-    };
-    Ok(Vnc { listen, line })
+    })
+}
+
+/// Children of a SPICE server: element, attribute, word, QEMU's option and value. An empty option is QEMU's default.
+const SPICE: &[(&str, &str, &str, &str, &str)] = &[
+    ("clipboard", "copypaste", "no", "disable-copy-paste", "on"),
+    ("clipboard", "copypaste", "yes", "", ""),
+    ("filetransfer", "enable", "no", "disable-agent-file-xfer", "on"),
+    ("filetransfer", "enable", "yes", "", ""),
+    ("gl", "enable", "no", "", ""),
+    ("image", "compression", "auto_glz", "image-compression", "auto_glz"),
+    ("image", "compression", "auto_lz", "image-compression", "auto_lz"),
+    ("image", "compression", "glz", "image-compression", "glz"),
+    ("image", "compression", "lz", "image-compression", "lz"),
+    ("image", "compression", "off", "image-compression", "off"),
+    ("image", "compression", "quic", "image-compression", "quic"),
+    ("jpeg", "compression", "always", "jpeg-wan-compression", "always"),
+    ("jpeg", "compression", "auto", "jpeg-wan-compression", "auto"),
+    ("jpeg", "compression", "never", "jpeg-wan-compression", "never"),
+    ("mouse", "mode", "client", "agent-mouse", "on"),
+    ("mouse", "mode", "server", "agent-mouse", "off"),
+    ("playback", "compression", "off", "playback-compression", "off"),
+    ("playback", "compression", "on", "playback-compression", "on"),
+    ("streaming", "mode", "all", "streaming-video", "all"),
+    ("streaming", "mode", "filter", "streaming-video", "filter"),
+    ("streaming", "mode", "off", "streaming-video", "off"),
+    ("zlib", "compression", "always", "zlib-glz-wan-compression", "always"),
+    ("zlib", "compression", "auto", "zlib-glz-wan-compression", "auto"),
+    ("zlib", "compression", "never", "zlib-glz-wan-compression", "never"),
+];
+
+/// The SPICE server; QEMU has one.
+pub(super) fn spice(devices: View<'_>) -> Read<Option<Spice>> {
+    let mut all = devices.all("graphics").filter(|view| view.attribute("type") == Some("spice"));
+    let Some(view) = all.next() else { return Ok(None) };
+    if let Some(second) = all.next() {
+        return Err(second.duplicate("<graphics type='spice'>", view.line()));
+    }
+    let mut children = vec!["alias", "listen"];
+    children.extend(SPICE.iter().map(|(element, ..)| *element));
+    let attributes = ["autoport", "defaultMode", "listen", "port", "socket", "tlsPort", "type"];
+    view.only(&attributes, &children)?;
+    alias(view)?;
+    // Nothing is encrypted: it listens on the loopback, and ssh leads there.
+    view.fixed("defaultMode", &["any", "insecure"])?;
+    view.fixed("tlsPort", &["-1"])?;
+    let mut options = Vec::new();
+    let mut before = "";
+    for (element, attribute, ..) in SPICE {
+        if *element == std::mem::replace(&mut before, element) {
+            continue;
+        }
+        let Some(child) = view.one(element)? else { continue };
+        child.only(&[attribute], &[])?;
+        child.required(attribute)?;
+        let rows = SPICE.iter().filter(|row| row.0 == *element);
+        let words: Vec<(&str, (&str, &str))> = rows.map(|row| (row.2, (row.3, row.4))).collect();
+        options.extend(child.word(attribute, &words)?.filter(|(option, _)| !option.is_empty()));
+    }
+    Ok(Some(Spice { listen: listen(view)?, options, line: view.line() }))
+}
+
+/// All `<redirdev>`s: USB devices of the SPICE client.
+pub(super) fn redirections(devices: View<'_>) -> Read<Vec<Redirection>> {
+    let mut all = Vec::new();
+    for view in devices.all("redirdev") {
+        view.only(&["bus", "type"], &["address", "alias"])?;
+        alias(view)?;
+        view.required("type")?;
+        view.fixed("bus", &["usb"])?;
+        view.fixed("type", &["spicevmc"])?;
+        all.push(Redirection { port: address::usb(view)?, line: view.line() });
+    }
+    Ok(all)
 }
 
 /// The older form, `<graphics socket=…>`.

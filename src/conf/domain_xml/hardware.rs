@@ -237,7 +237,7 @@ pub(super) fn audios(devices: View<'_>) -> Read<Vec<Audio>> {
     for view in devices.all("audio") {
         view.only(&["id", "type"], &[])?;
         view.required("type")?;
-        let backend = view.word("type", &[("none", AudioBackend::None)])?;
+        let backend = view.word("type", &[("none", AudioBackend::None), ("spice", AudioBackend::Spice)])?;
         let next = audios.iter().map(|audio| audio.id).max().unwrap_or(0).saturating_add(1);
         let id = number_attribute(view, "id", 1)?.unwrap_or(next);
         if audios.iter().any(|audio| audio.id == id) {

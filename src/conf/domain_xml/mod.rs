@@ -20,7 +20,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::DefinitionError;
-use super::domain::{Boot, BootDevice, CpuMode, Devices, DiskBus, Domain, VirtType, WatchdogModel};
+use super::domain::{
+    AudioBackend, Boot, BootDevice, CharSource, CpuMode, Devices, DiskBus, Domain, VirtType, WatchdogModel,
+};
 use super::xml::Document;
 use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
@@ -126,8 +128,26 @@ fn check(root: View<'_>, mut domain: Domain, boot_given: bool) -> Read<Domain> {
     if !domain.os.machine.contains("q35") {
         only_q35(root, &domain)?;
     }
+    needs_spice(root, &domain.devices)?;
     seclabel::check_overrides(root, &domain)?;
     Ok(domain)
+}
+
+/// What talks to a SPICE client needs a server for it.
+fn needs_spice(root: View<'_>, devices: &Devices) -> Read<()> {
+    if devices.spice.is_some() {
+        return Ok(());
+    }
+    let channel = devices.channels.iter().find(|channel| channel.source == CharSource::SpiceVmc);
+    let found = channel.map(|channel| (channel.line, "<channel type='spicevmc'>"));
+    let found = found.or(devices.redirections.first().map(|one| (one.line, "<redirdev type='spicevmc'>")));
+    let audio = devices.audios.iter().any(|audio| audio.backend == AudioBackend::Spice);
+    let found = found.or(audio.then_some((root.line(), "<audio type='spice'>")));
+    let Some((line, what)) = found else { return Ok(()) };
+    let mut error =
+        root.contradiction(format!("{what} needs a <graphics type='spice'>"), "add one, or remove it");
+    error.line = line;
+    Err(error)
 }
 
 /// What only a q35 has.
@@ -255,6 +275,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         "input",
         "interface",
         "memballoon",
+        "redirdev",
         "rng",
         "serial",
         "sound",
@@ -263,6 +284,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
     ];
     view.only(&[], &children)?;
     let vncs = display::vncs(view)?;
+    let spice = display::spice(view)?;
     let (serials, consoles) = chardev::ports(view)?;
     let (sounds, audios) = (hardware::sounds(view)?, hardware::audios(view)?);
     hardware::check_audio(view, &sounds, &audios)?;
@@ -280,7 +302,9 @@ fn devices(root: View<'_>) -> Read<Devices> {
         watchdogs: hardware::watchdogs(view)?,
         rngs: view.all("rng").map(misc::rng).collect::<Read<_>>()?,
         memballoon: misc::memballoon(view)?,
-        videos: display::videos(view, !vncs.is_empty())?,
+        videos: display::videos(view, !vncs.is_empty() || spice.is_some())?,
+        redirections: display::redirections(view)?,
+        spice,
         vncs,
     })
 }

@@ -1,7 +1,7 @@
 //! Serial ports, consoles and channels.
 
 use super::{Args, Object};
-use crate::conf::domain::{CharDevice, CharTarget, Domain};
+use crate::conf::domain::{CharDevice, CharSource, CharTarget, Domain};
 use crate::plan::{PlanError, slots};
 
 /// An x86 board's serial ports.
@@ -21,8 +21,12 @@ pub(super) fn add(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     // Port 0 is what a guest takes for its console.
     let mut virtio = 0;
     for (alias, port) in ports(domain) {
-        let fd = args.fd(slots::console(&alias, "")?);
-        args.pair("-chardev", format!("socket,id=char{alias},fd={fd}"));
+        if port.source == CharSource::SpiceVmc {
+            args.pair("-chardev", format!("spicevmc,id=char{alias},name=vdagent"));
+        } else {
+            let fd = args.fd(slots::console(&alias, "")?);
+            args.pair("-chardev", format!("socket,id=char{alias},fd={fd}"));
+        }
         let object = match &port.target {
             CharTarget::IsaSerial if serial == SERIAL_MAX => {
                 return Err(PlanError::definition(

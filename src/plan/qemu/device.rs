@@ -129,7 +129,8 @@ fn mac(uuid: DomainUuid, interface: &Interface, index: usize) -> String {
 fn video(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     let devices = &domain.devices;
     let default = [Video::new(VideoModel::Vga)];
-    let none = devices.videos.is_empty() && !devices.vncs.is_empty();
+    let graphics = !devices.vncs.is_empty() || devices.spice.is_some();
+    let none = devices.videos.is_empty() && graphics;
     let videos = if none { &default[..] } else { &devices.videos };
     let shown = videos.iter().filter(|video| video.model != VideoModel::None);
     for (index, video) in shown.enumerate() {

@@ -84,6 +84,17 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, ports: &mut Ports) -> Resu
         let object = Object::new("driver", driver).with("id", id.clone());
         args.pci(object, Plug::new(id, watchdog.address, Fit::Fixed, watchdog.line));
     }
+    for (index, one) in devices.redirections.iter().enumerate() {
+        let id = format!("redir{index}");
+        args.pair("-chardev", format!("spicevmc,id=char{id},name=usbredir"));
+        let port = ports.next(one.port, &id, one.line)?;
+        let object = Object::new("driver", "usb-redir")
+            .with("chardev", format!("char{id}"))
+            .with("id", id)
+            .with("bus", "usb.0")
+            .with("port", port);
+        args.json("-device", object);
+    }
     if let Some(watchdog) = devices.watchdogs.first() {
         args.pair("-action", format!("watchdog={}", action(watchdog.action)));
     }
@@ -133,11 +144,14 @@ fn audios(args: &mut Args, domain: &Domain) {
     for audio in &devices.audios {
         let driver = match audio.backend {
             AudioBackend::None => "none",
+            AudioBackend::Spice => "spice",
         };
         args.json("-audiodev", Object::new("id", format!("audio{}", audio.id)).with("driver", driver));
     }
     if devices.audios.is_empty() && !devices.sounds.is_empty() {
-        args.json("-audiodev", Object::new("id", "audio1").with("driver", "none"));
+        // As in libvirt, a SPICE client hears what no back-end is named for.
+        let driver = if devices.spice.is_some() { "spice" } else { "none" };
+        args.json("-audiodev", Object::new("id", "audio1").with("driver", driver));
     }
     let first = devices.audios.first().map_or(1, |audio| audio.id);
     args.audio = format!("audio{first}");

@@ -84,6 +84,11 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
         // The supervisor listens and hands each connection in.
         args.pair("-vnc", "none");
     }
+    if let Some(spice) = &domain.devices.spice {
+        // The same; no password, because whoever reaches the listener is let in.
+        let options = spice.options.iter().map(|(name, value)| format!(",{name}={value}"));
+        args.pair("-spice", format!("disable-ticketing=on{}", options.collect::<String>()));
+    }
     args.pair("-msg", "timestamp=on");
     Ok(())
 }

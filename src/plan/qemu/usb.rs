@@ -20,7 +20,7 @@ fn devices(domain: &Domain) -> impl Iterator<Item = Option<UsbPort>> {
     let devices = &domain.devices;
     let inputs = devices.inputs.iter().filter(|input| input.bus == InputBus::Usb).map(|input| input.port);
     let disks = devices.disks.iter().filter(|disk| disk.bus == DiskBus::Usb).map(|disk| disk.port);
-    inputs.chain(disks)
+    inputs.chain(disks).chain(devices.redirections.iter().map(|one| one.port))
 }
 
 /// The controller's number of ports where one is there or needed: `None` in it leaves the number to QEMU.
