@@ -1,0 +1,264 @@
+//! Clients that send what no client of libvirt's would: whatever comes, the daemon's front answers or drops it, and
+//! goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::sync::{Arc, Mutex};
+
+use svirt::access::{Identity, Policy};
+use svirt::conf::capabilities::Capabilities;
+use svirt::conf::facts::{Emulator, HostFacts};
+use svirt::manager::Manager;
+use svirt::remote::{Events, Node, Outbox, Outcome, Service, Session};
+use svirt::rpc::{Deframer, Header, List, Opaque, Packet, Procedure, Program};
+use svirt::settings::Settings;
+use svirt::store::Store;
+
+/// Bytes of events.
+#[derive(Debug, Default)]
+struct Heard(Mutex<usize>);
+
+impl Outbox for Heard {
+    fn event(&self, packet: Vec<u8>) {
+        *self.0.lock().unwrap() += packet.len();
+    }
+}
+
+/// A daemon's inside without its sockets; its labeller is never there.
+struct Inside {
+    service: Arc<Service>,
+    session: Arc<Session>,
+    heard: Arc<Heard>,
+    _directory: tempfile::TempDir,
+}
+
+impl Inside {
+    fn new(uid: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.paths.run = directory.path().to_str().unwrap().into();
+        let store = Store::open(&directory.path().join("db")).unwrap().0.serve().unwrap();
+        let policy = Policy::built_in(None);
+        let events = Arc::new(Events::new(policy.clone()));
+        let emulators = vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }];
+        let facts = HostFacts { emulators, cpus: 2, ..HostFacts::default() };
+        let manager = Arc::new(Manager::new(settings, facts, store, events.clone(), |_, _| {}));
+        let heard = Arc::new(Heard::default());
+        let identity = Identity { uid, gid: uid, ..Identity::default() };
+        let session = Arc::new(Session::new(1, identity, false, heard.clone()));
+        events.add(&session);
+        let node = Node::new("host".into(), 1000, Capabilities::default(), Vec::new());
+        let service = Arc::new(Service::new(manager, policy, node));
+        Self { service, session, heard, _directory: directory }
+    }
+
+    /// Every packet in the bytes, and every answer to them.
+    fn give(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut deframer = Deframer::default();
+        deframer.push(bytes);
+        let mut answers = Vec::new();
+        while let Ok(Some(packet)) = deframer.next_packet() {
+            match self.service.packet(&self.session, packet) {
+                Outcome::Reply(bytes) | Outcome::Last(bytes) => answers.push(bytes),
+                Outcome::Later(work) => answers.push(work()),
+                Outcome::Nothing | Outcome::Stream(_) | Outcome::Console(_) => {}
+            }
+        }
+        answers
+    }
+
+    fn call(&self, procedure: Procedure, body: &impl svirt::rpc::Encode) -> Vec<u8> {
+        self.give(&packet(procedure.number(), body)).remove(0)
+    }
+
+    fn open(&self) {
+        assert_eq!(status(&self.call(Procedure::ConnectOpen, &(Some("qemu:///system"), 0_u32))), 0);
+    }
+}
+
+fn packet(procedure: i32, body: &impl svirt::rpc::Encode) -> Vec<u8> {
+    let header = Header { kind: 0, ..Header::event(Program::Remote, procedure, 7) };
+    Packet::bytes(&header, body).unwrap()
+}
+
+fn word(bytes: &[u8], at: usize) -> i32 {
+    i32::from_be_bytes(bytes[at * 4..at * 4 + 4].try_into().unwrap())
+}
+
+fn status(reply: &[u8]) -> i32 {
+    word(reply, 6)
+}
+
+fn has(reply: &[u8], text: &str) -> bool {
+    reply.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+const XML: &str = "<domain type='qemu'><name>NAME</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+    <os><type arch='x86_64' machine='q35'>hvm</type></os><devices/></domain>";
+
+#[test]
+fn errors_are_the_ones_that_clients_look_for() {
+    let inside = Inside::new(0);
+    // Nothing but the beginning works before the beginning.
+    let early = inside.call(Procedure::ConnectGetType, &());
+    assert!(status(&early) == 1 && has(&early, "hypervisor connection not open"));
+    let event = inside.give(&packet(Procedure::DomainEventLifecycle.number(), &())).remove(0);
+    assert!(has(&event, "unknown procedure: 107"));
+    inside.open();
+    let again = inside.call(Procedure::ConnectOpen, &(Some("qemu:///system"), 0_u32));
+    assert!(status(&again) == 1 && has(&again, "already open"));
+    for number in [454, 9999, 0, -1, i32::MIN] {
+        let reply = inside.give(&packet(number, &())).remove(0);
+        assert_eq!((word(&reply, 7), word(&reply, 8)), (39, 7));
+        assert!(has(&reply, &format!("unknown procedure: {number}")), "{number}");
+        assert_eq!(word(&reply, 5), 7, "the serial comes back");
+    }
+    let mut other = packet(1, &());
+    other[4..8].copy_from_slice(&0x1234_5678_u32.to_be_bytes());
+    assert!(has(&inside.give(&other).remove(0), "Cannot find program 305419896 version 1"));
+    let mut odd = packet(3, &());
+    odd[24..28].copy_from_slice(&2_u32.to_be_bytes());
+    assert!(has(&inside.give(&odd).remove(0), "Unexpected message status 2"));
+    let short = inside.call(Procedure::DomainLookupByName, &9_u32);
+    assert_eq!((word(&short, 7), word(&short, 8)), (39, 7));
+    assert!(has(&short, "Unable to decode message payload"));
+    // What stands behind the arguments is ignored.
+    assert_eq!(status(&inside.call(Procedure::ConnectGetType, &(1_u32, 2_u32))), 0);
+    let missing = inside.call(Procedure::DomainSnapshotCreateXml, &());
+    assert_eq!((word(&missing, 7), word(&missing, 8)), (3, 20));
+    let nobody = inside.call(Procedure::DomainLookupByName, &"nobody");
+    assert_eq!((word(&nobody, 7), word(&nobody, 8)), (42, 10));
+    assert!(has(&nobody, "Domain not found: no domain with matching name 'nobody'"));
+    let uri = Inside::new(0).call(Procedure::ConnectOpen, &(Some("xen:///system"), 0_u32));
+    assert_eq!(word(&uri, 7), 5);
+    assert!(has(
+        &inside.call(Procedure::ConnectListAllDomains, &(true, 0x10000_u32)),
+        "unsupported flags (0x10000)"
+    ));
+}
+
+#[test]
+fn every_call_of_a_stranger_is_denied() {
+    let inside = Inside::new(12_345);
+    let refused = inside.call(Procedure::ConnectOpen, &(Some("qemu:///system"), 0_u32));
+    assert_eq!((word(&refused, 7), word(&refused, 8)), (88, 55));
+    for procedure in Procedure::ALL {
+        // Nothing but this is ever done for somebody whom no rule names.
+        for reply in inside.give(&packet(procedure.number(), &(0_u32, 0_u32))) {
+            let allowed = matches!(
+                procedure,
+                Procedure::AuthList | Procedure::ConnectClose | Procedure::ConnectSupportsFeature
+            );
+            assert!(allowed || status(&reply) == 1, "{procedure:?}");
+        }
+    }
+}
+
+#[test]
+fn a_read_only_connection_changes_nothing() {
+    let inside = Inside::new(0);
+    inside.call(Procedure::ConnectOpen, &(Some("qemu:///system"), 1_u32));
+    let refused = inside.call(Procedure::DomainDefineXml, &XML);
+    assert_eq!(word(&refused, 7), 29);
+    assert!(has(&refused, "operation forbidden: read only access prevents virDomainDefineXML"));
+    assert_eq!(status(&inside.call(Procedure::ConnectListAllDomains, &(true, 3_u32))), 0);
+}
+
+/// Calls as clients make them: each is then changed in every way.
+fn seeds(uuid: [u8; 16]) -> Vec<Vec<u8>> {
+    use Procedure as P;
+    let domain = svirt::rpc::Domain { name: "d", uuid, id: -1 };
+    let mut all = vec![
+        packet(P::ConnectOpen.number(), &(Some("qemu:///system"), 0_u32)),
+        packet(P::ConnectListAllDomains.number(), &(true, 3_u32)),
+        packet(P::ConnectDomainEventCallbackRegisterAny.number(), &(0_i32, Some(domain))),
+        packet(P::DomainDefineXml.number(), &XML),
+        packet(P::DomainCreateXml.number(), &(XML, 0_u32)),
+        packet(P::DomainGetXmlDesc.number(), &(domain, 0_u32)),
+        packet(P::DomainOpenConsole.number(), &(domain, Some("serial0"), 0_u32)),
+        packet(P::ConnectGetAllDomainStats.number(), &(List::<_, 9>(vec![domain, domain]), 0_u32, 0_u32)),
+        packet(
+            P::ConnectGetDomainCapabilities.number(),
+            &(Some("a"), Some("b"), Some("c"), Some("d"), 0_u32),
+        ),
+        packet(P::DomainMigrateBegin3Params.number(), &(domain, 0_u32, Opaque::<9>(vec![1, 2, 3]))),
+    ];
+    for procedure in P::ALL {
+        all.push(packet(procedure.number(), &(domain, 0_u32, 0_u32)));
+    }
+    all
+}
+
+/// A generator of numbers that look random, and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % sides
+    }
+}
+
+fn mutate(seed: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=dice.roll(4) {
+        let at = dice.roll(bytes.len());
+        match dice.roll(6) {
+            0 => bytes[at] ^= 1 << dice.roll(8),
+            1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][dice.roll(5)],
+            2 => bytes.truncate(at.max(28)),
+            3 => bytes.extend(std::iter::repeat_n(0xff, dice.roll(64))),
+            4 => {
+                let word = at & !3;
+                let end = (word + 4).min(bytes.len());
+                bytes[word..end].fill([0, 0xff][dice.roll(2)]);
+            }
+            _ => {
+                let piece: Vec<u8> = bytes[at..].to_vec();
+                bytes.extend(piece.iter().take(200));
+            }
+        }
+    }
+    // Most keep a length that is true, so that they get behind the framing.
+    if dice.roll(8) != 0 {
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn mutated_calls_do_no_harm() {
+    let inside = Inside::new(0);
+    inside.open();
+    let own = XML.replace("NAME", "kept");
+    let defined = inside.call(Procedure::DomainDefineXml, &own.as_str());
+    assert_eq!(status(&defined), 0);
+    let uuid: [u8; 16] = defined[28 + 8..28 + 24].try_into().unwrap();
+    let seeds = seeds(uuid);
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let (mut answered, mut done) = (0, 0);
+    for _ in 0..100_000 {
+        let seed = &seeds[dice.roll(seeds.len())];
+        let bytes = mutate(seed, &mut dice);
+        // These would only undo what the test asks for at its end.
+        if [Procedure::DomainUndefine.number(), Procedure::DomainUndefineFlags.number()]
+            .contains(&word(&bytes, 3))
+        {
+            continue;
+        }
+        for reply in inside.give(&bytes) {
+            answered += 1;
+            done += usize::from(status(&reply) == 0);
+            assert!(reply.len() >= 28 && reply.len() < 1 << 20);
+        }
+    }
+    assert!(answered > 50_000 && done > 1000, "{answered} answers, {done} of them good: too few get through");
+    // It still knows what it knew, and hears what it wants to hear.
+    let found = inside.call(Procedure::DomainLookupByName, &"kept");
+    assert_eq!(status(&found), 0);
+    let before = *inside.heard.0.lock().unwrap();
+    assert_eq!(status(&inside.call(Procedure::DomainDefineXml, &own.as_str())), 0);
+    assert!(*inside.heard.0.lock().unwrap() > before, "the mutated registrations left none that hears of it");
+}
