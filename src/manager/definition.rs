@@ -1,13 +1,18 @@
-//! One definition, as its owner wrote it, and the views of it that clients get.
+//! One definition as it is kept, and the views of it that clients get.
 //!
-//! What the owner wrote is kept as it is; only its uuid is written in where it has none, and a live view says the
-//! domain's number.
+//! What is kept is the canonical text, and of what it says only what lists and statistics ask for: the tree behind
+//! it is read again when a domain is started.
 
-use crate::base::{DomainName, DomainUuid};
+use crate::base::{DomainName, DomainUuid, Refusal};
+use crate::conf::definition::{Definition as Tree, Running, Strictness, View};
 use crate::conf::domain::Domain;
-use crate::conf::{domain_xml, identity};
+use crate::conf::xml::{Document, ElementId, Node};
+use crate::conf::{DefinitionError, DefinitionErrorKind, domain_xml, identity};
 
 use super::ManagerError;
+
+const SECURE: View = View { secure: true, migratable: false };
+const PUBLIC: View = View { secure: false, migratable: false };
 
 /// A definition that was read whole and found good.
 #[derive(Clone, Debug)]
@@ -26,97 +31,160 @@ pub struct Definition {
     pub current_memory: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
-    /// The text, with the uuid in it.
-    xml: String,
+    text: Text,
 }
 
-/// Which view of a definition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// What the next start uses.
-    Inactive,
-    /// What runs, under this number.
-    Live(i32),
+/// The same text for those who may see passwords, and for those who may not where that differs.
+#[derive(Clone, Debug, Default)]
+pub struct Text {
+    secure: String,
+    public: Option<String>,
+}
+
+impl Text {
+    fn of(format: impl Fn(View) -> String) -> Self {
+        let (secure, public) = (format(SECURE), format(PUBLIC));
+        Self { public: (public != secure).then_some(public), secure }
+    }
+
+    /// What a client reads.
+    #[must_use]
+    pub fn view(&self, secure: bool) -> &str {
+        self.public.as_deref().filter(|_| !secure).unwrap_or(&self.secure)
+    }
 }
 
 impl Definition {
-    /// Reads a definition. `uuid` is the one to use where the text has none.
-    pub fn read(xml: &str, uuid: DomainUuid) -> Result<Self, ManagerError> {
-        let (found, domain) = whole(xml)?;
-        let (uuid, xml) = match found.uuid {
-            Some(uuid) => (uuid, xml.to_owned()),
-            None => (uuid, with_uuid(xml, uuid)?),
-        };
+    /// Reads a client's definition. `uuid` is the one to use where the text has none.
+    pub fn read(xml: &str, uuid: DomainUuid, strictness: Strictness) -> Result<Self, ManagerError> {
+        let found = identity::read(xml).map_err(ManagerError::Malformed)?;
+        let (mut tree, warnings) = Tree::parse(xml.as_bytes(), strictness).map_err(refused)?;
+        if *tree.name() != found.name || tree.uuid() != found.uuid {
+            return Err(ManagerError::Malformed("name or uuid can be read in two ways".into()));
+        }
+        for warning in warnings {
+            tracing::info!(domain = %found.name, %warning, "of a definition");
+        }
+        if tree.uuid().is_none() {
+            tree.set_uuid(uuid);
+        }
+        Self::of(&tree, uuid)
+    }
+
+    /// Reads a definition that was kept.
+    pub fn kept(xml: &str) -> Result<Self, ManagerError> {
+        let (tree, _) = Tree::parse(xml.as_bytes(), Strictness::Lenient).map_err(refused)?;
+        let uuid = tree.uuid().ok_or_else(|| ManagerError::Malformed("it has no uuid".into()))?;
+        Self::of(&tree, uuid)
+    }
+
+    fn of(tree: &Tree, uuid: DomainUuid) -> Result<Self, ManagerError> {
+        let text = Text::of(|view| tree.format(view));
+        let document = Document::parse(text.secure.as_bytes());
+        let document = document.map_err(|error| ManagerError::Malformed(error.to_string()))?;
+        let summary = Summary(&document);
+        let memory = summary.number("memory").unwrap_or(0).saturating_mul(1024);
+        let current = summary.number("currentMemory").map(|kibibytes| kibibytes.saturating_mul(1024));
+        let vcpus = summary.number("vcpu").and_then(|count| u32::try_from(count).ok());
         Ok(Self {
-            uuid,
-            name: found.name,
-            title: domain.title,
-            description: domain.description,
-            memory: domain.memory,
-            current_memory: domain.current_memory,
-            vcpus: domain.vcpus,
-            xml,
+            uuid: tree.uuid().unwrap_or(uuid),
+            name: tree.name().clone(),
+            title: summary.text("title"),
+            description: summary.text("description"),
+            memory,
+            current_memory: current.unwrap_or(memory),
+            vcpus: vcpus.unwrap_or(1),
+            text,
         })
     }
 
     /// The text as it is kept.
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.xml
+        &self.text.secure
     }
 
     /// What is started.
     pub(super) fn to_start(&self) -> Result<Domain, ManagerError> {
-        Ok(whole(&self.xml)?.1)
+        domain_xml::parse(self.text().as_bytes()).map_err(refused)
     }
 
-    /// What a client reads.
+    /// What a client reads of what is kept.
     #[must_use]
-    pub fn view(&self, view: View) -> String {
-        match view {
-            View::Inactive => self.xml.clone(),
-            View::Live(id) => with_id(&self.xml, id).unwrap_or_else(|| self.xml.clone()),
+    pub fn view(&self, secure: bool) -> &str {
+        self.text.view(secure)
+    }
+
+    /// What older receivers of a migration understand.
+    pub fn migratable(&self) -> Result<String, ManagerError> {
+        let (tree, _) = Tree::parse(self.text().as_bytes(), Strictness::Lenient).map_err(refused)?;
+        Ok(tree.format(View { secure: true, migratable: true }))
+    }
+
+    /// The text of what runs.
+    #[must_use]
+    pub(super) fn running(&self, running: &Running) -> Text {
+        match Tree::parse(self.text().as_bytes(), Strictness::Lenient) {
+            Ok((tree, _)) => Text::of(|view| tree.format_running(running, view)),
+            // What is kept was read before.
+            Err(_) => self.text.clone(),
         }
     }
 }
 
-/// The whole definition, which must have the identity that a quick look found.
-fn whole(xml: &str) -> Result<(identity::Identity, Domain), ManagerError> {
-    let found = identity::read(xml).map_err(ManagerError::Malformed)?;
-    let domain = domain_xml::parse(xml.as_bytes())
-        .map_err(|error| ManagerError::Definition(Box::new(error.into())))?;
-    if domain.name != found.name || domain.uuid != found.uuid {
-        return Err(ManagerError::Malformed("name or uuid can be read in two ways".into()));
+fn refused(error: DefinitionError) -> ManagerError {
+    match error.kind {
+        DefinitionErrorKind::Xml(_) => ManagerError::Malformed(error.to_string()),
+        _ => ManagerError::Definition(Box::new(Refusal::from(error))),
     }
-    Ok((found, domain))
 }
 
-/// Where the root's start tag ends: before `>` or `/>`.
-fn root_tag(xml: &str) -> Option<(usize, usize)> {
-    let start = xml.find("<domain")?;
-    let mut quote = None;
-    for (at, byte) in xml.bytes().enumerate().skip(start) {
-        match (quote, byte) {
-            (None, b'"' | b'\'') => quote = Some(byte),
-            (Some(open), _) if open == byte => quote = None,
-            (None, b'>') => return Some((start, at)),
-            _ => {}
-        }
+/// Single values of a canonical text.
+struct Summary<'a>(&'a Document<'a>);
+
+impl Summary<'_> {
+    fn child(&self, name: &str) -> Option<ElementId> {
+        let root = self.0.element(self.0.root())?;
+        root.children.iter().find_map(|node| match node {
+            Node::Element(id) => self.0.element(*id).filter(|child| child.name.local == name).map(|_| *id),
+            _ => None,
+        })
     }
-    None
+
+    fn text(&self, name: &str) -> Option<String> {
+        let child = self.0.element(self.child(name)?)?;
+        let text = child.children.iter().filter_map(|node| match node {
+            Node::Text(text) => Some(text.as_ref()),
+            _ => None,
+        });
+        Some(text.collect::<String>()).filter(|text| !text.is_empty())
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name)?.trim().parse().ok()
+    }
 }
 
-fn with_uuid(xml: &str, uuid: DomainUuid) -> Result<String, ManagerError> {
-    let end = root_tag(xml).and_then(|(_, end)| xml.split_at_checked(end + 1));
-    let (head, tail) = end.ok_or_else(|| ManagerError::Malformed("there is no <domain> tag".into()))?;
-    Ok(format!("{head}\n  <uuid>{uuid}</uuid>{tail}"))
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
 
-fn with_id(xml: &str, id: i32) -> Option<String> {
-    let (start, end) = root_tag(xml)?;
-    if xml.get(start..end)?.contains(" id=") {
-        return None;
+    const XML: &str = "<domain type='qemu'><name>a</name><title>T</title><memory unit='MiB'>64</memory>\
+        <vcpu>2</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os>\
+        <devices><graphics type='vnc' passwd='secret'/></devices></domain>";
+
+    #[test]
+    fn what_is_kept_says_the_same_again() {
+        let uuid = DomainUuid(uuid::Uuid::from_u128(7));
+        let read = Definition::read(XML, uuid, Strictness::Lenient).unwrap();
+        assert_eq!((read.uuid, read.memory, read.current_memory, read.vcpus), (uuid, 64 << 20, 64 << 20, 2));
+        assert_eq!(read.title.as_deref(), Some("T"));
+        let again = Definition::kept(read.text()).unwrap();
+        assert_eq!((again.text(), again.uuid), (read.text(), uuid));
+        assert!(read.view(true).contains("secret") && !read.view(false).contains("secret"));
+        let running = Running { id: 5, ..Running::default() };
+        assert!(read.running(&running).view(false).contains("id='5'"));
+        assert!(Definition::read("<domain><name>a</na", uuid, Strictness::Lenient).is_err());
     }
-    let (head, tail) = xml.split_at_checked(end)?;
-    Some(format!("{head} id='{id}'{tail}"))
 }

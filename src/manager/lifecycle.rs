@@ -3,8 +3,9 @@
 use std::sync::{Arc, PoisonError};
 
 use super::table::{Label, Live, State};
-use super::{Definition, Domain, Lifecycle, Manager, ManagerError};
+use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Text};
 use crate::base::{DomainName, DomainUuid};
+use crate::conf::definition::{Running, RunningLabel};
 use crate::driver::{self, Control, DriverError, Labeller};
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::supervisor::{Ended, Verb};
@@ -141,6 +142,7 @@ impl Manager {
                 definition: Some(definition.clone()),
                 state: State::Starting,
                 control: String::new(),
+                text: Text::default(),
                 labels: Vec::new(),
                 cgroup: None,
                 consoles: Vec::new(),
@@ -151,18 +153,16 @@ impl Manager {
             id
         };
         // Written first: a daemon that is killed in between finds the domain again, and what it was started with.
-        let row = store::Live { uuid, id, xml: definition.text().to_owned() };
+        let row = store::Live { uuid, id, xml: definition.text().to_owned(), ports: Vec::new() };
         let launched = self
             .store
             .commit(vec![Change::Start(row)])
             .map_err(ManagerError::from)
-            .and_then(|()| self.run(definition, flags.paused));
+            .and_then(|()| self.run(definition, id, flags.paused));
         match launched {
-            Ok(live) => Ok(self.launched(
-                definition,
-                Live { id, autodestroy: flags.autodestroy, ..live },
-                flags.paused,
-            )),
+            Ok(live) => {
+                Ok(self.launched(definition, Live { autodestroy: flags.autodestroy, ..live }, flags.paused))
+            }
             Err(error) => {
                 self.table().take_live(uuid, id, SHUTOFF_FAILED);
                 // A row that stays is found to be nobody's at the next start of the daemon.
@@ -175,21 +175,33 @@ impl Manager {
     }
 
     /// Has the labeller start it.
-    fn run(&self, definition: &Arc<Definition>, paused: bool) -> Result<Live, ManagerError> {
+    fn run(&self, definition: &Arc<Definition>, id: i32, paused: bool) -> Result<Live, ManagerError> {
         let mut domain = definition.to_start()?;
         domain.uuid = Some(definition.uuid);
         let mut labeller = Labeller::connect(&self.settings)?;
         let launch = driver::start(&mut labeller, domain, &self.facts, &self.settings, paused)?;
         let cgroup = labeller.describe(definition.uuid).ok().and_then(|described| described.cgroup);
         let status = Control::connect(&launch.started.control).and_then(|mut control| control.status());
+        let consoles = status.map(|status| status.consoles).unwrap_or_default();
+        let labels = self.labels(&launch.plan);
+        let ports = ports(&launch.started.listening);
+        if !ports.is_empty() {
+            // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.
+            let xml = definition.text().to_owned();
+            let row = store::Live { uuid: definition.uuid, id, xml, ports: ports.clone() };
+            if let Err(error) = self.store.commit(vec![Change::Start(row)]) {
+                tracing::warn!(%error, domain = %definition.name, "its ports are forgotten when svirtd ends");
+            }
+        }
         Ok(Live {
-            id: 0,
+            id,
             definition: Some(definition.clone()),
             state: if paused { State::Paused(PAUSED_USER) } else { State::Running(BOOTED) },
             control: launch.started.control,
-            labels: self.labels(&launch.plan),
+            text: definition.running(&running(id, &labels, &consoles, ports)),
+            labels,
             cgroup,
-            consoles: status.map(|status| status.consoles).unwrap_or_default(),
+            consoles,
             autodestroy: None,
             ending: false,
         })
@@ -223,9 +235,13 @@ impl Manager {
         let Some(spawn) = spawn else { return Vec::new() };
         let enforcing = self.facts.selinux.as_ref().is_some_and(|selinux| selinux.enforcing);
         let context = spawn.confinement.selinux_exec.clone();
-        let selinux = context.map(|label| Label { model: "selinux", label, enforcing });
+        let image = plan.ops.iter().find_map(|op| match op {
+            Op::LabelSelinux { label, .. } => Some(label.clone()),
+            _ => None,
+        });
+        let selinux = context.map(|label| Label { model: "selinux", label, image, enforcing });
         let uid = spawn.confinement.uid;
-        let dac = Label { model: "dac", label: format!("+{uid}:+{uid}"), enforcing: true };
+        let dac = Label { model: "dac", label: format!("+{uid}:+{uid}"), image: None, enforcing: true };
         selinux.into_iter().chain([dac]).collect()
     }
 
@@ -336,4 +352,32 @@ impl Manager {
             }
         }
     }
+}
+
+/// What was made for a domain that runs, as its text shows it.
+pub(super) fn running(
+    id: i32,
+    labels: &[Label],
+    consoles: &[(String, Option<String>)],
+    ports: Vec<Option<u16>>,
+) -> Running {
+    let terminal = |(alias, path): &(String, Option<String>)| Some((alias.clone(), path.clone()?));
+    let label = |label: &Label| RunningLabel {
+        model: label.model.into(),
+        label: label.label.clone(),
+        imagelabel: label.image.clone(),
+    };
+    Running {
+        id: u32::try_from(id).unwrap_or(0),
+        labels: labels.iter().map(label).collect(),
+        terminals: consoles.iter().filter_map(terminal).collect(),
+        ports,
+    }
+}
+
+/// The port of each VNC server, from slots such as `vnc:0` and where they listen.
+fn ports(listening: &[(String, String)]) -> Vec<Option<u16>> {
+    let port = |address: &str| address.parse::<std::net::SocketAddr>().ok().map(|address| address.port());
+    let displays = listening.iter().filter(|(slot, _)| slot.starts_with("vnc:"));
+    displays.map(|(_, address)| port(address)).collect()
 }

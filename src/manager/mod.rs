@@ -19,7 +19,7 @@ use crate::conf::facts::HostFacts;
 use crate::settings::Settings;
 use crate::store::Store;
 
-pub use definition::{Definition, View};
+pub use definition::{Definition, Text};
 pub use error::ManagerError;
 pub use event::{Event, Lifecycle, Sink};
 pub use lifecycle::StartFlags;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use super::lifecycle::running;
 use super::table::{Live, State};
 use super::{Definition, Manager, StartFlags};
 use crate::base::{DomainName, DomainUuid};
@@ -56,7 +57,7 @@ impl Manager {
     /// A definition that can no longer be read is left out and named in the log; it stays in the store.
     pub fn recover(&self, contents: Contents) {
         for stored in contents.definitions {
-            match Definition::read(&stored.xml, stored.uuid) {
+            match Definition::kept(&stored.xml) {
                 Ok(definition) => {
                     let name = definition.name.clone();
                     let mut table = self.table();
@@ -96,11 +97,11 @@ impl Manager {
     fn adopt(&self, labeller: &mut Labeller, status: &DomainStatus) {
         let (uuid, name) = (status.domain.uuid, &status.domain.name);
         let row = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&uuid);
-        let definition = row.as_ref().and_then(|row| Definition::read(&row.xml, uuid).ok());
+        let definition = row.as_ref().and_then(|row| Definition::kept(&row.xml).ok());
         // One that has ended meanwhile is none.
         let Ok(described) = labeller.describe(uuid) else { return };
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
-        let running = found.as_ref().is_none_or(|found| found.state == "running");
+        let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
         let mut table = self.table();
         if table.by_name(name.as_str()).is_some_and(|other| other.uuid != uuid) {
             // Its name is a defined domain's; the labeller goes by uuid and lets both be.
@@ -111,15 +112,22 @@ impl Manager {
         if domain.live.is_some() {
             return;
         }
-        let id = row.map_or_else(|| table.next_id(), |row| row.id);
+        let (id, ports) = match row {
+            Some(row) => (row.id, row.ports),
+            None => (table.next_id(), Vec::new()),
+        };
+        let (labels, consoles) =
+            (self.labels(&described.plan), found.map(|found| found.consoles).unwrap_or_default());
+        let running = running(id, &labels, &consoles, ports);
         let live = Live {
             id,
+            text: definition.as_ref().map(|definition| definition.running(&running)).unwrap_or_default(),
             definition: definition.map(Into::into),
-            state: if running { State::Running(UNKNOWN) } else { State::Paused(UNKNOWN) },
+            state: if goes_on { State::Running(UNKNOWN) } else { State::Paused(UNKNOWN) },
             control: status.control.clone(),
-            labels: self.labels(&described.plan),
+            labels,
             cgroup: described.cgroup,
-            consoles: found.map(|found| found.consoles).unwrap_or_default(),
+            consoles,
             autodestroy: None,
             ending: false,
         };

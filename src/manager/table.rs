@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use super::Definition;
+use super::{Definition, Text};
 use crate::base::{DomainName, DomainUuid};
 
 /// One domain, as it was at one moment.
@@ -36,6 +36,8 @@ pub struct Live {
     pub state: State,
     /// The socket of its supervisor.
     pub control: String,
+    /// The definition as it runs; empty where somebody else started it.
+    pub text: Text,
     /// Its labels, the first model first.
     pub labels: Vec<Label>,
     /// Its cgroup below the mount, where there is one.
@@ -66,6 +68,8 @@ pub struct Label {
     pub model: &'static str,
     /// The label, in the model's own words.
     pub label: String,
+    /// The label of the images, where they are relabelled.
+    pub image: Option<String>,
     /// Whether the kernel refuses what the label does not allow.
     pub enforcing: bool,
 }
@@ -193,6 +197,7 @@ mod tests {
             definition: None,
             state,
             control: String::new(),
+            text: Text::default(),
             labels: vec![],
             cgroup: None,
             consoles: vec![],

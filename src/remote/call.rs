@@ -6,6 +6,7 @@ use super::session::Session;
 use super::{Node, Service};
 use crate::access::{Object, Permission, Subject, Verb};
 use crate::base::{DomainName, DomainUuid};
+use crate::conf::definition::Strictness;
 use crate::conf::identity;
 use crate::manager::{Definition, Domain, Manager, StartFlags};
 use crate::rpc::{self, Decode, Decoder, Encode, Encoder, Procedure};
@@ -161,7 +162,7 @@ impl<'a> Call<'a> {
     }
 
     /// Reads a definition, once it is known that the caller may hand in one of its name.
-    fn definition(&self, xml: &str, flags: u32) -> Result<Definition, Failure> {
+    fn definition(&self, xml: &str, flags: u32, strict: bool) -> Result<Definition, Failure> {
         let found = identity::read(xml).map_err(|text| Failure::new(Code::Xml, From::Domain, text))?;
         let manager = &self.service.manager;
         // A definition without a uuid is that of the domain with its name, where there is one.
@@ -171,18 +172,25 @@ impl<'a> Call<'a> {
         if let Some(permission) = self.needed(false, flags).find(|permission| !self.may(*permission, on)) {
             return Err(self.denied(permission));
         }
-        Ok(Definition::read(xml, uuid)?)
+        let strictness = if strict { Strictness::Strict } else { Strictness::Lenient };
+        Ok(Definition::read(xml, uuid, strictness)?)
     }
 
     /// Defines a domain.
-    pub(super) fn define(&self, xml: &str, flags: u32) -> Result<Domain, Failure> {
-        let definition = self.definition(xml, flags)?;
+    pub(super) fn define(&self, xml: &str, flags: u32, strict: bool) -> Result<Domain, Failure> {
+        let definition = self.definition(xml, flags, strict)?;
         Ok(self.service.manager.define(definition)?)
     }
 
     /// Starts a domain from a definition.
-    pub(super) fn create(&self, xml: &str, flags: u32, start: StartFlags) -> Result<Domain, Failure> {
-        let definition = self.definition(xml, flags)?;
+    pub(super) fn create(
+        &self,
+        xml: &str,
+        flags: u32,
+        strict: bool,
+        start: StartFlags,
+    ) -> Result<Domain, Failure> {
+        let definition = self.definition(xml, flags, strict)?;
         Ok(self.service.manager.start_transient(definition, start)?)
     }
 }

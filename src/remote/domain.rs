@@ -3,7 +3,7 @@
 use super::call::{Answer, Call, Target, reference};
 use super::error::{Code, Failure, From};
 use crate::base::DomainUuid;
-use crate::manager::{Definition, Domain, ManagerError, State, View};
+use crate::manager::{Definition, Domain, ManagerError, State};
 use crate::rpc::{self, Chars, Encode, Encoder, List, Procedure, XdrError};
 
 /// virDomainState
@@ -112,12 +112,16 @@ fn xml(call: &Call<'_>) -> Answer {
     call.only_flags(flags, XML_SECURE | XML_INACTIVE | XML_UPDATE_CPU | XML_MIGRATABLE)?;
     let domain = &target.domain;
     let inactive = flags & XML_INACTIVE != 0;
-    let text = match (&domain.definition, domain.running()) {
-        (Some(definition), _) if inactive => definition.view(View::Inactive),
-        (_, Some(live)) if !inactive => definition(domain)?.view(View::Live(live.id)),
-        _ => definition(domain)?.view(View::Inactive),
+    let secure = flags & XML_SECURE != 0;
+    let kept = match &domain.definition {
+        Some(kept) if inactive => kept,
+        _ => definition(domain)?,
     };
-    call.answer(&text)
+    match domain.running() {
+        _ if flags & XML_MIGRATABLE != 0 => call.answer(&kept.migratable()?),
+        Some(live) if !inactive => call.answer(&live.text.view(secure)),
+        _ => call.answer(&kept.view(secure)),
+    }
 }
 
 /// virDomainVcpuFlags

@@ -41,7 +41,7 @@ const START_PAUSED: u32 = 1;
 const START_AUTODESTROY: u32 = 2;
 /// About a saved image, of which there is none.
 const START_SAVED: u32 = 4 | 8;
-/// Every definition is checked as a whole.
+/// What the grammar does not have is refused instead of left out.
 const VALIDATE: u32 = 16;
 /// virDomainDefineFlags
 const DEFINE_VALIDATE: u32 = 1;
@@ -88,7 +88,7 @@ fn create_with_flags(call: &Call<'_>) -> Answer {
 fn create_xml(call: &Call<'_>) -> Answer {
     let (xml, flags): (&str, u32) = call.arguments()?;
     call.only_flags(flags, START_PAUSED | START_AUTODESTROY | VALIDATE)?;
-    call.answer(&reference(&call.create(xml, flags, start_flags(call, flags))?))
+    call.answer(&reference(&call.create(xml, flags, flags & VALIDATE != 0, start_flags(call, flags))?))
 }
 
 fn define_flags(call: &Call<'_>) -> Answer {
@@ -98,7 +98,7 @@ fn define_flags(call: &Call<'_>) -> Answer {
 }
 
 fn define(call: &Call<'_>, xml: &str, flags: u32) -> Answer {
-    call.answer(&reference(&call.define(xml, flags)?))
+    call.answer(&reference(&call.define(xml, flags, flags & DEFINE_VALIDATE != 0)?))
 }
 
 fn set_autostart(call: &Call<'_>) -> Answer {

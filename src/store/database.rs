@@ -12,7 +12,7 @@ use crate::base::DomainUuid;
 const VERSION: i64 = 1;
 const TABLES: &str = "
     CREATE TABLE definition (uuid BLOB PRIMARY KEY, xml TEXT NOT NULL, autostart INTEGER NOT NULL) WITHOUT ROWID, STRICT;
-    CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL) WITHOUT ROWID, STRICT;
+    CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
     PRAGMA user_version = 1;
 ";
 
@@ -61,9 +61,14 @@ impl Database {
                 Ok(Definition { uuid: uuid(row.get(0)?), xml: row.get(1)?, autostart: row.get(2)? })
             })?
             .collect::<Result<_, _>>()?;
-        let mut statement = self.connection.prepare("SELECT uuid, id, xml FROM live ORDER BY uuid")?;
+        let mut statement = self.connection.prepare("SELECT uuid, id, xml, ports FROM live ORDER BY uuid")?;
         let live = statement
-            .query_map([], |row| Ok(Live { uuid: uuid(row.get(0)?), id: row.get(1)?, xml: row.get(2)? }))?
+            .query_map([], |row| {
+                // What cannot be read is only not shown.
+                let ports: String = row.get(3)?;
+                let ports = serde_json::from_str(&ports).unwrap_or_default();
+                Ok(Live { uuid: uuid(row.get(0)?), id: row.get(1)?, xml: row.get(2)?, ports })
+            })?
             .collect::<Result<_, _>>()?;
         Ok(Contents { definitions, live })
     }
@@ -86,9 +91,10 @@ impl Database {
                     remove.execute(params![uuid.0.as_bytes()])?
                 }
                 Change::Start(live) => {
+                    let ports = serde_json::to_string(&live.ports).unwrap_or_default();
                     let mut put =
-                        transaction.prepare_cached("INSERT OR REPLACE INTO live VALUES (?, ?, ?)")?;
-                    put.execute(params![live.uuid.0.as_bytes(), live.id, live.xml])?
+                        transaction.prepare_cached("INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?)")?;
+                    put.execute(params![live.uuid.0.as_bytes(), live.id, live.xml, ports])?
                 }
                 Change::End(uuid) => {
                     let mut remove = transaction.prepare_cached("DELETE FROM live WHERE uuid = ?")?;

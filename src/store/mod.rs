@@ -55,6 +55,8 @@ pub struct Live {
     pub id: i32,
     /// The definition that it runs with.
     pub xml: String,
+    /// The port of each of its displays, where the kernel chose one.
+    pub ports: Vec<Option<u16>>,
 }
 
 /// One change; those of one call to [`Store::commit`] happen all or not at all.
@@ -163,7 +165,8 @@ mod tests {
         let (store, contents) = Store::open(&path).unwrap();
         let store = store.serve().unwrap();
         assert_eq!(contents, Contents::default());
-        let live = Live { uuid: uuid(1), id: 7, xml: "<domain id='7'/>".into() };
+        let live =
+            Live { uuid: uuid(1), id: 7, xml: "<domain id='7'/>".into(), ports: vec![Some(5901), None] };
         store.commit(vec![Change::Define(definition(1, true)), Change::Start(live.clone())]).unwrap();
         store.commit(vec![Change::Define(definition(2, false))]).unwrap();
         store.commit(vec![Change::Define(definition(2, true)), Change::Undefine(uuid(3))]).unwrap();
