@@ -300,3 +300,53 @@ fn rules_say_who_may_do_what() {
     host.virsh_as(54_323, 1, &["list"]).expect(1).says(&["access denied", "connect:getattr"]);
     host.virsh_as(54_323, 54_323, &["list"]).expect(1).says(&["Permission denied"]);
 }
+
+#[test]
+fn a_console_carries_both_ways_and_goes_to_whoever_forces_it() {
+    if !virsh_possible() || e2e_rig::guest().is_none() {
+        return;
+    }
+    let mut host = Host::new();
+    let file = host.rig.linux("talks", "", "");
+    host.says(&["create", &file]);
+    host.rig.heard("talks", "is up");
+    let mut talk = e2e_rig::terminal::Talk::new(host.command(&["console", "talks"]));
+    talk.shows("Escape character");
+    talk.types("echo $((6*7))\r");
+    talk.shows("42\r\n");
+    let second = host.virsh(&["console", "talks"]);
+    assert_ne!(second.code, Some(0));
+    assert!(host.virsh(&["list"]).expect(0).out.contains("talks"));
+    // Taking it away ends the first one; the guest goes on.
+    let mut other = e2e_rig::terminal::Talk::new(host.command(&["console", "talks", "--force"]));
+    other.shows("Escape character");
+    other.types("echo ag''ain\r");
+    other.shows("again\r\n");
+    drop(talk);
+    other.types("\x1d");
+    assert_eq!(other.ends(), Some(0));
+    // Another daemon finds the console again.
+    host.kill_daemon();
+    host.start_daemon();
+    let mut talk = e2e_rig::terminal::Talk::new(host.command(&["console", "talks"]));
+    talk.shows("Escape character");
+    talk.types("echo aft''er\r");
+    talk.shows("after\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    host.says(&["shutdown", "talks"]);
+    eventually("the guest has powered off", || !host.says(&["list", "--all"]).contains("talks"));
+}
+
+#[test]
+fn a_console_that_nobody_has_is_refused_by_name() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = host.rig.bare("d1", "");
+    host.says(&["define", &file]);
+    let mut talk = e2e_rig::terminal::Talk::new(host.command(&["console", "d1"]));
+    talk.shows("The domain is not running");
+    assert_eq!(talk.ends(), Some(1));
+}
