@@ -40,3 +40,9 @@ fn qmp() {
 fn xml() {
     replay("xml", svirt::conf::xml::fuzz_xml);
 }
+
+#[cfg(feature = "frontend")]
+#[test]
+fn rpc() {
+    replay("rpc", svirt::rpc::fuzz_rpc);
+}
