@@ -46,6 +46,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "label",
         "capabilities",
         "domcapabilities",
+        "check-appliance",
         "config",
         "completions",
         "man",

@@ -21,6 +21,18 @@ fn replay(target: &str, fuzz: fn(&[u8])) {
 
 #[cfg(feature = "frontend")]
 #[test]
+fn appliance() {
+    replay("appliance", svirt::conf::appliance::fuzz_appliance);
+}
+
+#[cfg(feature = "frontend")]
+#[test]
+fn capabilities() {
+    replay("capabilities", svirt::conf::capabilities::fuzz_capabilities);
+}
+
+#[cfg(feature = "frontend")]
+#[test]
 fn domain() {
     replay("domain", svirt::conf::domain_xml::fuzz_domain);
 }

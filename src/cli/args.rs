@@ -16,7 +16,7 @@ const STYLES: Styles = Styles::styled()
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no such domain, 4 root is needed,
-5 the device model died, 6 a difference or a breach was found, 130 and 143 ended by SIGINT and SIGTERM.
+5 the device model died, 6 a difference or a breach was found, 7 the host does not fit, 130 and 143 ended by SIGINT and SIGTERM.
 
 A refusal says what was refused, which rule decided, and the smallest change that would allow it.";
 
@@ -81,6 +81,8 @@ pub enum Command {
     /// Print what a domain may ask for on this host
     #[command(name = "domcapabilities")]
     DomCapabilities(DomCapabilities),
+    /// Tell whether a host has what an appliance needs, and write the domain to deploy
+    CheckAppliance(CheckAppliance),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(Config),
@@ -288,6 +290,26 @@ pub struct DomCapabilities {
     /// The emulator's path; the first configured one if absent
     #[arg(long, value_name = "PATH")]
     pub emulator: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `svirt check-appliance`
+#[derive(Debug, clap::Args)]
+pub struct CheckAppliance {
+    /// The appliance: virt-image's XML; `-` reads standard input
+    #[arg(value_name = "IMAGE.XML")]
+    pub appliance: PathBuf,
+    /// Where the domain XML goes if the host fits
+    #[arg(short, long, value_name = "DOMAIN.XML")]
+    pub output: Option<PathBuf>,
+    /// Another host instead of this one: what `svirt capabilities` or `virsh capabilities` printed there
+    #[arg(long, value_name = "HOST.XML")]
+    pub capabilities: Option<PathBuf>,
+    /// Where the appliance's files lie or will lie; its own directory if absent
+    #[arg(long, value_name = "DIRECTORY")]
+    pub images: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -20,6 +20,8 @@ pub enum Code {
     Died = 5,
     /// `inspect` found a difference, or `probe` got through.
     Finding = 6,
+    /// The host does not satisfy what an appliance needs.
+    Unfit = 7,
     /// SIGINT ended it.
     Interrupted = 130,
     /// SIGTERM ended it.

@@ -4,6 +4,7 @@
 //! privilege before it parses anything that somebody else wrote.
 #![forbid(unsafe_code)]
 
+mod appliance;
 pub mod args;
 mod attach;
 mod capabilities;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Capabilities(wanted) => capabilities::run(wanted, &config::load(&args.config)?, args.quiet),
+        Command::CheckAppliance(wanted) => appliance::run(wanted, &config::load(&args.config)?, args.quiet),
         Command::DomCapabilities(wanted) => {
             capabilities::domain(wanted, &config::load(&args.config)?, args.quiet)
         }

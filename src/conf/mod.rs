@@ -1,6 +1,7 @@
 //! What users write: domain XML in, a [`domain::Domain`] out, every refusal with its line. Pure.
 #![forbid(unsafe_code)]
 
+pub mod appliance;
 pub mod capabilities;
 pub mod definition;
 pub mod domain;
