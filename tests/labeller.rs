@@ -276,6 +276,38 @@ fn libvirt_and_svirt_count_each_other() {
 }
 
 #[test]
+fn a_profile_that_cannot_be_loaded_is_refused_or_named() {
+    if !possible() {
+        return;
+    }
+    if svirt::sys::apparmor::running() {
+        println!("skipped: this kernel runs AppArmor; test-vms/run apparmor loads profiles");
+        return;
+    }
+    let mut rig = Rig::new();
+    let image = rig.image("a.raw");
+    rig.serve("");
+    let before = rig.snapshot();
+    let with_profile = |rig: &Rig, required| {
+        let mut plan = rig.plan(1, &image);
+        let at = plan.ops.iter().position(|op| matches!(op, Op::Channel { .. })).unwrap();
+        plan.ops.insert(at, Op::LoadProfile { rules: vec![], required });
+        plan
+    };
+    let refused = rig.client().start(with_profile(&rig, true)).unwrap_err();
+    let DriverError::Refused(refused) = refused else { panic!("{refused:?}") };
+    assert_eq!(refused.refusal.layer, svirt::base::Layer::Apparmor);
+    assert!(refused.refusal.remedy.contains("<seclabel type='none' model='apparmor'/>"));
+    assert_eq!(before, rig.snapshot());
+    // A start that may be degraded says what it lacks.
+    let plan = with_profile(&rig, false);
+    let started = rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    assert!(started.degraded.iter().any(|layer| layer.starts_with("AppArmor: no profile")), "{started:?}");
+    rig.client().kill(rig.plan(1, &image).domain.uuid).unwrap();
+    rig.assert_nothing_leased();
+}
+
+#[test]
 fn clients_are_bounded_and_checked() {
     if !possible() {
         return;

@@ -152,6 +152,7 @@ impl Rig {
         before_go: &mut dyn FnMut(Forked) -> io::Result<()>,
     ) -> Result<Launched, SpawnError> {
         let launch = Launch {
+            profile: None,
             domain: &self.domain,
             spawn: &self.spawn,
             fds: &self.fds,

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layer {
+    /// AppArmor.
+    Apparmor,
     /// Capability sets.
     Capability,
     /// A cgroup's limits or device rules.
@@ -78,6 +80,7 @@ impl Refusal {
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Apparmor => "AppArmor",
             Self::Capability => "capabilities",
             Self::Cgroup => "cgroup",
             Self::Configuration => "configuration",

@@ -10,6 +10,7 @@ use super::args::List;
 use super::domain::{Host, control};
 use super::exit::Failure;
 use super::output::printable;
+use crate::privsep::apparmor::profile_name;
 use crate::privsep::op::Op;
 use crate::privsep::request::{Described, DomainStatus};
 use crate::privsep::supervisor::Status;
@@ -62,10 +63,19 @@ fn row(status: &DomainStatus, described: Option<&Described>, state: Option<&Stat
         state: state.map_or_else(|| "no supervisor".into(), |state| state.state.clone()),
         pid: status.qemu_pid,
         uid: spawn.map(|spawn| spawn.confinement.uid),
-        label: spawn.and_then(|spawn| spawn.confinement.selinux_exec.clone()),
+        label: spawn
+            .and_then(|spawn| spawn.confinement.selinux_exec.clone())
+            .or_else(|| described.and_then(profile)),
         sealed: state.map(|state| state.sealed),
         degraded: described.map(|described| described.degraded.clone()).unwrap_or_default(),
     }
+}
+
+/// The AppArmor profile of the device model, where one was loaded.
+fn profile(described: &Described) -> Option<String> {
+    let lacks = described.degraded.iter().any(|layer| layer.starts_with("AppArmor"));
+    let planned = described.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }));
+    (planned && !lacks).then(|| profile_name(described.status.domain.uuid))
 }
 
 fn table(rows: &[Row]) -> Table {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::facts::{Descriptor, ProcessFacts};
+use crate::privsep::apparmor::profile_name;
 use crate::privsep::confinement::{RlimitKind, SeccompProgram};
 use crate::privsep::op::{Access, DeviceNode, Op, Spawn};
 use crate::privsep::request::Described;
@@ -137,6 +138,11 @@ fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, note
     limits(spawn, facts, notes);
     if let Some(label) = &planned.selinux_exec {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
+    } else if described.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }))
+        && !described.degraded.iter().any(|layer| layer.starts_with("AppArmor"))
+    {
+        let profile = format!("{} (enforce)", profile_name(described.plan.domain.uuid));
+        notes.expect("AppArmor profile", Some(profile), facts.label.clone());
     }
     in_cgroup(described, facts, notes);
 }

@@ -10,6 +10,7 @@ mod spawn;
 use std::collections::HashSet;
 
 use crate::base::{CategoryPair, Layer, Refusal, Slot};
+use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::op::{
     CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole,
 };
@@ -111,6 +112,7 @@ impl<'a> Admission<'a> {
                 plain("open the UEFI variables", path)
             }
             Op::OpenTap { interface, .. } => self.tap(interface),
+            Op::LoadProfile { rules, .. } => Self::profile(rules),
             Op::LabelSelinux { slot, label } => self.image_label(slot, label),
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { path, .. } => plain("open the log", path),
@@ -215,6 +217,14 @@ impl<'a> Admission<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// What a profile may say is a closed list.
+    fn profile(rules: &[ProfileRule]) -> Result<(), Refusal> {
+        if rules.len() > 2 {
+            return Err(policy("load", "the profile".into(), "a rule is there twice", "plan again"));
+        }
+        Ok(())
     }
 
     fn image(&self, slot: &Slot) -> Option<&'a OpenImage> {

@@ -14,11 +14,12 @@ use super::fault;
 use super::journal::{Entry, Journal, ProcessRole, Undo};
 use super::launcher::{LaunchRequest, Launcher, Slots};
 use super::lease::{Hold, Leases, ObjectId};
-use super::memory;
 use super::places::{DirectoryUse, PlaceKind, Places};
 use super::remember::Memory;
 use super::spawn::Launching;
+use super::{memory, profile};
 use crate::base::{Layer, Refusal, Slot};
+use crate::privsep::apparmor::{ProfileRule, profile_name};
 use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing};
 use crate::settings::Settings;
 use crate::sys::path::{self, Found};
@@ -44,6 +45,8 @@ pub(super) struct Applied {
     pub(super) control: String,
     /// The cgroup, where there is one.
     pub(super) cgroup: Option<String>,
+    /// The AppArmor profile that was loaded.
+    pub(super) profile: Option<String>,
     /// Layers that the host has only in part.
     pub(super) degraded: Vec<String>,
     /// The processes, which confine themselves now.
@@ -123,6 +126,7 @@ impl Apply<'_> {
                 })?;
                 self.keep(slot, fd)
             }
+            Op::LoadProfile { rules, required } => self.profile(rules, *required),
             Op::LabelSelinux { slot, label } => self.label(slot, label),
             Op::Channel { slot, peer } => {
                 let (one, other) =
@@ -255,6 +259,20 @@ impl Apply<'_> {
         fault::step("journal on disk")
     }
 
+    /// Loads the profile. What keeps it from being loaded is named where a start may be degraded.
+    fn profile(&mut self, rules: &[ProfileRule], required: bool) -> Result<(), Refusal> {
+        let uuid = self.plan.domain.uuid;
+        self.intent(Undo::Profile)?;
+        match profile::load(uuid, rules, self.settings.uids.imageprobe) {
+            Ok(()) => self.out.profile = Some(profile_name(uuid)),
+            Err(refusal) if !required && self.settings.confinement.degraded => {
+                self.out.degraded.push(format!("AppArmor: no profile, {}", refusal.rule));
+            }
+            Err(refusal) => return Err(refusal),
+        }
+        Ok(())
+    }
+
     fn listen(&mut self, slot: &Slot, at: &ListenAt) -> Result<(), Refusal> {
         match at {
             ListenAt::Tcp { address, port, port_last } => {
@@ -350,7 +368,8 @@ impl Apply<'_> {
         let Some(Op::Spawn(spawn)) = self.plan.ops.last() else {
             return Err(Refusal::new(Layer::Policy, "apply", "the plan", "it has no spawn", ""));
         };
-        let request = LaunchRequest { domain: &self.plan.domain, spawn, slots: &self.out.slots };
+        let profile = self.out.profile.clone();
+        let request = LaunchRequest { domain: &self.plan.domain, spawn, slots: &self.out.slots, profile };
         self.out.launching = Some(self.launcher.launch(&request)?);
         // What the supervisor has is kept for a later one; images and the rest are the device model's alone, so
         // that their locks end with it.

@@ -91,6 +91,8 @@ pub(super) enum ProcessRole {
 pub(super) enum Undo {
     /// Remove the domain's cgroup.
     Cgroup,
+    /// Take the domain's AppArmor profile out of the kernel.
+    Profile,
     /// Put a label back, if it still is the one that was set.
     Label {
         /// The image.

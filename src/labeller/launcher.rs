@@ -20,6 +20,8 @@ pub(super) struct LaunchRequest<'a> {
     pub(super) spawn: &'a Spawn,
     /// With which descriptors; they stay open here.
     pub(super) slots: &'a Slots,
+    /// The AppArmor profile that the device model is executed under, where one was loaded.
+    pub(super) profile: Option<String>,
 }
 
 /// Starts processes and makes cgroups.

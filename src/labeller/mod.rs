@@ -26,6 +26,7 @@ mod own;
 mod passt;
 mod places;
 mod probe;
+mod profile;
 mod real;
 mod recover;
 mod remember;

@@ -104,6 +104,7 @@ impl Launcher for Real {
             domain: request.domain,
             spawn: request.spawn,
             fds: request.slots,
+            profile: request.profile.as_deref(),
             root: &root,
             cgroup: cgroup.as_ref(),
             net: self.net.take(),

@@ -136,7 +136,8 @@ impl Server {
             return;
         }
         let (Some(spawn), Some(device_model)) = (domain.spawn(), &domain.device_model) else { return };
-        let request = LaunchRequest { domain: &domain.plan.domain, spawn, slots: &domain.kept };
+        let request =
+            LaunchRequest { domain: &domain.plan.domain, spawn, slots: &domain.kept, profile: None };
         match self.launcher.take_over(&request, device_model, domain.stderr.as_ref()) {
             Ok((child, link)) => {
                 tracing::info!(name, pid = child.pid, "another supervisor takes over");

@@ -11,7 +11,7 @@ use super::fault;
 use super::journal::Undo;
 use super::launcher::Launcher;
 use super::lease::{Leases, ObjectId};
-use super::memory;
+use super::{memory, profile};
 use crate::base::DomainUuid;
 use crate::sys::path::{self, Found, WalkError};
 use crate::sys::xattr;
@@ -29,6 +29,7 @@ pub(super) fn all(
         fault::undo_step("undo");
         let done = match undo {
             Undo::Cgroup => launcher.remove_cgroup(uuid).map_err(|error| error.to_string()),
+            Undo::Profile => profile::remove(uuid).map_err(|error| error.to_string()),
             Undo::Label { path, id, before, after, first } => {
                 if leases.release_label(uuid, *id) {
                     restore_label(path, *id, before.as_deref(), after, *first)

@@ -13,6 +13,7 @@ use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VideoModel, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
 use crate::confine;
+use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::confinement::{RootFile, RootPlace, SeccompProgram};
 use crate::privsep::op::{CgroupLimits, DeviceNode, LaunchPlan, Op, PLAN_VERSION, Spawn, UidRole};
 use crate::privsep::order;
@@ -22,7 +23,7 @@ use crate::security::dac::Owners;
 use crate::security::decide::Stack;
 use crate::security::resource::{Place, Resource};
 use crate::security::selinux::{self, Labels};
-use crate::security::{LabelError, dac};
+use crate::security::{LabelError, apparmor, dac};
 use crate::settings::Settings;
 
 /// The oldest QEMU whose options are written here.
@@ -76,6 +77,11 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let uids = owners(inputs, ports.passts.len())?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
+    let profile = match &host.apparmor {
+        Some(_) => apparmor::profile(domain, inputs.uuid)?,
+        None => None,
+    };
+    stack.extend(profile.as_ref().map(Stack::Apparmor));
     let images = images::plan(domain, chains, settings, &stack)?;
     let (boot_ops, root_files) = boot_files(domain, settings)?;
     let flash = firmware::find(domain, inputs.uuid, host, settings)?;
@@ -106,6 +112,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     ops.extend(images.labels);
     if let Some(label) = nvram_label {
         ops.push(Op::LabelSelinux { slot: slots::firmware("nvram")?, label });
+    }
+    if profile.is_some() {
+        let required = domain.seclabels.iter().any(|label| label.model == "apparmor");
+        ops.push(Op::LoadProfile { rules: profile_rules(domain), required });
     }
     ops.extend(ports.channels);
     ops.extend(ports.outside);
@@ -263,6 +273,14 @@ fn check_modules(domain: &Domain, host: &HostFacts) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// What a domain's AppArmor profile says beyond the template.
+fn profile_rules(domain: &Domain) -> Vec<ProfileRule> {
+    let kvm = (domain.virt == VirtType::Kvm).then_some(ProfileRule::Kvm);
+    let tcp = (!domain.devices.vncs.is_empty() || domain.devices.spice.is_some())
+        .then_some(ProfileRule::HandedInTcp);
+    kvm.into_iter().chain(tcp).collect()
 }
 
 /// The contexts of a domain on a host with SELinux.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{Inputs, PlanError, build, doi, inventory};
-use crate::security::apparmor::Profiles;
+use crate::security::apparmor;
 use crate::security::decide::{Action, Decision, Model, Stack};
 use crate::security::resource::{Kind, Process};
 
@@ -34,11 +34,14 @@ pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError
     let contexts =
         models.contains(&Model::Selinux).then(|| build::contexts(inputs, &resources)).transpose()?;
     let owners = models.contains(&Model::Dac).then(|| build::owners(inputs, helpers)).transpose()?;
-    let profiles = models.contains(&Model::Apparmor).then(|| Profiles::new(inputs.uuid));
+    let profile = match models.contains(&Model::Apparmor) {
+        true => apparmor::profile(inputs.domain, inputs.uuid)?,
+        false => None,
+    };
     // In libvirt's order of a stack, whatever order they were asked for in.
     let mut stack = Vec::new();
     stack.extend(contexts.as_ref().map(|labels| Stack::Selinux(labels, &inputs.settings.selinux)));
-    stack.extend(profiles.as_ref().map(Stack::Apparmor));
+    stack.extend(profile.as_ref().map(Stack::Apparmor));
     stack.extend(owners.as_ref().map(Stack::Dac));
     let mut rows = Vec::new();
     for resource in &resources {

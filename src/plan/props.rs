@@ -201,6 +201,7 @@ impl Model {
                     assert!(self.bound.insert(path.clone()));
                 }
             }
+            Op::LoadProfile { .. } => {}
             Op::SpawnPasst { .. } | Op::Spawn(_) => self.processes += 1,
         }
     }
@@ -208,6 +209,7 @@ impl Model {
     fn undo(&mut self, undo: &Undo) {
         match undo {
             Undo::ReleaseUid(uid) => assert!(self.processes == 0 && self.uids.remove(uid)),
+            Undo::RemoveProfile => {}
             Undo::ReleaseCategories(pair) | Undo::ReleaseShare(pair) => {
                 assert!(self.pairs.remove(&pair.to_string()));
             }

@@ -67,6 +67,16 @@ fn describe(op: &Op) -> (String, String) {
             "QEMU gets the interface as a descriptor and no right to make others".into(),
         ),
         Op::LabelSelinux { slot, label } => (format!("{slot} {label}"), label_reason(label).into()),
+        Op::LoadProfile { rules, required } => {
+            let own: Vec<&str> = rules.iter().map(|rule| rule.name()).collect();
+            let own = if own.is_empty() { String::new() } else { format!(" and {}", own.join(", ")) };
+            let required = if *required { ", asked for" } else { "" };
+            (
+                format!("the template{own}{required}"),
+                "AppArmor admits libraries and what is handed over open, and no file that could be written"
+                    .into(),
+            )
+        }
         Op::Channel { slot, peer } => (format!("{slot} to {peer}"), channel_reason(slot.as_str()).into()),
         Op::Pty { slot, peer } => (
             format!("{slot} to {peer}"),

@@ -29,6 +29,8 @@ pub enum Undo {
     ReleaseUid(u32),
     /// The cgroup is emptied and removed.
     RemoveCgroup,
+    /// The profile is taken out of the kernel.
+    RemoveProfile,
     /// The label that was found goes back.
     RestoreLabel(Slot),
     /// The socket's name is removed and the socket closed.
@@ -58,6 +60,7 @@ impl Undo {
             Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
                 close(&[slot])
             }
+            Op::LoadProfile { .. } => Self::RemoveProfile,
             Op::LabelSelinux { slot, .. } => Self::RestoreLabel(slot.clone()),
             Op::Channel { slot, peer } | Op::Pty { slot, peer } => close(&[slot, peer]),
             Op::Listen { slot, at } => Self::Unbind {
@@ -83,6 +86,7 @@ impl fmt::Display for Undo {
             Self::ReleaseShare(pair) => write!(f, "give the share in {pair} back"),
             Self::ReleaseUid(uid) => write!(f, "give {uid} back once no process has it"),
             Self::RemoveCgroup => f.write_str("kill what is in it and remove it"),
+            Self::RemoveProfile => f.write_str("take it out of the kernel"),
             Self::RestoreLabel(_) => f.write_str("put back the label that was found"),
             Self::Unbind { path: Some(path), .. } => write!(f, "close it and remove {path}"),
             Self::Unbind { path: None, .. } => f.write_str("close it"),

@@ -2,6 +2,7 @@
 //! the plan that orders them, and the frames that carry it. Pure: no I/O.
 #![forbid(unsafe_code)]
 
+pub mod apparmor;
 pub mod confinement;
 pub mod op;
 pub mod order;

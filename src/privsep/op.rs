@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::apparmor::ProfileRule;
 use super::confinement::Confinement;
 use super::supervisor::SupervisorSpec;
 use crate::base::{CategoryPair, DomainRef, Slot};
@@ -83,6 +84,13 @@ pub enum Op {
         slot: Slot,
         /// The whole context, such as `system_u:object_r:svirt_guest_image_t:s0:c1,c2`.
         label: String,
+    },
+    /// Gives the domain's AppArmor profile to the kernel; the device model is executed under it.
+    LoadProfile {
+        /// What the profile says beyond the template.
+        rules: Vec<ProfileRule>,
+        /// Whether the definition asks for it, so that nothing runs without it even where a degraded start may.
+        required: bool,
     },
     /// Makes a connected pair of stream sockets.
     Channel {
@@ -291,6 +299,7 @@ impl Op {
             Self::OpenNvram { .. } => "open-nvram",
             Self::OpenTap { .. } => "open-tap",
             Self::LabelSelinux { .. } => "label-selinux",
+            Self::LoadProfile { .. } => "load-profile",
             Self::Channel { .. } => "channel",
             Self::Pty { .. } => "pty",
             Self::Listen { .. } => "listen",

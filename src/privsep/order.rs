@@ -87,7 +87,7 @@ pub fn stage(op: &Op) -> u8 {
         Op::LeaseUid { .. } | Op::LeaseCategories { .. } | Op::LeaseShare { .. } => 0,
         Op::Cgroup(_) => 1,
         Op::OpenImage(_) | Op::OpenReadable { .. } | Op::OpenNvram { .. } | Op::OpenTap { .. } => 2,
-        Op::LabelSelinux { .. } => 3,
+        Op::LabelSelinux { .. } | Op::LoadProfile { .. } => 3,
         Op::Channel { .. } => 4,
         Op::Pty { .. } | Op::Listen { .. } | Op::OpenLog { .. } => 5,
         Op::SpawnPasst { .. } => 6,
@@ -145,7 +145,7 @@ impl Checker {
                 Some(_) => Err(OrderError::UidReused { at, uid: *uid }),
                 None => Ok(()),
             },
-            Op::LeaseCategories { .. } | Op::Cgroup(_) => self.only_once(at, op),
+            Op::LeaseCategories { .. } | Op::LoadProfile { .. } | Op::Cgroup(_) => self.only_once(at, op),
             Op::LeaseShare { identity, .. } => {
                 // The range of every process depends on all of them, so a domain without a pair has none.
                 let fresh = self.once.contains("lease-categories") && self.shared.insert(*identity);

@@ -1,101 +1,78 @@
 //! The `apparmor` model: profile names computed from the domain's uuid, and the rule of each resource.
 //!
-//! A path becomes a rule with every character that AppArmor would read as a pattern escaped, so that no name of
-//! a file or domain can widen a profile.
+//! The text of a profile is made by the labeller, from typed rules (`privsep::apparmor`).
 
+use super::LabelError;
 use super::decide::{Action, Decision};
 use super::resource::{Kind, Place, Process, Resource, Use};
 use super::selinux::ELSEWHERE;
 use crate::base::DomainUuid;
+use crate::conf::domain::{Domain, SecLabelKind};
+use crate::privsep::apparmor::profile_name;
 
-/// The profiles of one domain.
+/// The profile of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profiles {
+pub struct Profile {
     uuid: DomainUuid,
 }
 
-impl Profiles {
-    /// The profiles of the domain `uuid`.
-    #[must_use]
-    pub fn new(uuid: DomainUuid) -> Self {
-        Self { uuid }
-    }
+/// The profile of a domain; `None` where the definition asks for none.
+pub fn profile(domain: &Domain, uuid: DomainUuid) -> Result<Option<Profile>, LabelError> {
+    let Some(label) = domain.seclabels.iter().find(|label| label.model == "apparmor") else {
+        return Ok(Some(Profile { uuid }));
+    };
+    let text = match &label.kind {
+        SecLabelKind::None => return Ok(None),
+        SecLabelKind::Dynamic { baselabel: None } => return Ok(Some(Profile { uuid })),
+        SecLabelKind::Dynamic { baselabel: Some(text) } => text,
+        SecLabelKind::Static { label, .. } => label,
+    };
+    Err(LabelError::Label {
+        model: "apparmor",
+        label: text.clone(),
+        reason: "each domain has a profile of its own, made from its plan; another one's is not used".into(),
+        line: label.line,
+    })
+}
 
-    /// The name of one process's profile. It holds the uuid and nothing that a definition could choose.
-    #[must_use]
-    pub fn name(&self, process: Process) -> String {
-        match process {
-            Process::DeviceModel => format!("svirt-{}", self.uuid),
-            Process::Passt(at) => format!("svirt-{}-passt{at}", self.uuid),
-            Process::Supervisor => format!("svirt-{}-supervisor", self.uuid),
-        }
-    }
-
+impl Profile {
     /// What is done for one resource.
     #[must_use]
     pub fn decide(&self, resource: &Resource) -> Decision {
-        let never = |reason: &str| Decision::nothing(Action::Never, reason);
-        let rule = |path: &str, access: &str, reason: &str| {
-            Decision::given(Action::Rule, file_rule(path, access), reason)
-        };
-        let path = resource.path.as_deref().unwrap_or_default();
+        let nothing = Decision::nothing;
         match &resource.kind {
-            Kind::Process(process) => Decision::given(
+            Kind::Process(Process::DeviceModel) => Decision::given(
                 Action::Run,
-                self.name(*process),
+                profile_name(self.uuid),
                 "a profile of its own, named after the uuid alone",
             ),
-            Kind::Image(image) => match (image.place, image.used()) {
-                (Place::Elsewhere, _) => Decision::nothing(Action::Refused, ELSEWHERE),
-                (Place::Readable, Use::Private | Use::Shared) => {
-                    Decision::nothing(Action::Refused, "it lies in images.readable, and the disk is writable")
-                }
-                (_, Use::Private) => rule(
-                    path,
-                    "rwk",
-                    "the kernel holds inherited descriptors against the profile; this domain alone has the rule",
-                ),
-                (_, Use::Shared) => {
-                    rule(path, "rwk", "only domains that declare it <shareable/> have the rule")
-                }
-                (_, Use::Content) => rule(path, "rk", "only read; no rule lets the domain write to it"),
-            },
-            Kind::Boot(Place::Elsewhere) => Decision::nothing(Action::Refused, ELSEWHERE),
-            Kind::Boot(_) => {
-                rule(path, "r", "opened by the labeller, and mounted read-only into the device model's root")
-            }
-            Kind::Channel => {
-                never("the profile admits connected unix sockets, and no bind, listen or connect")
-            }
-            Kind::Tap => Decision::given(
-                Action::Rule,
-                file_rule("/dev/net/tun", "rw"),
-                "the descriptor that it inherits; its root has no such node to open",
+            Kind::Process(Process::Supervisor | Process::Passt(_)) => nothing(
+                Action::Never,
+                "no profile of svirt's yet: its uid, capabilities, Landlock and filter hold it",
             ),
-            Kind::Listener => never("the supervisor accepts; the device model's profile admits no listening"),
-            Kind::Log => never("the supervisor's profile names it, the device model's does not"),
-            Kind::Pty => never("the supervisor's profile names it, the device model's does not"),
+            Kind::Image(image) => match (image.place, image.used()) {
+                (Place::Elsewhere, _) => nothing(Action::Refused, ELSEWHERE),
+                (Place::Readable, Use::Private | Use::Shared) => {
+                    nothing(Action::Refused, "it lies in images.readable, and the disk is writable")
+                }
+                _ => nothing(
+                    Action::Handed,
+                    "opened by the labeller; the profile names no image, so none can be opened by name",
+                ),
+            },
+            Kind::Boot(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
+            Kind::Boot(_) => Decision::given(
+                Action::Rule,
+                "/svirt/* r,",
+                "mounted there, alone and read-only, from a descriptor of the labeller's",
+            ),
+            Kind::Channel => nothing(Action::Handed, "the profile admits sockets that are connected already"),
+            Kind::Tap => {
+                nothing(Action::Handed, "opened by the labeller; no rule of the profile names the device")
+            }
+            Kind::Listener => nothing(Action::Never, "the supervisor accepts; the device model never has it"),
+            Kind::Log => nothing(Action::Never, "the supervisor appends; no rule of the profile names it"),
+            Kind::Pty => nothing(Action::Never, "the supervisor has both sides; no rule names it"),
         }
     }
-}
-
-/// One rule: the path in quotes, patterns escaped, and the access.
-#[must_use]
-pub fn file_rule(path: &str, access: &str) -> String {
-    format!("{} {access},", quoted(path))
-}
-
-/// A path as AppArmor takes it literally.
-fn quoted(path: &str) -> String {
-    let mut out = String::with_capacity(path.len() + 2);
-    out.push('"');
-    for c in path.chars() {
-        // Patterns, variables, and what ends or escapes a quoted text.
-        if "*?[]{}^,\\\"@".contains(c) {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out.push('"');
-    out
 }

@@ -106,8 +106,8 @@ impl Decision {
 pub enum Stack<'a> {
     /// SELinux's contexts and the configured types.
     Selinux(&'a selinux::Labels, &'a Selinux),
-    /// AppArmor's profile names.
-    Apparmor(&'a apparmor::Profiles),
+    /// AppArmor's profile.
+    Apparmor(&'a apparmor::Profile),
     /// The uids.
     Dac(&'a dac::Owners),
 }

@@ -37,6 +37,7 @@ pub fn models_present(domain: &Domain, host: &HostFacts) -> Result<(), LabelErro
         let here = match label.model.as_str() {
             "dac" => true,
             "selinux" => host.selinux.is_some(),
+            "apparmor" => host.apparmor.is_some(),
             _ => false,
         };
         // A label of type none for a model that is not there is what libvirt tolerates too.

@@ -1,5 +1,6 @@
 //! Every kernel call and every unsafe line.
 
+pub mod apparmor;
 pub mod asked;
 pub mod attack;
 pub mod boot;

@@ -2,7 +2,7 @@
 
 use svirt::base::{Layer, Refusal};
 use svirt::conf::domain_xml;
-use svirt::conf::facts::{Emulator, FirmwareFile, HostFacts, SelinuxFacts};
+use svirt::conf::facts::{AppArmorFacts, Emulator, FirmwareFile, HostFacts, SelinuxFacts};
 use svirt::image::Header;
 use svirt::plan::chain::{self, Found, Prober};
 use svirt::plan::{Inputs, build, labels};
@@ -78,6 +78,7 @@ pub fn host(name: &str) -> HostFacts {
         kernel_release: "6.1.0-49-amd64".into(),
         landlock_abi: 2,
         selinux: (name != "selinux-none").then_some(SelinuxFacts { enforcing: true }),
+        apparmor: (name == "apparmor").then_some(AppArmorFacts { enforcing: true }),
         kvm: true,
         kvm_group: Some(108),
         modules: Vec::new(),

@@ -10,7 +10,7 @@ use crate::conf::domain::{Backing, DeviceLabel, DiskSource, Domain, SecLabel, Se
 /// The longest label in bytes.
 const LABEL_MAX: usize = 4096;
 /// The models that a definition may name.
-const MODELS: &[(&str, ())] = &[("dac", ()), ("none", ()), ("selinux", ())];
+const MODELS: &[(&str, ())] = &[("apparmor", ()), ("dac", ()), ("none", ()), ("selinux", ())];
 
 /// The words of `<seclabel type>`.
 #[derive(Clone, Copy, PartialEq, Eq)]

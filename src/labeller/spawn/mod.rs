@@ -45,6 +45,8 @@ pub struct Launch<'a> {
     pub spawn: &'a Spawn,
     /// What the plan has opened. The caller keeps the objects and closes its copies when it likes.
     pub fds: &'a Fds,
+    /// The AppArmor profile of the device model, where one was loaded.
+    pub profile: Option<&'a str>,
     /// The minimal root of this emulator.
     pub root: &'a PreparedRoot,
     /// The domain's cgroup, where there is one.
@@ -87,8 +89,8 @@ pub struct Forked {
 /// dies before it says [`Launching::go`], nothing runs.
 pub fn launch(launch: Launch<'_>) -> Result<Launching, SpawnError> {
     let mut degraded = launch.cgroup.map_or_else(Vec::new, |cgroup| cgroup.unenforced().to_vec());
-    let Launch { domain, spawn, fds, root, cgroup, net, supervisor, timeout } = launch;
-    let model = Model::prepare(spawn, fds, root, cgroup, net, &mut degraded)?;
+    let Launch { domain, spawn, fds, profile, root, cgroup, net, supervisor, timeout } = launch;
+    let model = Model::prepare(spawn, (fds, profile), root, cgroup, net, &mut degraded)?;
     let supervisor = Supervisor::prepare(supervisor, domain, &spawn.supervisor, fds, false)?;
     let sockets = Sockets::make(&spawn.program)?;
     let child = fork_both(&model, &supervisor, &sockets)

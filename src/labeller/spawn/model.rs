@@ -23,7 +23,7 @@ use crate::sys::landlock::Allow;
 use crate::sys::mount::{self, MountLimits};
 use crate::sys::namespace::{self, Namespaces};
 use crate::sys::seccomp::Instruction;
-use crate::sys::{landlock, process, rlimit, scm, seccomp, selinux};
+use crate::sys::{apparmor, landlock, process, rlimit, scm, seccomp, selinux};
 
 /// Everything that the device model's process needs, made by the labeller before any fork.
 pub(super) struct Model<'a> {
@@ -32,6 +32,7 @@ pub(super) struct Model<'a> {
     gid: u32,
     groups: &'a [u32],
     selinux: Option<&'a str>,
+    apparmor: Option<&'a str>,
     root: RootMounts,
     cgroup: Option<&'a DomainCgroup>,
     net: Option<OwnedFd>,
@@ -53,7 +54,7 @@ struct RootMounts {
 impl<'a> Model<'a> {
     pub(super) fn prepare(
         spawn: &'a Spawn,
-        fds: &Fds,
+        (fds, profile): (&Fds, Option<&'a str>),
         root: &PreparedRoot,
         cgroup: Option<&'a DomainCgroup>,
         net: Option<OwnedFd>,
@@ -69,6 +70,7 @@ impl<'a> Model<'a> {
             gid: held.gid,
             groups: kvm_group(&held.groups)?,
             selinux: held.selinux_exec.as_deref(),
+            apparmor: profile,
             root: RootMounts::make(&held.root, fds, root, held.selinux_exec.is_some())?,
             cgroup,
             net,
@@ -137,6 +139,9 @@ impl<'a> Model<'a> {
         }
         if let Some(context) = self.selinux {
             selinux::set_exec_context(context).at_object(Step::ExecLabel, context)?;
+        }
+        if let Some(profile) = self.apparmor {
+            apparmor::set_exec_profile(profile).at_object(Step::Profile, profile)?;
         }
         self.root.enter()?;
         namespace::set_hostname("guest").at(Step::Root)?;

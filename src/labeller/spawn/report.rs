@@ -23,6 +23,8 @@ pub enum Step {
     Network,
     /// The context for the next exec.
     ExecLabel,
+    /// The AppArmor profile for the next exec.
+    Profile,
     /// Mounts and the change of root.
     Root,
     /// Placing the descriptors.
@@ -54,12 +56,13 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Prepare,
         Self::Clone,
         Self::Cgroup,
         Self::Network,
         Self::ExecLabel,
+        Self::Profile,
         Self::Root,
         Self::Descriptors,
         Self::Rlimits,
@@ -85,6 +88,7 @@ impl Step {
             Self::Cgroup => "enter the cgroup of",
             Self::Network => "enter the network namespace of",
             Self::ExecLabel => "ask for the SELinux context of",
+            Self::Profile => "ask for the AppArmor profile of",
             Self::Root => "build the root directory of",
             Self::Descriptors => "place the descriptors of",
             Self::Rlimits => "set the resource limits of",
@@ -108,6 +112,7 @@ impl Step {
             Self::Clone | Self::Network | Self::Root => Layer::Namespace,
             Self::Cgroup => Layer::Cgroup,
             Self::ExecLabel => Layer::Selinux,
+            Self::Profile => Layer::Apparmor,
             Self::Rlimits => Layer::Rlimit,
             Self::BoundingSet | Self::Capabilities => Layer::Capability,
             Self::LandlockRules | Self::Landlock => Layer::Landlock,

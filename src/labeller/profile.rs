@@ -1,0 +1,95 @@
+//! AppArmor profiles: text from the template and a plan's rules, compiled by a confined `apparmor_parser`, given to the kernel.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use super::spawn::{Helper, helper};
+use crate::base::{DomainUuid, Layer, Refusal};
+use crate::privsep::apparmor::{self as rules, ProfileRule};
+use crate::sys::landlock::Allow;
+use crate::sys::namespace::Namespaces;
+use crate::sys::{apparmor, memfd, scm};
+
+/// The compiler.
+const PARSER: &str = "/usr/sbin/apparmor_parser";
+/// How long it may take to its exec.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of a compiled profile.
+const COMPILED_MAX: u64 = 4 << 20;
+
+/// Compiles a domain's profile as `uid` and gives it to the kernel.
+pub(super) fn load(uuid: DomainUuid, wanted: &[ProfileRule], uid: u32) -> Result<(), Refusal> {
+    let name = rules::profile_name(uuid);
+    let refuse = |rule: String, remedy: &str| {
+        let remedy = format!("{remedy}, or write <seclabel type='none' model='apparmor'/>");
+        Err(Refusal::new(Layer::Apparmor, "load the profile", &*name, rule, remedy))
+    };
+    match apparmor::own() {
+        Ok(own) if own == "unconfined" => {}
+        // What a confined process has opened is held against the device model's profile, which names no image.
+        Ok(own) => {
+            let rule = format!("svirt-labeller itself runs under the profile {own}");
+            return refuse(rule, "run the labeller unconfined");
+        }
+        Err(error) => return refuse(error.to_string(), "mount securityfs and /proc"),
+    }
+    let loaded = rules::render(uuid, wanted)
+        .map_err(io::Error::other)
+        .and_then(|text| compile(&text, uid))
+        .and_then(|compiled| apparmor::load(&compiled));
+    match loaded {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            refuse(error.to_string(), "see that apparmor_parser is installed (Debian: apt install apparmor)")
+        }
+    }
+}
+
+/// Takes a domain's profile out of the kernel.
+pub(super) fn remove(uuid: DomainUuid) -> io::Result<()> {
+    apparmor::remove(&rules::profile_name(uuid))
+}
+
+fn compile(text: &str, uid: u32) -> io::Result<Vec<u8>> {
+    let input = memfd::sealed("svirt-profile", text.as_bytes())?;
+    let (reading, writing) = scm::pipe()?;
+    let (heard, said) = scm::pipe()?;
+    let argv: Vec<String> =
+        [PARSER, "--skip-kernel-load", "--skip-cache", "--stdout", "--quiet"].map(str::to_owned).into();
+    // The features of the running kernel decide what is compiled.
+    let reach =
+        [apparmor::ROOT, "/etc/apparmor", "/etc/apparmor.d", "/usr/share/apparmor-features"].map(Path::new);
+    let list = Allow { read_dir: true, ..Allow::PROGRAM };
+    let reach: Vec<(&Path, Allow)> =
+        reach.into_iter().filter(|path| path.exists()).map(|path| (path, list)).collect();
+    let child = helper(&Helper {
+        program: Path::new(PARSER),
+        argv: &argv,
+        env: &[],
+        uid,
+        fds: &[(input.as_fd(), 0), (writing.as_fd(), 1), (said.as_fd(), 2)],
+        reach: Some(&reach),
+        rlimits: &[],
+        namespaces: Namespaces::default(),
+        selinux_exec: None,
+        cgroup: None,
+        seccomp: None,
+        die_with_labeller: true,
+        timeout: TIMEOUT,
+    })
+    .map_err(|error| io::Error::other(error.to_string()))?;
+    drop((writing, said));
+    let mut compiled = Vec::new();
+    let read = File::from(reading).take(COMPILED_MAX).read_to_end(&mut compiled);
+    let mut words = String::new();
+    let heard = File::from(heard).take(4096).read_to_string(&mut words);
+    child.end()?;
+    read.and(heard)?;
+    if compiled.is_empty() {
+        return Err(io::Error::other(format!("apparmor_parser: {}", words.trim())));
+    }
+    Ok(compiled)
+}

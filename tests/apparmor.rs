@@ -1,0 +1,51 @@
+//! The AppArmor profile of a device model, compiled by AppArmor's own parser. No kernel with AppArmor is needed.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use svirt::base::DomainUuid;
+use svirt::privsep::apparmor::{ProfileRule, profile_name, render};
+
+/// The parser with `text`; `None` where it is not installed.
+fn parse(text: &str, arguments: &[&str]) -> Option<Output> {
+    let program = ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"];
+    let Some(program) = program.into_iter().find(|path| std::path::Path::new(path).exists()) else {
+        println!("skipped: needs apparmor_parser (Debian: apt install apparmor)");
+        return None;
+    };
+    let mut child = Command::new(program)
+        .args(["--skip-kernel-load", "--skip-cache"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    Some(child.wait_with_output().unwrap())
+}
+
+fn uuid() -> DomainUuid {
+    DomainUuid(uuid::Uuid::from_u128(7))
+}
+
+#[test]
+fn a_profile_is_what_the_parser_takes() {
+    for rules in [&[][..], &[ProfileRule::Kvm], &[ProfileRule::Kvm, ProfileRule::HandedInTcp]] {
+        let text = render(uuid(), rules).unwrap();
+        assert!(!text.contains("/images"), "no path of a definition is in it");
+        let Some(done) = parse(&text, &["--stdout", "--quiet"]) else { return };
+        assert!(done.status.success(), "{}\n{text}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.stdout.len() > 1000, "only {} bytes came out", done.stdout.len());
+        let name = profile_name(uuid());
+        assert!(done.stdout.windows(name.len()).any(|bytes| bytes == name.as_bytes()));
+    }
+}
+
+#[test]
+fn the_parser_is_asked_and_says_no() {
+    let text = render(uuid(), &[]).unwrap().replace("flags=", "fags=");
+    let Some(done) = parse(&text, &["--stdout", "--quiet"]) else { return };
+    assert!(!done.status.success(), "a check that cannot fail checks nothing");
+}
