@@ -63,6 +63,8 @@ pub enum Command {
     Validate(Validate),
     /// Print a domain definition as svirt keeps it: libvirt's order, style and defaults
     Format(Format),
+    /// Print the RELAX NG schema of domain definitions
+    Schema,
     /// List the running domains
     List(List),
     /// Ask a guest to power off, or end it

@@ -67,6 +67,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Man(wanted) => pages::man(wanted),
         Command::Plan(wanted) => plan::run(wanted, &args.config),
         Command::Run(wanted) => run::run(wanted, &args.config, args.quiet),
+        Command::Schema => validate::schema(),
         Command::Stop(stop) => stop::run(stop, &args.config, args.quiet),
         Command::Validate(wanted) => validate::run(wanted, &args.config, args.quiet),
         Command::Probe(wanted) => probe::run(wanted, &config::load(&args.config)?),

@@ -8,7 +8,7 @@ use super::definition::Definition;
 use super::exit::Failure;
 use super::output::{note, printable};
 use super::{config, privilege};
-use crate::conf::definition::{Strictness, View, Warning};
+use crate::conf::definition::{self, Strictness, View, Warning};
 
 /// Runs `svirt validate`.
 pub(super) fn run(wanted: &Validate, config: &Path, quiet: bool) -> Result<(), Failure> {
@@ -55,6 +55,12 @@ pub(super) fn format(wanted: &Format, config: &Path, quiet: bool) -> Result<(), 
         Shown::Migratable => View { secure: true, migratable: true },
     };
     write!(anstream::stdout().lock(), "{}", kept.format(view))?;
+    Ok(())
+}
+
+/// Runs `svirt schema`.
+pub(super) fn schema() -> Result<(), Failure> {
+    write!(anstream::stdout().lock(), "{}", definition::schema::domain())?;
     Ok(())
 }
 

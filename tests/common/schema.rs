@@ -2,8 +2,11 @@
 #![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 
 use relax_ng::{
     Content, DatatypeRegistry, Element, ExpandedName, ResolveError, Schema, SchemaResolver, SchemaSource,
@@ -72,13 +75,24 @@ impl Element for At<'_> {
     }
 }
 
+thread_local! {
+    /// The schemas that this test has used: libvirt's takes longer to compile than a document to check.
+    static COMPILED: RefCell<BTreeMap<PathBuf, Rc<Schema>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn compiled(schema: &Path) -> Rc<Schema> {
+    let compile = || {
+        let text = std::fs::read_to_string(schema).unwrap();
+        let source = SchemaSource::new(text, schema.display().to_string(), SchemaSyntax::Xml);
+        let files = Files(schema.parent().unwrap().to_path_buf());
+        Rc::new(Schema::compile(&source, &files).unwrap_or_else(|error| panic!("{schema:?}: {error}")))
+    };
+    COMPILED.with_borrow_mut(|known| known.entry(schema.to_path_buf()).or_insert_with(compile).clone())
+}
+
 /// What is wrong with a document; empty where nothing is. xmllint must be of the same opinion.
 pub fn complaints(schema: &Path, xml: &str) -> Vec<String> {
-    let directory = schema.parent().unwrap().to_path_buf();
-    let text = std::fs::read_to_string(schema).unwrap();
-    let source = SchemaSource::new(text, schema.display().to_string(), SchemaSyntax::Xml);
-    let compiled =
-        Schema::compile(&source, &Files(directory)).unwrap_or_else(|error| panic!("{schema:?}: {error}"));
+    let compiled = compiled(schema);
     let document = Document::parse(xml).unwrap_or_else(|error| panic!("{error}\n{xml}"));
     let found = compiled.validate(&DatatypeRegistry::new(), &At(document.root_element())).unwrap();
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();

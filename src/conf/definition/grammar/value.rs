@@ -36,6 +36,8 @@ pub enum Value {
 /// A class of texts.
 #[derive(Debug)]
 pub struct Class {
+    /// Its name in the schema.
+    pub name: &'static str,
     /// What it is, for errors: `an absolute path`.
     pub expected: &'static str,
     /// The pattern of XML Schema that describes it; empty for any text.
@@ -59,8 +61,12 @@ pub(super) const ON_OFF: Value = Value::Word(&["on", "off"]);
 
 macro_rules! class {
     ($name:ident, $expected:literal, $pattern:literal, $read:expr) => {
-        pub(super) const $name: Value =
-            Value::Class(&Class { expected: $expected, pattern: $pattern, read: $read });
+        pub(in crate::conf::definition) const $name: Value = Value::Class(&Class {
+            name: stringify!($name),
+            expected: $expected,
+            pattern: $pattern,
+            read: $read,
+        });
     };
 }
 
