@@ -176,3 +176,47 @@ fn the_read_only_socket_only_reads() {
         .says(&["operation forbidden: read only access prevents virDomainCreate"]);
     virsh(&["dumpxml", "d1", "--security-info"]).expect(1).says(&["virDomainGetXMLDesc with secure flag"]);
 }
+
+#[test]
+fn it_takes_over_a_socket_and_tells_its_service_manager() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    host.kill_daemon();
+    let listener = UnixListener::bind(host.rig.path("handed")).unwrap();
+    let told = UnixDatagram::bind(host.rig.path("notify")).unwrap();
+    told.set_read_timeout(Some(e2e_rig::PATIENCE)).unwrap();
+    // As systemd's own is: the daemon is no longer root when it serves.
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(host.rig.path("notify"), everybody).unwrap();
+    let mut daemon = std::process::Command::new("/bin/sh")
+        .arg("-c")
+        .arg("exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"")
+        .args(["sh", env!("CARGO_BIN_EXE_svirtd"), "--config", &host.rig.text("svirt.toml")])
+        .env("NOTIFY_SOCKET", host.rig.path("notify"))
+        .stdin(OwnedFd::from(listener))
+        .spawn()
+        .unwrap();
+    let mut text = [0; 64];
+    let length = told.recv(&mut text).unwrap();
+    assert!(text[..length].starts_with(b"READY=1"));
+    let uri = format!("qemu+unix:///system?socket={}", host.rig.text("handed"));
+    let mut virsh = std::process::Command::new(virsh_rig::VIRSH);
+    virsh.args(["--connect", &uri, "list"]);
+    let ran =
+        e2e_rig::finish(virsh.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()));
+    // A second one does not serve beside it.
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_svirtd"))
+        .args(["--config", &host.rig.text("svirt.toml")])
+        .output()
+        .unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    ran.expect(0);
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another svirtd serves"));
+    host.start_daemon();
+    host.says(&["list"]);
+}

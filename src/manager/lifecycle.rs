@@ -344,9 +344,8 @@ impl Manager {
 
     /// Ends what was started to end with this connection.
     pub fn connection_ended(&self, connection: u64) {
-        let bound =
-            |domain: &Domain| domain.live.as_ref().is_some_and(|live| live.autodestroy == Some(connection));
-        for domain in self.all().iter().filter(|domain| bound(domain)) {
+        let bound = self.table().bound_to(connection);
+        for domain in bound {
             if let Err(error) = self.destroy(domain.uuid) {
                 tracing::error!(%error, domain = %domain.name, "cannot end a domain whose client is gone");
             }

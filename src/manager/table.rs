@@ -140,6 +140,12 @@ impl Table {
         })
     }
 
+    /// Domains that are to end with a connection.
+    pub(super) fn bound_to(&self, connection: u64) -> Vec<Domain> {
+        let bound = |live: &Arc<Live>| live.autodestroy == Some(connection);
+        self.domains.values().filter(|domain| domain.live.as_ref().is_some_and(bound)).cloned().collect()
+    }
+
     /// A domain to change.
     pub(super) fn get(&mut self, uuid: DomainUuid) -> Option<&mut Domain> {
         self.domains.get_mut(&uuid)
