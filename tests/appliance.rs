@@ -156,6 +156,7 @@ fn the_domain_that_comes_out_is_planned_with_its_labels_translated() {
         emulators: vec![Emulator { path: QEMU.into(), version: (7, 2, 22) }],
         landlock_abi: 7,
         cpus: 4,
+        online: vec![0, 1, 2, 3],
         memory: 1 << 30,
         ..HostFacts::default()
     };
@@ -165,6 +166,12 @@ fn the_domain_that_comes_out_is_planned_with_its_labels_translated() {
     let text = svirt::plan::render(&plan);
     assert!(text.contains("svirt_guest_tcg_t:s0:c1,c2"), "{text}");
     assert!(text.contains("because: selinux label") && text.contains("selinux-libvirt-svirt.toml"), "{text}");
+    assert!(text.contains("dump-guest-core=off") && !text.contains(", CPUs"), "{text}");
+    settings.host.enable_dump = true;
+    settings.host.cpus = 1;
+    let text = svirt::plan::render(&prepared.plan(&facts, &settings, &Survey::default(), 7, false).unwrap());
+    assert!(text.contains("dump-guest-core=on") && text.contains(", CPUs 1,2,3"), "{text}");
+    assert!(text.contains("core unlimited"), "{text}");
     settings.selinux.doi = vec!["elsewhere".into()];
     let refused = prepared.plan(&facts, &settings, &Survey::default(), 7, false).unwrap_err();
     assert!(refused.refusal().rule.contains("\"elsewhere\""), "{refused}");

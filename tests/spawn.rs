@@ -391,7 +391,8 @@ fn a_cgroup_limits_and_goes_away() {
     }
     let host = CgroupHost::discover().unwrap();
     let rig = Rig::new(1_911_000_006);
-    let limits = CgroupLimits { memory_max: 512 << 20, pids_max: 64, devices: vec![DeviceNode::Null] };
+    let limits =
+        CgroupLimits { memory_max: 512 << 20, pids_max: 64, devices: vec![DeviceNode::Null], cpus: vec![] };
     let group = host.create(&rig.domain.uuid, &limits).unwrap();
     let launched = rig.launch(Some(&group), None, &mut |_| Ok(())).unwrap();
     until(&launched.control, |report| matches!(report, Report::Greeted));
@@ -408,6 +409,45 @@ fn a_cgroup_limits_and_goes_away() {
     stop(&launched);
     host.remove(&rig.domain.uuid).unwrap();
     assert!(!host.existing().contains(&rig.domain.uuid.to_string()));
+}
+
+#[test]
+fn a_cgroup_keeps_cpus_for_the_host() {
+    if !able() {
+        return;
+    }
+    let host = CgroupHost::discover().unwrap();
+    let uuid = DomainUuid(uuid::Uuid::from_u64_pair(0x5918, u64::from(std::process::id())));
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let last: u32 = online.trim().rsplit(['-', ',']).next().unwrap().parse().unwrap();
+    let limits = CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![], cpus: vec![last] };
+    let group = host.create(&uuid, &limits).unwrap();
+    let missing = group.unenforced().iter().any(|line| line.starts_with("cgroup cpuset:"));
+    // Forked first: a clone needs a process with one thread.
+    let child = process::fork(|| {
+        let body = || {
+            for (_, mut file) in group.join_files() {
+                file.write_all(b"0").unwrap();
+            }
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+            i32::from(allowed.trim() == last.to_string())
+        };
+        let inner = svirt::sys::namespace::clone(Default::default(), group.unified(), body).unwrap();
+        match pidfd::wait_ended(&inner.pidfd, 30_000).map(|_| pidfd::reap(&inner.pidfd)) {
+            Ok(Some(pidfd::Exit::Code(code))) => code,
+            _ => 99,
+        }
+    })
+    .unwrap();
+    assert!(pidfd::wait_ended(&child.pidfd, 30_000).unwrap());
+    let ended = pidfd::reap(&child.pidfd);
+    host.remove(&uuid).unwrap();
+    if missing {
+        eprintln!("skipped: needs a cpuset controller: {:?}", group.unenforced());
+        return;
+    }
+    assert_eq!(ended, Some(pidfd::Exit::Code(1)), "it runs on that CPU alone");
 }
 
 #[test]
@@ -435,7 +475,9 @@ fn a_cgroup_refuses_other_device_nodes() {
     let host = CgroupHost::discover().unwrap();
     let uuid = DomainUuid(uuid::Uuid::from_u64_pair(0x5917, u64::from(std::process::id())));
     let devices = vec![DeviceNode::Null, DeviceNode::Urandom];
-    let group = host.create(&uuid, &CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices }).unwrap();
+    let group = host
+        .create(&uuid, &CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices, cpus: vec![] })
+        .unwrap();
     let missing = group.unenforced().iter().any(|line| line.starts_with("cgroup devices:"));
     let opens = |path: &str, write: bool| fs::File::options().read(true).write(write).open(path).is_ok();
     let body = || {

@@ -27,6 +27,8 @@ pub struct HostFacts {
     pub doi_tables: Vec<(String, String)>,
     /// CPUs online.
     pub cpus: u32,
+    /// Their numbers.
+    pub online: Vec<u32>,
     /// Memory in bytes.
     pub memory: u64,
 }

@@ -11,7 +11,7 @@ const NOFILE_PER_DEVICE: u64 = 192;
 const NPROC_SPARE: u64 = 256;
 
 /// The limits. There is none on file size: an image may be of any size, and growing it is the guest's right.
-pub(super) fn rlimits(domain: &Domain, fds: usize) -> Vec<Rlimit> {
+pub(super) fn rlimits(domain: &Domain, fds: usize, dump: bool) -> Vec<Rlimit> {
     let devices = &domain.devices;
     let count = devices.disks.len()
         + devices.interfaces.len()
@@ -26,8 +26,8 @@ pub(super) fn rlimits(domain: &Domain, fds: usize) -> Vec<Rlimit> {
         .min(1 << 20);
     let limit = |resource, value| Rlimit { resource, value: Some(value) };
     vec![
-        // A core would hold the guest's memory.
-        limit(RlimitKind::Core, 0),
+        // A core holds the guest's memory, so there is none unless the administrator wants it.
+        Rlimit { resource: RlimitKind::Core, value: (!dump).then_some(0) },
         // Nothing is locked: no device assignment and no <locked/> memory runs today.
         limit(RlimitKind::Memlock, 0),
         // QEMU uses no message queues.

@@ -58,7 +58,7 @@ pub fn plan(request: Request<'_>) -> Result<(Confinement, Vec<String>), Refusal>
         groups: request.host.kvm_group.filter(|_| kvm).into_iter().collect(),
         landlock: landlock::spec(request.host.landlock_abi, &devices),
         root: RootSpec { files: request.root_files, devices },
-        rlimits: limits::rlimits(request.domain, request.fds),
+        rlimits: limits::rlimits(request.domain, request.fds, request.settings.host.enable_dump),
         selinux_exec: request.selinux_exec,
         seccomp,
     };

@@ -69,6 +69,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         let _ = cache.clone().store(settings);
     }
     let system = rustix::system::sysinfo();
+    let online = topology::online();
     let facts = HostFacts {
         kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
         landlock_abi: crate::sys::landlock::kernel_abi(),
@@ -80,7 +81,8 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         firmwares: firmware::all(),
         emulators: emulator::usable(&cache).collect(),
         doi_tables: doi::tables(settings),
-        cpus: u32::try_from(topology::online().len()).unwrap_or(u32::MAX),
+        cpus: u32::try_from(online.len()).unwrap_or(u32::MAX),
+        online,
         memory: (system.totalram as u64).saturating_mul(u64::from(system.mem_unit)),
     };
     Inventory {

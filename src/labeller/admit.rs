@@ -158,6 +158,14 @@ impl<'a> Admission<'a> {
         if limits.pids_max == 0 || limits.pids_max > PIDS_MAX {
             return Err(policy("allow threads:", limits.pids_max.to_string(), "at most 65536", "plan again"));
         }
+        let kept = self.settings.host.cpus;
+        let ascending = limits.cpus.is_sorted_by(|one, next| one < next);
+        let own = limits.cpus.first().is_some_and(|first| *first < kept);
+        if !ascending || own || (kept > 0 && limits.cpus.is_empty()) {
+            let object = format!("the CPUs {:?}", limits.cpus);
+            let rule = format!("host.cpus keeps the first {kept} for the host");
+            return Err(policy("run the domain on", object, &rule, "plan again"));
+        }
         let distinct: HashSet<_> = limits.devices.iter().collect();
         if distinct.len() != limits.devices.len() {
             return Err(policy("allow", "the devices".into(), "one is named twice", "plan again"));

@@ -43,7 +43,7 @@ fn at<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T, 
 }
 
 /// The version 1 controllers that have limits here.
-const CONTROLLERS: [&str; 3] = ["devices", "memory", "pids"];
+const CONTROLLERS: [&str; 4] = ["cpuset", "devices", "memory", "pids"];
 
 /// Where the labeller's own cgroups are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +98,9 @@ impl CgroupHost {
     /// Makes a domain's cgroup with its limits. Whatever stands under its name already is used again.
     pub fn create(&self, uuid: &DomainUuid, limits: &CgroupLimits) -> Result<DomainCgroup, CgroupError> {
         let mut group = DomainCgroup { unified: None, join: Vec::new(), path: None, unenforced: Vec::new() };
-        let mut missing: Vec<&str> = CONTROLLERS.to_vec();
+        // A cpuset is only made where there is something to say.
+        let wanted = |name: &&str| *name != "cpuset" || !limits.cpus.is_empty();
+        let mut missing: Vec<&str> = CONTROLLERS.iter().copied().filter(wanted).collect();
         if let Some((own, mount)) = &self.unified {
             match self.create_unified(own, uuid, limits, &mut missing) {
                 Ok((dir, path)) => {
@@ -133,7 +135,7 @@ impl CgroupHost {
         limits: &CgroupLimits,
         missing: &mut Vec<&str>,
     ) -> Result<(File, PathBuf), CgroupError> {
-        for controller in ["memory", "pids"] {
+        for controller in ["cpuset", "memory", "pids"].into_iter().filter(|name| missing.contains(name)) {
             enable(own, controller);
         }
         let dir = own.join(name(uuid));
@@ -144,6 +146,9 @@ impl CgroupHost {
         }
         if limit("pids.max", limits.pids_max.to_string()) {
             missing.retain(|name| *name != "pids");
+        }
+        if !limits.cpus.is_empty() && limit("cpuset.cpus", list(&limits.cpus)) {
+            missing.retain(|name| *name != "cpuset");
         }
         let handle = at("open", &dir, File::open(&dir))?;
         let rules: Vec<bpf::DeviceRule> = limits.devices.iter().map(|node| rule(*node)).collect();
@@ -233,6 +238,13 @@ fn create_legacy(controller: &'static str, dir: &Path, limits: &CgroupLimits) ->
     match controller {
         "memory" => write("memory.limit_in_bytes", &limits.memory_max.to_string())?,
         "pids" => write("pids.max", &limits.pids_max.to_string())?,
+        "cpuset" => {
+            // A new version 1 cpuset has neither, and nothing may join it before it has both.
+            let above = dir.parent().unwrap_or(dir).join("cpuset.mems");
+            let memory = at("read", &above, fs::read_to_string(&above))?;
+            write("cpuset.mems", memory.trim())?;
+            write("cpuset.cpus", &list(&limits.cpus))?;
+        }
         _ => {
             write("devices.deny", "a")?;
             for node in &limits.devices {
@@ -246,6 +258,11 @@ fn create_legacy(controller: &'static str, dir: &Path, limits: &CgroupLimits) ->
     // over all forks of the host, which `cgroup.procs` takes and which waits for an RCU grace period (7 ms).
     let procs = dir.join("tasks");
     at("open", &procs, File::options().write(true).custom_flags(libc::O_CLOEXEC).open(&procs))
+}
+
+/// CPUs as the kernel takes them.
+fn list(cpus: &[u32]) -> String {
+    cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn rule(node: DeviceNode) -> bpf::DeviceRule {

@@ -8,7 +8,7 @@ use super::images;
 use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
-use super::{PlanError, doi, slots};
+use super::{PlanError, doi, reserve, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VideoModel, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
@@ -68,6 +68,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let inputs = &Inputs { domain, chains, ..*inputs };
     check_free(inputs)?;
     check_size(domain, host, settings)?;
+    reserve::check(domain, host, settings)?;
     let emulator = emulator(domain, host, settings)?;
     check_modules(domain, host)?;
     selinux::models_present(domain, host)?;
@@ -89,7 +90,14 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let nvram = resources.iter().filter(|resource| resource.name == firmware::NVRAM);
     let nvram_label = nvram.map(|resource| images::label(resource, &stack)).next().transpose()?.flatten();
     let program = &emulator.path;
-    let line = qemu::argv(&Guest { domain, uuid: inputs.uuid, program, chains, flash: flash.as_ref() })?;
+    let line = qemu::argv(&Guest {
+        domain,
+        uuid: inputs.uuid,
+        program,
+        chains,
+        flash: flash.as_ref(),
+        dump: settings.host.enable_dump,
+    })?;
     check_arguments(&line.argv)?;
     // What the host lacks, the rendered plan names from the ruleset itself.
     let (confinement, _) = confine::plan(confine::Request {
@@ -104,7 +112,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confine::supervisor_filter()?);
 
     let mut ops = leases(&uids, labels.as_ref());
-    ops.push(Op::Cgroup(cgroup(domain, &confinement.root.devices)));
+    ops.push(Op::Cgroup(cgroup(domain, &confinement.root.devices, reserve::guest_cpus(host, settings))));
     ops.extend(images.opens);
     ops.extend(boot_ops);
     ops.extend(flash_ops.into_iter().flatten());
@@ -322,7 +330,7 @@ fn leases(uids: &Owners, labels: Option<&Labels>) -> Vec<Op> {
 }
 
 /// The cgroup lets through exactly the device nodes that the root shows.
-fn cgroup(domain: &Domain, devices: &[DeviceNode]) -> CgroupLimits {
+fn cgroup(domain: &Domain, devices: &[DeviceNode], cpus: Vec<u32>) -> CgroupLimits {
     let own = match domain.virt {
         VirtType::Kvm => QEMU_MEMORY,
         VirtType::Qemu => QEMU_MEMORY + TCG_MEMORY,
@@ -331,6 +339,7 @@ fn cgroup(domain: &Domain, devices: &[DeviceNode]) -> CgroupLimits {
         memory_max: domain.memory.saturating_add(own),
         pids_max: u64::from(domain.vcpus).saturating_add(QEMU_THREADS),
         devices: devices.to_vec(),
+        cpus,
     }
 }
 

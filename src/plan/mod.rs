@@ -17,6 +17,7 @@ mod ports;
 mod props;
 pub mod qemu;
 pub mod render;
+mod reserve;
 mod slots;
 #[cfg(test)]
 pub(crate) mod testing;

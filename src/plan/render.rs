@@ -180,11 +180,14 @@ fn address(at: &ListenAt) -> String {
 
 fn cgroup(limits: &CgroupLimits) -> String {
     let devices: Vec<&str> = limits.devices.iter().map(|node| device(*node)).collect();
+    let cpus: Vec<String> = limits.cpus.iter().map(ToString::to_string).collect();
     format!(
-        "memory {} MiB, {} threads, devices {}",
+        "memory {} MiB, {} threads, devices {}{}{}",
         limits.memory_max >> 20,
         limits.pids_max,
-        devices.join(" ")
+        devices.join(" "),
+        if cpus.is_empty() { "" } else { ", CPUs " },
+        cpus.join(",")
     )
 }
 

@@ -243,6 +243,9 @@ pub struct CgroupLimits {
     pub pids_max: u64,
     /// Device nodes that may be opened.
     pub devices: Vec<DeviceNode>,
+    /// `cpuset.cpus`: the CPUs that the domain's processes may run on, ascending; empty where the host keeps none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpus: Vec<u32>,
 }
 
 /// A device node from the closed list of those that a device model may open by itself.

@@ -203,6 +203,7 @@ impl Rig {
                     memory_max: 1 << 30,
                     pids_max: 64,
                     devices: vec![DeviceNode::Null],
+                    cpus: vec![],
                 }),
                 Op::OpenImage(open),
                 Op::LabelSelinux {

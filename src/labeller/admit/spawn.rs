@@ -40,7 +40,7 @@ impl Admission<'_> {
         self.process_label(spawn.confinement.selinux_exec.as_deref(), &guest, &shares)?;
         let types = [&types.supervisor_type];
         self.process_label(spawn.supervisor.selinux_label.as_deref(), &types, &shares)?;
-        confinement(&spawn.confinement)?;
+        confinement(&spawn.confinement, self.settings.host.enable_dump)?;
         self.supervisor(&spawn.supervisor)
     }
 
@@ -92,7 +92,7 @@ fn arguments(spawn: &Spawn) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn confinement(confinement: &Confinement) -> Result<(), Refusal> {
+fn confinement(confinement: &Confinement, dump: bool) -> Result<(), Refusal> {
     program(&confinement.seccomp, "the device model")?;
     let refuse = |object: &str, rule: &str| Err(policy("confine with", object.into(), rule, "plan again"));
     if confinement.uid == 0 || confinement.gid == 0 {
@@ -108,7 +108,7 @@ fn confinement(confinement: &Confinement) -> Result<(), Refusal> {
         return refuse("the Landlock ruleset", "it has too many rules");
     }
     confinement.landlock.rules.iter().try_for_each(|rule| landlock(rule, &devices))?;
-    rlimits(&confinement.rlimits)
+    rlimits(&confinement.rlimits, dump)
 }
 
 /// The ceiling: reading and executing anywhere in the minimal root, writing to its device nodes alone.
@@ -136,11 +136,12 @@ fn landlock(rule: &LandlockRule, devices: &HashSet<DeviceNode>) -> Result<(), Re
     Ok(())
 }
 
-fn rlimits(limits: &[Rlimit]) -> Result<(), Refusal> {
+fn rlimits(limits: &[Rlimit], dump: bool) -> Result<(), Refusal> {
     let mut seen = HashSet::new();
     for limit in limits {
         let ceiling = match limit.resource {
-            // A core file would hold the guest's memory.
+            // A core file holds the guest's memory.
+            RlimitKind::Core if dump => None,
             RlimitKind::Core => Some(0),
             RlimitKind::Fsize | RlimitKind::Memlock => None,
             RlimitKind::Msgqueue => Some(1 << 20),

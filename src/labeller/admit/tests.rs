@@ -72,7 +72,7 @@ fn plan(settings: &Settings) -> LaunchPlan {
             Op::LeaseUid { role: UidRole::Domain, uid: settings.uids.domains.first },
             Op::LeaseUid { role: UidRole::Supervisor, uid: settings.uids.supervisors.first },
             Op::LeaseCategories { pair: CategoryPair::new(1, 2).unwrap() },
-            Op::Cgroup(CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![] }),
+            Op::Cgroup(CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![], cpus: vec![] }),
             Op::OpenImage(image),
             Op::LabelSelinux {
                 slot: slot("disk"),
@@ -214,8 +214,34 @@ fn the_ceiling_holds() {
     );
     assert_eq!(refused(|plan| last(plan).confinement.rlimits[0].value = None), Some(8));
     assert_eq!(refused(|plan| last(plan).supervisor.clients.push(1_910_000_000)), Some(8));
-    let memory = CgroupLimits { memory_max: 1 << 40, pids_max: 1 << 40, devices: vec![] };
+    let memory = CgroupLimits { memory_max: 1 << 40, pids_max: 1 << 40, devices: vec![], cpus: vec![] };
     assert_eq!(refused(|plan| plan.ops[3] = Op::Cgroup(memory)), Some(3));
+}
+
+#[test]
+fn what_the_host_keeps_is_kept_by_the_labeller_too() {
+    let mut settings = Settings::default();
+    let made = |cpus: &[u32], settings: &Settings| {
+        let mut plan = plan(settings);
+        let limits = CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![], cpus: cpus.to_vec() };
+        plan.ops[3] = Op::Cgroup(limits);
+        check(&plan, settings, true).map_err(|not| not.op)
+    };
+    assert_eq!((made(&[], &settings), made(&[0, 3], &settings)), (Ok(()), Ok(())));
+    settings.host.cpus = 2;
+    assert_eq!(made(&[2, 3], &settings), Ok(()));
+    for cpus in [&[][..], &[1, 2], &[3, 2], &[2, 2]] {
+        assert_eq!(made(cpus, &settings), Err(Some(3)), "{cpus:?}");
+    }
+    let core = |settings: &Settings| {
+        let mut plan = plan(settings);
+        last(&mut plan).confinement.rlimits[0].value = None;
+        check(&plan, settings, true).map_err(|not| not.op)
+    };
+    settings.host.cpus = 0;
+    assert_eq!(core(&settings), Err(Some(8)), "a core dump holds the guest's memory");
+    settings.host.enable_dump = true;
+    assert_eq!(core(&settings), Ok(()));
 }
 
 #[test]

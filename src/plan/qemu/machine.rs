@@ -43,7 +43,7 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     let domain = guest.domain;
     args.pair("-name", format!("guest={}", domain.name.as_str().replace(',', ",,")));
     args.flag("-S");
-    args.pair("-machine", machine(domain, guest.flash)?);
+    args.pair("-machine", machine(domain, guest.flash, guest.dump)?);
     pflash(args, guest)?;
     args.pair("-accel", if domain.virt == VirtType::Kvm { "kvm" } else { "tcg" });
     if let Some(cpu) = cpu(domain)? {
@@ -132,10 +132,11 @@ fn sleep_states(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn machine(domain: &Domain, flash: Option<&Flash>) -> Result<String, PlanError> {
+fn machine(domain: &Domain, flash: Option<&Flash>, dump: bool) -> Result<String, PlanError> {
     board(&domain.os.machine)?;
     let on = |value: bool| if value { "on" } else { "off" };
-    let mut text = format!("{},usb=off,dump-guest-core=off,memory-backend=pc.ram", domain.os.machine);
+    let mut text =
+        format!("{},usb=off,dump-guest-core={},memory-backend=pc.ram", domain.os.machine, on(dump));
     text.push_str(&format!(",acpi={}", on(domain.features.acpi)));
     if let Some(smm) = domain.features.smm.or(flash.filter(|flash| flash.secure).map(|_| true)) {
         text.push_str(&format!(",smm={}", on(smm)));

@@ -49,6 +49,8 @@ pub struct Guest<'a> {
     pub chains: &'a [Chain],
     /// UEFI firmware.
     pub flash: Option<&'a Flash>,
+    /// Whether a crash may leave the guest's memory in a core dump.
+    pub dump: bool,
 }
 
 /// Makes QEMU's command line.
