@@ -33,6 +33,12 @@ fn capabilities() {
 
 #[cfg(feature = "frontend")]
 #[test]
+fn definition() {
+    replay("definition", svirt::conf::definition::fuzz_definition);
+}
+
+#[cfg(feature = "frontend")]
+#[test]
 fn domain() {
     replay("domain", svirt::conf::domain_xml::fuzz_domain);
 }

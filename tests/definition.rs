@@ -4,8 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use svirt::conf::definition::{Definition, Strictness, View};
+use svirt::conf::definition::{self, Definition, Strictness, View};
 use svirt::conf::domain_xml;
+
+use proptest::prelude::*;
+use svirt::conf::definition::grammar::{Body, Child, DOMAIN, Element, Value};
 
 const SECURE: View = View { secure: true, migratable: false };
 
@@ -64,4 +67,121 @@ fn without_lines(value: &mut serde_json::Value) {
         }
         _ => {}
     }
+}
+
+/// Numbers from a seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+
+    /// Something that the value may say, most of the time.
+    fn value(&mut self, value: &Value) -> String {
+        let tried = [
+            "/dev/null",
+            "abc",
+            "vda",
+            "sdb",
+            "0",
+            "1",
+            "4096",
+            "KiB",
+            "52:54:00:12:34:56",
+            "192.168.7.1",
+            "0-3,^2",
+            "0755",
+            "1b4e28ba-2fa1-4d2e-883f-0016d3cca427",
+            "5000c50015ea71ad",
+            "ua-disk",
+            "it's <a> & \"b\"",
+            "\u{e9}\u{4e2d}",
+        ];
+        match value {
+            Value::Word(words) => words[self.below(words.len())].to_owned(),
+            value => {
+                let fitting: Vec<_> = tried.iter().filter(|text| value.read(text).is_some()).collect();
+                if fitting.is_empty() {
+                    "1000".to_owned()
+                } else {
+                    (*fitting[self.below(fitting.len())]).to_owned()
+                }
+            }
+        }
+    }
+
+    /// An element as the grammar has it, children in any order.
+    fn element(&mut self, element: &Element, depth: usize, out: &mut String) {
+        let mut word = None;
+        let mut attributes = String::new();
+        for attribute in element.attributes {
+            let fits = attribute.when.is_empty()
+                || word.as_ref().is_some_and(|w: &String| attribute.when.contains(&w.as_str()));
+            let wanted = attribute.required || Some(attribute.name) == element.switch || self.below(3) == 0;
+            if fits && wanted && !attributes.contains(&format!(" {}=", attribute.name)) {
+                let value = self.value(&attribute.value);
+                let text = value.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+                attributes.push_str(&format!(" {}=\"{text}\"", attribute.name));
+                if Some(attribute.name) == element.switch {
+                    word = Some(value);
+                }
+            }
+        }
+        let name = element.name;
+        let space =
+            if name == "domain" { " xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'" } else { "" };
+        out.push_str(&format!("<{name}{space}{attributes}>"));
+        match &element.body {
+            Body::Children(children) => self.children(children, word.as_deref(), depth, out),
+            Body::Foreign => out.push_str("<o:a xmlns:o='urn:o'> kept <b xmlns=''/></o:a>"),
+            Body::Size(_) => out.push_str("1048576"),
+            Body::Text(value) => {
+                let text = self.value(value);
+                out.push_str(&text.replace('&', "&amp;").replace('<', "&lt;"));
+            }
+        }
+        out.push_str(&format!("</{name}>"));
+    }
+
+    fn children(&mut self, children: &[Child], word: Option<&str>, depth: usize, out: &mut String) {
+        let mut chosen: Vec<&Child> = children
+            .iter()
+            .filter(|child| child.when.is_empty() || word.is_some_and(|word| child.when.contains(&word)))
+            .filter(|child| match child.times {
+                definition::grammar::Times::Once => true,
+                _ => depth < 8 && self.below(4) == 0,
+            })
+            .collect();
+        chosen.dedup_by_key(|child| child.element.name);
+        while !chosen.is_empty() {
+            let child = chosen.swap_remove(self.below(chosen.len()));
+            self.element(child.element, depth + 1, out);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever the grammar admits and the rules do not refuse is written as what it was read.
+    #[test]
+    fn what_is_written_is_read_back(seed in any::<u64>()) {
+        let mut xml = String::new();
+        Numbers(seed).element(&DOMAIN, 0, &mut xml);
+        definition::fuzz_definition(xml.as_bytes());
+    }
+}
+
+/// The property above would hold if nothing were accepted.
+#[test]
+fn the_generator_makes_definitions_that_are_accepted() {
+    let accepted = (0..200_u64).filter(|seed| {
+        let mut xml = String::new();
+        Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)).element(&DOMAIN, 0, &mut xml);
+        Definition::parse(xml.as_bytes(), Strictness::Strict).is_ok()
+    });
+    let accepted = accepted.count();
+    assert!(accepted > 20, "{accepted} of 200");
 }
