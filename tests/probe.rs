@@ -88,6 +88,7 @@ fn an_unconfined_qemu_reaches_its_neighbour_and_a_sandbox_stops_little() {
         .unwrap();
     // A stock manager gives every guest the same uid, so the neighbour has it too.
     let decoy = Decoy::new(directory.path(), UID).unwrap();
+    only_a_socket(decoy.targets().neighbour_pid);
     let targets = Targets { manager_file: Some("/etc/shadow".into()), ..decoy.targets().clone() };
     let rows = matrix::run(&place, &targets).unwrap();
     for row in &rows {
@@ -124,4 +125,46 @@ fn an_unconfined_qemu_reaches_its_neighbour_and_a_sandbox_stops_little() {
     let left = decoy.targets().image.clone();
     drop(decoy);
     assert!(!std::path::Path::new(&left).exists());
+}
+
+/// Whoever has the neighbour's uid can take its descriptors: root's terminal is none of them.
+fn only_a_socket(pid: i32) {
+    let facts = inspect::read::process("neighbour", pid).unwrap();
+    let found: Vec<_> =
+        facts.fds.iter().map(|fd| (fd.number, fd.target.split(':').next().unwrap())).collect();
+    assert_eq!(found, [(0, "/dev/null"), (1, "/dev/null"), (2, "/dev/null"), (3, "socket")]);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
+    assert_eq!(session, pid.to_string(), "a session without a terminal");
+}
+
+/// A process that has put a program of its own in the shell's place, in its own mount namespace.
+#[test]
+fn nothing_of_the_targets_is_executed() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (trap, marker) = (directory.path().join("trap"), directory.path().join("marker"));
+    std::fs::write(&trap, format!("#!/bin/bash\nid > {}\n", marker.display())).unwrap();
+    std::fs::set_permissions(&trap, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let target = Command::new("unshare")
+        .args(["--mount", "bash", "-c", "mount --bind \"$0\" /bin/sh && exec -a ready sleep 60"])
+        .arg(&trap)
+        .spawn()
+        .unwrap();
+    let target = Bare(target);
+    let ready = || std::fs::read(format!("/proc/{}/cmdline", target.pid())).unwrap().starts_with(b"ready");
+    while !ready() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let facts = inspect::read::process("qemu", target.pid()).unwrap();
+    let place = Place::open(facts, None).unwrap();
+    assert!(place.has(Layer::Namespaces));
+    let rows = matrix::run(&place, &Targets::default()).unwrap();
+    let exec = row(&rows, "host-exec");
+    assert_eq!((exec.control, exec.placed), (Outcome::Through, Outcome::Through));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!marker.exists(), "the target's shell ran");
 }

@@ -73,6 +73,15 @@ pub struct Attack {
     pub run: fn(&Targets) -> io::Result<()>,
 }
 
+impl Attack {
+    /// Whether it executes a program, which may be the target's own.
+    #[must_use]
+    pub fn executes(&self) -> bool {
+        self.id == EXEC
+    }
+}
+
+const EXEC: &str = "host-exec";
 const UID: &str = "a uid of its own for each guest: run it under svirt, or give it a static dac label \
                    (<seclabel type='static' model='dac' relabel='yes'><label>+UID:+GID</label></seclabel>)";
 const ROOT: &str = "a minimal root and Landlock: run it under svirt; libvirt hides only /dev";
@@ -201,7 +210,7 @@ pub const ATTACKS: &[Attack] = &[
         run: |targets| targets.block_device.as_deref().map_or(not_here("no block device"), read_first),
     },
     Attack {
-        id: "host-exec",
+        id: EXEC,
         aim: Aim::Host,
         title: "execute a shell",
         gain: "every program of the host as a tool",

@@ -4,6 +4,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -82,8 +83,8 @@ impl Decoy {
 
     /// Starts the neighbour's process and reads its segment's number; its secret is where ours is, for it is a fork.
     fn process(uid: u32, secret: &u64) -> io::Result<(Child, i32)> {
-        let (mut ours, mut theirs) = UnixStream::pair()?;
-        let process = process::fork(|| neighbour(uid, &mut theirs).map_or(1, |()| 0))?;
+        let (mut ours, theirs) = UnixStream::pair()?;
+        let process = process::fork(|| neighbour(uid, &theirs).map_or(1, |()| 0))?;
         ours.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut number = [0; 4];
         match ours.read_exact(&mut number) {
@@ -114,12 +115,14 @@ impl Drop for Decoy {
 }
 
 /// The neighbour's process: takes its uid, makes a segment, tells its number and waits to be killed.
-fn neighbour(uid: u32, out: &mut UnixStream) -> io::Result<()> {
+fn neighbour(uid: u32, out: &UnixStream) -> io::Result<()> {
+    // Whoever has the same uid can take its descriptors: none of ours, and not the terminal, may be among them.
+    process::keep_only(out.as_fd())?;
     enter::ids(uid, uid, &[])?;
     enter::permitted(0)?;
     // A process that changed its uid is not dumpable; a device model that was executed as its uid is.
     process::set_dumpable(true)?;
-    out.write_all(&attack::shm_create()?.to_ne_bytes())?;
+    rustix::io::write(process::borrow(&3), &attack::shm_create()?.to_ne_bytes())?;
     // Two minutes are more than a probe takes; a probe that was killed leaves no process for longer.
     attack::alarm(120);
     loop {

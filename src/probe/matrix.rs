@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::catalogue::{ATTACKS, Aim, Attack, Targets};
 use super::place::{Layer, Place};
 use crate::sys::attack::{self, ChildEnd};
+use crate::sys::process;
 
 /// Codes that a child of ours answers with besides errno numbers, which end below 200.
 const NOT_HERE: u8 = 253;
@@ -42,10 +43,10 @@ impl Outcome {
         }
     }
 
-    /// Whether the attack was stopped.
+    /// Whether the attack was stopped. Any other signal may be the target's, or the end of our patience.
     #[must_use]
     pub fn stopped(self) -> bool {
-        matches!(self, Self::Killed(_) | Self::Refused(_))
+        matches!(self, Self::Killed(libc::SIGSYS) | Self::Refused(_))
     }
 }
 
@@ -130,16 +131,21 @@ fn attempt(attack: &Attack, place: &Place, targets: &Targets, layers: &[Layer]) 
     // Namespaces come first: what follows must hold for the grandchild as well, and the filters may refuse a fork.
     let end = attack::in_child(|| {
         attack::alarm(PATIENCE);
+        // The attacker takes the target's uid, which must not get at the terminal through it.
+        if process::leave_terminal().is_err() {
+            return STEP_FAILED;
+        }
         if layers.contains(&Layer::Namespaces) && place.enter().is_err() {
             return STEP_FAILED;
         }
-        let inner = attack::in_child(|| {
+        let body = || {
             attack::alarm(PATIENCE);
             if place.take_on(layers).is_err() {
                 return STEP_FAILED;
             }
             code((attack.run)(targets))
-        });
+        };
+        let inner = if attack.executes() { attack::in_traced_child(body) } else { attack::in_child(body) };
         match inner {
             Ok(ChildEnd::Code(code)) => code,
             // Told apart from an errno by the parent, which sees the same signal.
@@ -191,6 +197,8 @@ mod tests {
         assert_eq!(verdict(Outcome::Through, Outcome::Unplaced), Verdict::Unproven);
         assert_eq!(verdict(Outcome::Through, Outcome::Refused(13)), Verdict::Stopped);
         assert_eq!(verdict(Outcome::Through, Outcome::Killed(31)), Verdict::Stopped);
+        assert_eq!(verdict(Outcome::Through, Outcome::Killed(9)), Verdict::Unproven, "the target may have");
+        assert_eq!(verdict(Outcome::Through, Outcome::Killed(14)), Verdict::Unproven, "our own alarm");
     }
 
     #[test]

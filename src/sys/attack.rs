@@ -7,7 +7,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
+use nix::libc::PTRACE_EVENT_EXEC;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::process;
 
@@ -59,7 +63,8 @@ pub fn clone3() -> Reached {
     reached(call(libc::SYS_clone3, [0, 64, 0, 0, 0]), &[Errno::EFAULT, Errno::EINVAL])
 }
 
-/// execve(2) of a shell that is told to do nothing.
+/// execve(2) of a shell that is told to do nothing. Only in [`in_traced_child`]: where the attacker is, the shell may
+/// be anything.
 pub fn exec_shell() -> Reached {
     let path = c"/bin/sh";
     let option = c"-c";
@@ -204,6 +209,40 @@ pub fn in_child(body: impl FnOnce() -> u8) -> io::Result<ChildEnd> {
                 return Ok(ChildEnd::Code(u8::try_from(code).unwrap_or(u8::MAX)));
             }
             Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(ChildEnd::Signal(signal as i32)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Like [`in_child`], but no program runs: a child that executes one is killed before its first instruction, and
+/// counts as one that returned 0.
+pub fn in_traced_child(body: impl FnOnce() -> u8) -> io::Result<ChildEnd> {
+    let child = process::fork(|| {
+        let ready = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
+        let caught = || if ready.is_ok() { body() } else { u8::MAX };
+        i32::from(catch_unwind(AssertUnwindSafe(caught)).unwrap_or(u8::MAX))
+    })?;
+    let pid = Pid::from_raw(child.pid);
+    let mut held = false;
+    loop {
+        match waitpid(pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => {
+                return Ok(ChildEnd::Code(u8::try_from(code).unwrap_or(u8::MAX)));
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(ChildEnd::Signal(signal as i32)),
+            Ok(WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_EXEC)) => {
+                child.end()?;
+                return Ok(ChildEnd::Code(0));
+            }
+            Ok(WaitStatus::Stopped(_, Signal::SIGSTOP)) if !held => {
+                held = true;
+                // Without the tracer the child would go on.
+                ptrace::setoptions(pid, Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACEEXEC)?;
+                ptrace::cont(pid, None)?;
+            }
+            Ok(WaitStatus::Stopped(_, signal)) => ptrace::cont(pid, signal)?,
+            Ok(WaitStatus::PtraceEvent(..)) => ptrace::cont(pid, None)?,
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

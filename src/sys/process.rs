@@ -180,6 +180,32 @@ pub fn place_fds(placed: &[(RawFd, RawFd)], kept: &mut [RawFd]) -> io::Result<()
     Ok(())
 }
 
+/// Leaves the terminal and its session, with nothing on the standard descriptors.
+///
+/// For a forked child that runs under another uid: whoever gets hold of such a process gets what it has open.
+pub fn leave_terminal() -> io::Result<()> {
+    placed_on_null(&[])
+}
+
+/// The same, and leaves every other descriptor but `kept`, which is number 3 from then on.
+///
+/// For a forked child that uses no descriptor object any more.
+pub fn keep_only(kept: BorrowedFd<'_>) -> io::Result<()> {
+    placed_on_null(&[(kept.as_raw_fd(), 3)])?;
+    // SAFETY: close_range reads no memory, and the caller has promised to use no descriptor object any more.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 4u32, libc::c_uint::MAX, 0u32) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn placed_on_null(more: &[(RawFd, RawFd)]) -> io::Result<()> {
+    new_session()?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let null = std::os::fd::IntoRawFd::into_raw_fd(null);
+    let placed: Vec<(RawFd, RawFd)> =
+        (0..3).map(|number| (null, number)).chain(more.iter().copied()).collect();
+    place_fds(&placed, &mut [])
+}
+
 /// Marks every descriptor from 3 on close-on-exec.
 fn mark_all_cloexec() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
