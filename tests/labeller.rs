@@ -11,6 +11,7 @@ use svirt::sys::xattr::{self, Remembered};
 use labeller_rig::{QEMU, Rig, eventually, possible, rule, slot};
 use svirt::base::DomainUuid;
 use svirt::driver::DriverError;
+use svirt::privsep::confinement::{RootFile, RootPlace};
 use svirt::privsep::op::LaunchPlan;
 use svirt::privsep::op::{Access, Op, OpenImage, Sharing};
 use svirt::sys::pidfd;
@@ -304,6 +305,42 @@ fn a_profile_that_cannot_be_loaded_is_refused_or_named() {
     let started = rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
     assert!(started.degraded.iter().any(|layer| layer.starts_with("AppArmor: no profile")), "{started:?}");
     rig.client().kill(rig.plan(1, &image).domain.uuid).unwrap();
+    rig.assert_nothing_leased();
+}
+
+#[test]
+fn a_boot_file_in_a_labelled_place_is_content_while_a_domain_reads_it() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let (image, kernel) = (rig.image("a.raw"), rig.image("vmlinuz"));
+    rig.set_label(&kernel, "system_u:object_r:was_t:s0");
+    rig.serve("");
+    let before = rig.snapshot();
+    let content = "system_u:object_r:svirt_guest_content_t:s0";
+    let plan = |path: &std::path::Path| {
+        let mut plan = rig.plan(1, &image);
+        let open = plan.ops.iter().position(|op| matches!(op, Op::LabelSelinux { .. })).unwrap();
+        let slot = slot("boot:kernel");
+        plan.ops.insert(open, Op::OpenReadable { slot: slot.clone(), path: path.to_str().unwrap().into() });
+        plan.ops.insert(open + 1, Op::LabelSelinux { slot: slot.clone(), label: content.into() });
+        if let Op::Spawn(spawn) = plan.ops.last_mut().unwrap() {
+            spawn.confinement.root.files = vec![RootFile { slot, place: RootPlace::Kernel }];
+        }
+        plan
+    };
+    rig.client().start(plan(&kernel)).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    assert_eq!(rig.label(&kernel).as_deref(), Some(content));
+    rig.client().kill(rig.plan(1, &image).domain.uuid).unwrap();
+    let mut after = rig.snapshot();
+    after.without(&rig.path("log/1.log"));
+    assert_eq!(before, after);
+    // In a place that is only read, nothing is labelled.
+    let fixed = rig.path("boot/vmlinuz");
+    std::fs::write(&fixed, "kernel").unwrap();
+    let said = rule(&rig.client().start(plan(&fixed)).unwrap_err());
+    assert!(said.contains("never labelled"), "{said}");
     rig.assert_nothing_leased();
 }
 

@@ -41,6 +41,8 @@ struct Admission<'a> {
     /// Images that others write too, and their pairs.
     shares: Vec<(FileIdentity, CategoryPair)>,
     images: Vec<&'a OpenImage>,
+    /// What is only read.
+    readables: Vec<&'a Slot>,
     /// Stores of UEFI variables.
     nvrams: Vec<&'a Slot>,
 }
@@ -77,6 +79,7 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
             })
             .collect(),
         images: Vec::new(),
+        readables: Vec::new(),
         nvrams: Vec::new(),
     };
     let shared = plan.ops.iter().filter_map(|op| match op {
@@ -106,7 +109,10 @@ impl<'a> Admission<'a> {
                 self.images.push(image);
                 plain("open the image", &image.path)
             }
-            Op::OpenReadable { path, .. } => plain("open", path),
+            Op::OpenReadable { slot, path } => {
+                self.readables.push(slot);
+                plain("open", path)
+            }
             Op::OpenNvram { slot, path, .. } => {
                 self.nvrams.push(slot);
                 plain("open the UEFI variables", path)

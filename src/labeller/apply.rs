@@ -41,6 +41,8 @@ pub(super) struct Applied {
     pub(super) logs: Vec<NewLog>,
     /// Stores of UEFI variables that are open: slot, path and which file.
     pub(super) nvrams: Vec<(Slot, String, ObjectId)>,
+    /// What is only read, and which file each is.
+    pub(super) readables: Vec<(Slot, String, ObjectId)>,
     /// The control socket.
     pub(super) control: String,
     /// The cgroup, where there is one.
@@ -116,6 +118,8 @@ impl Apply<'_> {
                 let opened = self.places.open_readable(path)?;
                 let hold = Hold { access: Access::ReadOnly, sharing: Sharing::Readers };
                 self.hold(opened.id, hold, path)?;
+                self.check_labelled(slot, path, opened.place)?;
+                self.out.readables.push((slot.clone(), path.clone(), opened.id));
                 self.keep(slot, opened.fd)
             }
             Op::OpenNvram { slot, path, template } => self.open_nvram(slot, path, template),
@@ -183,12 +187,18 @@ impl Apply<'_> {
         let others_write = image.sharing == Sharing::Writers;
         let wanted = lock::ImageLock::new(image.access == Access::ReadWrite, others_write);
         lock::take(&opened.fd, wanted).map_err(|error| lock_refusal(&image.path, &opened.fd, &error))?;
-        if opened.place == PlaceKind::Readable && self.is_labelled(&image.slot) {
-            let remedy = "move it to a directory of images.relabelable, or write <seclabel relabel='no'/>";
-            let rule = "images.readable: files there are never labelled";
-            return Err(Refusal::new(Layer::Policy, "label", &*image.path, rule, remedy));
-        }
+        self.check_labelled(&image.slot, &image.path, opened.place)?;
         self.keep(&image.slot, opened.fd)
+    }
+
+    /// Nothing is labelled in a place that is only read.
+    fn check_labelled(&self, slot: &Slot, path: &str, place: PlaceKind) -> Result<(), Refusal> {
+        if place == PlaceKind::Relabelable || !self.is_labelled(slot) {
+            return Ok(());
+        }
+        let remedy = "move it to a directory of images.relabelable, or write <seclabel relabel='no'/>";
+        let rule = "images.readable: files there are never labelled";
+        Err(Refusal::new(Layer::Policy, "label", path, rule, remedy))
     }
 
     fn is_labelled(&self, wanted: &Slot) -> bool {
@@ -196,7 +206,8 @@ impl Apply<'_> {
     }
 
     fn image_of(&self, wanted: &Slot) -> Result<(String, ObjectId), Refusal> {
-        if let Some((_, path, id)) = self.out.nvrams.iter().find(|(slot, ..)| slot == wanted) {
+        let mut opened = self.out.nvrams.iter().chain(&self.out.readables);
+        if let Some((_, path, id)) = opened.find(|(slot, ..)| slot == wanted) {
             return Ok((path.clone(), *id));
         }
         let image = self.plan.ops.iter().find_map(|op| match op {

@@ -21,7 +21,7 @@ use crate::privsep::request::Survey;
 use crate::privsep::supervisor::{Lifecycle, SupervisorSpec};
 use crate::security::dac::Owners;
 use crate::security::decide::Stack;
-use crate::security::resource::{Place, Resource};
+use crate::security::resource::{Kind, Place, Resource};
 use crate::security::selinux::{self, Labels};
 use crate::security::{LabelError, apparmor, dac};
 use crate::settings::Settings;
@@ -121,6 +121,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     if let Some(label) = nvram_label {
         ops.push(Op::LabelSelinux { slot: slots::firmware("nvram")?, label });
     }
+    ops.extend(boot_labels(&resources, &stack)?);
     if profile.is_some() {
         let required = domain.seclabels.iter().any(|label| label.model == "apparmor");
         ops.push(Op::LoadProfile { rules: profile_rules(domain), required });
@@ -281,6 +282,20 @@ fn check_modules(domain: &Domain, host: &HostFacts) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// Labels of what QEMU only reads at start, where it lies in a place that is labelled.
+fn boot_labels(resources: &[Resource], stack: &[Stack<'_>]) -> Result<Vec<Op>, PlanError> {
+    let mut ops = Vec::new();
+    for resource in resources {
+        let slot = match &resource.kind {
+            Kind::Boot(_) => slots::boot(&resource.name)?,
+            Kind::Firmware(_) => slots::firmware("code")?,
+            _ => continue,
+        };
+        ops.extend(images::label(resource, stack)?.map(|label| Op::LabelSelinux { slot, label }));
+    }
+    Ok(ops)
 }
 
 /// What a domain's AppArmor profile says beyond the template.

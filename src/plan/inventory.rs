@@ -48,7 +48,7 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
         process("the supervisor", Process::Supervisor),
     ];
     boot(&mut all, &domain.os.boot, settings);
-    firmware(&mut all, domain);
+    firmware(&mut all, domain, settings);
     for (disk, chain) in disks.iter().zip(chains) {
         for depth in 0..chain.layers.len() {
             all.extend(layer(disk, chain, depth, settings));
@@ -119,9 +119,12 @@ fn boot(all: &mut Vec<Resource>, boot: &Boot, settings: &Settings) {
     }
 }
 
-/// The code and its template are found on the host and never labelled; the variables are an image of the domain's own.
-fn firmware(all: &mut Vec<Resource>, domain: &Domain) {
+/// The code is found on the host unless the definition names it; the variables are an image of the domain's own.
+fn firmware(all: &mut Vec<Resource>, domain: &Domain, settings: &Settings) {
     let Some(firmware) = &domain.os.firmware else { return };
+    let code = firmware.loader.as_ref();
+    let place = code.map_or(Place::Readable, |path| boot_place(path, settings));
+    all.push(resource("UEFI code", code, firmware.line, Kind::Firmware(place)));
     let image = Image {
         depth: 0,
         block: false,

@@ -159,7 +159,7 @@ impl Checker {
             }
             Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),
             Op::LabelSelinux { slot, .. } => {
-                if self.made.get(slot) != Some(&Held::Image) {
+                if !matches!(self.made.get(slot), Some(Held::Image | Held::Readable)) {
                     return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
                 }
                 if !self.labelled.insert(slot.clone()) {

@@ -60,6 +60,8 @@ impl Profile {
                     "opened by the labeller; the profile names no image, so none can be opened by name",
                 ),
             },
+            Kind::Firmware(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
+            Kind::Firmware(_) => nothing(Action::Handed, "opened by the labeller, for reading"),
             Kind::Boot(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
             Kind::Boot(_) => Decision::given(
                 Action::Rule,

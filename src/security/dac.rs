@@ -61,6 +61,8 @@ impl Owners {
                     ),
                 }
             }
+            Kind::Firmware(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
+            Kind::Firmware(_) => nothing(Action::Handed, "handed over open, for reading"),
             Kind::Boot(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
             Kind::Boot(_) => {
                 nothing(Action::Content, "mounted read-only; its mode must let everybody read it")

@@ -24,6 +24,8 @@ pub struct Resource {
 pub enum Kind {
     /// A kernel, initrd or device tree: read by QEMU at start.
     Boot(Place),
+    /// UEFI code: read by QEMU from a descriptor.
+    Firmware(Place),
     /// A pair of connected sockets: a port, the monitor, packets of a user network.
     Channel,
     /// A layer of a disk.
@@ -132,7 +134,7 @@ impl Kind {
         match self {
             Self::Boot(_) => Way::Mount,
             Self::Channel => Way::Channel,
-            Self::Image(_) | Self::Tap => Way::Descriptor,
+            Self::Firmware(_) | Self::Image(_) | Self::Tap => Way::Descriptor,
             Self::Listener | Self::Log | Self::Pty => Way::Supervisor,
             Self::Process(_) => Way::Process,
         }

@@ -209,11 +209,7 @@ impl Labels {
                 run(&self.passt, "packets of one domain; the domain's pair keeps it to that one")
             }
             Kind::Image(image) => self.image(image, resource.line, types),
-            Kind::Boot(Place::Elsewhere) => Ok(Decision::nothing(Action::Refused, ELSEWHERE)),
-            Kind::Boot(_) => Ok(Decision::nothing(
-                Action::Content,
-                "mounted alone and read-only into the device model's root; every domain may read what lies there",
-            )),
+            Kind::Boot(place) | Kind::Firmware(place) => Ok(self.boot(*place, types)),
             Kind::Channel => {
                 never("its sockets carry the labeller's context, and exist in two processes alone")
             }
@@ -225,6 +221,24 @@ impl Labels {
             Kind::Tap => {
                 never("the policy lets device models use a tap that the labeller opened, and open none")
             }
+        }
+    }
+
+    /// What QEMU reads at start: labelled like a read-only image, where anything is.
+    fn boot(&self, place: Place, types: &Selinux) -> Decision {
+        match place {
+            Place::Elsewhere => Decision::nothing(Action::Refused, ELSEWHERE),
+            Place::Readable => Decision::nothing(
+                Action::Content,
+                "it lies in images.readable, where nothing is labelled and every domain may read",
+            ),
+            Place::Relabelable if !self.relabel => {
+                Decision::nothing(Action::Never, "the domain's own label says relabel='no'")
+            }
+            Place::Relabelable => Decision::set(
+                Context::file(&types.content_type, Range::default()),
+                "only read, so other domains may read it too",
+            ),
         }
     }
 

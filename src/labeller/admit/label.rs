@@ -83,6 +83,14 @@ impl Admission<'_> {
         if self.nvrams.contains(&slot) {
             return self.private_label(label);
         }
+        if self.readables.contains(&slot) {
+            let content = format!("system_u:object_r:{}:s0", self.settings.selinux.content_type);
+            return if label == content {
+                Ok(())
+            } else {
+                refuse("what is only read is content", "plan again")
+            };
+        }
         let (Some(context), Some(image)) = (parse(label), self.image(slot)) else {
             return refuse("is no context of an image of this plan", "write user:role:type:range");
         };

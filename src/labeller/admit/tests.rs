@@ -194,6 +194,30 @@ fn a_shareable_image_has_the_pair_that_its_domains_share() {
 }
 
 #[test]
+fn what_is_only_read_is_labelled_as_content() {
+    let settings = Settings::default();
+    let made = |label: &str| {
+        let mut plan = plan(&settings);
+        plan.ops.insert(
+            5,
+            Op::OpenReadable { slot: slot("boot:kernel"), path: "/var/lib/svirt/images/k".into() },
+        );
+        plan.ops.insert(6, Op::LabelSelinux { slot: slot("boot:kernel"), label: label.into() });
+        last(&mut plan).confinement.root.files = vec![crate::privsep::confinement::RootFile {
+            slot: slot("boot:kernel"),
+            place: crate::privsep::confinement::RootPlace::Kernel,
+        }];
+        check(&plan, &settings, true).map_err(|not| not.op)
+    };
+    assert_eq!(made("system_u:object_r:svirt_guest_content_t:s0"), Ok(()));
+    for label in
+        ["system_u:object_r:svirt_guest_content_t:s0:c1,c2", "system_u:object_r:svirt_guest_image_t:s0:c1,c2"]
+    {
+        assert_eq!(made(label), Err(Some(6)), "{label}");
+    }
+}
+
+#[test]
 fn a_label_without_selinux_is_refused() {
     let settings = Settings::default();
     assert_eq!(check(&plan(&settings), &settings, false).unwrap_err().op, Some(8));
