@@ -7,6 +7,7 @@ use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Text};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Running, RunningLabel};
 use crate::driver::{self, Control, DriverError, Labeller};
+use crate::privsep::apparmor::profile_name;
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::store::{self, Change};
@@ -240,9 +241,13 @@ impl Manager {
             _ => None,
         });
         let selinux = context.map(|label| Label { model: "selinux", label, image, enforcing });
+        let enforcing = self.facts.apparmor.as_ref().is_some_and(|apparmor| apparmor.enforcing);
+        let profiled = plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }));
+        let name = || profile_name(plan.domain.uuid);
+        let apparmor = profiled.then(|| Label { model: "apparmor", label: name(), image: None, enforcing });
         let uid = spawn.confinement.uid;
         let dac = Label { model: "dac", label: format!("+{uid}:+{uid}"), image: None, enforcing: true };
-        selinux.into_iter().chain([dac]).collect()
+        selinux.into_iter().chain(apparmor).chain([dac]).collect()
     }
 
     /// Ends a domain without asking its guest.

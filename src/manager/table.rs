@@ -64,7 +64,7 @@ pub enum State {
 /// The label that one model gave a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
-    /// `selinux` or `dac`.
+    /// `selinux`, `apparmor` or `dac`.
     pub model: &'static str,
     /// The label, in the model's own words.
     pub label: String,
