@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use divan::Bencher;
+use svirt::conf::definition::{Definition, Strictness, View};
 use svirt::conf::{domain_xml, xml::Document};
+
+/// What virt-install writes for a guest with four disks, its sixteen controllers and all that goes with them.
+const INSTALLED: &str = include_str!("../tests/data/virt-install/disks.xml");
 
 const TYPICAL: &str = include_str!("../tests/data/domain/typical.xml");
 
@@ -43,4 +47,22 @@ fn typical_domain(bencher: Bencher<'_, '_>) {
 fn biggest_domain(bencher: Bencher<'_, '_>) {
     let text = biggest();
     bencher.bench(|| domain_xml::parse(divan::black_box(text.as_bytes())));
+}
+
+/// Parse, defaults, rules, format.
+fn keep(text: &str) -> usize {
+    let (definition, _) = Definition::parse(text.as_bytes(), Strictness::Strict).unwrap();
+    definition.format(View::default()).len()
+}
+
+#[divan::bench]
+fn installed_definition(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| keep(divan::black_box(INSTALLED)));
+}
+
+#[divan::bench(sample_count = 3, sample_size = 1)]
+fn ten_thousand_definitions(bencher: Bencher<'_, '_>) {
+    let all: Vec<String> =
+        (0..10_000).map(|n| INSTALLED.replace("<name>disks", &format!("<name>guest{n}"))).collect();
+    bencher.bench(|| all.iter().map(|text| keep(text)).sum::<usize>());
 }

@@ -338,12 +338,12 @@ pub(super) static FILESYSTEM: Element = element(
         must(&FS_VOLUME).when(&["volume"]),
         must(&FS_TARGET),
         one(&READONLY),
-        one(&SPACE_HARD),
-        one(&SPACE_SOFT),
         one(&BOOT),
         one(&ALIAS_NAME),
         one(&ACPI),
         one(&ADDRESS),
+        one(&SPACE_HARD),
+        one(&SPACE_SOFT),
     ],
 )
 .switched("type");
