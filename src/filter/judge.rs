@@ -9,12 +9,18 @@ use super::bpf::{
     RET_ACTION, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, RET_KILL_THREAD, RET_LOG, RET_TRACE, RET_TRAP,
     RET_USER_NOTIF,
 };
-use super::interpret::{Call, Operand, ProgramError, Source, Step, calculate, compare, decode, longest_path};
+use super::interpret::{Operand, ProgramError, Source, Step, calculate, compare, decode, longest_path};
 use super::{ARCH_I386, ARCH_X86_64, X32_BIT};
 use crate::privsep::confinement::SeccompProgram;
 
 /// States walked for one system call before the answer is "anything".
 const BUDGET: usize = 20_000;
+/// The same for all calls and filters together: a process may bring many filters that are slow to walk.
+const BUDGET_ALL: usize = 4_000_000;
+/// How many x32 numbers are looked at; the kernel's table ends at 547.
+const X32_NUMBERS: u32 = 600;
+/// How many numbers above the last known one are looked at.
+const NEWER_NUMBERS: u32 = 64;
 
 /// What a stack of filters lets through, by system call name, each list sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,23 +67,29 @@ pub fn judge(program: &SeccompProgram) -> Result<Judgement, ProgramError> {
 
 /// Judges filters that are loaded together: the strictest answer counts.
 pub fn judge_stack(programs: &[SeccompProgram]) -> Result<Judgement, ProgramError> {
+    judge_within(programs, BUDGET_ALL)
+}
+
+/// The same with a bound on the states walked for all calls together.
+pub(super) fn judge_within(programs: &[SeccompProgram], mut left: usize) -> Result<Judgement, ProgramError> {
     let decoded: Vec<Vec<Step>> = programs.iter().map(decode).collect::<Result<_, _>>()?;
     let mut judgement = Judgement {
         instructions: programs.iter().map(|program| program.0.len()).sum(),
         longest_path: programs.iter().map(longest_path).sum::<Result<_, _>>()?,
         ..Judgement::default()
     };
-    let answers = |arch, nr| stack(&decoded, arch, nr);
+    let mut answers = |arch, nr| stack(&decoded, arch, nr, &mut left);
     for call in Sysno::iter() {
-        judgement.file(call.name(), &answers(ARCH_X86_64, call.id() as u32));
+        judgement.file(call.name(), &answers(ARCH_X86_64, Some(call.id() as u32)));
     }
     let refused = |set: &BTreeSet<Answer>| set.iter().all(|answer| *answer <= Answer::Errno(u16::MAX));
-    judgement.i386_killed =
-        [1, 11, 102].iter().all(|nr| answers(ARCH_I386, *nr).iter().all(|answer| *answer == Answer::Kill));
-    judgement.x32_refused = [0, 59, 512, 520].iter().all(|nr| refused(&answers(ARCH_X86_64, X32_BIT | nr)));
-    let last = Sysno::last().id() as u32;
-    judgement.newer_refused =
-        [last + 1, last + 100, 2000].iter().all(|nr| refused(&answers(ARCH_X86_64, *nr)));
+    // Whatever the number: one that is let through is enough.
+    judgement.i386_killed = answers(ARCH_I386, None).iter().all(|answer| *answer == Answer::Kill);
+    judgement.x32_refused = (0..X32_NUMBERS).all(|nr| refused(&answers(ARCH_X86_64, Some(X32_BIT | nr))));
+    let newer = Sysno::last().id() as u32 + 1;
+    judgement.newer_refused = (newer..newer + NEWER_NUMBERS)
+        .chain([newer + 100, 2000, X32_BIT - 1])
+        .all(|nr| refused(&answers(ARCH_X86_64, Some(nr))));
     Ok(judgement)
 }
 
@@ -97,10 +109,10 @@ impl Judgement {
 }
 
 /// The possible answers of a stack: for any combination of its filters' answers the strictest.
-fn stack(programs: &[Vec<Step>], arch: u32, nr: u32) -> BTreeSet<Answer> {
+fn stack(programs: &[Vec<Step>], arch: u32, nr: Option<u32>, left: &mut usize) -> BTreeSet<Answer> {
     let mut combined = BTreeSet::from([Answer::Allow]);
     for program in programs {
-        let answers = possible(program, arch, nr);
+        let answers = possible(program, arch, nr, left);
         combined = combined.iter().flat_map(|a| answers.iter().map(move |b| *a.min(b))).collect();
     }
     combined
@@ -115,21 +127,21 @@ struct State {
     memory: [Option<u32>; 16],
 }
 
-/// Every answer that a program can give to a call whose arguments are not known.
-fn possible(program: &[Step], arch: u32, nr: u32) -> BTreeSet<Answer> {
-    let call = Call { nr, arch, ..Call::default() };
+/// Every answer that a program can give to a call whose arguments, and perhaps whose number, are not known.
+fn possible(program: &[Step], arch: u32, nr: Option<u32>, left: &mut usize) -> BTreeSet<Answer> {
     let mut answers = BTreeSet::new();
     let mut seen = HashSet::new();
     let mut open = vec![State { at: 0, a: Some(0), x: Some(0), memory: [Some(0); 16] }];
     while let Some(mut state) = open.pop() {
         loop {
-            if seen.len() >= BUDGET {
+            *left = left.saturating_sub(1);
+            if seen.len() >= BUDGET || *left == 0 {
                 return BTreeSet::from([Answer::Kill, Answer::Notify, Answer::Allow]);
             }
             if !seen.insert(state.clone()) {
                 break;
             }
-            match advance(program, &call, &mut state) {
+            match advance(program, (arch, nr), &mut state) {
                 Next::Go => {}
                 Next::Fork(other) => open.push(State { at: other, ..state.clone() }),
                 Next::End(value) => {
@@ -149,7 +161,7 @@ enum Next {
     End(Option<u32>),
 }
 
-fn advance(program: &[Step], call: &Call, state: &mut State) -> Next {
+fn advance(program: &[Step], call: (u32, Option<u32>), state: &mut State) -> Next {
     let Some(step) = program.get(state.at) else { return Next::End(Some(RET_KILL_PROCESS)) };
     state.at += 1;
     let right = |operand, x| match operand {
@@ -190,11 +202,12 @@ fn put(memory: &mut [Option<u32>; 16], slot: usize, value: Option<u32>) {
     }
 }
 
-/// Number and architecture are known, everything else of the call is not.
-fn load(source: Source, call: &Call, memory: &[Option<u32>; 16]) -> Option<u32> {
+/// The architecture is known, and the number where it is given; nothing else of the call is.
+fn load(source: Source, (arch, nr): (u32, Option<u32>), memory: &[Option<u32>; 16]) -> Option<u32> {
     match source {
         Source::Constant(k) => Some(k),
-        Source::Data(offset @ (0 | 4)) => call.word(offset),
+        Source::Data(0) => nr,
+        Source::Data(4) => Some(arch),
         Source::Data(_) => None,
         Source::Memory(slot) => memory.get(slot).copied().flatten(),
     }

@@ -244,3 +244,42 @@ fn numbers_above_the_table_and_foreign_calls() {
     assert_eq!(filter.eval(ARCH_I386, 3, &none), Action::Kill);
     assert_eq!(filter.eval(0xc000_00b7, 63, &none), Action::Kill);
 }
+
+#[test]
+fn one_foreign_number_that_passes_is_seen() {
+    let program = |code: &[(u16, u8, u8, u32)]| {
+        SeccompProgram(code.iter().map(|(code, jt, jf, k)| BpfInsn(*code, *jt, *jf, *k)).collect())
+    };
+    // Load the number, compare it with one, allow that and kill the rest.
+    let only = |nr| [(0x20, 0, 0, 0), (0x15, 0, 1, nr), (0x06, 0, 0, 0x7fff_0000), (0x06, 0, 0, 0x8000_0000)];
+    for nr in [X32_BIT | 5, X32_BIT | 547] {
+        assert!(!judge(&program(&only(nr))).unwrap().x32_refused, "{nr:#x}");
+    }
+    let newer = Sysno::last().id() as u32 + 7;
+    assert!(!judge(&program(&only(newer))).unwrap().newer_refused);
+    // The same behind a comparison of the architecture.
+    let mut i386 = vec![(0x20, 0, 0, 4), (0x15, 0, 3, ARCH_I386)];
+    i386.extend(only(7));
+    let judgement = judge(&program(&i386)).unwrap();
+    assert!(!judgement.i386_killed && judgement.x32_refused && judgement.newer_refused);
+}
+
+#[test]
+fn filters_that_are_slow_to_walk_are_judged_in_time() {
+    // Every argument word decides one slot of the memory, so that each path leaves another state.
+    let mut code = Vec::new();
+    for slot in 0..16_u32 {
+        code.push(BpfInsn(0x20, 0, 0, 16 + 4 * (slot % 12)));
+        code.push(BpfInsn(0x45, 1, 0, 1 << slot));
+        code.push(BpfInsn(0x00, 0, 0, 1));
+        code.push(BpfInsn(0x02, 0, 0, slot));
+    }
+    code.push(BpfInsn(0x06, 0, 0, 0x7fff_0000));
+    let stack = vec![SeccompProgram(code); 64];
+    let begun = std::time::Instant::now();
+    let judgement = super::judge::judge_within(&stack, 100_000).unwrap();
+    // Without a bound it takes minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(judgement.allowed_conditionally.iter().any(|name| name == "execve"));
+    assert!(!judgement.i386_killed && !judgement.x32_refused && !judgement.newer_refused);
+}
