@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use labeller_rig::{Rig, eventually, possible, rule};
 use svirt::privsep::op::{LaunchPlan, Op};
+use svirt::privsep::request::Request;
+use svirt::privsep::wire;
 
 /// The same plan with the uids of another one.
 fn with_uids_of(mut plan: LaunchPlan, victim: &LaunchPlan) -> LaunchPlan {
@@ -145,8 +147,40 @@ fn strangers_and_greedy_clients_cost_little() {
         clients.push(client);
     }
     assert!(rig.client().survey().is_ok());
+    assert!(peak_mib(&rig) < 160, "{} MiB", peak_mib(&rig));
+}
+
+fn peak_mib(rig: &Rig) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", rig.pid())).unwrap();
     let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let kib: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(kib < 160 << 10, "{peak}");
+    peak.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+fn answers_that_nobody_reads_are_bounded() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.serve("");
+    let mut plan = rig.plan(1, &rig.image("a.img"));
+    plan.notes = vec!["x".repeat(3 << 20)];
+    let uuid = plan.domain.uuid;
+    rig.client().start(plan).unwrap();
+    let frame = wire::encode(&Request::Describe { uuid }).unwrap();
+    let clients: Vec<UnixStream> =
+        (0..200).map(|_| UnixStream::connect(rig.path("run/labeller.sock")).unwrap()).collect();
+    // All ask before the labeller hears the first one.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(rig.pid()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    for mut client in &clients {
+        let _ = client.write_all(&frame);
+    }
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    // As long as nobody else reads, there is room for nobody: that passes with them.
+    eventually("the labeller to close a client", || rig.log().contains("bytes unread"));
+    assert!(peak_mib(&rig) < 300, "{} MiB", peak_mib(&rig));
+    drop(clients);
+    assert!(rig.client().survey().is_ok());
+    rig.client().kill(uuid).unwrap();
 }

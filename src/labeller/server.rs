@@ -258,12 +258,19 @@ impl Server {
         } else {
             connection.next()
         };
-        if self.connections.values().map(Connection::held).sum::<usize>() > HELD_MAX {
+        if self.holds_too_much() {
             tracing::warn!("closed a client: all together send more than {HELD_MAX} bytes at once");
             self.close(id);
             return;
         }
         self.turn(id, turn);
+        // Before the next client is heard: replies that wait together may be as many as clients, and as long as plans.
+        self.deliver();
+    }
+
+    /// Whether all clients together hold more than they may.
+    fn holds_too_much(&self) -> bool {
+        self.connections.values().map(Connection::held).sum::<usize>() > HELD_MAX
     }
 
     fn turn(&mut self, id: ConnectionId, turn: Turn) {
@@ -388,7 +395,15 @@ impl Server {
     fn deliver(&mut self) {
         while let Some((id, reply)) = self.outbox.pop_front() {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
-            if connection.answer(&reply) {
+            let answered = connection.answer(&reply);
+            // Those who asked first and do not read keep what they have; they have little time for that.
+            if answered && connection.held() > 0 && self.holds_too_much() {
+                tracing::warn!("closed a client: all together leave more than {HELD_MAX} bytes unread");
+                self.close(id);
+                continue;
+            }
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            if answered {
                 let turn = connection.next();
                 self.turn(id, turn);
             } else {
