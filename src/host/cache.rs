@@ -1,5 +1,5 @@
-//! What was found out once and stays true: emulators by file identity, a `/dev/kvm` that does not work by its node,
-//! the loaded KVM modules and the boot. One file, written by root alone, or by a user for that user alone.
+//! What was found out once and stays true: emulators by file identity, whether `/dev/kvm` works by its node, the
+//! loaded KVM modules and the boot. One file, written by root alone, or by a user for that user alone.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Write};
@@ -57,14 +57,15 @@ pub(super) struct Known {
     pub(super) outcome: Result<EmulatorFacts, String>,
 }
 
-/// A `/dev/kvm` that does not work.
+/// A `/dev/kvm` that was tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct BrokenKvm {
+pub(super) struct TriedKvm {
     pub(super) identity: Identity,
     pub(super) boot: String,
     /// Which of KVM's modules were loaded: another one may make it work.
     pub(super) modules: Vec<String>,
-    pub(super) reason: String,
+    /// Why it does not work; absent where it does.
+    pub(super) failure: Option<String>,
 }
 
 /// The file.
@@ -75,7 +76,7 @@ pub(super) struct Cache {
     /// Whoever wrote another version may have asked otherwise.
     version: String,
     pub(super) emulators: Vec<Known>,
-    pub(super) kvm: Option<BrokenKvm>,
+    pub(super) kvm: Option<TriedKvm>,
 }
 
 impl Cache {

@@ -1,9 +1,9 @@
-//! Whether KVM works. A node that does not is not tried again until it, the loaded modules or the boot change.
+//! Whether KVM works. What was found is believed until the node, the loaded modules or the boot change.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::cache::{BrokenKvm, Cache, Identity};
+use super::cache::{Cache, Identity, TriedKvm};
 use crate::sys::kvm;
 
 const NODE: &str = "/dev/kvm";
@@ -13,31 +13,29 @@ pub(super) fn failure(cache: &mut Cache) -> (Option<String>, bool) {
     let Ok(found) = fs::metadata(NODE) else {
         return (Some("there is no /dev/kvm".into()), cache.kvm.take().is_some());
     };
+    // Whether *this* user is let in is asked each time: a group may have been joined since.
+    let opened = fs::File::options().read(true).write(true).open(NODE);
+    if let Err(error) = opened
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return (Some(format!("{NODE}: {error}")), false);
+    }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let (identity, modules) = (Identity::of(&found), modules());
-    if let Some(broken) = &cache.kvm
-        && broken.identity == identity
-        && broken.boot == boot
-        && broken.modules == modules
+    if let Some(tried) = &cache.kvm
+        && tried.identity == identity
+        && tried.boot == boot
+        && tried.modules == modules
     {
-        return (Some(broken.reason.clone()), false);
+        return (tried.failure.clone(), false);
     }
-    match kvm::check() {
-        Ok(()) => (None, cache.kvm.take().is_some()),
-        // Another user may be let in: nothing to remember.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            (Some(format!("{NODE}: {error}")), false)
-        }
-        Err(error) => {
-            let reason = format!("{NODE}: {error}");
-            cache.kvm = Some(BrokenKvm { identity, boot, modules, reason: reason.clone() });
-            (Some(reason), true)
-        }
-    }
+    let failure = kvm::check().err().map(|error| format!("{NODE}: {error}"));
+    cache.kvm = Some(TriedKvm { identity, boot, modules, failure: failure.clone() });
+    (failure, true)
 }
 
 fn modules() -> Vec<String> {
-    let known = ["kvm", "kvm_amd", "kvm_intel"].into_iter();
+    let known = ["kvm", "kvm_amd", "kvm_intel", "kvm_pvm"].into_iter();
     known.filter(|name| fs::metadata(format!("/sys/module/{name}")).is_ok()).map(ToOwned::to_owned).collect()
 }
 
