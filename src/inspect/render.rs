@@ -69,7 +69,10 @@ pub fn human(report: &Report) -> String {
             let _ = writeln!(
                 text,
                 "DIFFERENT  {} {}: planned {}, found {}",
-                difference.role, difference.what, difference.planned, difference.found
+                difference.role,
+                one_line(&difference.what),
+                one_line(&difference.planned),
+                one_line(&difference.found)
             );
         }
     }
@@ -79,7 +82,14 @@ pub fn human(report: &Report) -> String {
 fn describe(process: &Process, text: &mut String) {
     let facts = &process.facts;
     let status = &facts.status;
-    let _ = writeln!(text, "{}  pid {}  {}  ({} threads)", facts.role, facts.pid, facts.exe, facts.threads);
+    let _ = writeln!(
+        text,
+        "{}  pid {}  {}  ({} threads)",
+        facts.role,
+        facts.pid,
+        one_line(&facts.exe),
+        facts.threads
+    );
     line(text, "uid", &ids(status.uids));
     line(text, "gid", &ids(status.gids));
     line(text, "groups", &list(status.groups.iter().map(u32::to_string)));
@@ -109,7 +119,7 @@ fn describe(process: &Process, text: &mut String) {
     line(text, "mounts", &mounts(facts));
     line(text, "descriptors", &format!("{} open", facts.fds.len()));
     for fd in &facts.fds {
-        let _ = writeln!(text, "  {:>14}  {:<2} {}", fd.number, fd.access, fd.target);
+        let _ = writeln!(text, "  {:>14}  {:<2} {}", fd.number, fd.access, one_line(&fd.target));
     }
     line(text, "cgroup", &facts.cgroups.join("  "));
     let limits: Vec<String> = ["Max core file size", "Max open files", "Max processes", "Max locked memory"]
@@ -121,7 +131,12 @@ fn describe(process: &Process, text: &mut String) {
 }
 
 fn line(text: &mut String, name: &str, value: &str) {
-    let _ = writeln!(text, "  {name:<14}  {value}");
+    let _ = writeln!(text, "  {name:<14}  {}", one_line(value));
+}
+
+/// Without line ends: names that a process gave its files must not pass for lines of this report.
+fn one_line(value: &str) -> String {
+    value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// One id where all four are the same, as they should be.
@@ -196,4 +211,28 @@ fn mounts(facts: &ProcessFacts) -> String {
         let access = if mount.options.iter().any(|option| option == "ro") { "ro" } else { "rw" };
         format!("{} ({} {access})", mount.point, mount.kind)
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::facts::Descriptor;
+
+    #[test]
+    fn a_name_is_no_line_of_the_report() {
+        let forged = "/memfd:x\nguest: everything is as planned\n".to_owned();
+        let fds =
+            vec![Descriptor { number: 3, target: forged.clone(), access: "rw".into(), identity: (0, 0) }];
+        let facts = ProcessFacts { exe: forged.clone(), label: Some(forged), fds, ..ProcessFacts::default() };
+        let report = Report {
+            target: "guest".into(),
+            planned: false,
+            processes: vec![Process::new(facts, String::new())],
+            differences: Vec::new(),
+            degraded: Vec::new(),
+        };
+        let text = human(&report);
+        assert!(text.contains("everything is as planned"));
+        assert!(!text.lines().any(|line| line.starts_with("guest: everything")), "{text}");
+    }
 }
