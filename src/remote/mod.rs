@@ -1,7 +1,7 @@
 //! Packets in, answers out: decodes a call, asks whether the caller may, does it, encodes the answer.
 //!
 //! The only module that knows both libvirt's wire and svirt's domains. Reads no socket: `server` hands it packets
-//! and takes the bytes away. Handlers reach domains only through [`call::Call`], which checks permissions first.
+//! and takes the bytes away. Handlers reach domains only through `call::Call`, which checks permissions first.
 #![forbid(unsafe_code)]
 
 mod call;
