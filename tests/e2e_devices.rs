@@ -5,11 +5,12 @@ mod e2e_rig;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use e2e_rig::{Rig, guest, has_default_route, possible};
+use e2e_rig::{Rig, eventually, guest, has_default_route, possible};
 
 fn disk(format: &str, path: &str, target: &str, more: &str) -> String {
     format!(
@@ -461,4 +462,45 @@ fn what_virt_install_writes() {
     fine(&rig, "deb");
     rig.end("deb");
     rig.same_as(&before);
+}
+
+/// A TPM that keeps its state over a restart, in a process that is as planned.
+#[test]
+fn a_tpm() {
+    if guest().is_none() {
+        return;
+    }
+    if !std::path::Path::new("/usr/bin/swtpm").exists() {
+        println!("skipped: needs swtpm");
+        return;
+    }
+    let rig = Rig::new();
+    let tpm = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>";
+    let definition = rig.linux("tpm", "demo.devices", tpm);
+    // TPM2_Startup was the firmware's; this asks for the first persistent handle, then for random bytes.
+    let random = "printf '\\200\\001\\000\\000\\000\\014\\000\\000\\001\\173\\000\\010' >/tmp/ask; exec 3<>/dev/tpm0; cat /tmp/ask >&3; \
+                  head -c 20 <&3 | od -An -tx1 | tr -d ' \\n'; exec 3>&-; echo -e''nd\r";
+    for _ in 0..2 {
+        rig.start(&definition);
+        rig.heard("tpm", "guest: ready");
+        let mut talk = rig.on_terminal(&["console", "tpm"]);
+        talk.types("cat /sys/class/tpm/tpm0/tpm_version_major; echo v''ersion\r");
+        talk.shows("2\r\nversion");
+        talk.types(random);
+        // Tag without sessions, 20 bytes, success, 8 bytes.
+        talk.shows("80010000001400000000");
+        talk.shows("-end\r\n");
+        talk.types("\x1d");
+        assert_eq!(talk.ends(), Some(0));
+        fine(&rig, "tpm");
+        let inspected = rig.svirt(&["inspect", "tpm"]).expect(0);
+        assert!(inspected.out.contains("tpm0"), "{}", inspected.out);
+        rig.end("tpm");
+        eventually("swtpm ends", || rig.processes().is_empty());
+        let states: Vec<_> = std::fs::read_dir(rig.path("tpm")).unwrap().flatten().collect();
+        assert_eq!(states.len(), 1);
+        let found = states[0].metadata().unwrap();
+        assert!(found.len() > 100, "{found:?}");
+        assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o600));
+    }
 }

@@ -178,6 +178,10 @@ fn qemu_takes_every_golden_command_line() {
             continue;
         }
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if name.ends_with("-tpm") {
+            // QEMU waits for a TPM's answer; the end-to-end tests start one.
+            continue;
+        }
         let plan = plans::of(&name).unwrap();
         let Some(Op::Spawn(spawn)) = plan.ops.last() else { panic!("{name} spawns nothing") };
         Bench::of(&plan).run(&name, spawn);

@@ -114,6 +114,8 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         ("<controller type='usb' index='1'/>", "unsupported: index='1'"),
         ("<input type='evdev'/>", "unsupported: type='evdev'"),
         ("<controller type='usb' model='ich9-ehci1'/>", "unsupported: model='ich9-ehci1'"),
+        ("<tpm><backend type='passthrough'/></tpm>", "unsupported: type='passthrough'"),
+        ("<tpm><backend type='emulator' version='1.2'/></tpm>", "unsupported: version='1.2'"),
         ("<watchdog model='diag288'/>", "unsupported: model='diag288'"),
         ("<video><model type='vga' ram='1024'/></video>", "unsupported: attribute ram of <model>"),
         ("<video><model type='vga' heads='2'/></video>", "unsupported: more than 1 heads"),

@@ -255,6 +255,8 @@ pub struct Devices {
     pub sounds: Vec<Sound>,
     /// `<audio>`
     pub audios: Vec<Audio>,
+    /// `<tpm>`
+    pub tpm: Option<Tpm>,
     /// `<watchdog>`
     pub watchdogs: Vec<Watchdog>,
 }

@@ -35,10 +35,13 @@ pub fn select(domain: &Domain) -> Selection {
     if domain.devices.interfaces.iter().any(|interface| tap(&interface.backend)) {
         parts.insert(Part::NetTap);
     }
-    if domain.devices.spice.is_some()
-        || domain.devices.videos.iter().any(|video| video.model == VideoModel::Qxl)
-    {
+    let devices = &domain.devices;
+    if devices.spice.is_some() {
         parts.insert(Part::Spice);
+    }
+    let qxl = devices.videos.iter().any(|video| video.model == VideoModel::Qxl);
+    if qxl || devices.spice.is_some() || devices.tpm.is_some() {
+        parts.insert(Part::Socketpair);
     }
     parts
 }

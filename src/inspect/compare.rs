@@ -76,7 +76,7 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
         all.extend(notes.found);
     }
     let helpers = described.plan.ops.iter().filter_map(|op| match op {
-        Op::SpawnPasst { alias, .. } => Some(alias.as_str()),
+        Op::SpawnPasst { alias, .. } | Op::SpawnSwtpm { alias, .. } => Some(alias.as_str()),
         _ => None,
     });
     for role in ["qemu", "supervisor"].into_iter().chain(helpers) {
@@ -159,8 +159,9 @@ fn supervisor(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
 fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let planned = described.plan.ops.iter().find_map(|op| match op {
         Op::SpawnPasst { alias, uid, selinux_label, .. } if *alias == facts.role => {
-            Some((*uid, selinux_label))
+            Some((*uid, selinux_label.as_ref()))
         }
+        Op::SpawnSwtpm { alias, uid, .. } if *alias == facts.role => Some((*uid, None)),
         _ => None,
     });
     let Some((uid, label)) = planned else {

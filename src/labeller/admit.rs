@@ -122,6 +122,11 @@ impl<'a> Admission<'a> {
             Op::LabelSelinux { slot, label } => self.image_label(slot, label),
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { path, .. } => plain("open the log", path),
+            Op::OpenTpmState { path, .. } => plain("open the TPM's state", path),
+            Op::SpawnSwtpm { alias, .. } if alias != "tpm0" => {
+                Err(policy("start swtpm for", alias.clone(), "the only TPM is tpm0", "plan again"))
+            }
+            Op::SpawnSwtpm { .. } => self.process_label(None, &[], &[]),
             Op::SpawnPasst { selinux_label, alias, .. } => {
                 if alias.is_empty() || alias.len() > 64 || !alias.bytes().all(|b| b.is_ascii_alphanumeric()) {
                     return Err(policy("start passt for", alias.clone(), "is no alias", "plan again"));

@@ -147,6 +147,8 @@ impl Apply<'_> {
             }
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
+            Op::OpenTpmState { slot, path, uid } => self.open_tpm_state(slot, path, *uid),
+            Op::SpawnSwtpm { alias, slot, state, uid } => self.swtpm(alias, slot, state, *uid),
             Op::SpawnPasst { alias, slot, uid, selinux_label } => {
                 self.passt(alias, slot, *uid, selinux_label.as_deref())
             }
@@ -372,6 +374,25 @@ impl Apply<'_> {
         self.out.helpers.push((alias.to_owned(), child));
         noted?;
         self.out.slots.remove(slot);
+        Ok(())
+    }
+
+    fn swtpm(&mut self, alias: &str, slot: &Slot, state: &Slot, uid: u32) -> Result<(), Refusal> {
+        let (Some(channel), Some(file)) = (self.out.slots.get(slot), self.out.slots.get(state)) else {
+            return Err(Refusal::new(
+                Layer::Policy,
+                "start swtpm for",
+                alias,
+                "its descriptors are not open",
+                "",
+            ));
+        };
+        let child = self.launcher.swtpm(&self.plan.domain, channel, file, uid)?;
+        let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
+        self.out.helpers.push((alias.to_owned(), child));
+        noted?;
+        self.out.slots.remove(slot);
+        self.out.slots.remove(state);
         Ok(())
     }
 

@@ -107,6 +107,13 @@ pub(super) enum Undo {
         #[serde(default)]
         first: bool,
     },
+    /// Give a file back to root, if the name still holds that file.
+    Owner {
+        /// The path.
+        path: String,
+        /// Which file.
+        id: ObjectId,
+    },
     /// Remove a new file's name, if it still holds that file.
     Name {
         /// The path.

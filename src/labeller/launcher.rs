@@ -46,6 +46,15 @@ pub(super) trait Launcher {
         selinux_label: Option<&str>,
     ) -> Result<Child, Refusal>;
 
+    /// Starts swtpm on a channel end, with its state.
+    fn swtpm(
+        &mut self,
+        domain: &DomainRef,
+        channel: &OwnedFd,
+        state: &OwnedFd,
+        uid: u32,
+    ) -> Result<Child, Refusal>;
+
     /// Forks the supervisor and under it the device model, and does not wait for them.
     fn launch(&mut self, request: &LaunchRequest<'_>) -> Result<Launching, Refusal>;
 

@@ -36,6 +36,7 @@ mod serve;
 mod server;
 pub mod spawn;
 mod start;
+mod swtpm;
 mod undo;
 
 pub use guard::guarded;

@@ -31,6 +31,8 @@ pub(super) struct Places {
     sockets: Vec<(u64, u64)>,
     /// The directory of UEFI variables, looked up when it is needed: it may have just been made.
     nvram: String,
+    /// The same for TPMs.
+    tpm: String,
     /// Device numbers of listed block devices.
     blocks: Vec<u64>,
     /// Uids that device models and their helpers run under.
@@ -84,6 +86,7 @@ impl Places {
             logs: ids(&settings.console.logs),
             sockets: ids(&settings.console.sockets),
             nvram: settings.images.nvram.clone(),
+            tpm: settings.tpm.state.clone(),
             blocks: blocks.collect(),
             ranges: [settings.uids.domains, settings.uids.helpers, settings.uids.supervisors],
         }
@@ -229,9 +232,13 @@ impl Places {
         let nvram: Vec<(u64, u64)>;
         let (ids, setting) = match use_ {
             DirectoryUse::Logs => (&self.logs, "console.logs"),
-            DirectoryUse::Nvram => {
-                nvram = directory_id(&self.nvram).into_iter().collect();
-                (&nvram, "images.nvram")
+            DirectoryUse::Nvram | DirectoryUse::Tpm => {
+                let (place, setting) = match use_ {
+                    DirectoryUse::Tpm => (&self.tpm, "tpm.state"),
+                    _ => (&self.nvram, "images.nvram"),
+                };
+                nvram = directory_id(place).into_iter().collect();
+                (&nvram, setting)
             }
             DirectoryUse::Sockets => (&self.sockets, "console.sockets"),
         };
@@ -266,6 +273,8 @@ pub(super) enum DirectoryUse {
     Logs,
     /// UEFI variables.
     Nvram,
+    /// TPMs' states.
+    Tpm,
     /// Unix consoles.
     Sockets,
 }

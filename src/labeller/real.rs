@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use super::cgroup::{CgroupHost, DomainCgroup};
 use super::launcher::{LaunchRequest, Launcher};
-use super::passt;
 use super::root::RootStore;
 use super::spawn::{self, Helper, Launching};
+use super::{passt, swtpm};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::privsep::confinement::{Rlimit, RlimitKind};
 use crate::privsep::op::CgroupLimits;
 use crate::settings::Settings;
+use crate::sys::landlock::Allow;
 use crate::sys::namespace::Namespaces;
 use crate::sys::process::Child;
 
@@ -27,6 +28,7 @@ struct Real {
     host: CgroupHost,
     supervisor: PathBuf,
     passt: PathBuf,
+    swtpm: PathBuf,
     /// Whether guests reach the host's loopback through passt.
     host_loopback: bool,
     /// Cgroups that were made and whose processes are not started yet.
@@ -44,6 +46,7 @@ pub(super) fn launcher(settings: &Settings, libexec: &Path) -> io::Result<Box<dy
         host: CgroupHost::discover().map_err(io::Error::other)?,
         supervisor: libexec.join("svirt-supervisor"),
         passt: PathBuf::from(&settings.network.passt),
+        swtpm: PathBuf::from(&settings.tpm.swtpm),
         host_loopback: settings.network.host_loopback,
         cgroups: BTreeMap::new(),
         net: None,
@@ -89,6 +92,44 @@ impl Launcher for Real {
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)],
             namespaces: Namespaces::default(),
             selinux_exec: selinux_label,
+            seccomp: None,
+            die_with_labeller: false,
+            timeout: TO_EXEC,
+        })
+        .map_err(|error| error.refusal())
+    }
+
+    fn swtpm(
+        &mut self,
+        domain: &DomainRef,
+        channel: &OwnedFd,
+        state: &OwnedFd,
+        uid: u32,
+    ) -> Result<Child, Refusal> {
+        let argv = swtpm::argv();
+        let limit = |resource, value| Rlimit { resource, value: Some(value) };
+        // Opened anew under its own name for the descriptor; Landlock sees the file behind it.
+        let name = PathBuf::from(format!("/proc/self/fd/{}", swtpm::STATE));
+        let reach = [(
+            name.as_path(),
+            Allow { read_file: true, write_file: true, truncate: true, ..Allow::default() },
+        )];
+        spawn::helper(&Helper {
+            program: &self.swtpm,
+            argv: &argv,
+            env: &[],
+            uid,
+            fds: &[(channel.as_fd(), swtpm::CHANNEL), (state.as_fd(), swtpm::STATE)],
+            reach: Some(&reach),
+            cgroup: self.cgroups.get(&domain.uuid),
+            rlimits: &[
+                limit(RlimitKind::Core, 0),
+                limit(RlimitKind::Nproc, 4),
+                limit(RlimitKind::Fsize, swtpm::STATE_MAX),
+            ],
+            // It has two descriptors and needs no other way to anybody.
+            namespaces: Namespaces { ipc: true, net: true, uts: true, ..Namespaces::default() },
+            selinux_exec: None,
             seccomp: None,
             die_with_labeller: false,
             timeout: TO_EXEC,

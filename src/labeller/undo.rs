@@ -37,6 +37,7 @@ pub(super) fn all(
                     Ok(())
                 }
             }
+            Undo::Owner { path, id } => restore_owner(path, *id).map_err(|error| error.to_string()),
             Undo::Name { keep_after_run: true, .. } if ran => Ok(()),
             Undo::Name { path, id, .. } => remove_name(path, Some(*id)).map_err(|error| error.to_string()),
             Undo::Swap { path, aside, new, old } => {
@@ -104,6 +105,17 @@ fn restore_label(
         Ok(())
     };
     memory::give_back(&fd, first, restore).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Gives a file back to root; one that is gone or another by now is nobody's business.
+fn restore_owner(path: &str, id: ObjectId) -> io::Result<()> {
+    match path::resolve(path) {
+        Ok(found) if found.found.id() == id => {
+            let file = path::reopen(&found.fd, OFlags::RDONLY)?;
+            std::os::unix::fs::fchown(&file, Some(0), Some(0))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Gives a file its name back, or drops it if the guest ran and the new one stays.

@@ -75,7 +75,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let resources = inventory::of(domain, chains, settings);
     let labels = host.selinux.is_some().then(|| contexts(inputs, &resources)).transpose()?;
     let ports = ports::plan(domain, inputs.uuid, settings)?;
-    let uids = owners(inputs, ports.passts.len())?;
+    let uids = owners(inputs, ports.passts.len() + usize::from(ports.tpm.is_some()))?;
+    check_tpm(domain, host)?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
     let profile = match &host.apparmor {
@@ -111,11 +112,17 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     })?;
     let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confine::supervisor_filter()?);
 
+    let mut tpm_op = None;
     let mut ops = leases(&uids, labels.as_ref());
     ops.push(Op::Cgroup(cgroup(domain, &confinement.root.devices, reserve::guest_cpus(host, settings))));
     ops.extend(images.opens);
     ops.extend(boot_ops);
     ops.extend(flash_ops.into_iter().flatten());
+    if let (Some(_), Some(uid)) = (&ports.tpm, uids.helpers.last()) {
+        let slot = slots::console(ports::TPM, "state")?;
+        let place = settings.tpm.state.trim_end_matches('/');
+        ops.push(Op::OpenTpmState { slot, path: format!("{place}/{}.tpm2", inputs.uuid), uid: *uid });
+    }
     ops.extend(ports.taps);
     ops.extend(images.labels);
     if let Some(label) = nvram_label {
@@ -128,10 +135,16 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     }
     ops.extend(ports.channels);
     ops.extend(ports.outside);
+    // The last of the helpers.
+    if let (Some(slot), Some(uid)) = (ports.tpm, uids.helpers.last()) {
+        let state = slots::console(ports::TPM, "state")?;
+        tpm_op = Some(Op::SpawnSwtpm { alias: ports::TPM.into(), slot, state, uid: *uid });
+    }
     for ((alias, slot), uid) in ports.passts.into_iter().zip(&uids.helpers) {
         let selinux_label = labels.as_ref().map(|l| l.passt.to_string());
         ops.push(Op::SpawnPasst { alias, slot, uid: *uid, selinux_label });
     }
+    ops.extend(tpm_op);
     ops.push(Op::Spawn(Box::new(Spawn {
         program: emulator.path.clone(),
         argv: line.argv,
@@ -304,6 +317,21 @@ fn profile_rules(domain: &Domain) -> Vec<ProfileRule> {
     let tcp = (!domain.devices.vncs.is_empty() || domain.devices.spice.is_some())
         .then_some(ProfileRule::HandedInTcp);
     kvm.into_iter().chain(tcp).collect()
+}
+
+/// Under SELinux a helper without a type of its own would run as the labeller.
+fn check_tpm(domain: &Domain, host: &HostFacts) -> Result<(), PlanError> {
+    match &domain.devices.tpm {
+        Some(tpm) if host.selinux.is_some() => Err(Refusal::new(
+            Layer::Selinux,
+            "plan the start with",
+            format!("<tpm> (line {})", tpm.line),
+            "svirt's policy has no type for swtpm yet",
+            "remove the <tpm>",
+        )
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 /// The contexts of a domain on a host with SELinux.

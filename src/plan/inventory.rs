@@ -42,6 +42,7 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
         // Back-ends that play nowhere.
         audios: _,
         watchdogs: _,
+        tpm,
     } = &domain.devices;
     let mut all = vec![
         process("the device model", Process::DeviceModel),
@@ -99,6 +100,10 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
                 helpers += 1;
             }
         }
+    }
+    if tpm.is_some() {
+        all.push(resource("the TPM's bytes", None, 0, Kind::Channel));
+        all.push(process("swtpm", Process::Swtpm(helpers)));
     }
     all
 }

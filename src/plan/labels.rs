@@ -30,7 +30,10 @@ pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError
     let bound = doi::bind(inputs.domain, inputs.chains, inputs.host, inputs.settings, &runs)?;
     let inputs = &Inputs { domain: &bound.domain, chains: &bound.chains, ..*inputs };
     let resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
-    let helpers = resources.iter().filter(|r| matches!(r.kind, Kind::Process(Process::Passt(_)))).count();
+    let helpers = resources
+        .iter()
+        .filter(|r| matches!(r.kind, Kind::Process(Process::Passt(_) | Process::Swtpm(_))))
+        .count();
     let contexts =
         models.contains(&Model::Selinux).then(|| build::contexts(inputs, &resources)).transpose()?;
     let owners = models.contains(&Model::Dac).then(|| build::owners(inputs, helpers)).transpose()?;

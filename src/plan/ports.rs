@@ -14,6 +14,9 @@ const VNC_CLIENTS: u32 = 8;
 /// The most connections to one SPICE server at once: a client has one for each of a dozen channels.
 const SPICE_CONNECTIONS: u32 = 48;
 
+/// libvirt's alias of the one TPM.
+pub(super) const TPM: &str = "tpm0";
+
 /// `sizeof sun_path` of unix(7).
 const SOCKET_PATH_MAX: usize = 108;
 
@@ -26,6 +29,8 @@ pub(super) struct Ports {
     pub(super) fds: Vec<FdGrant>,
     pub(super) consoles: Vec<ConsoleSpec>,
     pub(super) vncs: Vec<VncSpec>,
+    /// The end of the TPM's channel that its helper gets.
+    pub(super) tpm: Option<Slot>,
     /// Alias of each user network and the end that its helper gets.
     pub(super) passts: Vec<(String, Slot)>,
 }
@@ -48,6 +53,11 @@ pub(super) fn plan(domain: &Domain, uuid: DomainUuid, settings: &Settings) -> Re
     }
     if let Some(spice) = &domain.devices.spice {
         ports.graphics(slots::spice()?, &spice.listen, spice.line, Graphics::Spice, settings)?;
+    }
+    if domain.devices.tpm.is_some() {
+        let peer = slots::console(TPM, "peer")?;
+        ports.channels.push(Op::Channel { slot: slots::console(TPM, "")?, peer: peer.clone() });
+        ports.tpm = Some(peer);
     }
     for (index, interface) in domain.devices.interfaces.iter().enumerate() {
         let slot = slots::net(index)?;

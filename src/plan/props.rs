@@ -202,7 +202,10 @@ impl Model {
                 }
             }
             Op::LoadProfile { .. } => {}
-            Op::SpawnPasst { .. } | Op::Spawn(_) => self.processes += 1,
+            Op::OpenTpmState { slot, .. } => {
+                assert!(self.open.insert(slot.to_string()) && self.locks.insert(slot.to_string()));
+            }
+            Op::SpawnPasst { .. } | Op::SpawnSwtpm { .. } | Op::Spawn(_) => self.processes += 1,
         }
     }
 

@@ -89,6 +89,15 @@ fn describe(op: &Op) -> (String, String) {
             format!("{slot} {path}{}", if *append { "" } else { " (emptied first)" }),
             "the supervisor writes it; QEMU cannot change what is written".into(),
         ),
+        Op::OpenTpmState { slot, path, uid } => (
+            format!("{slot} {path}"),
+            format!("the TPM's state, owned by uid {uid} while the domain runs, locked against everybody"),
+        ),
+        Op::SpawnSwtpm { alias, slot, state, uid } => (
+            format!("{alias} as uid {uid} on {slot} with {state}"),
+            "the TPM runs outside QEMU, under a uid of its own, and reaches its state and nothing else"
+                .into(),
+        ),
         Op::SpawnPasst { alias, slot, uid, selinux_label } => (
             format!(
                 "{alias} as uid {uid} on {slot}{}",

@@ -70,6 +70,8 @@ impl Undo {
                     ListenAt::Control | ListenAt::Tcp { .. } => None,
                 },
             },
+            Op::OpenTpmState { slot, .. } => Self::Close { slots: vec![slot.clone()], locked: true },
+            Op::SpawnSwtpm { .. } => Self::Kill { process: "swtpm" },
             Op::SpawnPasst { .. } => Self::Kill { process: "passt" },
             Op::Spawn(_) => Self::Kill { process: "the device model and its supervisor" },
         }

@@ -133,6 +133,26 @@ pub enum Op {
         /// Its SELinux label, where SELinux is on.
         selinux_label: Option<String>,
     },
+    /// Opens the state of a domain's TPM, or makes it, for the one helper that runs under `uid`.
+    OpenTpmState {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Absolute path inside the configured directory.
+        path: String,
+        /// Who owns it while the domain runs; leased as [`UidRole::Helper`].
+        uid: u32,
+    },
+    /// Starts a TPM emulator (swtpm) that holds the other end of a channel.
+    SpawnSwtpm {
+        /// The alias of the device: `tpm0`.
+        alias: String,
+        /// The channel end that it speaks to QEMU through.
+        slot: Slot,
+        /// Its state, opened before.
+        state: Slot,
+        /// Its uid.
+        uid: u32,
+    },
     /// Starts the supervisor and, under it, the device model. Always the last operation.
     Spawn(Box<Spawn>),
 }
@@ -308,6 +328,8 @@ impl Op {
             Self::Listen { .. } => "listen",
             Self::OpenLog { .. } => "open-log",
             Self::SpawnPasst { .. } => "spawn-passt",
+            Self::OpenTpmState { .. } => "open-tpm-state",
+            Self::SpawnSwtpm { .. } => "spawn-swtpm",
             Self::Spawn(_) => "spawn",
         }
     }

@@ -86,11 +86,15 @@ pub fn stage(op: &Op) -> u8 {
     match op {
         Op::LeaseUid { .. } | Op::LeaseCategories { .. } | Op::LeaseShare { .. } => 0,
         Op::Cgroup(_) => 1,
-        Op::OpenImage(_) | Op::OpenReadable { .. } | Op::OpenNvram { .. } | Op::OpenTap { .. } => 2,
+        Op::OpenImage(_)
+        | Op::OpenReadable { .. }
+        | Op::OpenNvram { .. }
+        | Op::OpenTap { .. }
+        | Op::OpenTpmState { .. } => 2,
         Op::LabelSelinux { .. } | Op::LoadProfile { .. } => 3,
         Op::Channel { .. } => 4,
         Op::Pty { .. } | Op::Listen { .. } | Op::OpenLog { .. } => 5,
-        Op::SpawnPasst { .. } => 6,
+        Op::SpawnPasst { .. } | Op::SpawnSwtpm { .. } => 6,
         Op::Spawn(_) => 7,
     }
 }
@@ -102,6 +106,8 @@ enum Held {
     Image,
     Outside,
     Readable,
+    /// A helper's state, and whose.
+    State(u32),
     Tap,
 }
 
@@ -178,6 +184,17 @@ impl Checker {
             Op::Listen { slot, .. } | Op::OpenLog { slot, .. } => self.make(at, slot, Held::Outside),
             Op::SpawnPasst { slot, uid, .. } => {
                 self.take(at, slot, &[Held::ChannelEnd])?;
+                self.run_as(at, *uid, UidRole::Helper)
+            }
+            Op::OpenTpmState { slot, uid, .. } => {
+                if self.leased.get(uid) != Some(&UidRole::Helper) {
+                    return Err(OrderError::UidUnleased { at, uid: *uid });
+                }
+                self.make(at, slot, Held::State(*uid))
+            }
+            Op::SpawnSwtpm { slot, state, uid, .. } => {
+                self.take(at, slot, &[Held::ChannelEnd])?;
+                self.take(at, state, &[Held::State(*uid)])?;
                 self.run_as(at, *uid, UidRole::Helper)
             }
             Op::Spawn(spawn) => self.spawn(at, spawn),

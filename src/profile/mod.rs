@@ -34,7 +34,9 @@ pub enum Part {
     NetTap,
     /// Connected sockets, the monitor among them.
     Socket,
-    /// A SPICE server or a QXL video device.
+    /// A TPM, a SPICE server or a QXL video device.
+    Socketpair,
+    /// A SPICE server.
     Spice,
 }
 
@@ -57,7 +59,7 @@ pub enum ProfileError {
 
 impl Part {
     /// Every fragment.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AccelKvm,
         Self::AccelTcg,
         Self::Base,
@@ -68,6 +70,7 @@ impl Part {
         Self::Launcher,
         Self::NetTap,
         Self::Socket,
+        Self::Socketpair,
         Self::Spice,
     ];
 
@@ -85,6 +88,7 @@ impl Part {
             Self::Launcher => include_str!("../../labels/seccomp/launcher.toml"),
             Self::NetTap => include_str!("../../labels/seccomp/net-tap.toml"),
             Self::Socket => include_str!("../../labels/seccomp/socket.toml"),
+            Self::Socketpair => include_str!("../../labels/seccomp/socketpair.toml"),
             Self::Spice => include_str!("../../labels/seccomp/spice.toml"),
         }
     }
@@ -112,6 +116,7 @@ impl Part {
             Launcher,
             NetTap,
             Socket,
+            Socketpair,
             Spice
         )
     }

@@ -46,7 +46,7 @@ impl Profile {
                 profile_name(self.uuid),
                 "a profile of its own, named after the uuid alone",
             ),
-            Kind::Process(Process::Supervisor | Process::Passt(_)) => nothing(
+            Kind::Process(Process::Supervisor | Process::Passt(_) | Process::Swtpm(_)) => nothing(
                 Action::Never,
                 "no profile of svirt's yet: its uid, capabilities, Landlock and filter hold it",
             ),

@@ -38,7 +38,7 @@ impl Owners {
                 Some(&self.supervisor),
                 "the device model cannot signal or trace the process that watches it",
             ),
-            Kind::Process(Process::Passt(at)) => {
+            Kind::Process(Process::Passt(at) | Process::Swtpm(at)) => {
                 run(self.helpers.get(*at), "taken over, it reaches neither the device model nor its files")
             }
             Kind::Image(image) => {

@@ -73,6 +73,8 @@ pub enum Process {
     Passt(usize),
     /// The supervisor.
     Supervisor,
+    /// swtpm, by its place among the helpers.
+    Swtpm(usize),
 }
 
 /// What the configuration lets a path be used for.

@@ -205,6 +205,10 @@ impl Labels {
             Kind::Process(Process::Supervisor) => {
                 run(&self.supervisor, "it serves one domain, and the domain's pair keeps it to that one")
             }
+            Kind::Process(Process::Swtpm(_)) => Ok(Decision::nothing(
+                Action::Refused,
+                "the policy has no type for swtpm yet, so a domain with a TPM does not start under SELinux",
+            )),
             Kind::Process(Process::Passt(_)) => {
                 run(&self.passt, "packets of one domain; the domain's pair keeps it to that one")
             }

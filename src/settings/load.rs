@@ -91,6 +91,9 @@ impl Settings {
             ("paths.cache", &self.paths.cache),
             ("paths.doi", &self.paths.doi),
             ("network.passt", &self.network.passt),
+            ("tpm.swtpm", &self.tpm.swtpm),
+            ("tpm.state", &self.tpm.state),
+            ("images.nvram", &self.images.nvram),
             ("daemon.access", &self.daemon.access),
             ("daemon.store", &self.daemon.store),
         ];

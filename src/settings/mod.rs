@@ -30,6 +30,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Networks.
     pub network: Network,
+    /// `[tpm]`
+    pub tpm: Tpm,
     /// Consoles and their logs.
     pub console: Console,
     /// VNC servers.
@@ -140,6 +142,16 @@ pub struct Limits {
     pub chain_depth: u32,
     /// Seconds that a start may take before it is undone.
     pub start_timeout: u64,
+}
+
+/// `[tpm]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tpm {
+    /// The TPM emulator.
+    pub swtpm: String,
+    /// The directory of TPMs' states; only root may write it, and it is made if it is not there.
+    pub state: String,
 }
 
 /// `[network]`
@@ -303,6 +315,12 @@ impl Default for Emulators {
 impl Default for Limits {
     fn default() -> Self {
         Self { domains: 1000, memory: 0, vcpus: 255, chain_depth: 200, start_timeout: 60 }
+    }
+}
+
+impl Default for Tpm {
+    fn default() -> Self {
+        Self { swtpm: "/usr/bin/swtpm".into(), state: "/var/lib/svirt/tpm".into() }
     }
 }
 

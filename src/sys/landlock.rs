@@ -21,14 +21,22 @@ pub struct Allow {
     pub read_dir: bool,
     /// Open files for reading.
     pub read_file: bool,
+    /// Change the length of files (ABI 3).
+    pub truncate: bool,
     /// Open files for writing.
     pub write_file: bool,
 }
 
 impl Allow {
     /// Reading and executing, as a program and its libraries need it.
-    pub const PROGRAM: Self =
-        Self { execute: true, read_file: true, ioctl_dev: false, read_dir: false, write_file: false };
+    pub const PROGRAM: Self = Self {
+        execute: true,
+        read_file: true,
+        ioctl_dev: false,
+        read_dir: false,
+        truncate: false,
+        write_file: false,
+    };
 
     fn bits(self) -> BitFlags<AccessFs> {
         let rights = [
@@ -36,6 +44,7 @@ impl Allow {
             (self.ioctl_dev, AccessFs::IoctlDev),
             (self.read_dir, AccessFs::ReadDir),
             (self.read_file, AccessFs::ReadFile),
+            (self.truncate, AccessFs::Truncate),
             (self.write_file, AccessFs::WriteFile),
         ];
         rights.into_iter().filter(|(on, _)| *on).fold(BitFlags::EMPTY, |all, (_, right)| all | right)

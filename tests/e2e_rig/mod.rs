@@ -150,6 +150,7 @@ impl Rig {
         settings.images.relabelable = vec![at("images")];
         settings.images.readable = vec![at("boot"), "/usr/share/OVMF".into()];
         settings.images.nvram = at("nvram");
+        settings.tpm.state = at("tpm");
         settings.console.logs = vec![at("log")];
         settings.console.sockets = vec![at("sockets")];
         settings.limits.domains = 16;
@@ -336,7 +337,7 @@ impl Rig {
     /// Everything on this host that a domain touches.
     pub fn snapshot(&self) -> Snapshot {
         let mut files = BTreeMap::new();
-        for name in ["images", "boot", "nvram", "outside", "sockets", "run/control", "state/journal"] {
+        for name in ["images", "boot", "nvram", "tpm", "outside", "sockets", "run/control", "state/journal"] {
             let Ok(entries) = std::fs::read_dir(self.path(name)) else { continue };
             for entry in entries {
                 let path = entry.unwrap().path();

@@ -282,3 +282,21 @@ pub struct Redirection {
     /// Line of the element in the definition.
     pub line: u32,
 }
+
+/// `<tpm>` with `<backend type='emulator'>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Tpm {
+    /// `model`
+    pub model: TpmModel,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<tpm model>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum TpmModel {
+    /// `tpm-crb`
+    Crb,
+    /// `tpm-tis`
+    Tis,
+}

@@ -5,7 +5,7 @@ use super::scalar::{alias, number_attribute};
 use super::view::{Read, View};
 use crate::conf::domain::{
     Audio, AudioBackend, Controller, ControllerModel, Input, InputBus, InputKind, Sound, SoundCodec,
-    SoundModel, Watchdog, WatchdogAction, WatchdogModel,
+    SoundModel, Tpm, TpmModel, Watchdog, WatchdogAction, WatchdogModel,
 };
 
 /// The words of `<controller type>`.
@@ -305,4 +305,21 @@ pub(super) fn watchdogs(devices: View<'_>) -> Read<Vec<Watchdog>> {
         watchdogs.push(Watchdog { model, action, address, line: view.line() });
     }
     Ok(watchdogs)
+}
+
+/// `<tpm>`: an emulated one of version 2.0.
+pub(super) fn tpm(devices: View<'_>) -> Read<Option<Tpm>> {
+    let Some(view) = devices.one("tpm")? else { return Ok(None) };
+    view.only(&["model"], &["alias", "backend"])?;
+    alias(view)?;
+    let models = [("tpm-crb", TpmModel::Crb), ("tpm-tis", TpmModel::Tis)];
+    let model = view.word("model", &models)?.unwrap_or(TpmModel::Tis);
+    let backend = view.one("backend")?.ok_or_else(|| view.missing("<backend> of <tpm>"))?;
+    backend.only(&["persistent_state", "type", "version"], &[])?;
+    backend.required("type")?;
+    backend.fixed("type", &["emulator"])?;
+    backend.fixed("version", &["2.0"])?;
+    // The state is kept when the guest stops, whatever it says: only undefining a domain would remove it.
+    backend.fixed("persistent_state", &["no", "yes"])?;
+    Ok(Some(Tpm { model, line: view.line() }))
 }

@@ -279,6 +279,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         "rng",
         "serial",
         "sound",
+        "tpm",
         "video",
         "watchdog",
     ];
@@ -299,6 +300,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         inputs: hardware::inputs(view)?,
         sounds,
         audios,
+        tpm: hardware::tpm(view)?,
         watchdogs: hardware::watchdogs(view)?,
         rngs: view.all("rng").map(misc::rng).collect::<Read<_>>()?,
         memballoon: misc::memballoon(view)?,

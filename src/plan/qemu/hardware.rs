@@ -5,9 +5,10 @@ use super::usb::{self, Ports};
 use super::{Args, Guest, Object};
 use crate::conf::domain::{
     AudioBackend, CharTarget, Controller, ControllerModel, DiskBus, Domain, Input, InputBus, InputKind,
-    Sound, SoundCodec, SoundModel, WatchdogAction, WatchdogModel,
+    Sound, SoundCodec, SoundModel, TpmModel, WatchdogAction, WatchdogModel,
 };
-use crate::plan::PlanError;
+use crate::plan::ports::TPM;
+use crate::plan::{PlanError, slots};
 
 /// Every controller that a device is plugged into later, so before all of them.
 pub(super) fn controllers(args: &mut Args, domain: &Domain) {
@@ -83,6 +84,16 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, ports: &mut Ports) -> Resu
         };
         let object = Object::new("driver", driver).with("id", id.clone());
         args.pci(object, Plug::new(id, watchdog.address, Fit::Fixed, watchdog.line));
+    }
+    if let Some(tpm) = devices.tpm {
+        let fd = args.fd(slots::console(TPM, "")?);
+        args.pair("-chardev", format!("socket,id=chrtpm,fd={fd}"));
+        args.pair("-tpmdev", "emulator,id=tpm-tpm0,chardev=chrtpm");
+        let driver = match tpm.model {
+            TpmModel::Crb => "tpm-crb",
+            TpmModel::Tis => "tpm-tis",
+        };
+        args.json("-device", Object::new("driver", driver).with("tpmdev", "tpm-tpm0").with("id", TPM));
     }
     for (index, one) in devices.redirections.iter().enumerate() {
         let id = format!("redir{index}");

@@ -1,0 +1,28 @@
+//! How swtpm is started: one channel to QEMU and one file, both as descriptors. It makes no names, listens nowhere
+//! and loads a filter of its own on top of the floor.
+
+/// The descriptor of the channel in swtpm.
+pub(super) const CHANNEL: i32 = 3;
+/// The descriptor of its state.
+pub(super) const STATE: i32 = 4;
+/// The most bytes that a guest can make it write; a full TPM 2.0 has about a tenth of it.
+pub(super) const STATE_MAX: u64 = 2 << 20;
+
+/// swtpm's arguments. It ends when QEMU closes its end of the channel.
+pub(super) fn argv() -> Vec<String> {
+    let state = format!("backend-uri=file:///proc/self/fd/{STATE}");
+    let control = format!("type=unixio,clientfd={CHANNEL}");
+    let words = [
+        "swtpm",
+        "socket",
+        "--tpm2",
+        "--tpmstate",
+        &state,
+        "--ctrl",
+        &control,
+        "--terminate",
+        "--seccomp",
+        "action=kill",
+    ];
+    words.map(ToOwned::to_owned).into()
+}
