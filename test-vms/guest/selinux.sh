@@ -65,4 +65,43 @@ else
 fi
 
 . /payload/domains.sh
+
+# An image that two domains write has a pair of its own, which both have besides theirs.
+qemu-img create -q -f raw $images/shared.raw 1M
+restorecon -F $images/shared.raw
+for domain in gamma delta; do
+    cat >/tmp/$domain.xml <<XML
+<domain type='qemu'>
+  <name>$domain</name>
+  <memory unit='MiB'>32</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='$images/shared.raw'/>
+      <target dev='vda' bus='virtio'/>
+      <shareable/>
+    </disk>
+  </devices>
+</domain>
+XML
+    mark
+    if svirt run --detach /tmp/$domain.xml >/run/out 2>&1; then pass "svirt run $domain"; else fail "svirt run $domain" "$(head -n 3 /run/out | tr '\n' ' ')"; show_avc; fi
+done
+share=$(stat -c %C $images/shared.raw | cut -d: -f5)
+echo "note the shared image's pair: $share"
+case $share in c*,c*) pass "the shared image has a pair" ;; *) fail "the shared image has a pair" "$share" ;; esac
+ranges=
+for pid in $(pgrep qemu-system); do
+    range=$(tr -d '\0' </proc/$pid/attr/current | cut -d: -f5)
+    ranges="$ranges $range"
+    for category in $(echo "$share" | tr ',' ' '); do
+        case ",$range," in *",$category,"*) ;; *) fail "pid $pid has the shared image's categories" "$range" ;; esac
+    done
+done
+set -- $ranges
+echo "note ranges: $ranges"
+if [ $# = 2 ] && [ "$1" != "$2" ]; then pass "both domains have it besides a pair of their own"; else fail "both domains have it besides a pair of their own" "$ranges"; fi
+for domain in gamma delta; do svirt stop --force $domain >/run/out 2>&1 && pass "svirt stop $domain" || fail "svirt stop $domain" "$(head -n 3 /run/out)"; done
+is "the shared image is as before" "$(type_of $images/shared.raw)" svirt_store_t
 verdict
