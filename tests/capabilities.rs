@@ -144,6 +144,7 @@ fn definition(machine: &str, kind: &str, name: &str, value: &str) -> Option<Stri
         let target = match bus {
             "virtio" => "vda",
             "ide" => "hda",
+            "nvme" => "nvme0n1",
             _ => "sda",
         };
         format!(
