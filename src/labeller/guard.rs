@@ -38,9 +38,10 @@ pub fn guarded(mut options: Options) -> Result<i32, LabellerError> {
         })
         .map_err(step("fork"))?;
         match wait(&child).map_err(step("wait for its child"))? {
-            Some(Exit::Code(code)) => return Ok(code),
+            // A panic is no decision to leave.
+            Some(Exit::Code(code)) if code != process::PANICKED => return Ok(code),
             ended => {
-                tracing::error!(pid = child.pid, ?ended, "the labeller was killed; another one takes over");
+                tracing::error!(pid = child.pid, ?ended, "the labeller died; another one takes over");
                 killed.retain(|at| at.elapsed() < WITHIN);
                 killed.push(Instant::now());
             }

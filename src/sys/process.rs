@@ -16,7 +16,7 @@ use rustix::process::{DumpableBehavior, Signal};
 use super::pidfd;
 
 /// The exit status of a forked child whose code panicked.
-const PANICKED: i32 = 101;
+pub const PANICKED: i32 = 101;
 
 /// A process that this one started.
 #[derive(Debug)]
@@ -63,8 +63,18 @@ pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Child> {
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => run_and_exit(body),
-        pid => Ok(Child { pid, pidfd: pidfd::open(pid)? }),
+        pid => held(pid),
     }
+}
+
+/// A child by its pidfd; one that cannot be held so is ended, because nobody would watch it.
+fn held(pid: i32) -> io::Result<Child> {
+    pidfd::open(pid).map(|pidfd| Child { pid, pidfd }).inspect_err(|_| {
+        // Our own child that nobody has waited for: the number is still its.
+        let own = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(own, None);
+    })
 }
 
 /// Runs `body` in a forked child and leaves without running destructors or exit handlers.

@@ -4,10 +4,11 @@
 //! that runs under no filter itself. The target is stopped for as long as the copy takes and goes on afterwards.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::seccomp::Instruction;
@@ -21,6 +22,9 @@ const FILTERS_MAX: usize = 64;
 /// The longest program that seccomp takes (`BPF_MAXINSNS`).
 const INSTRUCTIONS_MAX: usize = 4096;
 
+/// How long a thread may take to stop.
+const STOPS_WITHIN: Duration = Duration::from_secs(2);
+
 /// A stopped thread that goes on when this is dropped.
 struct Seized(Pid);
 
@@ -31,7 +35,14 @@ impl Seized {
         ptrace::seize(pid, Options::empty())?;
         let seized = Self(pid);
         ptrace::interrupt(pid)?;
-        waitpid(pid, Some(WaitPidFlag::__WALL))?;
+        // One that sleeps where no signal reaches it, as a parent in vfork, may never stop.
+        let until = Instant::now() + STOPS_WITHIN;
+        while waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
         Ok(seized)
     }
 }
