@@ -8,6 +8,7 @@ mod schema;
 
 use svirt::conf::capabilities::Capabilities;
 use svirt::conf::domain_capabilities::{DomainCapabilities, Wanted};
+use svirt::conf::facts::FirmwareFile;
 use svirt::host::{self, Inventory, View};
 use svirt::settings::Settings;
 
@@ -113,6 +114,23 @@ fn domain_capabilities_are_good_by_both_schemas() {
         if let Some(libvirt) = schema::libvirt("domaincaps.rng") {
             assert_eq!(schema::complaints(&libvirt, &xml), Vec::<String>::new(), "{xml}");
         }
+        let firmware = FirmwareFile {
+            code: "/usr/share/OVMF/code.fd".into(),
+            template: "/usr/share/OVMF/vars.fd".into(),
+            machines: vec!["pc-q35-*".into()],
+            features: vec![],
+        };
+        assert_eq!(firmware.runs_on(&all.machine), machine == "q35");
+        let with = DomainCapabilities { firmwares: vec![firmware.code], ..all.clone() }.to_xml();
+        assert!(with.contains("<value>efi</value>"), "{with}");
+        assert_eq!(
+            schema::complaints(&schema::own("domaincapabilities.rng"), &with),
+            Vec::<String>::new(),
+            "{with}"
+        );
+        if let Some(libvirt) = schema::libvirt("domaincaps.rng") {
+            assert_eq!(schema::complaints(&libvirt, &with), Vec::<String>::new(), "{with}");
+        }
         assert_eq!(all.admits("disk", "bus", "ide"), machine == "pc");
         assert!(all.admits("disk", "bus", "virtio") && !all.admits("disk", "bus", "fdc"));
     }
@@ -151,6 +169,8 @@ fn definition(machine: &str, kind: &str, name: &str, value: &str) -> Option<Stri
             "<disk type='file' device='{device}'><driver name='qemu' type='raw'/><source file='/var/lib/svirt/images/a.img'/><target dev='{target}' bus='{bus}'/></disk>"
         )
     };
+    let spice = "<graphics type='spice' autoport='yes'/>";
+    let usb = "<controller type='usb' model='qemu-xhci'/>";
     let devices = match (kind, name) {
         ("disk", "bus") => disk(value, "disk"),
         ("disk", "diskDevice") if value == "disk" => disk("virtio", "disk"),
@@ -161,6 +181,24 @@ fn definition(machine: &str, kind: &str, name: &str, value: &str) -> Option<Stri
         ("rng", "model") => format!("<rng model='{value}'><backend model='builtin'/></rng>"),
         ("rng", "backendModel") if value == "random" => {
             "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>".to_owned()
+        }
+        ("tpm", "model") => format!("<tpm model='{value}'><backend type='emulator' version='2.0'/></tpm>"),
+        ("tpm", "backendModel") => {
+            format!("<tpm model='tpm-crb'><backend type='{value}' version='2.0'/></tpm>")
+        }
+        ("tpm", "backendVersion") => {
+            format!("<tpm model='tpm-crb'><backend type='emulator' version='{value}'/></tpm>")
+        }
+        ("redirdev", "bus") => format!("{spice}{usb}<redirdev bus='{value}' type='spicevmc'/>"),
+        ("channel", "type") if value == "spicevmc" => {
+            format!(
+                "{spice}<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>"
+            )
+        }
+        ("channel", "type") => {
+            format!(
+                "<channel type='{value}'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+            )
         }
         ("rng", "backendModel") => format!("<rng model='virtio'><backend model='{value}'/></rng>"),
         _ => return None,

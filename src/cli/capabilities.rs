@@ -33,6 +33,7 @@ pub(super) fn domain(wanted: &DomCapabilities, settings: &Settings, quiet: bool)
         arch: wanted.arch.as_deref(),
         machine: wanted.machine.as_deref(),
         virt: wanted.virttype.as_deref(),
+        firmwares: &inventory.facts.firmwares,
     };
     let all =
         DomainCapabilities::new(&inventory.emulators, asked, inventory.facts.kvm, settings.limits.vcpus)?;

@@ -75,4 +75,23 @@ impl FirmwareFile {
     pub fn has(&self, feature: &str) -> bool {
         self.features.iter().any(|known| known == feature)
     }
+
+    /// Whether it is made for a machine type, by its name or an alias of it.
+    #[must_use]
+    pub fn runs_on(&self, machine: &str) -> bool {
+        self.machines.iter().any(|pattern| names(pattern, machine))
+    }
+}
+
+/// Whether a pattern with at most one `*`, at its end, names a machine; the short names stand for every version.
+fn names(pattern: &str, machine: &str) -> bool {
+    let family = match machine {
+        "q35" => "pc-q35-",
+        "pc" => "pc-i440fx-",
+        versioned => versioned,
+    };
+    match pattern.strip_suffix('*') {
+        Some(prefix) => family.starts_with(prefix),
+        None => pattern == machine,
+    }
 }

@@ -108,24 +108,11 @@ fn nvram(firmware: &Firmware, uuid: DomainUuid, settings: &Settings) -> Result<S
 
 fn fits(file: &FirmwareFile, machine: &str, wanted: &Firmware, smm: Option<bool>) -> bool {
     let agrees = |asked: Option<bool>, feature: &str| asked.is_none_or(|asked| asked == file.has(feature));
-    file.machines.iter().any(|pattern| names(pattern, machine))
+    file.runs_on(machine)
         && agrees(wanted.secure_boot, "secure-boot")
         && agrees(wanted.enrolled_keys, "enrolled-keys")
         && agrees(wanted.secure, "requires-smm")
         && !(smm == Some(false) && file.has("requires-smm"))
-}
-
-/// Whether a pattern with at most one `*`, at its end, names a machine; the short names stand for every version.
-fn names(pattern: &str, machine: &str) -> bool {
-    let family = match machine {
-        "q35" => "pc-q35-",
-        "pc" => "pc-i440fx-",
-        versioned => versioned,
-    };
-    match pattern.strip_suffix('*') {
-        Some(prefix) => family.starts_with(prefix),
-        None => pattern == machine,
-    }
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ fn domain_capabilities(call: &Call<'_>) -> Answer {
     type Words<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<&'a str>, u32);
     let (emulator, arch, machine, virt, flags): Words<'_> = call.arguments()?;
     call.only_flags(flags, 0)?;
-    let wanted = Wanted { emulator, arch, machine, virt };
+    let wanted = Wanted { emulator, arch, machine, virt, firmwares: &call.facts().firmwares };
     let (kvm, vcpus) = (call.facts().kvm, call.settings().limits.vcpus);
     let found = DomainCapabilities::new(&call.node().emulators, wanted, kvm, vcpus);
     let found =

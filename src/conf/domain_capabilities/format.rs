@@ -23,8 +23,7 @@ pub(super) fn domain_capabilities(all: &DomainCapabilities) -> String {
         w.empty("vcpu", &[("max", &all.max_vcpus)]);
         w.empty("iothreads", &[("supported", &"no")]);
         w.within("os", &[("supported", &"yes")], |w| {
-            w.empty("enum", &[("name", &"firmware")]);
-            w.empty("loader", &[("supported", &"no")]);
+            firmware(w, &all.firmwares);
         });
         cpu(w, &all.cpu, all.domain == "kvm");
         w.empty("memoryBacking", &[("supported", &"no")]);
@@ -40,6 +39,31 @@ pub(super) fn domain_capabilities(all: &DomainCapabilities) -> String {
         });
     });
     w.finish()
+}
+
+/// Firmware is found by the host's descriptions, or named as read-only flash memory.
+fn firmware(w: &mut Writer, paths: &[String]) {
+    if paths.is_empty() {
+        w.empty("enum", &[("name", &"firmware")]);
+        w.empty("loader", &[("supported", &"no")]);
+        return;
+    }
+    enumeration(w, "firmware", &["efi"]);
+    w.within("loader", &[("supported", &"yes")], |w| {
+        for path in paths {
+            w.text("value", &[], path);
+        }
+        enumeration(w, "type", &["pflash"]);
+        enumeration(w, "readonly", &["yes"]);
+    });
+}
+
+fn enumeration(w: &mut Writer, name: &str, values: &[&str]) {
+    w.within("enum", &[("name", &name)], |w| {
+        for value in values {
+            w.text("value", &[], value);
+        }
+    });
 }
 
 fn yes_no(yes: bool) -> &'static str {
@@ -80,11 +104,7 @@ fn cpu(w: &mut Writer, cpu: &CpuModes, kvm: bool) {
 fn device(w: &mut Writer, device: &Device) {
     w.within(device.kind, &[("supported", &yes_no(!device.enums.is_empty()))], |w| {
         for (name, values) in &device.enums {
-            w.within("enum", &[("name", name)], |w| {
-                for value in values {
-                    w.text("value", &[], value);
-                }
-            });
+            enumeration(w, name, values);
         }
     });
 }

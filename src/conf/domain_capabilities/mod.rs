@@ -7,6 +7,7 @@ mod runs;
 use serde::Serialize;
 
 use super::emulator::{CpuDefinition, EmulatorFacts, HostModel};
+use super::facts::FirmwareFile;
 use crate::base::{Layer, Refusal};
 
 /// `<domainCapabilities>`
@@ -22,6 +23,8 @@ pub struct DomainCapabilities {
     pub arch: String,
     /// The most virtual CPUs.
     pub max_vcpus: u32,
+    /// Paths of the UEFI code that this machine type starts with; empty where the host has none.
+    pub firmwares: Vec<String>,
     /// `<cpu>`
     pub cpu: CpuModes,
     /// `<devices>`, each kind with what its enumerations admit.
@@ -61,6 +64,8 @@ pub struct Wanted<'a> {
     pub machine: Option<&'a str>,
     /// `kvm` or `qemu`; the better one that works where absent.
     pub virt: Option<&'a str>,
+    /// The host's UEFI firmware.
+    pub firmwares: &'a [FirmwareFile],
 }
 
 impl DomainCapabilities {
@@ -122,6 +127,7 @@ impl DomainCapabilities {
             machine: machine.name.clone(),
             arch: emulator.arch.clone(),
             max_vcpus: machine.cpus.min(vcpus),
+            firmwares: firmwares(wanted.firmwares, &machine.name),
             cpu: cpu(emulator, domain == "kvm"),
             devices: runs::devices(emulator, &machine.name),
         })
@@ -140,6 +146,17 @@ impl DomainCapabilities {
         let values = device.and_then(|device| device.enums.iter().find(|(own, _)| *own == name));
         values.is_some_and(|(_, values)| values.contains(&value))
     }
+}
+
+/// In the order of preference, each once.
+fn firmwares(all: &[FirmwareFile], machine: &str) -> Vec<String> {
+    let mut paths: Vec<String> = Vec::new();
+    for file in all.iter().filter(|file| file.runs_on(machine)) {
+        if !paths.contains(&file.code) {
+            paths.push(file.code.clone());
+        }
+    }
+    paths
 }
 
 fn cpu(emulator: &EmulatorFacts, kvm: bool) -> CpuModes {

@@ -45,6 +45,13 @@ const RUNS: &[Entry] = &[
     ("rng", "model", "virtio", &["device:virtio-rng-pci"]),
     ("rng", "backendModel", "random", &["object:rng-builtin"]),
     ("rng", "backendModel", "builtin", &["object:rng-builtin"]),
+    ("tpm", "model", "tpm-tis", &["device:tpm-tis", "tpm:emulator"]),
+    ("tpm", "model", "tpm-crb", &["device:tpm-crb", "tpm:emulator"]),
+    ("tpm", "backendModel", "emulator", &["tpm:emulator"]),
+    ("tpm", "backendVersion", "2.0", &["tpm:emulator"]),
+    ("redirdev", "bus", "usb", &["device:usb-redir", "command:query-spice"]),
+    ("channel", "type", "unix", &["device:virtserialport"]),
+    ("channel", "type", "spicevmc", &["device:virtserialport", "command:query-spice"]),
 ];
 
 /// Every kind, in the order of libvirt's schema.
