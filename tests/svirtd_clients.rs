@@ -143,6 +143,26 @@ fn what_was_started_for_a_client_ends_with_it() {
 }
 
 #[test]
+fn what_is_being_started_for_a_client_that_goes_ends_too() {
+    if !virsh_possible() {
+        return;
+    }
+    const AUTODESTROY: u32 = 2;
+    let host = Host::new();
+    let xml = std::fs::read_to_string(host.rig.bare("d1", "")).unwrap();
+    for pause in [0, 5, 20, 60, 150] {
+        let mut raw = Raw::open(&host);
+        raw.send(&packet(Procedure::DomainCreateXml, 1, &(xml.as_str(), AUTODESTROY)));
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        drop(raw);
+        // Long enough that a start that goes on would be through.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        e2e_rig::eventually("it ends with its client", || !host.says(&["list", "--all"]).contains("d1"));
+        assert!(host.rig.status("d1").is_none());
+    }
+}
+
+#[test]
 fn clients_beyond_the_limit_wait_for_a_place() {
     if !virsh_possible() {
         return;

@@ -66,6 +66,11 @@ impl<'a> Call<'a> {
         &self.service.node
     }
 
+    /// What is known of domains.
+    pub(super) fn manager(&self) -> &'a Manager {
+        &self.service.manager
+    }
+
     /// What the host was when the daemon started.
     pub(super) fn facts(&self) -> &'a crate::conf::facts::HostFacts {
         self.service.manager.facts()

@@ -82,13 +82,26 @@ fn create_with_flags(call: &Call<'_>) -> Answer {
     let target = call.domain(&asked, flags)?;
     call.only_flags(flags, START_PAUSED | START_AUTODESTROY | START_SAVED)?;
     let (manager, uuid) = target.parts();
-    call.answer(&reference(&manager.start(uuid, start_flags(call, flags))?))
+    let domain = manager.start(uuid, start_flags(call, flags))?;
+    end_with_client(call, manager);
+    call.answer(&reference(&domain))
+}
+
+/// Ends what was started to end with a client that went while it was being started.
+///
+/// One that goes later ends it itself: it is marked as gone before it looks for what is to end with it.
+fn end_with_client(call: &Call<'_>, manager: &Manager) {
+    if call.session.has_gone() {
+        manager.connection_ended(call.session.id);
+    }
 }
 
 fn create_xml(call: &Call<'_>) -> Answer {
     let (xml, flags): (&str, u32) = call.arguments()?;
     call.only_flags(flags, START_PAUSED | START_AUTODESTROY | VALIDATE)?;
-    call.answer(&reference(&call.create(xml, flags, flags & VALIDATE != 0, start_flags(call, flags))?))
+    let domain = call.create(xml, flags, flags & VALIDATE != 0, start_flags(call, flags))?;
+    end_with_client(call, call.manager());
+    call.answer(&reference(&domain))
 }
 
 fn define_flags(call: &Call<'_>) -> Answer {

@@ -30,6 +30,8 @@ struct State {
     /// Whether read-only, once it is open.
     opened: Option<bool>,
     keepalive: bool,
+    /// Whether the client has gone.
+    gone: bool,
     callbacks: Vec<Callback>,
     last_callback: i32,
 }
@@ -67,6 +69,16 @@ impl Session {
     /// Whether it is open, and then whether read-only.
     pub(super) fn opened(&self) -> Option<bool> {
         self.state().opened
+    }
+
+    /// The client has gone; what still runs for it finds out.
+    pub fn leave(&self) {
+        self.state().gone = true;
+    }
+
+    /// Whether the client has gone.
+    pub(super) fn has_gone(&self) -> bool {
+        self.state().gone
     }
 
     /// The client answers pings.

@@ -10,6 +10,8 @@ pub const STREAM_CHUNK: usize = 262_120;
 /// The most descriptors of one packet.
 const DESCRIPTORS_MAX: u32 = 32;
 const LENGTH_SIZE: usize = 4;
+/// The room in bytes that is kept between packets.
+const ROOM: usize = 64 << 10;
 
 /// Why a peer's bytes are no packets; the connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,10 +123,11 @@ impl Deframer {
         Ok(Some(packet))
     }
 
-    /// Gives the room of a long packet back once it is through.
+    /// Gives the room of a long packet back once it is through, whatever has come behind it.
     fn shrink(&mut self) {
-        if self.used == self.buffer.len() && self.buffer.capacity() > 1 << 16 {
-            self.buffer = Vec::new();
+        let rest = self.buffer.get(self.used..).unwrap_or_default();
+        if self.buffer.capacity() > ROOM && rest.len() <= ROOM / 2 {
+            self.buffer = rest.to_vec();
             self.used = 0;
         }
     }
@@ -201,6 +204,18 @@ mod tests {
         }
         let many = Packet::bytes(&header, &33_u32).unwrap();
         assert_eq!(all(&many, &[9]).1, Some(FrameError::Descriptors(33)));
+    }
+
+    #[test]
+    fn a_long_packets_room_is_given_back_though_more_has_come() {
+        let header = Header::event(Program::Remote, 3, 0);
+        let long = Packet::raw(&header, &vec![7; 1 << 20]).unwrap();
+        let mut deframer = Deframer::default();
+        deframer.push(&long);
+        deframer.push(b"\0");
+        assert!(deframer.next_packet().unwrap().is_some() && deframer.next_packet().unwrap().is_none());
+        assert_eq!(deframer.held(), 1);
+        assert!(deframer.buffer.capacity() <= ROOM, "{}", deframer.buffer.capacity());
     }
 
     proptest! {

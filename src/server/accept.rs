@@ -58,9 +58,11 @@ async fn serve(shared: &Arc<Shared>, stream: UnixStream, read_only: bool) {
     let queue = Arc::new(Queue::new(shared.sending.clone()));
     let session = Arc::new(Session::new(id, identity, read_only, queue.clone()));
     shared.events.add(&session);
-    let client = Client::new(shared.service.clone(), session, queue, shared.calls, shared.partial.clone());
+    let client =
+        Client::new(shared.service.clone(), session.clone(), queue, shared.calls, shared.partial.clone());
     Arc::new(client).serve(stream).await;
     shared.events.remove(id);
+    session.leave();
     let manager = shared.manager.clone();
     let ended = tokio::task::spawn_blocking(move || manager.connection_ended(id)).await;
     if let Err(error) = ended {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::console;
 use super::queue::{Budget, Queue};
 use crate::remote::{Outcome, Service, Session, StreamPacket};
-use crate::rpc::{Deframer, Header, Packet, Program};
+use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
 
 /// How often a client that answers pings is pinged while it is silent, and how many may go unanswered.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const STALLED: Duration = Duration::from_secs(60);
 /// Streams that one client may have open.
 const STREAMS_MAX: usize = 16;
 /// Packets for one stream that its other end has not taken yet.
-const STREAM_QUEUE: usize = 64;
+const STREAM_QUEUE: usize = 16;
 /// Bytes of one unfinished packet that are nobody's concern.
 const PARTIAL_FREE: usize = 64 << 10;
 
@@ -73,8 +73,9 @@ impl Client {
 
     /// Reads until the end; true where the client said goodbye and is answered.
     async fn read(self: &Arc<Self>, stream: &OwnedReadHalf) -> bool {
-        let (mut deframer, mut counted, mut pings) = (Deframer::default(), 0, 0);
-        let end = loop {
+        let (mut deframer, mut pings) = (Deframer::default(), 0);
+        let mut counted = Counted { budget: &self.partial, bytes: 0 };
+        loop {
             self.queue.room().await;
             match timeout(PING_EVERY, stream.readable()).await {
                 Err(_) => {
@@ -93,20 +94,10 @@ impl Client {
             }
             match self.packets(&mut deframer).await {
                 Some(last) => break last,
-                None if !self.account(&deframer, &mut counted) => break false,
+                None if !counted.holds(deframer.held()) => break false,
                 None => {}
             }
-        };
-        self.partial.remove(counted);
-        end
-    }
-
-    /// Counts what is held of an unfinished packet; false where that is too much.
-    fn account(&self, deframer: &Deframer, counted: &mut usize) -> bool {
-        let held = deframer.held();
-        self.partial.remove(*counted);
-        *counted = held;
-        self.partial.add(held) || held <= PARTIAL_FREE
+        }
     }
 
     /// Pings a client that answers; false where it no longer does.
@@ -131,6 +122,13 @@ impl Client {
                 Ok(Some(packet)) => {
                     if self.packet(packet).await {
                         return Some(true);
+                    }
+                    // One piece of input may hold hundreds of calls: others get their turn between any two of them,
+                    // and a client that does not read its answers has no more of them made.
+                    tokio::task::yield_now().await;
+                    self.queue.room().await;
+                    if self.queue.is_closed() {
+                        return Some(false);
                     }
                 }
                 Ok(None) => return None,
@@ -199,11 +197,37 @@ impl Client {
             streams.get(&serial).cloned()
         };
         let Some(sender) = sender else { return };
-        if sender.try_send(packet).is_err() {
+        let text = if packet.data.len() > STREAM_CHUNK {
+            Some("a stream's packet is longer than any client of libvirt's sends")
+        } else {
+            let full = sender.try_send(packet).is_err();
+            full.then_some("the guest does not read its console: what was typed is lost")
+        };
+        if let Some(text) = text {
             self.forget(serial);
-            let text = "the guest does not read its console: what was typed is lost";
             self.queue.push(self.service.stream_failure(&header, text));
         }
+    }
+}
+
+/// What is held of one client's unfinished packet, as all clients' budget counts it; given back however reading ends.
+struct Counted<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+}
+
+impl Counted<'_> {
+    /// Notes how much is held; false where that is too much.
+    fn holds(&mut self, held: usize) -> bool {
+        self.budget.remove(self.bytes);
+        self.bytes = held;
+        self.budget.add(held) || held <= PARTIAL_FREE
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.budget.remove(self.bytes);
     }
 }
 
@@ -227,4 +251,20 @@ async fn write(mut stream: OwnedWriteHalf, queue: Arc<Queue>) {
         queue.sent(packet.len());
     }
     let _ = stream.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_held_is_given_back_when_reading_is_cut_short() {
+        let budget = Budget::default();
+        let mut counted = Counted { budget: &budget, bytes: 0 };
+        assert!(counted.holds(200 << 20) && counted.holds(100 << 20));
+        drop(counted);
+        let mut next = Counted { budget: &budget, bytes: 0 };
+        assert!(next.holds(256 << 20), "nothing of it is left");
+        assert!(!next.holds((256 << 20) + 1));
+    }
 }
