@@ -33,6 +33,8 @@ impl Server {
         if let Err(refusal) = self.leases.domain(&plan.domain) {
             return Some(refused(refusal));
         }
+        // Its last end is none of this start's.
+        self.past.retain(|(past, _)| *past != plan.domain.uuid);
         let mut journal = match Journal::begin(&self.journals, &plan, &self.boot) {
             Ok(journal) => journal,
             Err(error) => {

@@ -265,7 +265,7 @@ impl Manager {
         match ended {
             Ok(ended) => self.ended(uuid, id, Some(&ended)),
             // It was gone already, whoever ended it.
-            Err(DriverError::Refused(_)) => self.ended(uuid, id, None),
+            Err(DriverError::NoDomain) => self.ended(uuid, id, None),
             Err(error) => return Err(error.into()),
         }
         Ok(())

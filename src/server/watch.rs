@@ -49,7 +49,7 @@ async fn ask(socket: &Path, uuid: DomainUuid) -> io::Result<Option<Ended>> {
     loop {
         match wire::decode(&mut pending).map_err(io::Error::other)? {
             Some(Reply::Ended(ended)) => return Ok(Some(ended)),
-            Some(Reply::Refused(_)) => return Ok(None),
+            Some(Reply::NoDomain) => return Ok(None),
             Some(_) => return Err(io::ErrorKind::InvalidData.into()),
             None => {}
         }
