@@ -91,6 +91,13 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
         let rule = "no image of this plan is shared under it";
         return Err(whole(policy("share the categories", pair.to_string(), rule, "plan again")));
     }
+    for name in ["open-nvram", "open-tpm-state", "spawn-swtpm"] {
+        // Each one is a new file on the host, and a copy that everybody waits for.
+        if plan.ops.iter().filter(|op| op.name() == name).count() > 1 {
+            let rule = "a domain has one store of UEFI variables and one TPM";
+            return Err(whole(policy("apply a second", name.into(), rule, "plan again")));
+        }
+    }
     for (at, op) in plan.ops.iter().enumerate() {
         admission.op(op).map_err(|refusal| NotAdmitted { op: Some(at), refusal })?;
     }

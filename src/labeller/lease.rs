@@ -237,6 +237,11 @@ impl Leases {
         self.uids.iter().map(|(uid, (role, _))| (*role, *uid)).collect()
     }
 
+    /// Whether a domain uses this object.
+    pub(super) fn is_used(&self, id: ObjectId) -> bool {
+        self.objects.contains_key(&id)
+    }
+
     /// Leased pairs.
     pub(super) fn pairs(&self) -> Vec<CategoryPair> {
         self.pairs.keys().copied().collect()

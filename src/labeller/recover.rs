@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::domain::{Domain, Phase};
 use super::journal::{self, ASIDE, Entry, Journal, Left, ProcessRole, Undo};
 use super::launcher::Slots;
-use super::lease::Hold;
+use super::lease::{Hold, Leases};
 use super::server::Server;
 use super::start::identity;
 use super::undo;
@@ -210,9 +210,7 @@ impl Server {
             }
         }
         // Of what was set aside only labels and names are left; a cgroup or socket of that name may be another's.
-        let is_lasting =
-            |undo: &Undo| matches!(undo, Undo::Label { .. } | Undo::Name { .. } | Undo::Swap { .. });
-        let lasting = |undo: &&Undo| !aside || is_lasting(undo);
+        let lasting = |undo: &&Undo| !aside || is_lasting(undo, &self.leases);
         let undos: Vec<Undo> = story.undos.iter().filter(lasting).cloned().collect();
         let ran = story.running.is_some();
         let failed = undo::all(uuid, &undos, ran, &mut self.leases, &mut *self.launcher);
@@ -223,6 +221,16 @@ impl Server {
             journal.set_aside(failed);
         }
         Ok(())
+    }
+}
+
+/// Whether an effect outlives its domain's processes and is nobody else's by now.
+fn is_lasting(undo: &Undo, leases: &Leases) -> bool {
+    match undo {
+        Undo::Label { .. } | Undo::Name { .. } | Undo::Swap { .. } => true,
+        // A domain that runs may have given it to its own helper since.
+        Undo::Owner { id, .. } => !leases.is_used(*id),
+        Undo::Cgroup | Undo::Profile | Undo::Socket { .. } => false,
     }
 }
 
@@ -263,5 +271,23 @@ pub(super) fn retry<T>(mut get: impl FnMut() -> io::Result<T>) -> io::Result<T> 
             }
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::privsep::op::{Access, Sharing};
+
+    #[test]
+    fn an_owner_that_was_set_aside_is_given_back_unless_the_file_is_in_use() {
+        let owner = Undo::Owner { path: "/t".into(), id: (1, 2) };
+        let mut leases = Leases::default();
+        assert!(is_lasting(&owner, &leases));
+        let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
+        leases.object(DomainUuid(uuid::Uuid::nil()), (1, 2), hold, "/t").unwrap();
+        assert!(!is_lasting(&owner, &leases));
+        assert!(!is_lasting(&Undo::Cgroup, &leases));
     }
 }

@@ -224,6 +224,26 @@ fn a_label_without_selinux_is_refused() {
 }
 
 #[test]
+fn a_domain_has_one_store_of_uefi_variables() {
+    let settings = Settings::default();
+    let made = |count: usize| {
+        let mut plan = plan(&settings);
+        for at in 0..count {
+            let (slot, template) = (slot(&format!("vars{at}")), slot(&format!("template{at}")));
+            let path = "/usr/share/OVMF/OVMF_VARS_4M.fd".into();
+            plan.ops.insert(5, Op::OpenReadable { slot: template.clone(), path });
+            let path = format!("/var/lib/svirt/nvram/{at}.fd");
+            plan.ops.insert(6, Op::OpenNvram { slot: slot.clone(), path, template });
+            let number = 20 + i32::try_from(at).unwrap();
+            last(&mut plan).fds.push(FdGrant { slot, number });
+        }
+        check(&plan, &settings, true).map_err(|not| (not.op, not.refusal.object))
+    };
+    assert_eq!(made(1), Ok(()));
+    assert_eq!(made(2), Err((None, "open-nvram".into())));
+}
+
+#[test]
 fn the_ceiling_holds() {
     assert_eq!(refused(|plan| last(plan).program = "/bin/sh".into()), Some(8));
     assert_eq!(refused(|plan| last(plan).argv.clear()), Some(8));
