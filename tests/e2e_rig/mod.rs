@@ -7,9 +7,12 @@
     clippy::expect_used,
     dead_code,
     missing_docs,
-    unreachable_pub
+    unreachable_pub,
+    unused_imports
 )]
 
+#[path = "../common/install.rs"]
+mod install;
 pub mod terminal;
 
 use std::collections::BTreeMap;
@@ -19,32 +22,18 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use svirt::base::DomainUuid;
 use svirt::driver::{Control, Labeller};
 use svirt::privsep::request::DomainStatus;
-use svirt::settings::{Settings, UidRange};
-use svirt::sys::{cred, pidfd};
+use svirt::settings::Settings;
 
-pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+use install::Install;
+pub use install::{QEMU, eventually, possible};
+
 /// No command of svirt's and no guest here needs as long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-static RIGS: AtomicU32 = AtomicU32::new(0);
-
-/// Whether this run can do it; says so if not.
-pub fn possible() -> bool {
-    if cred::effective_uid() != 0 {
-        println!("skipped: needs root");
-        return false;
-    }
-    if !Path::new(QEMU).exists() {
-        println!("skipped: needs {QEMU}");
-        return false;
-    }
-    true
-}
 
 /// The directory with the demo's kernel and initrd, built if need be; says so where that fails.
 pub fn guest() -> Option<PathBuf> {
@@ -102,9 +91,15 @@ impl Ran {
 
 /// One installation of svirt.
 pub struct Rig {
-    dir: tempfile::TempDir,
-    pub settings: Settings,
-    first_uid: u32,
+    install: Install,
+}
+
+impl std::ops::Deref for Rig {
+    type Target = Install;
+
+    fn deref(&self) -> &Install {
+        &self.install
+    }
 }
 
 /// Owner, group, mode, inode, number of links and extended attributes of one file.
@@ -126,47 +121,21 @@ impl Rig {
 
     /// An installation whose configuration is changed by `change`.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        for name in ["images", "boot", "log", "sockets", "outside"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        let rig = RIGS.fetch_add(1, Ordering::Relaxed);
-        // Below those of the labeller's own tests, which may run beside these.
-        let first_uid = 1_000_000_000 + (std::process::id() % 400_000) * 2000 + rig * 64;
-        let range = |offset| UidRange { first: first_uid + offset, count: 16 };
-        let mut settings = Settings::default();
-        settings.paths.run = at("run");
-        settings.paths.state = at("state");
-        settings.paths.cache = shared_cache();
-        settings.paths.libexec =
-            Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap().to_str().unwrap().to_owned();
-        settings.uids.frontend = first_uid + 60;
-        settings.uids.imageprobe = first_uid + 61;
-        settings.uids.hostprobe = first_uid + 62;
-        settings.uids.domains = range(0);
-        settings.uids.supervisors = range(16);
-        settings.uids.helpers = range(32);
-        settings.images.relabelable = vec![at("images")];
-        settings.images.readable = vec![at("boot"), "/usr/share/OVMF".into()];
-        settings.images.nvram = at("nvram");
-        settings.tpm.state = at("tpm");
-        settings.console.logs = vec![at("log")];
-        settings.console.sockets = vec![at("sockets")];
-        settings.limits.domains = 16;
-        settings.daemon.store = at("store");
-        settings.daemon.access = at("access.toml");
-        change(&mut settings);
-        std::fs::write(dir.path().join("svirt.toml"), toml::to_string(&settings).unwrap()).unwrap();
-        Self { dir, settings, first_uid }
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    pub fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
+        let mut install = Install::new();
+        std::fs::create_dir(install.path("outside")).unwrap();
+        let at = |name: &str| install.text(name);
+        let (nvram, tpm, store, access) = (at("nvram"), at("tpm"), at("store"), at("access.toml"));
+        let programs = Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap();
+        let settings = &mut install.settings;
+        settings.paths.libexec = programs.to_str().unwrap().to_owned();
+        settings.images.readable.push("/usr/share/OVMF".into());
+        settings.images.nvram = nvram;
+        settings.tpm.state = tpm;
+        settings.daemon.store = store;
+        settings.daemon.access = access;
+        change(settings);
+        install.write();
+        Self { install }
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -319,7 +288,7 @@ impl Rig {
 
     /// Pids of everything that runs under a uid of this installation, but for the image probe that waits.
     pub fn processes(&self) -> Vec<i32> {
-        let own = self.first_uid..self.first_uid + 64;
+        let own = self.uids();
         let waits = self.settings.uids.imageprobe;
         let runs = |pid: &i32| {
             let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -347,11 +316,8 @@ impl Rig {
                 files.insert(path, facts);
             }
         }
-        let own = self.dir.path().to_str().unwrap();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mounts = mounts.lines().filter(|line| line.contains(own)).map(ToOwned::to_owned).collect();
-        let mut cgroups = Vec::new();
-        own_cgroups(Path::new("/sys/fs/cgroup"), 0, &format!("{:012x}", self.first_uid), &mut cgroups);
+        let cgroups = Install::cgroups(&format!("{:012x}", self.first_uid));
+        let mounts = self.mounts(None);
         Snapshot { files, mounts, cgroups, processes: self.processes() }
     }
 
@@ -398,10 +364,7 @@ impl Drop for Rig {
         // The guard before its labeller, which it would replace.
         let left = [self.labeller_pids(), self.processes()].concat();
         for pid in left {
-            if let Ok(process) = pidfd::open(pid) {
-                let _ = pidfd::kill(&process);
-                let _ = pidfd::wait_ended(&process, 5000);
-            }
+            install::kill(pid);
         }
     }
 }
@@ -453,37 +416,4 @@ fn attributes(path: &Path) -> Vec<String> {
             format!("{name}={}", String::from_utf8_lossy(&value[..length]))
         })
         .collect()
-}
-
-/// Cgroups of domains whose uuid ends as this installation's do.
-fn own_cgroups(path: &Path, depth: u32, end: &str, found: &mut Vec<String>) {
-    let Ok(entries) = std::fs::read_dir(path) else { return };
-    for entry in entries.flatten() {
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("svirt-") && name.ends_with(end) {
-            found.push(entry.path().display().to_string());
-        }
-        if depth < 4 {
-            own_cgroups(&entry.path(), depth + 1, end, found);
-        }
-    }
-}
-
-fn shared_cache() -> String {
-    let path = std::env::temp_dir().join("svirt-test-cache");
-    std::fs::create_dir_all(&path).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-/// Waits for something that must come.
-#[track_caller]
-pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !check() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -6,14 +6,17 @@
     clippy::expect_used,
     dead_code,
     missing_docs,
-    unreachable_pub
+    unreachable_pub,
+    unused_imports
 )]
+
+#[path = "../common/install.rs"]
+mod install;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use svirt::base::{CategoryPair, DomainName, DomainRef, DomainUuid, Slot};
@@ -24,31 +27,29 @@ use svirt::privsep::confinement::{
 };
 use svirt::privsep::op::*;
 use svirt::privsep::supervisor::{ConsoleSpec, Lifecycle, LifecycleAction, SupervisorSpec};
-use svirt::settings::Settings;
 use svirt::sys::xattr::Remembered;
-use svirt::sys::{cred, landlock, pidfd, xattr};
+use svirt::sys::{landlock, pidfd, xattr};
 
-pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
-static RIGS: AtomicU32 = AtomicU32::new(0);
-
-/// Whether this run can do it; says so if not.
-pub fn possible() -> bool {
-    if cred::effective_uid() != 0 {
-        println!("skipped: needs root");
-        return false;
-    }
-    if !Path::new(QEMU).exists() {
-        println!("skipped: needs {QEMU}");
-        return false;
-    }
-    true
-}
+use install::Install;
+pub use install::{QEMU, eventually, possible};
 
 pub struct Rig {
-    pub dir: tempfile::TempDir,
-    pub settings: Settings,
+    install: Install,
     pub labeller: Option<Child>,
-    first_uid: u32,
+}
+
+impl std::ops::Deref for Rig {
+    type Target = Install;
+
+    fn deref(&self) -> &Install {
+        &self.install
+    }
+}
+
+impl std::ops::DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut Install {
+        &mut self.install
+    }
 }
 
 /// Owner, group, mode, inode, labels and size of one file.
@@ -58,7 +59,7 @@ type FileState = (u32, u32, u32, u64, Option<Vec<Option<String>>>, u64);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     files: BTreeMap<PathBuf, FileState>,
-    mounts: String,
+    mounts: Vec<String>,
     cgroups: Vec<String>,
     processes: Vec<u32>,
 }
@@ -81,41 +82,10 @@ pub fn uuid(n: u128) -> DomainUuid {
 
 impl Rig {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        for name in ["images", "boot", "log", "sockets"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        let rig = RIGS.fetch_add(1, Ordering::Relaxed);
-        let first_uid = 2_000_000_000 + (std::process::id() % 100_000) * 1000 + rig * 64;
-        let range = |offset| svirt::settings::UidRange { first: first_uid + offset, count: 16 };
-        let mut settings = Settings::default();
-        settings.paths.run = at("run");
-        settings.paths.state = at("state");
-        // Minimal roots are made once for all tests of a run.
-        settings.paths.cache = shared_cache();
-        settings.uids.frontend = first_uid + 60;
-        settings.uids.imageprobe = first_uid + 61;
-        settings.uids.hostprobe = first_uid + 62;
-        settings.uids.domains = range(0);
-        settings.uids.supervisors = range(16);
-        settings.uids.helpers = range(32);
-        settings.images.relabelable = vec![at("images")];
-        settings.images.readable = vec![at("boot")];
-        settings.console.logs = vec![at("log")];
-        settings.console.sockets = vec![at("sockets")];
-        settings.limits.domains = 16;
-        settings.limits.start_timeout = 60;
-        std::fs::write(dir.path().join("svirt.toml"), toml::to_string(&settings).unwrap()).unwrap();
-        Self { dir, settings, labeller: None, first_uid }
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    pub fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
+        let mut install = Install::new();
+        install.settings.limits.start_timeout = 60;
+        install.write();
+        Self { install, labeller: None }
     }
 
     /// Starts a labeller and waits until it listens, or has ended by a fault.
@@ -328,14 +298,11 @@ impl Rig {
                     .insert(path, (found.uid(), found.gid(), found.mode(), found.ino(), label, found.size()));
             }
         }
-        let own = format!("/tmp/{}", self.dir.path().file_name().unwrap().to_str().unwrap());
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mounts = mounts.lines().filter(|line| line.contains(&own) || line.contains("/svirt")).collect();
-        let mut cgroups = Vec::new();
-        let id = format!("{:x}", self.first_uid);
-        find_cgroups(Path::new("/sys/fs/cgroup"), 0, &id, &mut cgroups);
+        let mounts = self.mounts(Some("/svirt"));
+        let cgroups = Install::cgroups(&format!("{:x}", self.first_uid));
         // One image probe always waits.
-        let processes = (self.first_uid..self.first_uid + 64)
+        let processes = self
+            .uids()
             .filter(|uid| *uid != self.settings.uids.imageprobe)
             .filter(|uid| !pidfd::of_uid(*uid).unwrap().is_empty())
             .collect();
@@ -364,21 +331,6 @@ impl Rig {
     }
 }
 
-fn find_cgroups(path: &Path, depth: u32, id: &str, found: &mut Vec<String>) {
-    let Ok(entries) = std::fs::read_dir(path) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().into_string().unwrap_or_default();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            if name.starts_with("svirt-") && name.contains(id) {
-                found.push(entry.path().display().to_string());
-            }
-            if depth < 6 {
-                find_cgroups(&entry.path(), depth + 1, id, found);
-            }
-        }
-    }
-}
-
 /// The label of an object, and what libvirt and svirt remember of it.
 pub fn attributes(file: &std::fs::File) -> Vec<Option<String>> {
     let mut all = vec![xattr::selinux_label(file).unwrap()];
@@ -388,25 +340,14 @@ pub fn attributes(file: &std::fs::File) -> Vec<Option<String>> {
     all
 }
 
-fn shared_cache() -> String {
-    let path = std::env::temp_dir().join("svirt-test-cache");
-    std::fs::create_dir_all(&path).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
 impl Drop for Rig {
     fn drop(&mut self) {
         if let Some(mut child) = self.labeller.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for uid in self.first_uid..self.first_uid + 64 {
-            for pid in pidfd::of_uid(uid).unwrap_or_default() {
-                if let Ok(process) = pidfd::open(pid) {
-                    let _ = pidfd::kill(&process);
-                    let _ = pidfd::wait_ended(&process, 5000);
-                }
-            }
+        for uid in self.uids() {
+            pidfd::of_uid(uid).unwrap_or_default().into_iter().for_each(install::kill);
         }
     }
 }
@@ -415,13 +356,5 @@ pub fn rule(error: &DriverError) -> String {
     match error {
         DriverError::Refused(refused) => refused.refusal.to_string(),
         other => other.to_string(),
-    }
-}
-
-pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !check() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
