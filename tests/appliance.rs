@@ -203,7 +203,7 @@ fn the_command_says_what_fits_and_writes_the_domain() {
     let unfit = run(&[("dac", &["7"], true)]);
     assert_eq!(unfit.status.code(), Some(7), "{unfit:?}");
     assert!(String::from_utf8_lossy(&unfit.stdout).contains("NO   security model dac, DOI 0"), "{unfit:?}");
-    assert_eq!(std::fs::read_to_string(&output).unwrap(), "", "nothing is deployed");
+    assert!(!output.exists(), "nothing is deployed");
     let fits = run(&[("dac", &["0"], true)]);
     assert_eq!(fits.status.code(), Some(0), "{fits:?}");
     assert!(
@@ -217,4 +217,16 @@ fn the_command_says_what_fits_and_writes_the_domain() {
     assert_eq!(run(&[("selinux", &["libvirt"], true)]).status.code(), Some(0));
     let again = std::fs::read_to_string(&output).unwrap();
     assert!(svirt::conf::domain_xml::parse(again.as_bytes()).is_ok(), "{again}");
+    // Where nothing fits, what was there stays.
+    assert_eq!(run(&[("dac", &["7"], true)]).status.code(), Some(7));
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), again);
+    // A file that cannot be made is named, and the command fails.
+    std::fs::remove_file(&output).unwrap();
+    std::fs::create_dir(&output).unwrap();
+    let unwritten = run(&[("dac", &["0"], true)]);
+    assert_eq!(unwritten.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&unwritten.stderr).contains("domain.xml: Is a directory"),
+        "{unwritten:?}"
+    );
 }

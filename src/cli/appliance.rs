@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use super::args::CheckAppliance;
+use super::deposit::Deposit;
 use super::exit::{Code, Failure};
 use super::output::printable;
 use super::{capabilities, privilege};
@@ -23,7 +24,7 @@ const FILE_MAX: u64 = 16 << 20;
 struct Files {
     appliance: Box<dyn std::io::Read>,
     capabilities: Option<File>,
-    output: Option<File>,
+    output: Option<Deposit>,
     directory: String,
 }
 
@@ -73,12 +74,10 @@ pub(super) fn run(wanted: &CheckAppliance, settings: &Settings, quiet: bool) -> 
             format!("svirt: {}: this host does not have what it needs", appliance.name),
         ));
     };
-    if let Some(output) = &mut files.output {
-        let xml = appliance::domain_xml(&appliance, boot, verdict, &files.directory);
-        output.set_len(0)?;
-        output.write_all(xml.as_bytes())?;
+    match files.output.take() {
+        Some(output) => output.write(&appliance::domain_xml(&appliance, boot, verdict, &files.directory)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn open(wanted: &CheckAppliance) -> Result<Files, Failure> {
@@ -99,19 +98,11 @@ fn open(wanted: &CheckAppliance) -> Result<Files, Failure> {
         (None, None) => "/var/lib/svirt/images".into(),
     };
     let directory = directory.to_str().map(ToOwned::to_owned);
-    // Nothing can be made any more once privilege is gone, so the file is there before it is known what goes into it.
-    let output = wanted.output.as_ref().map(|path| {
-        File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| failed(path, error))
-    });
     Ok(Files {
         appliance,
         capabilities: wanted.capabilities.as_deref().map(file).transpose()?,
-        output: output.transpose()?,
+        // Nothing can be made any more once privilege is gone, and before it nothing is known to fit.
+        output: wanted.output.as_deref().map(Deposit::at).transpose()?,
         directory: directory.ok_or_else(|| {
             Failure::plain("the images' directory is no UTF-8", "name another one with --images")
         })?,

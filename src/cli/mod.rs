@@ -11,6 +11,7 @@ mod capabilities;
 mod config;
 mod console;
 mod definition;
+mod deposit;
 mod domain;
 pub mod exit;
 mod inspect;
