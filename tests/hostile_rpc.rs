@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use svirt::access::{Identity, Policy};
 use svirt::conf::capabilities::Capabilities;
 use svirt::conf::facts::{Emulator, HostFacts};
-use svirt::manager::Manager;
-use svirt::remote::{Events, Node, Outbox, Outcome, Service, Session};
+use svirt::manager::{Labelled, Manager};
+use svirt::remote::{Events, Kind, Node, Outbox, Outcome, Service, Session, View, ViewEvents};
 use svirt::rpc::{Deframer, Header, List, Opaque, Packet, Procedure, Program};
 use svirt::settings::Settings;
 use svirt::store::Store;
@@ -41,13 +41,15 @@ impl Inside {
         let events = Arc::new(Events::new(policy.clone()));
         let emulators = vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }];
         let facts = HostFacts { emulators, cpus: 2, ..HostFacts::default() };
-        let manager = Arc::new(Manager::new(settings, facts, store, events.clone(), |_, _| {}));
+        let sink = Arc::new(ViewEvents(events.clone(), Kind::System));
+        let manager = Manager::new(settings, facts, Box::new(Labelled), Some(store), sink, |_, _| {});
         let heard = Arc::new(Heard::default());
         let identity = Identity { uid, gid: uid, ..Identity::default() };
         let session = Arc::new(Session::new(1, identity, false, heard.clone()));
         events.add(&session);
         let node = Node::new("host".into(), 1000, Capabilities::default(), Vec::new());
-        let service = Arc::new(Service::new(manager, policy, node));
+        let view = View::new(Kind::System, Arc::new(manager), node);
+        let service = Arc::new(Service::new(view, Vec::new(), policy));
         Self { service, session, heard, _directory: directory }
     }
 

@@ -71,8 +71,14 @@ impl Policy {
         Self { rules }
     }
 
-    /// Reads a file's text. Root stays an administrator whatever it says: root can change the file.
-    pub fn parse(text: &str) -> Result<Self, RulesError> {
+    /// The rules of an ordinary user's own daemon: that user may do everything, and so may root.
+    #[must_use]
+    pub fn of_user(uid: u32) -> Self {
+        Self { rules: vec![Rule { uids: vec![0, uid], role: Some(Role::Admin), ..Rule::default() }] }
+    }
+
+    /// Reads a file's text. Root and the file's owner stay administrators whatever it says: they can change it.
+    pub fn parse(text: &str, owner: u32) -> Result<Self, RulesError> {
         let file: File = toml::from_str(text).map_err(|error| RulesError::Malformed(error.to_string()))?;
         if file.rule.len() > RULES_MAX {
             return Err(RulesError::Malformed(format!("more than {RULES_MAX} rules")));
@@ -86,7 +92,7 @@ impl Policy {
                 return Err(wrong("it allows nothing; add a role or allow"));
             }
         }
-        let mut policy = Self::built_in(None);
+        let mut policy = Self::of_user(owner);
         policy.rules.extend(file.rule);
         Ok(policy)
     }
@@ -178,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_no_rule_allows_is_denied() {
-        let policy = Policy::parse(RULES).unwrap();
+        let policy = Policy::parse(RULES, 0).unwrap();
         let tenant = Identity { uid: 1000, ..Identity::default() };
         assert!(ask(&policy, &tenant, "domain:start", "web-1"));
         assert!(!ask(&policy, &tenant, "domain:start", "db-1"));
@@ -198,7 +204,7 @@ mod tests {
     #[test]
     fn root_is_an_administrator_and_a_group_operates() {
         let root = Identity::default();
-        assert!(ask(&Policy::parse("").unwrap(), &root, "domain:write", "a"));
+        assert!(ask(&Policy::parse("", 0).unwrap(), &root, "domain:write", "a"));
         let member = Identity { uid: 9, gid: 9, groups: vec![7], pid: 0 };
         assert!(ask(&Policy::built_in(Some(7)), &member, "domain:start", "a"));
         assert!(!ask(&Policy::built_in(Some(7)), &member, "domain:write", "a"));
@@ -208,11 +214,11 @@ mod tests {
 
     #[test]
     fn a_rule_that_does_nothing_is_refused() {
-        assert!(matches!(Policy::parse("[[rule]]\nuids=[1]"), Err(RulesError::Rule { number: 1, .. })));
-        assert!(matches!(Policy::parse("[[rule]]\nrole='admin'"), Err(RulesError::Rule { .. })));
-        assert!(matches!(Policy::parse("[[rule]]\nuid=[1]"), Err(RulesError::Malformed(_))));
+        assert!(matches!(Policy::parse("[[rule]]\nuids=[1]", 0), Err(RulesError::Rule { number: 1, .. })));
+        assert!(matches!(Policy::parse("[[rule]]\nrole='admin'", 0), Err(RulesError::Rule { .. })));
+        assert!(matches!(Policy::parse("[[rule]]\nuid=[1]", 0), Err(RulesError::Malformed(_))));
         assert!(matches!(
-            Policy::parse("[[rule]]\nuids=[1]\nallow=['domain:fly']"),
+            Policy::parse("[[rule]]\nuids=[1]\nallow=['domain:fly']", 0),
             Err(RulesError::Malformed(_))
         ));
     }

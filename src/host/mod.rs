@@ -25,7 +25,7 @@ use crate::settings::Settings;
 use cache::Cache;
 
 pub use doi::tables as doi_tables;
-pub use view::View;
+pub use view::{View, test};
 
 /// Everything that one read of the host gives.
 #[derive(Clone, Debug)]

@@ -136,7 +136,8 @@ fn flask(settings: &Settings) -> Vec<SecurityModel> {
 }
 
 /// The host of libvirt's test driver: made up, the same everywhere, with a model that labels nothing.
-fn test() -> Capabilities {
+#[must_use]
+pub fn test() -> Capabilities {
     let cpu = |id: u32, socket| CellCpu { id, socket, die: 0, core: id % 8, siblings: id.to_string() };
     let cell = |id: u32, memory: u64| Cell {
         id,

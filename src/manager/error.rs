@@ -34,6 +34,9 @@ pub enum ManagerError {
     /// The store failed; nothing was changed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What runs these domains lacks it.
+    #[error("{0}")]
+    Unsupported(String),
 }
 
 impl ManagerError {

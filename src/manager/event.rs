@@ -41,6 +41,11 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
+    /// Whether it is a step that only a device model tells of, on the way to another one.
+    pub(super) fn is_between(self) -> bool {
+        matches!(self, Self::Running | Self::PoweredOff | Self::Ending)
+    }
+
     /// libvirt's event number and detail.
     #[must_use]
     pub fn numbers(self) -> (i32, i32) {

@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, PoisonError};
 
+use super::core::Wanted;
 use super::table::{Label, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Text};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Running, RunningLabel};
-use crate::driver::{self, Control, DriverError, Labeller};
-use crate::privsep::apparmor::profile_name;
-use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::store::{self, Change};
 
@@ -39,7 +37,7 @@ impl Manager {
         let autostart = before.as_ref().is_some_and(|domain| domain.autostart);
         let anew = before.is_some_and(|domain| domain.definition.is_some());
         let xml = definition.text().to_owned();
-        self.store.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
+        self.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
         let domain = {
             let mut table = self.table();
             let domain = table.entry(uuid, &name);
@@ -77,7 +75,7 @@ impl Manager {
         if self.by_uuid(uuid)?.definition.is_none() {
             return Err(ManagerError::state("cannot undefine transient domain"));
         }
-        self.store.commit(vec![Change::Undefine(uuid)])?;
+        self.commit(vec![Change::Undefine(uuid)])?;
         let mut table = self.table();
         let Some(domain) = table.get(uuid) else { return Ok(()) };
         domain.definition = None;
@@ -97,7 +95,7 @@ impl Manager {
             return Err(ManagerError::state("cannot set autostart for transient domain"));
         };
         let xml = definition.text().to_owned();
-        self.store.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
+        self.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
         if let Some(domain) = self.table().get(uuid) {
             domain.autostart = autostart;
         }
@@ -156,7 +154,6 @@ impl Manager {
         // Written first: a daemon that is killed in between finds the domain again, and what it was started with.
         let row = store::Live { uuid, id, xml: definition.text().to_owned(), ports: Vec::new() };
         let launched = self
-            .store
             .commit(vec![Change::Start(row)])
             .map_err(ManagerError::from)
             .and_then(|()| self.run(definition, id, flags.paused));
@@ -167,7 +164,7 @@ impl Manager {
             Err(error) => {
                 self.table().take_live(uuid, id, SHUTOFF_FAILED);
                 // A row that stays is found to be nobody's at the next start of the daemon.
-                if let Err(error) = self.store.commit(vec![Change::End(uuid)]) {
+                if let Err(error) = self.commit(vec![Change::End(uuid)]) {
                     tracing::error!(%error, domain = %definition.name, "a start that failed stays in the store");
                 }
                 Err(error)
@@ -175,22 +172,15 @@ impl Manager {
         }
     }
 
-    /// Has the labeller start it.
+    /// Has the driver start it.
     fn run(&self, definition: &Arc<Definition>, id: i32, paused: bool) -> Result<Live, ManagerError> {
-        let mut domain = definition.to_start()?;
-        domain.uuid = Some(definition.uuid);
-        let mut labeller = Labeller::connect(&self.settings)?;
-        let launch = driver::start(&mut labeller, domain, &self.facts, &self.settings, paused)?;
-        let cgroup = labeller.describe(definition.uuid).ok().and_then(|described| described.cgroup);
-        let status = Control::connect(&launch.started.control).and_then(|mut control| control.status());
-        let consoles = status.map(|status| status.consoles).unwrap_or_default();
-        let labels = self.labels(&launch.plan);
-        let ports = ports(&launch.started.listening);
-        if !ports.is_empty() {
+        let wanted = Wanted { definition, id, paused, facts: &self.facts, settings: &self.settings };
+        let begun = self.core.start(&wanted)?;
+        if !begun.ports.is_empty() {
             // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.
             let xml = definition.text().to_owned();
-            let row = store::Live { uuid: definition.uuid, id, xml, ports: ports.clone() };
-            if let Err(error) = self.store.commit(vec![Change::Start(row)]) {
+            let row = store::Live { uuid: definition.uuid, id, xml, ports: begun.ports.clone() };
+            if let Err(error) = self.commit(vec![Change::Start(row)]) {
                 tracing::warn!(%error, domain = %definition.name, "its ports are forgotten when svirtd ends");
             }
         }
@@ -198,11 +188,11 @@ impl Manager {
             id,
             definition: Some(definition.clone()),
             state: if paused { State::Paused(PAUSED_USER) } else { State::Running(BOOTED) },
-            control: launch.started.control,
-            text: definition.running(&running(id, &labels, &consoles, ports)),
-            labels,
-            cgroup,
-            consoles,
+            control: begun.control,
+            text: definition.running(&running(id, &begun.labels, &begun.consoles, begun.ports)),
+            labels: begun.labels,
+            cgroup: begun.cgroup,
+            consoles: begun.consoles,
             autodestroy: None,
             ending: false,
         })
@@ -227,29 +217,6 @@ impl Manager {
         domain
     }
 
-    /// The labels that a plan gives, as the models of this host.
-    pub(super) fn labels(&self, plan: &LaunchPlan) -> Vec<Label> {
-        let spawn = plan.ops.iter().find_map(|op| match op {
-            Op::Spawn(spawn) => Some(spawn),
-            _ => None,
-        });
-        let Some(spawn) = spawn else { return Vec::new() };
-        let enforcing = self.facts.selinux.as_ref().is_some_and(|selinux| selinux.enforcing);
-        let context = spawn.confinement.selinux_exec.clone();
-        let image = plan.ops.iter().find_map(|op| match op {
-            Op::LabelSelinux { label, .. } => Some(label.clone()),
-            _ => None,
-        });
-        let selinux = context.map(|label| Label { model: "selinux", label, image, enforcing });
-        let enforcing = self.facts.apparmor.as_ref().is_some_and(|apparmor| apparmor.enforcing);
-        let profiled = plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }));
-        let name = || profile_name(plan.domain.uuid);
-        let apparmor = profiled.then(|| Label { model: "apparmor", label: name(), image: None, enforcing });
-        let uid = spawn.confinement.uid;
-        let dac = Label { model: "dac", label: format!("+{uid}:+{uid}"), image: None, enforcing: true };
-        selinux.into_iter().chain(apparmor).chain([dac]).collect()
-    }
-
     /// Ends a domain without asking its guest.
     pub fn destroy(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
         let id = {
@@ -261,13 +228,8 @@ impl Manager {
             Arc::make_mut(live).ending = true;
             live.id
         };
-        let ended = Labeller::connect(&self.settings)?.kill(uuid);
-        match ended {
-            Ok(ended) => self.ended(uuid, id, Some(&ended)),
-            // It was gone already, whoever ended it.
-            Err(DriverError::NoDomain) => self.ended(uuid, id, None),
-            Err(error) => return Err(error.into()),
-        }
+        let ended = self.core.kill(uuid, &self.settings)?;
+        self.ended(uuid, id, ended.as_ref());
         Ok(())
     }
 
@@ -275,7 +237,10 @@ impl Manager {
     pub fn shutdown(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
-        Ok(Control::connect(&live.control)?.order(&Verb::Shutdown)?)
+        if let Some(ended) = self.core.order(&live.control, &Verb::Shutdown)? {
+            self.ended(uuid, live.id, Some(&ended));
+        }
+        Ok(())
     }
 
     /// Stops the virtual CPUs.
@@ -306,7 +271,7 @@ impl Manager {
             }
             _ => {}
         }
-        Control::connect(&live.control)?.order(verb)?;
+        self.core.order(&live.control, verb)?;
         let domain = {
             let mut table = self.table();
             if let Some(live) = table.get(uuid).and_then(|domain| domain.live.as_mut()) {
@@ -334,7 +299,7 @@ impl Manager {
             (false, false) => (None, Lifecycle::StoppedFailed, SHUTOFF_CRASHED),
         };
         let Some(was) = self.table().take_live(uuid, id, reason) else { return };
-        if let Err(error) = self.store.commit(vec![Change::End(uuid)]) {
+        if let Err(error) = self.commit(vec![Change::End(uuid)]) {
             tracing::error!(%error, domain = %was.name, "a domain that has ended stays in the store");
         }
         if was.running().is_none() {
@@ -377,11 +342,4 @@ pub(super) fn running(
         terminals: consoles.iter().filter_map(terminal).collect(),
         ports,
     }
-}
-
-/// The port of each VNC server, from slots such as `vnc:0` and where they listen.
-fn ports(listening: &[(String, String)]) -> Vec<Option<u16>> {
-    let port = |address: &str| address.parse::<std::net::SocketAddr>().ok().map(|address| address.port());
-    let displays = listening.iter().filter(|(slot, _)| slot.starts_with("vnc:"));
-    displays.map(|(_, address)| port(address)).collect()
 }

@@ -1,14 +1,18 @@
 //! The domains that svirtd answers for: what is defined, what runs, and how one becomes the other.
 //!
-//! Owns the table of domains in memory, the store beside it, and domains' numbers. Starts and ends domains through
-//! the labeller and their supervisors, each call on the caller's own thread; a change is told only once it is on the
-//! disk. Knows nothing of the wire, of sockets, or of who may do what.
+//! Owns the table of domains in memory, the store beside it, and domains' numbers. One manager serves one view; what
+//! runs its domains is a [`Core`]: the labeller and their supervisors, or nothing but memory. Each call runs on the
+//! caller's own thread; a change is told only once it is on the disk, where there is one. Knows nothing of the wire,
+//! of sockets, or of who may do what.
 #![forbid(unsafe_code)]
 
+mod core;
 mod definition;
 mod error;
 mod event;
+mod labelled;
 mod lifecycle;
+mod memory;
 mod recover;
 mod table;
 
@@ -17,12 +21,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::facts::HostFacts;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{Change, Store, StoreError};
 
+pub use core::{Begun, Core, Wanted};
 pub use definition::{Definition, Text};
 pub use error::ManagerError;
 pub use event::{Event, Lifecycle, Sink};
+pub use labelled::Labelled;
 pub use lifecycle::StartFlags;
+pub use memory::Memory;
 pub use table::{Domain, Label, Live, State};
 
 use recover::{Left, Reservations, Reserved};
@@ -32,7 +39,10 @@ use table::Table;
 pub struct Manager {
     settings: Settings,
     facts: HostFacts,
-    store: Store,
+    /// What runs its domains.
+    core: Box<dyn Core>,
+    /// `None` where nothing is to survive.
+    store: Option<Store>,
     table: Mutex<Table>,
     reservations: Reservations,
     /// What the store said of domains that nobody has found again yet.
@@ -47,13 +57,15 @@ impl Manager {
     pub fn new(
         settings: Settings,
         facts: HostFacts,
-        store: Store,
+        core: Box<dyn Core>,
+        store: Option<Store>,
         sink: Arc<dyn Sink>,
         watch: impl Fn(DomainUuid, i32) + Send + Sync + 'static,
     ) -> Self {
         Self {
             settings,
             facts,
+            core,
             store,
             table: Mutex::default(),
             reservations: Reservations::default(),
@@ -96,6 +108,11 @@ impl Manager {
         self.table().by_id(id).ok_or(ManagerError::NoId(id))
     }
 
+    /// Makes changes; returns once they are where they last.
+    fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.store.as_ref().map_or(Ok(()), |store| store.commit(changes))
+    }
+
     /// The table holds no invariant over a panic that another thread could see broken.
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,6 +123,9 @@ impl Manager {
     }
 
     fn tell(&self, domain: &Domain, lifecycle: Lifecycle) {
+        if lifecycle.is_between() && !self.core.tells_between() {
+            return;
+        }
         self.sink.tell(&Event { domain: domain.clone(), lifecycle });
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use super::labelled::labels;
 use super::lifecycle::running;
 use super::table::{Live, State};
 use super::{Definition, Manager, StartFlags};
@@ -86,7 +87,7 @@ impl Manager {
         let gone: Vec<Change> = left.drain().map(|(uuid, _)| Change::End(uuid)).collect();
         drop(left);
         if !gone.is_empty()
-            && let Err(error) = self.store.commit(gone)
+            && let Err(error) = self.commit(gone)
         {
             tracing::error!(%error, "domains that have ended stay in the store");
         }
@@ -117,7 +118,7 @@ impl Manager {
             None => (table.next_id(), Vec::new()),
         };
         let (labels, consoles) =
-            (self.labels(&described.plan), found.map(|found| found.consoles).unwrap_or_default());
+            (labels(&described.plan, &self.facts), found.map(|found| found.consoles).unwrap_or_default());
         let running = running(id, &labels, &consoles, ports);
         let live = Live {
             id,

@@ -1,9 +1,11 @@
 //! One call: its arguments, and the only way from it to a domain, which asks for permission first.
 
+use std::sync::Arc;
+
 use super::error::{Code, Failure, From};
 use super::needs::{Need, needs};
 use super::session::Session;
-use super::{Node, Service};
+use super::{Kind, Node, Service, View};
 use crate::access::{Object, Permission, Subject, Verb};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::Strictness;
@@ -14,6 +16,7 @@ use crate::rpc::{self, Decode, Decoder, Encode, Encoder, Procedure};
 /// One call of the remote program.
 pub(super) struct Call<'a> {
     service: &'a Service,
+    view: Arc<View>,
     pub(super) session: &'a Session,
     pub(super) procedure: Procedure,
     payload: &'a [u8],
@@ -36,7 +39,8 @@ impl<'a> Call<'a> {
         procedure: Procedure,
         payload: &'a [u8],
     ) -> Self {
-        Self { service, session, procedure, payload }
+        let view = session.view().unwrap_or_else(|| service.first.clone());
+        Self { service, view, session, procedure, payload }
     }
 
     /// The arguments. What stands behind them is ignored, as libvirt ignores it.
@@ -62,23 +66,33 @@ impl<'a> Call<'a> {
     }
 
     /// The host.
-    pub(super) fn node(&self) -> &'a Node {
-        &self.service.node
+    pub(super) fn node(&self) -> &Node {
+        &self.view.node
+    }
+
+    /// What is served.
+    pub(super) fn service(&self) -> &'a Service {
+        self.service
+    }
+
+    /// Which view the client has opened.
+    pub(super) fn kind(&self) -> Kind {
+        self.view.kind
     }
 
     /// What is known of domains.
-    pub(super) fn manager(&self) -> &'a Manager {
-        &self.service.manager
+    pub(super) fn manager(&self) -> &Manager {
+        &self.view.manager
     }
 
     /// What the host was when the daemon started.
-    pub(super) fn facts(&self) -> &'a crate::conf::facts::HostFacts {
-        self.service.manager.facts()
+    pub(super) fn facts(&self) -> &crate::conf::facts::HostFacts {
+        self.view.manager.facts()
     }
 
     /// The configuration.
-    pub(super) fn settings(&self) -> &'a crate::settings::Settings {
-        self.service.manager.settings()
+    pub(super) fn settings(&self) -> &crate::settings::Settings {
+        self.view.manager.settings()
     }
 
     /// Whether the caller may do something to a domain.
@@ -140,11 +154,11 @@ impl<'a> Call<'a> {
     }
 
     /// The domain of a reference, for a call with these flags.
-    pub(super) fn domain(&self, reference: &rpc::Domain<'_>, flags: u32) -> Result<Target<'a>, Failure> {
+    pub(super) fn domain(&self, reference: &rpc::Domain<'_>, flags: u32) -> Result<Target<'_>, Failure> {
         let uuid = DomainUuid(uuid::Uuid::from_bytes(reference.uuid));
-        let domain = self.service.manager.by_uuid(uuid)?;
+        let domain = self.view.manager.by_uuid(uuid)?;
         self.permit(&domain, flags, Failure::no_uuid(uuid))?;
-        Ok(Target { manager: &self.service.manager, domain })
+        Ok(Target { manager: &self.view.manager, domain })
     }
 
     /// The domain that is looked up.
@@ -153,7 +167,7 @@ impl<'a> Call<'a> {
         find: impl FnOnce(&Manager) -> Result<Domain, crate::manager::ManagerError>,
         unseen: impl FnOnce() -> crate::manager::ManagerError,
     ) -> Result<Domain, Failure> {
-        let domain = find(&self.service.manager)?;
+        let domain = find(&self.view.manager)?;
         self.permit(&domain, 0, unseen().into())?;
         Ok(domain)
     }
@@ -161,7 +175,7 @@ impl<'a> Call<'a> {
     /// Every domain on which the caller has a permission.
     pub(super) fn visible(&self, verb: Verb) -> Vec<Domain> {
         let permission = Permission { object: Object::Domain, verb };
-        let mut all = self.service.manager.all();
+        let mut all = self.view.manager.all();
         all.retain(|domain| self.may(permission, Some((&domain.name, domain.uuid))));
         all
     }
@@ -169,7 +183,7 @@ impl<'a> Call<'a> {
     /// Reads a definition, once it is known that the caller may hand in one of its name.
     fn definition(&self, xml: &str, flags: u32, strict: bool) -> Result<Definition, Failure> {
         let found = identity::read(xml).map_err(|text| Failure::new(Code::Xml, From::Domain, text))?;
-        let manager = &self.service.manager;
+        let manager = &self.view.manager;
         // A definition without a uuid is that of the domain with its name, where there is one.
         let uuid = found.uuid.or_else(|| manager.by_name(found.name.as_str()).ok().map(|domain| domain.uuid));
         let uuid = uuid.unwrap_or_else(crate::manager::draw_uuid);
@@ -184,7 +198,7 @@ impl<'a> Call<'a> {
     /// Defines a domain.
     pub(super) fn define(&self, xml: &str, flags: u32, strict: bool) -> Result<Domain, Failure> {
         let definition = self.definition(xml, flags, strict)?;
-        Ok(self.service.manager.define(definition)?)
+        Ok(self.view.manager.define(definition)?)
     }
 
     /// Starts a domain from a definition.
@@ -196,7 +210,7 @@ impl<'a> Call<'a> {
         start: StartFlags,
     ) -> Result<Domain, Failure> {
         let definition = self.definition(xml, flags, strict)?;
-        Ok(self.service.manager.start_transient(definition, start)?)
+        Ok(self.view.manager.start_transient(definition, start)?)
     }
 }
 

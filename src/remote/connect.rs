@@ -1,5 +1,6 @@
 //! Calls on the connection and the host.
 
+use super::Kind;
 use super::call::{Answer, Call, reference};
 use super::error::{Code, Failure, From};
 use crate::access::Verb;
@@ -9,10 +10,14 @@ use crate::rpc::{Chars, List, Opaque, Procedure};
 
 /// The release of libvirt whose interface this is.
 const LIBVIRT: u64 = 9_000_000;
-const URI: &str = "qemu:///system";
+/// What libvirt's test driver says of itself.
+const TEST_VERSION: u64 = 2;
+const TEST_VCPUS: i32 = 32;
 /// virConnectFlags
 const OPEN_READ_ONLY: u32 = 1;
 const OPEN_NO_ALIASES: u32 = 2;
+/// What an ordinary user's client sends: that it would have started a daemon.
+const OPEN_AUTOSTART: u32 = 4;
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
@@ -24,8 +29,8 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::ConnectGetHostname => |call| call.answer(&call.node().hostname),
         P::ConnectGetLibVersion => |call| call.answer(&LIBVIRT),
         P::ConnectGetMaxVcpus => max_vcpus,
-        P::ConnectGetType => |call| call.answer(&"QEMU"),
-        P::ConnectGetUri => |call| call.answer(&URI),
+        P::ConnectGetType => |call| call.answer(&call.kind().driver()),
+        P::ConnectGetUri => |call| call.answer(&call.kind().uri()),
         P::ConnectGetVersion => version,
         P::ConnectIsSecure => |call| call.answer(&true),
         P::ConnectListAllDomains => list_all,
@@ -46,13 +51,17 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 
 fn open(call: &Call<'_>) -> Answer {
     let (name, flags): (Option<&str>, u32) = call.arguments()?;
-    call.only_flags(flags, OPEN_READ_ONLY | OPEN_NO_ALIASES)?;
-    let name = name.unwrap_or(URI);
-    if name.split_once('?').map_or(name, |(before, _)| before) != URI {
-        let shown: String = name.chars().take(200).collect();
-        return Err(Failure::new(Code::NoConnect, From::None, format!("{shown}; svirtd serves {URI}")));
-    }
-    if !call.session.open(flags & OPEN_READ_ONLY != 0) {
+    call.only_flags(flags, OPEN_READ_ONLY | OPEN_NO_ALIASES | OPEN_AUTOSTART)?;
+    let views = || call.service().views();
+    let uri = name.map(|name| name.split_once('?').map_or(name, |(before, _)| before));
+    let view = views().find(|view| uri.is_none_or(|uri| uri == view.kind.uri()));
+    let Some(view) = view else {
+        let shown: String = name.unwrap_or_default().chars().take(200).collect();
+        let served: Vec<&str> = views().map(|view| view.kind.uri()).collect();
+        let text = format!("{shown}; this svirtd serves {}", served.join(" and "));
+        return Err(Failure::new(Code::NoConnect, From::None, text));
+    };
+    if !call.session.open(view.clone(), flags & OPEN_READ_ONLY != 0) {
         return Err(Failure::new(Code::Internal, From::Rpc, "connection is already open"));
     }
     call.answer(&())
@@ -76,6 +85,9 @@ fn feature(call: &Call<'_>) -> Answer {
 }
 
 fn version(call: &Call<'_>) -> Answer {
+    if call.kind() == Kind::Test {
+        return call.answer(&TEST_VERSION);
+    }
     let emulator = call.facts().emulators.first();
     let (major, minor, micro) = emulator
         .map(|emulator| emulator.version)
@@ -85,6 +97,9 @@ fn version(call: &Call<'_>) -> Answer {
 
 fn max_vcpus(call: &Call<'_>) -> Answer {
     let kind: Option<&str> = call.arguments()?;
+    if call.kind() == Kind::Test {
+        return call.answer(&TEST_VCPUS);
+    }
     match kind {
         None | Some("kvm" | "qemu") => {
             call.answer(&i32::try_from(call.settings().limits.vcpus).unwrap_or(i32::MAX))
@@ -142,6 +157,9 @@ fn security_model(call: &Call<'_>) -> Answer {
 fn domain_capabilities(call: &Call<'_>) -> Answer {
     type Words<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<&'a str>, u32);
     let (emulator, arch, machine, virt, flags): Words<'_> = call.arguments()?;
+    if call.kind() == Kind::Test {
+        return Err(Failure::unsupported(call.procedure.api()));
+    }
     call.only_flags(flags, 0)?;
     let wanted = Wanted { emulator, arch, machine, virt, firmwares: &call.facts().firmwares };
     let (kvm, vcpus) = (call.facts().kvm, call.settings().limits.vcpus);

@@ -224,6 +224,9 @@ fn console(call: &Call<'_>, header: Header) -> Result<Console, Failure> {
         .domain
         .running()
         .ok_or_else(|| Failure::new(Code::OperationInvalid, From::Qemu, "domain is not running"))?;
+    if live.control.is_empty() {
+        return Err(Failure::unsupported(call.procedure.api()));
+    }
     // Every console has one user only, so all are as safe as that flag asks for.
     let force = flags & CONSOLE_FORCE != 0;
     Ok(Console { header, control: live.control.clone(), alias: alias.map(Into::into), force })

@@ -21,7 +21,7 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainGetMaxVcpus => |call| with(call, |call, target| call.answer(&vcpus(&target.domain)?)),
         P::DomainGetMessages => messages,
         P::DomainGetMetadata => metadata,
-        P::DomainGetOsType => |call| with(call, |call, _| call.answer(&"hvm")),
+        P::DomainGetOsType => |call| with(call, |call, _| call.answer(&call.kind().os_type())),
         P::DomainGetSecurityLabel => security_label,
         P::DomainGetSecurityLabelList => security_label_list,
         P::DomainGetState => get_state,

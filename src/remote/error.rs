@@ -167,6 +167,7 @@ impl std::convert::From<ManagerError> for Failure {
             ManagerError::Malformed(_) => Self::new(Code::Xml, From::Domain, text),
             ManagerError::State(_) => Self::new(Code::OperationInvalid, From::Qemu, text),
             ManagerError::Store(_) => Self::new(Code::System, From::Qemu, text),
+            ManagerError::Unsupported(_) => Self::new(Code::NoSupport, From::Domain, text),
         }
     }
 }

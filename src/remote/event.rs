@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Kind;
 use super::call::{Answer, Call, reference};
 use super::error::{Code, Failure, From};
 use super::session::Session;
@@ -97,15 +98,25 @@ impl Events {
     }
 }
 
-impl Sink for Events {
+/// Passes on what happens in one view.
+#[derive(Debug)]
+pub struct ViewEvents(pub Arc<Events>, pub Kind);
+
+impl Sink for ViewEvents {
     fn tell(&self, event: &Event) {
+        self.0.tell(self.1, event);
+    }
+}
+
+impl Events {
+    fn tell(&self, kind: Kind, event: &Event) {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let domain = &event.domain;
         let (number, detail) = event.lifecycle.numbers();
         let procedure = Procedure::DomainEventCallbackLifecycle.number();
         let header = Header::event(Program::Remote, procedure, SERIAL);
         for session in sessions.values() {
-            let callbacks = session.interested(LIFECYCLE, domain.uuid);
+            let callbacks = session.interested(kind, LIFECYCLE, domain.uuid);
             if callbacks.is_empty() || !self.may_know(session, domain.name.as_str(), domain.uuid) {
                 continue;
             }

@@ -16,29 +16,43 @@ mod needs;
 mod node;
 mod session;
 mod stats;
+mod view;
 
 pub use dispatch::{Console, Outcome, StreamPacket};
-pub use event::Events;
+pub use event::{Events, ViewEvents};
 pub use node::{Node, READ};
 pub use session::{Outbox, Session};
+pub use view::{Kind, View};
 
 use std::sync::Arc;
 
 use crate::access::Policy;
-use crate::manager::Manager;
 
 /// What every call needs.
 #[derive(Debug)]
 pub struct Service {
-    manager: Arc<Manager>,
+    /// What a connection that is not open yet stands before.
+    first: Arc<View>,
+    others: Vec<Arc<View>>,
     policy: Policy,
-    node: Node,
 }
 
 impl Service {
-    /// Serves these domains to whoever the policy lets in.
+    /// Serves these views to whoever the policy lets in.
     #[must_use]
-    pub fn new(manager: Arc<Manager>, policy: Policy, node: Node) -> Self {
-        Self { manager, policy, node }
+    pub fn new(first: View, others: Vec<View>, policy: Policy) -> Self {
+        Self { first: Arc::new(first), others: others.into_iter().map(Arc::new).collect(), policy }
+    }
+
+    /// Every view.
+    pub fn views(&self) -> impl Iterator<Item = &Arc<View>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// A connection is over: what was started to end with it does.
+    pub fn connection_ended(&self, id: u64) {
+        for view in self.views() {
+            view.manager.connection_ended(id);
+        }
     }
 }

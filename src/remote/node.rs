@@ -25,6 +25,7 @@ pub struct Node {
     pub emulators: Vec<EmulatorFacts>,
     /// The capabilities as they are sent.
     xml: String,
+    arrangement: [u32; 4],
 }
 
 /// The files that calls read, for whoever confines the daemon.
@@ -40,7 +41,17 @@ impl Node {
         emulators: Vec<EmulatorFacts>,
     ) -> Self {
         let xml = capabilities.to_xml();
-        Self { hostname, mhz, capabilities, emulators, xml }
+        let host = &capabilities.host;
+        let nodes = u32::try_from(host.cells.len()).unwrap_or(1).max(1);
+        let [sockets, dies, cores, threads] = host.cpu.topology.unwrap_or([1; 4]);
+        let arrangement = [nodes, (sockets / nodes).max(1), dies.saturating_mul(cores), threads];
+        Self { hostname, mhz, capabilities, emulators, xml, arrangement }
+    }
+
+    /// The host of libvirt's test driver, which is the same everywhere.
+    #[must_use]
+    pub fn test(hostname: String, capabilities: Capabilities) -> Self {
+        Self { arrangement: [2; 4], ..Self::new(hostname, 1400, capabilities, Vec::new()) }
     }
 
     /// The capabilities as they are sent.
@@ -56,10 +67,7 @@ impl Node {
 
     /// NUMA nodes, sockets a node, cores a socket, threads a core.
     pub(super) fn arrangement(&self) -> [u32; 4] {
-        let host = &self.capabilities.host;
-        let nodes = u32::try_from(host.cells.len()).unwrap_or(1).max(1);
-        let [sockets, dies, cores, threads] = host.cpu.topology.unwrap_or([1; 4]);
-        [nodes, (sockets / nodes).max(1), dies.saturating_mul(cores), threads]
+        self.arrangement
     }
 
     /// Bytes of memory that nothing uses.

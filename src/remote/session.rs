@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::{Kind, View};
 use crate::access::Identity;
 use crate::base::DomainUuid;
 
@@ -27,8 +28,8 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether read-only, once it is open.
-    opened: Option<bool>,
+    /// What it has opened, and whether read-only.
+    opened: Option<(Arc<View>, bool)>,
     keepalive: bool,
     /// Whether the client has gone.
     gone: bool,
@@ -58,17 +59,22 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens it; false where it is open already.
-    pub(super) fn open(&self, read_only: bool) -> bool {
+    /// Opens a view; false where one is open already.
+    pub(super) fn open(&self, view: Arc<View>, read_only: bool) -> bool {
         let mut state = self.state();
         let first = state.opened.is_none();
-        state.opened.get_or_insert(read_only || self.read_only_socket);
+        state.opened.get_or_insert((view, read_only || self.read_only_socket));
         first
     }
 
     /// Whether it is open, and then whether read-only.
     pub(super) fn opened(&self) -> Option<bool> {
-        self.state().opened
+        self.state().opened.as_ref().map(|(_, read_only)| *read_only)
+    }
+
+    /// What it has opened.
+    pub(super) fn view(&self) -> Option<Arc<View>> {
+        self.state().opened.as_ref().map(|(view, _)| view.clone())
     }
 
     /// The client has gone; what still runs for it finds out.
@@ -112,9 +118,12 @@ impl Session {
         state.callbacks.len() < before
     }
 
-    /// Registrations for one kind of event of one domain.
-    pub(super) fn interested(&self, event: i32, domain: DomainUuid) -> Vec<i32> {
+    /// Registrations for one kind of event of one domain of a view.
+    pub(super) fn interested(&self, kind: Kind, event: i32, domain: DomainUuid) -> Vec<i32> {
         let state = self.state();
+        if state.opened.as_ref().is_none_or(|(view, _)| view.kind != kind) {
+            return Vec::new();
+        }
         let wants = |callback: &&Callback| {
             callback.event == event && callback.domain.is_none_or(|wanted| wanted == domain)
         };

@@ -9,7 +9,6 @@ use tokio::sync::Semaphore;
 use super::connection::Client;
 use super::queue::{Budget, Queue};
 use crate::access::Identity;
-use crate::manager::Manager;
 use crate::remote::{Events, Service, Session};
 use crate::sys::listen;
 
@@ -18,7 +17,6 @@ use crate::sys::listen;
 pub(super) struct Shared {
     pub(super) service: Arc<Service>,
     pub(super) events: Arc<Events>,
-    pub(super) manager: Arc<Manager>,
     pub(super) clients: Arc<Semaphore>,
     pub(super) calls: u32,
     pub(super) sending: Arc<Budget>,
@@ -63,8 +61,8 @@ async fn serve(shared: &Arc<Shared>, stream: UnixStream, read_only: bool) {
     Arc::new(client).serve(stream).await;
     shared.events.remove(id);
     session.leave();
-    let manager = shared.manager.clone();
-    let ended = tokio::task::spawn_blocking(move || manager.connection_ended(id)).await;
+    let service = shared.service.clone();
+    let ended = tokio::task::spawn_blocking(move || service.connection_ended(id)).await;
     if let Err(error) = ended {
         tracing::error!(client = id, %error, "what was to end with a client goes on");
     }

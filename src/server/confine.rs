@@ -43,6 +43,11 @@ pub(super) fn become_user(settings: &Settings) -> Result<(), Failed> {
     let uid = settings.uids.frontend;
     cred::drop_bounding().map_err(|error| ("empty the bounding set", error))?;
     cred::set_ids(uid, uid, &[]).map_err(|error| ("change the user", error))?;
+    give_up_privileges()
+}
+
+/// Gives up every capability, and every way to new ones.
+pub(super) fn give_up_privileges() -> Result<(), Failed> {
     cred::clear_capabilities().map_err(|error| ("empty the capability sets", error))?;
     cred::set_no_new_privs().map_err(|error| ("set no_new_privs", error))
 }

@@ -13,6 +13,8 @@ mod queue;
 mod serve;
 mod sockets;
 mod start;
+mod user;
+mod views;
 mod watch;
 
 pub use start::{Options, ServerError, run};

@@ -1,21 +1,18 @@
 //! Serving: the runtime and everything that runs on it. Nothing here has privilege.
 
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 use super::accept::{Shared, accept};
 use super::queue::Budget;
-use super::start::{Domains, Prepared, ServerError, say_ready, step};
-use super::watch;
-use crate::manager::Manager;
+use super::start::{Prepared, ServerError, say_ready, step};
+use super::views;
 use crate::remote::{Events, Service};
-use crate::store::{Contents, Store};
 
 /// Threads that run what never waits.
 const WORKERS: usize = 2;
@@ -23,51 +20,34 @@ const WORKERS: usize = 2;
 const WAITERS: usize = 256;
 
 /// Serves until told to stop.
-pub(super) fn serve(
-    prepared: Prepared,
-    store: Store,
-    contents: Contents,
-    ready: Option<OwnedFd>,
-) -> Result<(), ServerError> {
+pub(super) fn serve(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(WAITERS)
         .enable_all()
         .build()
         .map_err(step("start its runtime"))?;
-    let served = runtime.block_on(run(prepared, store, contents, ready));
+    let served = runtime.block_on(run(prepared, ready));
     // Calls that wait for a start need not be waited for: the labeller finishes or undoes it.
     runtime.shutdown_background();
     served
 }
 
-async fn run(
-    prepared: Prepared,
-    store: Store,
-    contents: Contents,
-    ready: Option<OwnedFd>,
-) -> Result<(), ServerError> {
-    let Prepared { settings, facts, node, policy, sockets, autostarted } = prepared;
+async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerError> {
+    let Prepared { settings, hostname, policy, sockets, machine } = prepared;
     let daemon = settings.daemon.clone();
     let events = Arc::new(Events::new(policy.clone()));
-    let (watch, mut watched) = mpsc::unbounded_channel();
-    let manager = Manager::new(settings, facts, store, events.clone(), move |uuid, id| {
-        // Once nobody receives, the daemon is ending.
-        let _ = watch.send((uuid, id));
-    });
-    let manager: Domains = Arc::new(manager);
-    manager.recover(contents);
-    start_survey(&manager, autostarted)?;
-    let waiting = manager.clone();
-    tokio::spawn(async move {
-        while let Some((uuid, id)) = watched.recv().await {
-            tokio::spawn(watch::wait(waiting.clone(), uuid, id));
+    let test = views::test(&settings, &hostname, &events)?;
+    let service = match machine {
+        Some((machine, store, contents)) => {
+            let view = views::machine(settings, machine, store, contents, &events)?;
+            Service::new(view, vec![test], policy)
         }
-    });
+        None => Service::new(test, Vec::new(), policy),
+    };
     let shared = Arc::new(Shared {
-        service: Arc::new(Service::new(manager.clone(), policy, node)),
+        service: Arc::new(service),
         events,
-        manager,
         clients: Arc::new(Semaphore::new(daemon.clients as usize)),
         calls: daemon.calls,
         sending: Arc::default(),
@@ -83,26 +63,10 @@ async fn run(
     }
     say_ready(ready.as_ref());
     drop(ready);
-    tracing::info!(domains = shared.manager.all().len(), "serves");
+    for view in shared.service.views() {
+        tracing::info!(uri = view.uri(), domains = view.domains(), "serves");
+    }
     tokio::select! { _ = stop.recv() => {} _ = interrupt.recv() => {} }
     tracing::info!("leaving; domains go on");
     Ok(())
-}
-
-/// Finds what runs before the first client asks, and goes on looking.
-fn start_survey(manager: &Domains, mut autostarted: std::fs::File) -> Result<(), ServerError> {
-    let mut labeller = None;
-    if let Err(error) = watch::once(manager, &mut labeller) {
-        tracing::warn!(%error, "cannot ask the labeller yet what runs");
-    }
-    let starter = manager.clone();
-    let first = move || {
-        if autostarted.metadata().is_ok_and(|found| found.len() == 0) {
-            starter.autostart();
-            if let Err(error) = autostarted.write_all(b"done\n") {
-                tracing::warn!(%error, "what was started with the host would be again");
-            }
-        }
-    };
-    watch::survey(manager, first).map_err(step("start its survey"))
 }

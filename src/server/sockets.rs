@@ -24,14 +24,53 @@ pub(super) struct Sockets {
     _lock: OwnedFd,
 }
 
+/// Whose daemon it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Root's, for root and the members of a group.
+    Root(Option<u32>),
+    /// An ordinary user's, for nobody else.
+    User(u32),
+}
+
+impl Owner {
+    /// The modes of the run directory, of the sockets' directory, and of a socket.
+    fn modes(self) -> [u32; 3] {
+        match self {
+            // The first as the labeller would make it itself.
+            Self::Root(None) => [0o711, 0o750, 0o600],
+            Self::Root(Some(_)) => [0o711, 0o750, 0o660],
+            Self::User(_) => [0o700, 0o700, 0o600],
+        }
+    }
+
+    fn uid(self) -> u32 {
+        match self {
+            Self::Root(_) => 0,
+            Self::User(uid) => uid,
+        }
+    }
+
+    /// Gives what was made to the group; an ordinary user's has the user's.
+    fn give(self, directory: &OwnedFd, name: &str, flags: AtFlags) -> io::Result<()> {
+        match self {
+            Self::Root(group) => {
+                let gid = Some(Gid::from_raw(group.unwrap_or(0)));
+                Ok(rustix::fs::chownat(directory, name, None, gid, flags)?)
+            }
+            Self::User(_) => Ok(()),
+        }
+    }
+}
+
 /// Takes the sockets over that systemd made, else makes them.
-pub(super) fn open(settings: &Settings, group: Option<u32>) -> io::Result<Sockets> {
+pub(super) fn open(settings: &Settings, owner: Owner) -> io::Result<Sockets> {
     let run = Path::new(&settings.paths.run);
     if let Some(parent) = run.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    // As the labeller would make it itself.
-    path::own_directory(&settings.paths.run, 0o711)?;
+    let [run_mode, directory_mode, _] = owner.modes();
+    path::directory_of(&settings.paths.run, run_mode, owner.uid())?;
     let lock = only_one(run)?;
     let mut handed = handed_over()?.into_iter();
     if let Some(read_write) = handed.next() {
@@ -44,20 +83,16 @@ pub(super) fn open(settings: &Settings, group: Option<u32>) -> io::Result<Socket
         });
     }
     let directory = run.join(DIRECTORY);
-    path::own_directory(&directory.to_string_lossy(), 0o750)?;
+    path::directory_of(&directory.to_string_lossy(), directory_mode, owner.uid())?;
     let directory = path::directory(&directory.to_string_lossy())?;
-    rustix::fs::chownat(&directory, "", None, Some(gid(group)), AtFlags::EMPTY_PATH)?;
+    owner.give(&directory, "", AtFlags::EMPTY_PATH)?;
     let read_only = if settings.daemon.read_only {
-        Some(bind(run, &directory, NAME_READ_ONLY, group)?)
+        Some(bind(run, &directory, NAME_READ_ONLY, owner)?)
     } else {
         remove(&directory, NAME_READ_ONLY)?;
         None
     };
-    Ok(Sockets { read_write: bind(run, &directory, NAME, group)?, read_only, _lock: lock })
-}
-
-fn gid(group: Option<u32>) -> Gid {
-    Gid::from_raw(group.unwrap_or(0))
+    Ok(Sockets { read_write: bind(run, &directory, NAME, owner)?, read_only, _lock: lock })
 }
 
 fn only_one(run: &Path) -> io::Result<OwnedFd> {
@@ -73,11 +108,11 @@ fn only_one(run: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Binds a socket that only root and the group may connect to, and links the name that clients know to it.
-fn bind(run: &Path, directory: &OwnedFd, name: &str, group: Option<u32>) -> io::Result<UnixListener> {
+fn bind(run: &Path, directory: &OwnedFd, name: &str, owner: Owner) -> io::Result<UnixListener> {
     remove(directory, name)?;
-    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    let [.., mode] = owner.modes();
     let socket = listen::unix(directory.as_fd(), name, 0o600)?;
-    rustix::fs::chownat(directory, name, None, Some(gid(group)), AtFlags::SYMLINK_NOFOLLOW)?;
+    owner.give(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
     // Only now, and whatever the umask: nobody else can have put another name here.
     rustix::fs::chmodat(directory, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
     let link = run.join(name);

@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{confine, serve, sockets};
+use super::{confine, serve, sockets, user};
 use crate::access::{Policy, RulesError};
 use crate::host;
 use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError};
-use crate::store::{Store, StoreError};
+use crate::store::{Contents, Store, StoreError};
 use crate::sys::{cred, file};
 
 /// The longest file of rules in bytes.
@@ -38,9 +38,6 @@ pub enum ServerError {
     /// The configuration wants no sockets, and there is nothing else to serve.
     #[error("host.unix_server is false, and unix sockets are all that svirtd listens on")]
     Off,
-    /// It was not started as root.
-    #[error("svirtd must be started as root; it gives that up at once")]
-    NotRoot,
     /// The file of rules is wrong.
     #[error("{file}: {error}")]
     Rules {
@@ -55,6 +52,9 @@ pub enum ServerError {
     /// A step of starting up failed.
     #[error("cannot {0}: {1}")]
     Step(&'static str, #[source] io::Error),
+    /// The test driver's first domain cannot be made.
+    #[error("the test driver: {0}")]
+    Test(crate::manager::ManagerError),
     /// The store cannot be used.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -70,47 +70,76 @@ impl From<confine::Failed> for ServerError {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) settings: Settings,
-    pub(super) facts: crate::conf::facts::HostFacts,
-    pub(super) node: crate::remote::Node,
+    pub(super) hostname: String,
     pub(super) policy: Policy,
     pub(super) sockets: sockets::Sockets,
+    /// What runs and what is kept, where this daemon has more than memory.
+    pub(super) machine: Option<(Machine, Store, Contents)>,
+}
+
+/// This machine, as root has seen it.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) facts: crate::conf::facts::HostFacts,
+    pub(super) node: crate::remote::Node,
     /// Empty until the domains that are to be started with the host were, in this boot.
     pub(super) autostarted: std::fs::File,
 }
 
 /// Serves until told to stop. Domains go on without it.
 pub fn run(options: Options) -> Result<(), ServerError> {
-    if cred::effective_uid() != 0 {
-        return Err(ServerError::NotRoot);
-    }
-    let prepared = prepare(options.config.as_deref())?;
-    confine::become_user(&prepared.settings)?;
-    let (store, contents) = Store::open(&Path::new(&prepared.settings.daemon.store).join(DATABASE))?;
-    confine::restrict()?;
-    let store = store.serve()?;
-    serve::serve(prepared, store, contents, options.ready)
+    let config = options.config.as_deref();
+    let prepared = if cred::effective_uid() == 0 { as_root(config)? } else { as_user(config)? };
+    serve::serve(prepared, options.ready)
 }
 
-fn prepare(config: Option<&str>) -> Result<Prepared, ServerError> {
-    let settings = settings(config)?;
-    if !settings.host.unix_server {
-        return Err(ServerError::Off);
-    }
+/// Everything that needs root, and then no root any longer.
+fn as_root(config: Option<&str>) -> Result<Prepared, ServerError> {
+    let settings = settings(config.unwrap_or(DEFAULT_PATH), config.is_some(), 0)?;
     let group = group(&settings.daemon.group)?;
-    let policy = policy(&settings.daemon.access, group)?;
+    let policy = policy(&settings.daemon.access, 0, Policy::built_in(group))?;
     confine::raise_descriptors().map_err(step("raise its number of descriptors"))?;
     confine::store_directory(&settings).map_err(step("make the store's directory"))?;
-    let sockets = sockets::open(&settings, group).map_err(step("make its sockets"))?;
+    let sockets = sockets::open(&settings, sockets::Owner::Root(group)).map_err(step("make its sockets"))?;
+    let (machine, hostname) = (machine(&settings)?, hostname());
+    confine::become_user(&settings)?;
+    let (store, contents) = Store::open(&Path::new(&settings.daemon.store).join(DATABASE))?;
+    confine::restrict()?;
+    let machine = Some((machine, store.serve()?, contents));
+    Ok(Prepared { settings, hostname, policy, sockets, machine })
+}
+
+/// What an ordinary user can have: nothing that needs a labeller.
+fn as_user(config: Option<&str>) -> Result<Prepared, ServerError> {
+    let uid = cred::effective_uid();
+    let directories = user::Directories::find(|name| std::env::var(name).ok());
+    let directories = directories.map_err(step("find a directory for its socket"))?;
+    let file = config.map_or_else(|| directories.settings(), ToOwned::to_owned);
+    let mut settings = settings(&file, config.is_some(), uid)?;
+    directories.fill(&mut settings);
+    let policy = policy(&settings.daemon.access, uid, Policy::of_user(uid))?;
+    confine::raise_descriptors().map_err(step("raise its number of descriptors"))?;
+    let sockets = sockets::open(&settings, sockets::Owner::User(uid)).map_err(step("make its sockets"))?;
+    let hostname = hostname();
+    confine::give_up_privileges()?;
+    confine::restrict()?;
+    Ok(Prepared { settings, hostname, policy, sockets, machine: None })
+}
+
+/// Reads the host.
+fn machine(settings: &Settings) -> Result<Machine, ServerError> {
     let marker = Path::new(&settings.paths.run).join("svirtd.autostarted");
     let autostarted = std::fs::OpenOptions::new().create(true).append(true).open(marker);
     let autostarted = autostarted.map_err(step("note what was started with the host"))?;
-    let inventory = host::inventory(&settings, false);
+    let inventory = host::inventory(settings, false);
     let capabilities =
-        inventory.capabilities(host::View::System, &settings).map_err(ServerError::Capabilities)?;
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let node = crate::remote::Node::new(hostname, mhz(), capabilities, inventory.emulators);
-    let facts = inventory.facts;
-    Ok(Prepared { settings, facts, node, policy, sockets, autostarted })
+        inventory.capabilities(host::View::System, settings).map_err(ServerError::Capabilities)?;
+    let node = crate::remote::Node::new(hostname(), mhz(), capabilities, inventory.emulators);
+    Ok(Machine { facts: inventory.facts, node, autostarted })
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The clock of the first CPU, as the kernel last saw it.
@@ -124,17 +153,18 @@ pub(super) fn step(what: &'static str) -> impl Fn(io::Error) -> ServerError {
     move |error| ServerError::Step(what, error)
 }
 
-fn settings(config: Option<&str>) -> Result<Settings, ServerError> {
-    let name = config.unwrap_or(DEFAULT_PATH);
-    let text = file::read_trusted(name, FILE_MAX as u64).map_err(step("read the configuration"))?;
-    match text {
-        Some(text) => Ok(Settings::from_toml(&text, name)?),
-        None if config.is_some() => {
+/// Reads the configuration, which only its owner may have written.
+fn settings(name: &str, must: bool, owner: u32) -> Result<Settings, ServerError> {
+    let text = file::read_owned(name, FILE_MAX as u64, owner).map_err(step("read the configuration"))?;
+    let settings = match text {
+        Some(text) => Settings::from_toml(&text, name)?,
+        None if must => {
             let missing = io::Error::new(io::ErrorKind::NotFound, format!("{name} is not there"));
-            Err(step("read the configuration")(missing))
+            return Err(step("read the configuration")(missing));
         }
-        None => Ok(Settings::default()),
-    }
+        None => Settings::default(),
+    };
+    if settings.host.unix_server { Ok(settings) } else { Err(ServerError::Off) }
 }
 
 fn group(name: &str) -> Result<Option<u32>, ServerError> {
@@ -146,10 +176,10 @@ fn group(name: &str) -> Result<Option<u32>, ServerError> {
     Ok(Some(found.gid.as_raw()))
 }
 
-fn policy(file: &str, group: Option<u32>) -> Result<Policy, ServerError> {
-    let text = file::read_trusted(file, RULES_MAX).map_err(step("read the rules' file"))?;
-    let Some(text) = text else { return Ok(Policy::built_in(group)) };
-    Policy::parse(&text).map_err(|error| ServerError::Rules { file: file.into(), error })
+fn policy(file: &str, owner: u32, built_in: Policy) -> Result<Policy, ServerError> {
+    let text = file::read_owned(file, RULES_MAX, owner).map_err(step("read the rules' file"))?;
+    let Some(text) = text else { return Ok(built_in) };
+    Policy::parse(&text, owner).map_err(|error| ServerError::Rules { file: file.into(), error })
 }
 
 /// Says on a descriptor, and to systemd, that clients are served.

@@ -1,6 +1,6 @@
 //! Waiting for the end of every domain that runs, without a thread for each, and noticing those that others start.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +59,27 @@ async fn ask(socket: &Path, uuid: DomainUuid) -> io::Result<Option<Ended>> {
     }
 }
 
+/// Finds what runs before the first client asks, and goes on looking; `autostarted` is empty until what is to be
+/// started with the host was.
+pub(super) fn start(manager: &Arc<Manager>, mut autostarted: std::fs::File) -> io::Result<()> {
+    let mut labeller = None;
+    if let Err(error) = once(manager, &mut labeller) {
+        tracing::warn!(%error, "cannot ask the labeller yet what runs");
+    }
+    let starter = manager.clone();
+    let first = move || {
+        if autostarted.metadata().is_ok_and(|found| found.len() == 0) {
+            starter.autostart();
+            if let Err(error) = autostarted.write_all(b"done\n") {
+                tracing::warn!(%error, "what was started with the host would be again");
+            }
+        }
+    };
+    survey(manager, first)
+}
+
 /// Asks what runs, again and again, on a thread of its own; `first` is called after the first answer.
-pub(super) fn survey(manager: &Arc<Manager>, first: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn survey(manager: &Arc<Manager>, first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let manager = manager.clone();
     std::thread::Builder::new().name("survey".into()).spawn(move || {
         let (mut labeller, mut first) = (None, Some(first));
@@ -83,10 +102,7 @@ pub(super) fn survey(manager: &Arc<Manager>, first: impl FnOnce() + Send + 'stat
 }
 
 /// One survey over a connection that is kept.
-pub(super) fn once(
-    manager: &Manager,
-    labeller: &mut Option<Labeller>,
-) -> Result<(), crate::driver::DriverError> {
+fn once(manager: &Manager, labeller: &mut Option<Labeller>) -> Result<(), crate::driver::DriverError> {
     let mut connection = match labeller.take() {
         Some(connection) => connection,
         None => Labeller::connect(manager.settings())?,

@@ -271,6 +271,11 @@ pub fn directory(path: &str) -> io::Result<OwnedFd> {
 
 /// Makes a directory of svirt's own with the given mode, root's, or checks that what is there is such a one.
 pub fn own_directory(path: &str, mode: u32) -> io::Result<()> {
+    directory_of(path, mode, 0)
+}
+
+/// The same for a directory of the user `uid`.
+pub fn directory_of(path: &str, mode: u32, uid: u32) -> io::Result<()> {
     match fs::mkdir(path, Mode::from_raw_mode(mode)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
@@ -278,10 +283,11 @@ pub fn own_directory(path: &str, mode: u32) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::open(path, flags, Mode::empty())?;
     let found = Found::of(&fd)?;
-    if !found.only_root_writes() {
+    if found.uid != uid || found.mode & 0o022 != 0 {
+        let who = if uid == 0 { "root".to_owned() } else { format!("uid {uid}") };
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("{path} must belong to root and be writable by nobody else"),
+            format!("{path} must belong to {who} and be writable by nobody else"),
         ));
     }
     // The umask may have taken bits that the socket's clients need.

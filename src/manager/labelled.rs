@@ -1,0 +1,84 @@
+//! Domains that are device models: started by the labeller, looked after by supervisors.
+
+use super::{Begun, Core, Label, ManagerError, Wanted};
+use crate::base::DomainUuid;
+use crate::conf::facts::HostFacts;
+use crate::driver::{self, Control, DriverError, Labeller};
+use crate::privsep::apparmor::profile_name;
+use crate::privsep::op::{LaunchPlan, Op};
+use crate::privsep::supervisor::{Ended, Verb};
+use crate::settings::Settings;
+
+/// The labeller of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Labelled;
+
+impl Core for Labelled {
+    fn start(&self, wanted: &Wanted<'_>) -> Result<Begun, ManagerError> {
+        let uuid = wanted.definition.uuid;
+        let mut domain = wanted.definition.to_start()?;
+        domain.uuid = Some(uuid);
+        let mut labeller = Labeller::connect(wanted.settings)?;
+        let launch = driver::start(&mut labeller, domain, wanted.facts, wanted.settings, wanted.paused)?;
+        let status = Control::connect(&launch.started.control).and_then(|mut control| control.status());
+        Ok(Begun {
+            labels: labels(&launch.plan, wanted.facts),
+            cgroup: labeller.describe(uuid).ok().and_then(|described| described.cgroup),
+            consoles: status.map(|status| status.consoles).unwrap_or_default(),
+            ports: ports(&launch.started.listening),
+            control: launch.started.control,
+        })
+    }
+
+    fn kill(&self, uuid: DomainUuid, settings: &Settings) -> Result<Option<Ended>, ManagerError> {
+        match Labeller::connect(settings)?.kill(uuid) {
+            Ok(ended) => Ok(Some(ended)),
+            // It was gone already, whoever ended it.
+            Err(DriverError::NoDomain) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn order(&self, control: &str, verb: &Verb) -> Result<Option<Ended>, ManagerError> {
+        Control::connect(control)?.order(verb)?;
+        Ok(None)
+    }
+
+    fn control(&self, control: &str) -> Result<Control, ManagerError> {
+        Ok(Control::connect(control)?)
+    }
+
+    fn tells_between(&self) -> bool {
+        true
+    }
+}
+
+/// The labels that a plan gives, as the models of this host.
+pub(super) fn labels(plan: &LaunchPlan, facts: &HostFacts) -> Vec<Label> {
+    let spawn = plan.ops.iter().find_map(|op| match op {
+        Op::Spawn(spawn) => Some(spawn),
+        _ => None,
+    });
+    let Some(spawn) = spawn else { return Vec::new() };
+    let enforcing = facts.selinux.as_ref().is_some_and(|selinux| selinux.enforcing);
+    let context = spawn.confinement.selinux_exec.clone();
+    let image = plan.ops.iter().find_map(|op| match op {
+        Op::LabelSelinux { label, .. } => Some(label.clone()),
+        _ => None,
+    });
+    let selinux = context.map(|label| Label { model: "selinux", label, image, enforcing });
+    let enforcing = facts.apparmor.as_ref().is_some_and(|apparmor| apparmor.enforcing);
+    let profiled = plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }));
+    let name = || profile_name(plan.domain.uuid);
+    let apparmor = profiled.then(|| Label { model: "apparmor", label: name(), image: None, enforcing });
+    let uid = spawn.confinement.uid;
+    let dac = Label { model: "dac", label: format!("+{uid}:+{uid}"), image: None, enforcing: true };
+    selinux.into_iter().chain(apparmor).chain([dac]).collect()
+}
+
+/// The port of each VNC server, from slots such as `vnc:0` and where they listen.
+fn ports(listening: &[(String, String)]) -> Vec<Option<u16>> {
+    let port = |address: &str| address.parse::<std::net::SocketAddr>().ok().map(|address| address.port());
+    let displays = listening.iter().filter(|(slot, _)| slot.starts_with("vnc:"));
+    displays.map(|(_, address)| port(address)).collect()
+}
