@@ -8,7 +8,8 @@ use std::fs::File;
 use std::process::Stdio;
 
 use e2e_rig::{end_of, eventually};
-use virsh_rig::{Host, virsh_possible};
+use virsh_rig::user::User;
+use virsh_rig::{Host, VIRSH, virsh_possible};
 
 /// A definition without a uuid, as people write it.
 fn definition(host: &Host, name: &str) -> String {
@@ -351,4 +352,95 @@ fn a_console_that_nobody_has_is_refused_by_name() {
     let mut talk = e2e_rig::terminal::Talk::new(host.command(&["console", "d1"]));
     talk.shows("The domain is not running");
     assert_eq!(talk.ends(), Some(1));
+}
+
+#[test]
+fn an_ordinary_user_has_the_test_driver_without_configuration() {
+    if !std::path::Path::new(VIRSH).exists() {
+        println!("skipped: needs {VIRSH}");
+        return;
+    }
+    const VIEW: &str = "test:///default";
+    let user = User::new();
+    let heard = user.path("events");
+    let uri = format!("test+unix:///default?socket={}", user.socket());
+    let mut listener = user.command(VIRSH);
+    listener.args(["-c", &uri, "event", "--all", "--loop"]).stdout(File::create(&heard).unwrap());
+    let mut listener = listener.spawn().unwrap();
+    let events = || std::fs::read_to_string(&heard).unwrap();
+    eventually("somebody listens", || {
+        user.says(VIEW, &["suspend", "test"]);
+        user.says(VIEW, &["resume", "test"]);
+        events().contains("Suspended Paused") && events().contains("Resumed Unpaused")
+    });
+    assert!(user.says(VIEW, &["version"]).contains("Running hypervisor: TEST 0.0.2"));
+    let info = user.says(VIEW, &["dominfo", "test"]);
+    for line in [
+        "Id:             1",
+        "UUID:           6695eb01-f6a4-8304-79aa-97f2502e193f",
+        "OS Type:        linux",
+        "Used memory:    2097152 KiB",
+        "Security label: libvirt-test (enforcing)",
+    ] {
+        assert!(info.contains(line), "{line:?} is missing in:\n{info}");
+    }
+    let xml = user.path("a.xml");
+    let text = "<domain type='test'><name>a</name><memory>65536</memory><os><type>hvm</type></os></domain>";
+    std::fs::write(&xml, text).unwrap();
+    user.says(VIEW, &["define", xml.to_str().unwrap()]);
+    user.says(VIEW, &["start", "a", "--paused"]);
+    assert_eq!(user.says(VIEW, &["domstate", "a", "--reason"]), "paused (user)");
+    user.says(VIEW, &["resume", "a"]);
+    user.says(VIEW, &["shutdown", "a"]);
+    assert_eq!(user.says(VIEW, &["domstate", "a", "--reason"]), "shut off (shutdown)");
+    user.says(VIEW, &["start", "a"]);
+    assert!(user.says(VIEW, &["dumpxml", "a"]).contains("<domain type='test' id='3'>"));
+    user.says(VIEW, &["destroy", "a"]);
+    user.says(VIEW, &["undefine", "a"]);
+    eventually("all of it was told", || events().contains("'a': Undefined Removed"));
+    let life: Vec<String> =
+        events().lines().filter_map(|line| Some(line.split_once("'a': ")?.1.to_owned())).collect();
+    let expected = [
+        "Defined Added",
+        "Started Booted",
+        "Suspended Paused",
+        "Resumed Unpaused",
+        "Stopped Shutdown",
+        "Started Booted",
+        "Stopped Destroyed",
+        "Undefined Removed",
+    ];
+    assert_eq!(life, expected);
+    let refused = user.virsh("qemu:///system", &["list"]).expect(1).err;
+    assert!(refused.contains("this svirtd serves test:///default"), "{refused}");
+    user.virsh(VIEW, &["console", "test"]).expect(1);
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+
+    // Without privilege and without the file system, as root's daemon is.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", user.daemon_pid())).unwrap();
+    for line in ["CapPrm:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"] {
+        assert!(status.contains(line), "{line:?} is missing in:\n{status}");
+    }
+}
+
+#[test]
+fn each_view_has_domains_and_a_host_of_its_own() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    host.says(&["define", &definition(&host, "d1")]);
+    let mut on_test = std::process::Command::new(VIRSH);
+    on_test.env("LC_ALL", "C");
+    on_test.args([
+        "-c",
+        &format!("test+unix:///default?socket={}", host.socket()),
+        "list",
+        "--all",
+        "--name",
+    ]);
+    let listed = on_test.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stdout).trim(), "test");
+    assert_eq!(host.says(&["list", "--all", "--name"]), "d1");
 }

@@ -1,6 +1,8 @@
 //! A real svirtd with its labeller on private directories, and the real virsh.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, dead_code, missing_docs, unreachable_pub)]
 
+pub mod user;
+
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
