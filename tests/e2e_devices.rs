@@ -504,3 +504,49 @@ fn a_tpm() {
         assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o600));
     }
 }
+
+/// Memory that is shared, locked and allocated at once; and huge pages, which this host has not set aside.
+#[test]
+fn memory_backing() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let definition = rig.linux("memory", "", "");
+    let backed = |inside: &str| {
+        let text = std::fs::read_to_string(&definition).unwrap();
+        let with = format!("<memoryBacking>{inside}</memoryBacking><vcpu>");
+        let path = rig.path("backed.xml");
+        std::fs::write(&path, text.replacen("<vcpu>", &with, 1)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let before = rig.snapshot();
+    rig.start(&backed(
+        "<nosharepages/><source type='memfd'/><access mode='shared'/><allocation mode='immediate' threads='2'/>",
+    ));
+    rig.heard("memory", "guest: ready");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.status("memory").unwrap().qemu_pid));
+    let status = status.unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    assert!(kib("RssShmem:") >= 160 << 10, "{status}");
+    fine(&rig, "memory");
+    rig.end("memory");
+    rig.same_as(&before);
+    if svirt::sys::rlimit::set(svirt::sys::rlimit::Kind::Memlock, None).is_ok() {
+        rig.start(&backed("<locked/>"));
+        rig.heard("memory", "guest: ready");
+        let pid = rig.status("memory").unwrap().qemu_pid;
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        assert!(limits.lines().any(|line| line.contains("locked memory") && line.contains("unlimited")));
+        fine(&rig, "memory");
+        rig.end("memory");
+    } else {
+        println!("skipped in part: needs CAP_SYS_RESOURCE for locked memory");
+        rig.refused(&backed("<locked/>"), 1, &["Memlock", "the labeller's own limit"]);
+    }
+    let pages = "<hugepages><page size='3' unit='MiB'/></hugepages>";
+    rig.refused(&backed(pages), 1, &["<hugepages>", "no pages of this size"]);
+}

@@ -3,6 +3,7 @@
 mod disk;
 mod firmware;
 mod hardware;
+mod memory;
 
 use std::net::IpAddr;
 
@@ -15,6 +16,7 @@ use crate::privsep::supervisor::LifecycleAction;
 pub use disk::*;
 pub use firmware::*;
 pub use hardware::*;
+pub use memory::*;
 
 /// One domain, read and defaulted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +35,8 @@ pub struct Domain {
     pub memory: u64,
     /// `<currentMemory>` in bytes.
     pub current_memory: u64,
+    /// `<memoryBacking>`
+    pub memory_backing: MemoryBacking,
     /// `<vcpu>`
     pub vcpus: u32,
     /// `<os>`

@@ -31,6 +31,8 @@ pub struct HostFacts {
     pub online: Vec<u32>,
     /// Memory in bytes.
     pub memory: u64,
+    /// Huge pages: the size in bytes and how many are set aside; the kernel's default size first.
+    pub hugepages: Vec<(u64, u64)>,
 }
 
 /// SELinux as the kernel runs it.

@@ -28,8 +28,8 @@ pub(super) fn rlimits(domain: &Domain, fds: usize, dump: bool) -> Vec<Rlimit> {
     vec![
         // A core holds the guest's memory, so there is none unless the administrator wants it.
         Rlimit { resource: RlimitKind::Core, value: (!dump).then_some(0) },
-        // Nothing is locked: no device assignment and no <locked/> memory runs today.
-        limit(RlimitKind::Memlock, 0),
+        // The cgroup's limit on memory holds for what is locked too.
+        Rlimit { resource: RlimitKind::Memlock, value: (!domain.memory_backing.locked).then_some(0) },
         // QEMU uses no message queues.
         limit(RlimitKind::Msgqueue, 0),
         limit(RlimitKind::Nofile, nofile),

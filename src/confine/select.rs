@@ -35,6 +35,9 @@ pub fn select(domain: &Domain) -> Selection {
     if domain.devices.interfaces.iter().any(|interface| tap(&interface.backend)) {
         parts.insert(Part::NetTap);
     }
+    if domain.memory_backing.has_descriptor() || domain.memory_backing.locked {
+        parts.insert(Part::Memory);
+    }
     let devices = &domain.devices;
     if devices.spice.is_some() {
         parts.insert(Part::Spice);

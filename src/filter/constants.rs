@@ -36,6 +36,8 @@ const LIBC: &[(&str, u64)] = constants![
     CLONE_THREAD,
     CLONE_VM,
     CLONE_VFORK,
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
     FIONBIO,
     FIONREAD,
     F_ADD_SEALS,

@@ -84,6 +84,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         cpus: u32::try_from(online.len()).unwrap_or(u32::MAX),
         online,
         memory: (system.totalram as u64).saturating_mul(u64::from(system.mem_unit)),
+        hugepages: topology::hugepages(),
     };
     Inventory {
         facts,

@@ -70,6 +70,19 @@ fn node(id: u32, ids: &[u32], nodes: &Path) -> Option<Cell> {
     })
 }
 
+/// Huge pages in bytes and how many are set aside, the kernel's default size first.
+pub(super) fn hugepages() -> Vec<(u64, u64)> {
+    let mut all = pages(Path::new("/sys/kernel/mm/hugepages"), 0);
+    // The ordinary pages stand first.
+    let mut huge: Vec<(u64, u64)> = all.drain(1..).map(|(size, count)| (size * 1024, count)).collect();
+    let meminfo = text("/proc/meminfo").unwrap_or_default();
+    let default = meminfo.lines().find_map(|line| {
+        line.strip_prefix("Hugepagesize:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    huge.sort_by_key(|(size, _)| Some(size / 1024) != default);
+    huge
+}
+
 /// Ordinary pages, and every larger size with how many are set aside.
 fn pages(hugepages: &Path, memory: u64) -> Vec<(u64, u64)> {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();

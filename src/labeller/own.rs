@@ -39,6 +39,8 @@ pub(super) fn confine(io_uring: bool) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     // A deep chain has hundreds of layers, each one a descriptor; the shell's soft limit is 1024.
     rlimit::set(rlimit::Kind::Nofile, rlimit::hard(rlimit::Kind::Nofile))?;
+    // For domains with <locked/> memory; every other one gets 0. Where it cannot be had, such a start says so.
+    let _lower = rlimit::set(rlimit::Kind::Memlock, None);
     mount::enter_slave_namespace()?;
     process::become_subreaper()?;
     keep_capabilities()?;

@@ -27,6 +27,7 @@ pub(super) fn check(domain: &Domain, host: &HostFacts, settings: &Settings) -> R
             "give the domain less, or lower min_memory in [host]",
         );
     }
+    hugepages(domain, host)?;
     if kept.cpus == 0 {
         return Ok(());
     }
@@ -43,6 +44,48 @@ pub(super) fn check(domain: &Domain, host: &HostFacts, settings: &Settings) -> R
             format!("{} virtual CPUs", domain.vcpus),
             format!("the host keeps {} CPUs (host.cpus) and has {left} for domains", kept.cpus),
             "give the domain fewer, or lower cpus in [host]",
+        );
+    }
+    Ok(())
+}
+
+/// Huge pages are set aside by the administrator; QEMU without enough of them ends while the guest starts.
+fn hugepages(domain: &Domain, host: &HostFacts) -> Result<(), PlanError> {
+    let Some(wanted) = domain.memory_backing.hugepages else { return Ok(()) };
+    let object = format!("<hugepages> (line {})", domain.memory_backing.line);
+    let refuse = |rule: String, remedy: String| -> Result<(), PlanError> {
+        Err(Refusal::new(Layer::Kernel, "plan the start with", object, rule, remedy).into())
+    };
+    let found = match wanted.size {
+        None => host.hugepages.first(),
+        Some(size) => host.hugepages.iter().find(|(known, _)| *known == size),
+    };
+    let Some((size, set_aside)) = found.copied() else {
+        let sizes: Vec<String> =
+            host.hugepages.iter().map(|(size, _)| format!("{} KiB", size / 1024)).collect();
+        let known = if sizes.is_empty() { "none".to_owned() } else { sizes.join(", ") };
+        return refuse(
+            format!("the host has no pages of this size; it has {known}"),
+            "name one of the host's sizes, or remove <hugepages>".to_owned(),
+        );
+    };
+    let pages = domain.memory.div_ceil(size.max(1));
+    if set_aside < pages {
+        return refuse(
+            format!(
+                "{pages} pages of {} KiB are needed, and the host has set {set_aside} aside",
+                size / 1024
+            ),
+            format!(
+                "set more aside (/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages), or remove <hugepages>",
+                size / 1024
+            ),
+        );
+    }
+    if !domain.memory.is_multiple_of(size.max(1)) {
+        return refuse(
+            format!("<memory> is no multiple of {} KiB", size / 1024),
+            "make <memory> a multiple of the page's size".to_owned(),
         );
     }
     Ok(())
@@ -88,5 +131,22 @@ mod tests {
         assert!(guest_cpus(&host, &settings).is_empty());
         settings.host.cpus = 1;
         assert_eq!(guest_cpus(&host, &settings), [1, 2, 5]);
+    }
+
+    #[test]
+    fn huge_pages_must_be_set_aside() {
+        let refused = |size, memory| {
+            let (mut domain, mut host) = (domain("a"), host(false));
+            host.hugepages = vec![(2 << 20, 32), (1 << 30, 0)];
+            domain.memory = memory;
+            domain.memory_backing.hugepages = Some(crate::conf::domain::HugePages { size });
+            hugepages(&domain, &host).err().map(|error| error.refusal().rule)
+        };
+        assert_eq!(refused(None, 64 << 20), None);
+        assert_eq!(refused(Some(2 << 20), 64 << 20), None);
+        assert!(refused(None, 66 << 20).unwrap().contains("33 pages of 2048 KiB"));
+        assert!(refused(Some(1 << 30), 64 << 20).unwrap().contains("has set 0 aside"));
+        assert!(refused(Some(4 << 20), 64 << 20).unwrap().contains("2048 KiB, 1048576 KiB"));
+        assert!(refused(None, 63 << 20).unwrap().contains("no multiple"));
     }
 }

@@ -41,6 +41,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         description: None,
         memory: 64 << 20,
         current_memory: 64 << 20,
+        memory_backing: MemoryBacking::default(),
         vcpus: 1,
         os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },
         features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None },

@@ -30,6 +30,8 @@ pub enum Part {
     DiskNativeAio,
     /// Between loading the filter and QEMU's first instruction.
     Launcher,
+    /// `<memoryBacking>`.
+    Memory,
     /// A tap device.
     NetTap,
     /// Connected sockets, the monitor among them.
@@ -59,7 +61,7 @@ pub enum ProfileError {
 
 impl Part {
     /// Every fragment.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AccelKvm,
         Self::AccelTcg,
         Self::Base,
@@ -68,6 +70,7 @@ impl Part {
         Self::DiskIoUring,
         Self::DiskNativeAio,
         Self::Launcher,
+        Self::Memory,
         Self::NetTap,
         Self::Socket,
         Self::Socketpair,
@@ -86,6 +89,7 @@ impl Part {
             Self::DiskIoUring => include_str!("../../labels/seccomp/disk-io-uring.toml"),
             Self::DiskNativeAio => include_str!("../../labels/seccomp/disk-native-aio.toml"),
             Self::Launcher => include_str!("../../labels/seccomp/launcher.toml"),
+            Self::Memory => include_str!("../../labels/seccomp/memory.toml"),
             Self::NetTap => include_str!("../../labels/seccomp/net-tap.toml"),
             Self::Socket => include_str!("../../labels/seccomp/socket.toml"),
             Self::Socketpair => include_str!("../../labels/seccomp/socketpair.toml"),
@@ -114,6 +118,7 @@ impl Part {
             DiskIoUring,
             DiskNativeAio,
             Launcher,
+            Memory,
             NetTap,
             Socket,
             Socketpair,

@@ -26,7 +26,9 @@ pub(super) fn domain_capabilities(all: &DomainCapabilities) -> String {
             firmware(w, &all.firmwares);
         });
         cpu(w, &all.cpu, all.domain == "kvm");
-        w.empty("memoryBacking", &[("supported", &"no")]);
+        w.within("memoryBacking", &[("supported", &"yes")], |w| {
+            enumeration(w, "sourceType", &["anonymous", "memfd"]);
+        });
         w.within("devices", &[], |w| {
             for one in &all.devices {
                 device(w, one);

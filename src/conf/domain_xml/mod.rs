@@ -9,6 +9,7 @@ mod disk;
 mod display;
 mod firmware;
 mod hardware;
+mod memory;
 mod misc;
 mod network;
 mod platform;
@@ -37,6 +38,7 @@ const CHILDREN: &[&str] = &[
     "devices",
     "features",
     "memory",
+    "memoryBacking",
     "metadata",
     "name",
     "on_crash",
@@ -62,7 +64,7 @@ pub fn parse(xml: &[u8]) -> Result<Domain, DefinitionError> {
     resource(root)?;
     let virt = virt(root)?;
     let vcpus = platform::vcpus(root)?;
-    let (memory, current_memory) = memory(root)?;
+    let (memory, current_memory) = size(root)?;
     let (os, boot_given) = platform::os(root)?;
     let devices = devices(root)?;
     let domain = Domain {
@@ -73,6 +75,7 @@ pub fn parse(xml: &[u8]) -> Result<Domain, DefinitionError> {
         description: text(root, "description")?.map(Cow::into_owned),
         memory,
         current_memory,
+        memory_backing: memory::backing(root)?,
         vcpus,
         os,
         features: platform::features(root)?,
@@ -223,7 +226,7 @@ fn title(root: View<'_>) -> Read<Option<String>> {
 }
 
 /// `<memory>` and `<currentMemory>`, which is the same unless it says less.
-fn memory(root: View<'_>) -> Read<(u64, u64)> {
+fn size(root: View<'_>) -> Read<(u64, u64)> {
     let view = root.one("memory")?.ok_or_else(|| root.missing("<memory>"))?;
     let memory = scalar::memory(view)?;
     if memory == 0 {

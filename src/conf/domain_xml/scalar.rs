@@ -70,6 +70,19 @@ pub(super) fn memory(view: View<'_>) -> Read<u64> {
     }
 }
 
+/// A size above 0 in an attribute, in bytes; the unit stands in another one, KiB without it.
+pub(super) fn scaled_attribute(view: View<'_>, name: &str, unit: &str) -> Read<u64> {
+    let text = view.required(name)?;
+    let word = view.attribute(unit).unwrap_or("KiB");
+    let factor = scale(word).ok_or_else(|| {
+        view.value(format!("attribute {unit} of {}", view.tag()), word, "a unit such as KiB, MiB or GiB")
+    })?;
+    let bytes = number::<u64>(text).filter(|value| *value > 0).and_then(|value| value.checked_mul(factor));
+    bytes.ok_or_else(|| {
+        view.value(format!("attribute {name} of {}", view.tag()), text, "a size above 0 that fits")
+    })
+}
+
 /// Checks a path: absolute, without control characters, within the kernel's length.
 pub(super) fn path(view: View<'_>, what: &str, text: &str) -> Read<String> {
     let fine = text.starts_with('/')

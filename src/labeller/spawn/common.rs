@@ -80,6 +80,8 @@ pub(super) fn rlimits(wanted: &[Rlimit], degraded: &mut Vec<String>) -> Vec<(rli
     for limit in wanted {
         let kind = kind(limit.resource);
         let possible = match (limit.value, rlimit::hard(kind)) {
+            // Locked memory needs all that it asks for, so a lower limit of the labeller's refuses the start.
+            (None, _) if limit.resource == RlimitKind::Memlock => None,
             (Some(value), Some(hard)) => Some(value.min(hard)),
             (value, hard) => value.or(hard),
         };

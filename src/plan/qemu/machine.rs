@@ -50,12 +50,7 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
         args.pair("-cpu", cpu);
     }
     args.pair("-m", format!("size={}k", domain.memory.div_ceil(1024)));
-    args.json(
-        "-object",
-        Object::new("qom-type", "memory-backend-ram")
-            .with("id", "pc.ram")
-            .with("size", domain.memory.div_ceil(1024) * 1024),
-    );
+    memory(args, domain);
     args.pair("-smp", smp(domain));
     args.pair("-uuid", guest.uuid.to_string());
     args.pair("-display", "none");
@@ -91,6 +86,26 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     }
     args.pair("-msg", "timestamp=on");
     Ok(())
+}
+
+/// The guest's memory as one object.
+fn memory(args: &mut Args, domain: &Domain) {
+    let backing = &domain.memory_backing;
+    let descriptor = backing.has_descriptor();
+    let kind = if descriptor { "memory-backend-memfd" } else { "memory-backend-ram" };
+    let object = Object::new("qom-type", kind)
+        .with("id", "pc.ram")
+        .with("size", domain.memory.div_ceil(1024) * 1024)
+        // QEMU shares a memfd unless it is told not to.
+        .maybe("share", descriptor.then_some(backing.shared))
+        .maybe("hugetlb", backing.hugepages.map(|_| true))
+        .maybe("hugetlbsize", backing.hugepages.and_then(|pages| pages.size))
+        .maybe("prealloc", backing.immediate.then_some(true))
+        .maybe("prealloc-threads", backing.threads.filter(|_| backing.immediate));
+    args.json("-object", object);
+    if backing.locked {
+        args.pair("-overcommit", "mem-lock=on");
+    }
 }
 
 /// The firmware's code, which is only read, and its variables.
@@ -138,6 +153,9 @@ fn machine(domain: &Domain, flash: Option<&Flash>, dump: bool) -> Result<String,
     let mut text =
         format!("{},usb=off,dump-guest-core={},memory-backend=pc.ram", domain.os.machine, on(dump));
     text.push_str(&format!(",acpi={}", on(domain.features.acpi)));
+    if domain.memory_backing.no_merge {
+        text.push_str(",mem-merge=off");
+    }
     if let Some(smm) = domain.features.smm.or(flash.filter(|flash| flash.secure).map(|_| true)) {
         text.push_str(&format!(",smm={}", on(smm)));
     }
