@@ -3,54 +3,80 @@
 //! What is kept is the canonical text, and of what it says only what lists and statistics ask for: the tree behind
 //! it is read again when a domain is started.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
 use crate::base::{DomainName, DomainUuid, Refusal};
 use crate::conf::definition::{Definition as Tree, Running, Strictness, View};
 use crate::conf::domain::Domain;
 use crate::conf::xml::{Document, ElementId, Node};
 use crate::conf::{DefinitionError, DefinitionErrorKind, domain_xml, identity};
+pub use crate::store::Text;
 
 use super::ManagerError;
 
 const SECURE: View = View { secure: true, migratable: false };
 const PUBLIC: View = View { secure: false, migratable: false };
+/// How a summary is written; one that was written otherwise is made anew from its text.
+const SUMMARY: u32 = 1;
 
-/// A definition that was read whole and found good.
-#[derive(Clone, Debug)]
-pub struct Definition {
+/// What lists and statistics ask of a definition: all of it that stays in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
     /// Its uuid, drawn where the text had none.
     pub uuid: DomainUuid,
     /// Its name.
     pub name: DomainName,
-    /// `<title>`
-    pub title: Option<String>,
-    /// `<description>`
-    pub description: Option<String>,
     /// Most memory in bytes.
     pub memory: u64,
     /// Memory in bytes.
     pub current_memory: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
+}
+
+/// A summary as it is stored beside its uuid.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    name: DomainName,
+    memory: u64,
+    current_memory: u64,
+    vcpus: u32,
+}
+
+impl Summary {
+    /// As it is stored.
+    #[must_use]
+    pub fn stored(&self) -> String {
+        let Self { name, memory, current_memory, vcpus, .. } = self.clone();
+        let stored = Stored { version: SUMMARY, name, memory, current_memory, vcpus };
+        // What cannot be written is made anew when it is read.
+        serde_json::to_string(&stored).unwrap_or_default()
+    }
+
+    /// One that was stored; `None` where its text has to be read instead.
+    #[must_use]
+    pub fn kept(uuid: DomainUuid, stored: &str) -> Option<Self> {
+        let Stored { version, name, memory, current_memory, vcpus } = serde_json::from_str(stored).ok()?;
+        (version == SUMMARY).then_some(Self { uuid, name, memory, current_memory, vcpus })
+    }
+}
+
+/// A definition that was read whole and found good. Dereferences to its summary.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    summary: Arc<Summary>,
     text: Text,
 }
 
-/// The same text for those who may see passwords, and for those who may not where that differs.
-#[derive(Clone, Debug, Default)]
-pub struct Text {
-    secure: String,
-    public: Option<String>,
-}
+impl Deref for Definition {
+    type Target = Summary;
 
-impl Text {
-    fn of(format: impl Fn(View) -> String) -> Self {
-        let (secure, public) = (format(SECURE), format(PUBLIC));
-        Self { public: (public != secure).then_some(public), secure }
-    }
-
-    /// What a client reads.
-    #[must_use]
-    pub fn view(&self, secure: bool) -> &str {
-        self.public.as_deref().filter(|_| !secure).unwrap_or(&self.secure)
+    fn deref(&self) -> &Summary {
+        &self.summary
     }
 }
 
@@ -78,30 +104,63 @@ impl Definition {
         Self::of(&tree, uuid)
     }
 
+    /// What was stored, which is not read again.
+    #[must_use]
+    pub fn stored(summary: Arc<Summary>, text: Text) -> Self {
+        Self { summary, text }
+    }
+
     fn of(tree: &Tree, uuid: DomainUuid) -> Result<Self, ManagerError> {
-        let text = Text::of(|view| tree.format(view));
+        let (secure, public) = (tree.format(SECURE), tree.format(PUBLIC));
+        let text = Text { public: (public != secure).then_some(public), secure };
         let document = Document::parse(text.secure.as_bytes());
         let document = document.map_err(|error| ManagerError::Malformed(error.to_string()))?;
-        let summary = Summary(&document);
-        let memory = summary.number("memory").unwrap_or(0).saturating_mul(1024);
-        let current = summary.number("currentMemory").map(|kibibytes| kibibytes.saturating_mul(1024));
-        let vcpus = summary.number("vcpu").and_then(|count| u32::try_from(count).ok());
-        Ok(Self {
+        let values = Values(&document);
+        let memory = values.number("memory").unwrap_or(0).saturating_mul(1024);
+        let current = values.number("currentMemory").map(|kibibytes| kibibytes.saturating_mul(1024));
+        let vcpus = values.number("vcpu").and_then(|count| u32::try_from(count).ok());
+        let summary = Summary {
             uuid: tree.uuid().unwrap_or(uuid),
             name: tree.name().clone(),
-            title: summary.text("title"),
-            description: summary.text("description"),
             memory,
             current_memory: current.unwrap_or(memory),
             vcpus: vcpus.unwrap_or(1),
-            text,
-        })
+        };
+        Ok(Self { summary: summary.into(), text })
+    }
+
+    /// What is known of it without its text.
+    #[must_use]
+    pub fn summary(&self) -> &Arc<Summary> {
+        &self.summary
     }
 
     /// The text as it is kept.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text.secure
+    }
+
+    /// The texts as they are kept.
+    #[must_use]
+    pub fn texts(&self) -> &Text {
+        &self.text
+    }
+
+    /// `<title>`
+    #[must_use]
+    pub fn title(&self) -> Option<String> {
+        self.value("title")
+    }
+
+    /// `<description>`
+    #[must_use]
+    pub fn description(&self) -> Option<String> {
+        self.value("description")
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        Values(&Document::parse(self.text().as_bytes()).ok()?).text(name)
     }
 
     /// What is started.
@@ -125,7 +184,11 @@ impl Definition {
     #[must_use]
     pub(super) fn running(&self, running: &Running) -> Text {
         match Tree::parse(self.text().as_bytes(), Strictness::Lenient) {
-            Ok((tree, _)) => Text::of(|view| tree.format_running(running, view)),
+            Ok((tree, _)) => {
+                let (secure, public) =
+                    (tree.format_running(running, SECURE), tree.format_running(running, PUBLIC));
+                Text { public: (public != secure).then_some(public), secure }
+            }
             // What is kept was read before.
             Err(_) => self.text.clone(),
         }
@@ -140,9 +203,9 @@ fn refused(error: DefinitionError) -> ManagerError {
 }
 
 /// Single values of a canonical text.
-struct Summary<'a>(&'a Document<'a>);
+struct Values<'a>(&'a Document<'a>);
 
-impl Summary<'_> {
+impl Values<'_> {
     fn child(&self, name: &str) -> Option<ElementId> {
         let root = self.0.element(self.0.root())?;
         root.children.iter().find_map(|node| match node {
@@ -179,7 +242,11 @@ mod tests {
         let uuid = DomainUuid(uuid::Uuid::from_u128(7));
         let read = Definition::read(XML, uuid, Strictness::Lenient).unwrap();
         assert_eq!((read.uuid, read.memory, read.current_memory, read.vcpus), (uuid, 64 << 20, 64 << 20, 2));
-        assert_eq!(read.title.as_deref(), Some("T"));
+        assert_eq!((read.title().as_deref(), read.description()), (Some("T"), None));
+        assert_eq!(Summary::kept(uuid, &read.summary().stored()).as_ref(), Some(&**read.summary()));
+        for strange in ["", "{}", &read.summary().stored().replace("\"version\":1", "\"version\":0")] {
+            assert_eq!(Summary::kept(uuid, strange), None, "{strange}");
+        }
         let again = Definition::kept(read.text()).unwrap();
         assert_eq!((again.text(), again.uuid), (read.text(), uuid));
         assert!(read.view(true).contains("secret") && !read.view(false).contains("secret"));

@@ -1,6 +1,6 @@
 //! Why something did not happen to a domain, in libvirt's distinctions.
 
-use crate::base::{DomainUuid, Refusal};
+use crate::base::{DomainName, DomainUuid, Refusal};
 use crate::driver::DriverError;
 use crate::store::StoreError;
 
@@ -13,12 +13,20 @@ pub enum ManagerError {
     /// The labeller, a supervisor or the device model refused or failed.
     #[error("{}", .0.refusal())]
     Driver(#[from] DriverError),
-    /// The name or uuid is taken.
+    /// There are as many as are allowed.
     #[error("{0}")]
-    Exists(String),
+    Limit(String),
     /// The definition cannot be read at all.
     #[error("{0}")]
     Malformed(String),
+    /// The name is another domain's.
+    #[error("domain '{name}' already exists with uuid {by}")]
+    NameTaken {
+        /// The name.
+        name: DomainName,
+        /// Whose it is.
+        by: DomainUuid,
+    },
     /// No domain with this number runs.
     #[error("no domain with matching id {0}")]
     NoId(i32),
@@ -37,9 +45,22 @@ pub enum ManagerError {
     /// What runs these domains lacks it.
     #[error("{0}")]
     Unsupported(String),
+    /// The uuid is another domain's.
+    #[error("domain '{by}' is already defined with uuid {uuid}")]
+    UuidTaken {
+        /// The uuid.
+        uuid: DomainUuid,
+        /// Whose it is.
+        by: DomainName,
+    },
 }
 
 impl ManagerError {
+    /// Whether what was asked for may have been done nevertheless, or may yet be.
+    pub(super) fn is_unclear(&self) -> bool {
+        matches!(self, Self::Driver(DriverError::Io { .. } | DriverError::Protocol(_) | DriverError::Wire(_)))
+    }
+
     /// A sentence about the domain's state.
     pub(super) fn state(text: &str) -> Self {
         Self::State(text.into())

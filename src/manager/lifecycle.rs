@@ -19,6 +19,9 @@ const SHUTOFF_DESTROYED: i32 = 2;
 const SHUTOFF_CRASHED: i32 = 3;
 const SHUTOFF_FAILED: i32 = 6;
 
+/// The most definitions: a list of more is no message of libvirt's.
+const DEFINITIONS_MAX: usize = 16_384;
+
 /// How a domain is started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StartFlags {
@@ -29,19 +32,24 @@ pub struct StartFlags {
 }
 
 impl Manager {
-    /// Defines a domain, or defines it anew; what runs of it goes on as it was started.
-    pub fn define(&self, definition: Definition) -> Result<Domain, ManagerError> {
+    /// Defines a domain, or defines it anew; what runs of it goes on as it was started. `owner` is the uid that handed
+    /// it in, whose definitions are counted and weighed.
+    pub fn define(&self, definition: Definition, owner: u32) -> Result<Domain, ManagerError> {
         let (uuid, name) = (definition.uuid, definition.name.clone());
         let _reserved = self.reserve(uuid, &name);
         let before = self.admit(uuid, &name)?;
-        let autostart = before.as_ref().is_some_and(|domain| domain.autostart);
-        let anew = before.is_some_and(|domain| domain.definition.is_some());
-        let xml = definition.text().to_owned();
-        self.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
+        let anew = before.as_ref().is_some_and(|domain| domain.definition.is_some());
+        let bytes = definition.texts().bytes();
+        self.weigh(uuid, anew, owner, bytes)?;
+        let autostart = before.is_some_and(|domain| domain.autostart);
+        let stored = (definition.summary().stored(), definition.texts().clone());
+        let (summary, text) = stored;
+        self.commit(vec![Change::Define(store::Definition { uuid, summary, text, autostart, owner })])?;
+        let kept = self.keep(definition, owner);
         let domain = {
             let mut table = self.table();
             let domain = table.entry(uuid, &name);
-            domain.definition = Some(definition.into());
+            domain.definition = Some(kept);
             domain.clone()
         };
         self.tell(&domain, if anew { Lifecycle::Updated } else { Lifecycle::Added });
@@ -55,17 +63,38 @@ impl Manager {
             if domain.name == *name {
                 return Ok(Some(domain));
             }
-            return Err(ManagerError::Exists(format!(
-                "domain '{}' is already defined with uuid {uuid}",
-                domain.name
-            )));
+            return Err(ManagerError::UuidTaken { uuid, by: domain.name });
         }
         match table.by_name(name.as_str()) {
             None => Ok(None),
-            Some(other) => {
-                Err(ManagerError::Exists(format!("domain '{name}' already exists with uuid {}", other.uuid)))
-            }
+            Some(other) => Err(ManagerError::NameTaken { name: name.clone(), by: other.uuid }),
         }
+    }
+
+    /// Whether one more definition, or a longer one, is within the limits.
+    fn weigh(&self, uuid: DomainUuid, anew: bool, owner: u32, bytes: u64) -> Result<(), ManagerError> {
+        let table = self.table();
+        if !anew && table.definitions() >= DEFINITIONS_MAX {
+            return Err(ManagerError::Limit(format!(
+                "{DEFINITIONS_MAX} definitions are all that libvirt can list"
+            )));
+        }
+        if owner == 0 {
+            return Ok(());
+        }
+        let (count, held) = table.owned(owner, uuid);
+        let daemon = &self.settings.daemon;
+        let limit = |what: &str, setting: &str, limit: u64| {
+            Err(ManagerError::Limit(format!("uid {owner} may keep {limit} {what} (daemon.{setting})")))
+        };
+        if count >= u64::from(daemon.definitions_per_user) {
+            return limit("definitions", "definitions_per_user", daemon.definitions_per_user.into());
+        }
+        if held.saturating_add(bytes) > daemon.definition_bytes_per_user {
+            let bytes = daemon.definition_bytes_per_user;
+            return limit("bytes of definitions", "definition_bytes_per_user", bytes);
+        }
+        Ok(())
     }
 
     /// Forgets a definition; what runs goes on, and is gone when it ends.
@@ -91,11 +120,10 @@ impl Manager {
     pub fn set_autostart(&self, uuid: DomainUuid, autostart: bool) -> Result<(), ManagerError> {
         let name = self.by_uuid(uuid)?.name;
         let _reserved = self.reserve(uuid, &name);
-        let Some(definition) = self.by_uuid(uuid)?.definition else {
+        if self.by_uuid(uuid)?.definition.is_none() {
             return Err(ManagerError::state("cannot set autostart for transient domain"));
-        };
-        let xml = definition.text().to_owned();
-        self.commit(vec![Change::Define(store::Definition { uuid, xml, autostart })])?;
+        }
+        self.commit(vec![Change::Autostart(uuid, autostart)])?;
         if let Some(domain) = self.table().get(uuid) {
             domain.autostart = autostart;
         }
@@ -106,12 +134,14 @@ impl Manager {
     pub fn start(&self, uuid: DomainUuid, flags: StartFlags) -> Result<Domain, ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        self.settle(uuid)?;
         let domain = self.by_uuid(uuid)?;
         if domain.live.is_some() {
             return Err(ManagerError::state("domain is already running"));
         }
-        let definition = domain.definition.ok_or(ManagerError::NoUuid(uuid))?;
-        self.launch(&definition, flags)
+        let definition = self.definition(&domain)?;
+        let id = self.claim(&definition, flags);
+        self.launch(&definition, id, flags)
     }
 
     /// Starts a domain that is gone when it ends, or, where it is defined too, runs with another definition.
@@ -123,43 +153,63 @@ impl Manager {
             self.table().entry(uuid, &name).job.clone()
         };
         let _job = job.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.by_uuid(uuid).is_ok_and(|domain| domain.live.is_some()) {
-            return Err(ManagerError::state(&format!("domain is already active as '{name}'")));
-        }
-        self.table().entry(uuid, &name);
-        self.launch(&definition.into(), flags)
+        self.settle(uuid)?;
+        let definition = Arc::new(definition);
+        let id = {
+            // Whoever held the job may have let the domain be forgotten, and somebody else taken its name.
+            let _reserved = self.reserve(uuid, &name);
+            self.admit(uuid, &name)?;
+            if self.table().entry(uuid, &name).live.is_some() {
+                return Err(ManagerError::state(&format!("domain is already active as '{name}'")));
+            }
+            self.claim(&definition, flags)
+        };
+        self.launch(&definition, id, flags)
+    }
+
+    /// Notes that a domain is being started, and gives it its number.
+    fn claim(&self, definition: &Arc<Definition>, flags: StartFlags) -> i32 {
+        let mut table = self.table();
+        let id = table.next_id();
+        let starting = Live {
+            id,
+            definition: Some(definition.clone()),
+            state: State::Starting,
+            control: String::new(),
+            text: Text::default(),
+            labels: Vec::new(),
+            cgroup: None,
+            consoles: Vec::new(),
+            autodestroy: flags.autodestroy,
+            ending: false,
+        };
+        table.set_live(definition.uuid, starting);
+        id
     }
 
     /// Starts what is not running; its job is held.
-    fn launch(&self, definition: &Arc<Definition>, flags: StartFlags) -> Result<Domain, ManagerError> {
+    fn launch(
+        &self,
+        definition: &Arc<Definition>,
+        id: i32,
+        flags: StartFlags,
+    ) -> Result<Domain, ManagerError> {
         let uuid = definition.uuid;
-        let id = {
-            let mut table = self.table();
-            let id = table.next_id();
-            let starting = Live {
-                id,
-                definition: Some(definition.clone()),
-                state: State::Starting,
-                control: String::new(),
-                text: Text::default(),
-                labels: Vec::new(),
-                cgroup: None,
-                consoles: Vec::new(),
-                autodestroy: flags.autodestroy,
-                ending: false,
-            };
-            table.set_live(uuid, starting);
-            id
-        };
         // Written first: a daemon that is killed in between finds the domain again, and what it was started with.
         let row = store::Live { uuid, id, xml: definition.text().to_owned(), ports: Vec::new() };
         let launched = self
-            .commit(vec![Change::Start(row)])
+            .commit(vec![Change::Start(row.clone())])
             .map_err(ManagerError::from)
             .and_then(|()| self.run(definition, id, flags.paused));
         match launched {
             Ok(live) => {
                 Ok(self.launched(definition, Live { autodestroy: flags.autodestroy, ..live }, flags.paused))
+            }
+            Err(error) if error.is_unclear() => {
+                // The labeller may have it, or begin it yet: the next survey tells.
+                self.leave(row);
+                self.table().take_live(uuid, id, SHUTOFF_FAILED);
+                Err(error)
             }
             Err(error) => {
                 self.table().take_live(uuid, id, SHUTOFF_FAILED);
@@ -219,18 +269,38 @@ impl Manager {
 
     /// Ends a domain without asking its guest.
     pub fn destroy(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
-        let id = {
-            let mut table = self.table();
-            let domain = table.get(uuid).ok_or(ManagerError::NoUuid(uuid))?;
-            let Some(live) = &mut domain.live else {
-                return Err(ManagerError::state("domain is not running"));
-            };
-            Arc::make_mut(live).ending = true;
-            live.id
-        };
+        let (id, state, job) = self.condemn(uuid, None)?;
+        if state == State::Starting {
+            // Whoever runs it may know it already, or not yet, or answer for an earlier one: what it says is no answer
+            // to this. Whoever starts it finds out, and once that is over there is something to end, or there is not.
+            let _ = self.core.kill(uuid, &self.settings)?;
+            drop(job.lock().unwrap_or_else(PoisonError::into_inner));
+            if self.condemn(uuid, Some(id)).is_err() {
+                return Ok(());
+            }
+        }
         let ended = self.core.kill(uuid, &self.settings)?;
         self.ended(uuid, id, ended.as_ref());
         Ok(())
+    }
+
+    /// Notes that what runs is being ended: its number, its state, and the job of whoever changes it.
+    fn condemn(
+        &self,
+        uuid: DomainUuid,
+        id: Option<i32>,
+    ) -> Result<(i32, State, Arc<std::sync::Mutex<()>>), ManagerError> {
+        let mut table = self.table();
+        let domain = table.get(uuid).ok_or(ManagerError::NoUuid(uuid))?;
+        let job = domain.job.clone();
+        match &mut domain.live {
+            Some(live) if id.is_none_or(|id| live.id == id) => {
+                let live = Arc::make_mut(live);
+                live.ending = true;
+                Ok((live.id, live.state, job))
+            }
+            _ => Err(ManagerError::state("domain is not running")),
+        }
     }
 
     /// Asks the guest to power off.
@@ -316,7 +386,11 @@ impl Manager {
     pub fn connection_ended(&self, connection: u64) {
         let bound = self.table().bound_to(connection);
         for domain in bound {
-            if let Err(error) = self.destroy(domain.uuid) {
+            let ended = self.destroy(domain.uuid);
+            if let Err(error) = ended
+                // Somebody else was quicker.
+                && !matches!(error, ManagerError::State(_) | ManagerError::NoUuid(_))
+            {
                 tracing::error!(%error, domain = %domain.name, "cannot end a domain whose client is gone");
             }
         }

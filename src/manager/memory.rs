@@ -55,7 +55,7 @@ impl Manager {
     pub fn furnish(&self) -> Result<(), ManagerError> {
         // Its own uuid stands in it.
         let definition = Definition::read(DEFAULT, DomainUuid(uuid::Uuid::nil()), Strictness::Strict)?;
-        let uuid = self.define(definition)?.uuid;
+        let uuid = self.define(definition, 0)?.uuid;
         self.start(uuid, StartFlags::default()).map(|_| ())
     }
 }

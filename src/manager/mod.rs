@@ -24,13 +24,13 @@ use crate::settings::Settings;
 use crate::store::{Change, Store, StoreError};
 
 pub use core::{Begun, Core, Wanted};
-pub use definition::{Definition, Text};
+pub use definition::{Definition, Summary, Text};
 pub use error::ManagerError;
 pub use event::{Event, Lifecycle, Sink};
 pub use labelled::Labelled;
 pub use lifecycle::StartFlags;
 pub use memory::Memory;
-pub use table::{Domain, Label, Live, State};
+pub use table::{Domain, Kept, Label, Live, State};
 
 use recover::{Left, Reservations, Reserved};
 use table::Table;
@@ -45,8 +45,10 @@ pub struct Manager {
     store: Option<Store>,
     table: Mutex<Table>,
     reservations: Reservations,
-    /// What the store said of domains that nobody has found again yet.
+    /// What the store says of domains of which it is not known yet whether they run.
     left: Left,
+    /// Held by whoever asks the labeller what runs.
+    surveying: Mutex<()>,
     sink: Arc<dyn Sink>,
     /// Told of each domain that runs, so that somebody waits for its end.
     watch: Box<dyn Fn(DomainUuid, i32) + Send + Sync>,
@@ -70,6 +72,7 @@ impl Manager {
             table: Mutex::default(),
             reservations: Reservations::default(),
             left: Left::default(),
+            surveying: Mutex::default(),
             sink,
             watch: Box::new(watch),
         }
@@ -111,6 +114,34 @@ impl Manager {
     /// Makes changes; returns once they are where they last.
     fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.store.as_ref().map_or(Ok(()), |store| store.commit(changes))
+    }
+
+    /// A definition as the table keeps it: without its text where a store has that.
+    fn keep(&self, definition: Definition, owner: u32) -> Kept {
+        let (summary, bytes) = (definition.summary().clone(), definition.texts().bytes());
+        Kept { summary, whole: self.store.is_none().then(|| Arc::new(definition)), owner, bytes }
+    }
+
+    /// What a domain is defined as, its text read from the store.
+    pub fn definition(&self, domain: &Domain) -> Result<Arc<Definition>, ManagerError> {
+        let kept = domain.definition.as_ref().ok_or(ManagerError::NoUuid(domain.uuid))?;
+        if let Some(whole) = &kept.whole {
+            return Ok(whole.clone());
+        }
+        let text = self.text(domain.uuid)?.ok_or(ManagerError::NoUuid(domain.uuid))?;
+        Ok(Arc::new(Definition::stored(kept.summary.clone(), text)))
+    }
+
+    fn text(&self, uuid: DomainUuid) -> Result<Option<Text>, StoreError> {
+        self.store.as_ref().map_or(Ok(None), |store| store.text(uuid))
+    }
+
+    /// What a domain is now, text and all: what it runs with, else what it is defined as.
+    pub fn current(&self, domain: &Domain) -> Result<Arc<Definition>, ManagerError> {
+        match domain.running().and_then(|live| live.definition.clone()) {
+            Some(definition) => Ok(definition),
+            None => self.definition(domain),
+        }
     }
 
     /// The table holds no invariant over a panic that another thread could see broken.

@@ -1,16 +1,16 @@
 //! Finding again what is defined and what runs, when the daemon starts and while others start domains too.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::labelled::labels;
 use super::lifecycle::running;
-use super::table::{Live, State};
-use super::{Definition, Manager, StartFlags};
+use super::table::{Kept, Live, State};
+use super::{Definition, Manager, ManagerError, StartFlags, Summary};
 use crate::base::{DomainName, DomainUuid};
 use crate::driver::{Control, DriverError, Labeller};
 use crate::privsep::request::DomainStatus;
-use crate::store::{Change, Contents};
+use crate::store::{self, Change, Contents, Known};
 
 /// libvirt's reasons for a state that was found and not made.
 const UNKNOWN: i32 = 0;
@@ -57,24 +57,78 @@ impl Manager {
     ///
     /// A definition that can no longer be read is left out and named in the log; it stays in the store.
     pub fn recover(&self, contents: Contents) {
-        for stored in contents.definitions {
-            match Definition::kept(&stored.xml) {
-                Ok(definition) => {
-                    let name = definition.name.clone();
-                    let mut table = self.table();
-                    let domain = table.entry(stored.uuid, &name);
-                    domain.definition = Some(definition.into());
-                    domain.autostart = stored.autostart;
-                }
-                Err(error) => tracing::error!(uuid = %stored.uuid, %error, "a stored definition is not used"),
-            }
+        let mut rewritten = Vec::new();
+        for known in contents.definitions {
+            let (owner, bytes, autostart) = (known.owner, known.bytes, known.autostart);
+            let summary = match Summary::kept(known.uuid, &known.summary) {
+                Some(summary) => summary.into(),
+                None => match self.summarise(known) {
+                    Ok(definition) => {
+                        let summary = definition.summary().clone();
+                        let (text, stored) = (definition.texts().clone(), summary.stored());
+                        let uuid = summary.uuid;
+                        let row = store::Definition { uuid, summary: stored, text, autostart, owner };
+                        rewritten.push(Change::Define(row));
+                        summary
+                    }
+                    Err((uuid, error)) => {
+                        tracing::error!(%uuid, %error, "a stored definition is not used");
+                        continue;
+                    }
+                },
+            };
+            let mut table = self.table();
+            let domain = table.entry(summary.uuid, &summary.name);
+            domain.definition = Some(Kept { summary, whole: None, owner, bytes });
+            domain.autostart = autostart;
         }
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) =
-            contents.live.into_iter().map(|live| (live.uuid, live)).collect();
+        if !rewritten.is_empty()
+            && let Err(error) = self.commit(rewritten)
+        {
+            tracing::warn!(%error, "what was read of definitions is read again at the next start");
+        }
+        *self.left() = contents.live.into_iter().map(|live| (live.uuid, live)).collect();
+    }
+
+    /// Reads a definition whose summary another program wrote.
+    fn summarise(&self, known: Known) -> Result<Definition, (DomainUuid, ManagerError)> {
+        let uuid = known.uuid;
+        let text = self.text(uuid).map_err(ManagerError::from);
+        let text = text.and_then(|text| text.ok_or(ManagerError::NoUuid(uuid)));
+        let read = text.and_then(|text| Definition::kept(&text.secure)).map_err(|error| (uuid, error))?;
+        if read.uuid == uuid {
+            return Ok(read);
+        }
+        Err((uuid, ManagerError::Malformed("its uuid is another one".into())))
+    }
+
+    fn left(&self) -> MutexGuard<'_, HashMap<DomainUuid, store::Live>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is not known whether this runs: the next survey tells.
+    pub(super) fn leave(&self, row: store::Live) {
+        self.left().insert(row.uuid, row);
+    }
+
+    /// Makes sure that it is known whether a domain runs, before it is started: what the store says of one that does
+    /// would be overwritten.
+    pub(super) fn settle(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        if !self.left().contains_key(&uuid) {
+            return Ok(());
+        }
+        self.survey(&mut Labeller::connect(&self.settings)?)?;
+        if self.left().contains_key(&uuid) {
+            return Err(ManagerError::state("it is not known yet whether the domain runs; try again"));
+        }
+        Ok(())
     }
 
     /// Compares what is known with what runs, and takes over what is new. To be called again and again.
     pub fn survey(&self, labeller: &mut Labeller) -> Result<(), DriverError> {
+        let _one = self.surveying.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the labeller is asked: what is left behind afterwards may be too new for its answer.
+        let before: Vec<DomainUuid> = self.left().keys().copied().collect();
         let running = labeller.survey()?.domains;
         for status in &running {
             let known = self.by_uuid(status.domain.uuid).is_ok_and(|domain| domain.live.is_some());
@@ -83,24 +137,33 @@ impl Manager {
             }
         }
         // What was started before the daemon was, and does not run any longer.
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone: Vec<Change> = left.drain().map(|(uuid, _)| Change::End(uuid)).collect();
-        drop(left);
-        if !gone.is_empty()
-            && let Err(error) = self.commit(gone)
-        {
-            tracing::error!(%error, "domains that have ended stay in the store");
-        }
+        let runs: HashSet<DomainUuid> = running.iter().map(|status| status.domain.uuid).collect();
+        self.forget(before.into_iter().filter(|uuid| !runs.contains(uuid)).collect());
         Ok(())
     }
 
-    /// Takes over a domain that runs.
+    /// Drops the rows of domains that have ended. Until they are off the disk nobody may start these domains.
+    fn forget(&self, gone: Vec<DomainUuid>) {
+        if gone.is_empty() {
+            return;
+        }
+        match self.commit(gone.iter().copied().map(Change::End).collect()) {
+            Ok(()) => self.left().retain(|uuid, _| !gone.contains(uuid)),
+            Err(error) => tracing::error!(%error, "domains that have ended stay in the store"),
+        }
+    }
+
+    /// Takes over a domain that runs. Where it cannot be asked about now, its row stays for the next survey.
     fn adopt(&self, labeller: &mut Labeller, status: &DomainStatus) {
         let (uuid, name) = (status.domain.uuid, &status.domain.name);
-        let row = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&uuid);
+        let described = match labeller.describe(uuid) {
+            Ok(described) => described,
+            // One that has ended meanwhile is none.
+            Err(DriverError::NoDomain) => return self.forget(vec![uuid]),
+            Err(error) => return tracing::warn!(%name, %error, "what runs cannot be described yet"),
+        };
+        let row = self.left().get(&uuid).cloned();
         let definition = row.as_ref().and_then(|row| Definition::kept(&row.xml).ok());
-        // One that has ended meanwhile is none.
-        let Ok(described) = labeller.describe(uuid) else { return };
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
         let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
         let mut table = self.table();
@@ -134,6 +197,7 @@ impl Manager {
         };
         table.set_live(uuid, live);
         drop(table);
+        self.left().remove(&uuid);
         tracing::info!(%name, id, "runs already");
         (self.watch)(uuid, id);
     }

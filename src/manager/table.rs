@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use super::{Definition, Text};
+use super::{Definition, Summary, Text};
 use crate::base::{DomainName, DomainUuid};
 
 /// One domain, as it was at one moment.
@@ -14,7 +14,7 @@ pub struct Domain {
     /// Its name.
     pub name: DomainName,
     /// What it is defined as, where it is persistent.
-    pub definition: Option<Arc<Definition>>,
+    pub definition: Option<Kept>,
     /// Whether it is started when the host is.
     pub autostart: bool,
     /// What runs.
@@ -23,6 +23,27 @@ pub struct Domain {
     pub ended: i32,
     /// Held by whoever changes what runs.
     pub(super) job: Arc<Mutex<()>>,
+}
+
+/// A definition that is kept: what lists ask for is here, and its text in the store.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// What is known of it without its text.
+    pub summary: Arc<Summary>,
+    /// All of it, where no store keeps its text.
+    pub(super) whole: Option<Arc<Definition>>,
+    /// The uid that handed it in.
+    pub(super) owner: u32,
+    /// How long its texts are.
+    pub(super) bytes: u64,
+}
+
+impl std::ops::Deref for Kept {
+    type Target = Summary;
+
+    fn deref(&self) -> &Summary {
+        &self.summary
+    }
 }
 
 /// What runs of a domain.
@@ -95,8 +116,9 @@ impl Domain {
 
     /// What it is now: what it runs with, else what it is defined as.
     #[must_use]
-    pub fn current(&self) -> Option<&Arc<Definition>> {
-        self.running().and_then(|live| live.definition.as_ref()).or(self.definition.as_ref())
+    pub fn current(&self) -> Option<&Summary> {
+        let live = self.running().and_then(|live| live.definition.as_deref()).map(|whole| &**whole);
+        live.or(self.definition.as_deref())
     }
 }
 
@@ -126,18 +148,34 @@ impl Table {
         self.by_uuid(*self.ids.get(&id)?).filter(Domain::is_active)
     }
 
-    /// The domain with this uuid, new where there is none.
+    /// The domain with this uuid, new and of this name where there is none.
     pub(super) fn entry(&mut self, uuid: DomainUuid, name: &DomainName) -> &mut Domain {
-        self.names.insert(name.to_string(), uuid);
-        self.domains.entry(uuid).or_insert_with(|| Domain {
-            uuid,
-            name: name.clone(),
-            definition: None,
-            autostart: false,
-            live: None,
-            ended: 0,
-            job: Arc::default(),
+        let names = &mut self.names;
+        self.domains.entry(uuid).or_insert_with(|| {
+            // Only here: one that there is keeps its name, and a second one would outlive it.
+            names.insert(name.to_string(), uuid);
+            Domain {
+                uuid,
+                name: name.clone(),
+                definition: None,
+                autostart: false,
+                live: None,
+                ended: 0,
+                job: Arc::default(),
+            }
         })
+    }
+
+    /// How many definitions there are.
+    pub(super) fn definitions(&self) -> usize {
+        self.domains.values().filter(|domain| domain.definition.is_some()).count()
+    }
+
+    /// How many definitions one uid has handed in, and their bytes, without those of one domain.
+    pub(super) fn owned(&self, owner: u32, but: DomainUuid) -> (u64, u64) {
+        let kept = self.domains.values().filter(|domain| domain.uuid != but);
+        let own = kept.filter_map(|domain| domain.definition.as_ref()).filter(|kept| kept.owner == owner);
+        own.fold((0, 0), |(count, bytes), kept| (count + 1, bytes + kept.bytes))
     }
 
     /// Domains that are to end with a connection.
@@ -210,6 +248,16 @@ mod tests {
             autodestroy: None,
             ending: false,
         }
+    }
+
+    #[test]
+    fn a_domain_has_one_name_whatever_it_is_called_later() {
+        let (mut table, uuid) = (Table::default(), DomainUuid(uuid::Uuid::from_u128(1)));
+        table.entry(uuid, &DomainName::new("a").unwrap());
+        table.entry(uuid, &DomainName::new("b").unwrap());
+        assert!(table.by_name("b").is_none());
+        table.tidy(uuid);
+        assert!(table.by_name("a").is_none() && table.names.is_empty());
     }
 
     #[test]

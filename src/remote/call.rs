@@ -10,7 +10,7 @@ use crate::access::{Object, Permission, Subject, Verb};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::Strictness;
 use crate::conf::identity;
-use crate::manager::{Definition, Domain, Manager, StartFlags};
+use crate::manager::{Definition, Domain, Manager, ManagerError, StartFlags};
 use crate::rpc::{self, Decode, Decoder, Encode, Encoder, Procedure};
 
 /// One call of the remote program.
@@ -198,7 +198,8 @@ impl<'a> Call<'a> {
     /// Defines a domain.
     pub(super) fn define(&self, xml: &str, flags: u32, strict: bool) -> Result<Domain, Failure> {
         let definition = self.definition(xml, flags, strict)?;
-        Ok(self.view.manager.define(definition)?)
+        let owner = self.session.identity.uid;
+        self.view.manager.define(definition, owner).map_err(|error| self.unseen(error))
     }
 
     /// Starts a domain from a definition.
@@ -210,7 +211,22 @@ impl<'a> Call<'a> {
         start: StartFlags,
     ) -> Result<Domain, Failure> {
         let definition = self.definition(xml, flags, strict)?;
-        Ok(self.view.manager.start_transient(definition, start)?)
+        self.view.manager.start_transient(definition, start).map_err(|error| self.unseen(error))
+    }
+
+    /// The error, without naming a domain that the caller may not see.
+    fn unseen(&self, error: ManagerError) -> Failure {
+        let (by, neutral) = match &error {
+            ManagerError::NameTaken { name, by } => (*by, format!("the name '{name}' is in use")),
+            ManagerError::UuidTaken { uuid, .. } => (*uuid, format!("the uuid {uuid} is in use")),
+            _ => return error.into(),
+        };
+        let getattr = Permission { object: Object::Domain, verb: Verb::Getattr };
+        let other = self.view.manager.by_uuid(by);
+        if other.is_ok_and(|other| self.may(getattr, Some((&other.name, other.uuid)))) {
+            return error.into();
+        }
+        Failure::new(Code::OperationFailed, From::Qemu, neutral)
     }
 }
 

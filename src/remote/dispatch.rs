@@ -187,7 +187,8 @@ fn route(procedure: Procedure) -> Option<Route> {
                 .or_else(|| stats::handler(procedure))
                 .or_else(|| event::handler(procedure))
                 .or_else(|| empty::handler(procedure));
-            fast.map(Route::Fast).or_else(|| lifecycle::handler(procedure).map(Route::Slow))
+            let slow = || lifecycle::handler(procedure).or_else(|| domain::slow_handler(procedure));
+            fast.map(Route::Fast).or_else(|| slow().map(Route::Slow))
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::call::{Answer, Call, Target, reference};
 use super::error::{Code, Failure, From};
 use crate::base::DomainUuid;
-use crate::manager::{Definition, Domain, ManagerError, State};
+use crate::manager::{Domain, ManagerError, State, Summary};
 use crate::rpc::{self, Chars, Encode, Encoder, List, Procedure, XdrError};
 
 /// virDomainState
@@ -20,13 +20,11 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         }
         P::DomainGetMaxVcpus => |call| with(call, |call, target| call.answer(&vcpus(&target.domain)?)),
         P::DomainGetMessages => messages,
-        P::DomainGetMetadata => metadata,
         P::DomainGetOsType => |call| with(call, |call, _| call.answer(&call.kind().os_type())),
         P::DomainGetSecurityLabel => security_label,
         P::DomainGetSecurityLabelList => security_label_list,
         P::DomainGetState => get_state,
         P::DomainGetVcpusFlags => vcpus_flags,
-        P::DomainGetXmlDesc => xml,
         P::DomainHasManagedSaveImage => |call| with_flags(call, |call, _| call.answer(&false)),
         P::DomainIsActive => |call| with(call, |call, target| call.answer(&target.domain.is_active())),
         P::DomainIsPersistent => {
@@ -36,6 +34,16 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainLookupById => by_id,
         P::DomainLookupByName => by_name,
         P::DomainLookupByUuid => by_uuid,
+        _ => return None,
+    })
+}
+
+/// Calls that read what only the store has.
+pub(super) fn slow_handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::DomainGetMetadata => metadata,
+        P::DomainGetXmlDesc => xml,
         _ => return None,
     })
 }
@@ -86,8 +94,8 @@ fn get_state(call: &Call<'_>) -> Answer {
 }
 
 /// What a domain is, as far as this daemon knows.
-pub(super) fn definition(domain: &Domain) -> Result<&Definition, Failure> {
-    domain.current().map(AsRef::as_ref).ok_or_else(|| {
+pub(super) fn definition(domain: &Domain) -> Result<&Summary, Failure> {
+    domain.current().ok_or_else(|| {
         let text = format!(
             "domain '{}' was started without svirtd, which has no definition of it; `svirt inspect` shows what runs",
             domain.name
@@ -113,14 +121,15 @@ fn xml(call: &Call<'_>) -> Answer {
     let domain = &target.domain;
     let inactive = flags & XML_INACTIVE != 0;
     let secure = flags & XML_SECURE != 0;
-    let kept = match &domain.definition {
-        Some(kept) if inactive => kept,
-        _ => definition(domain)?,
+    definition(domain)?;
+    let kept = || match &domain.definition {
+        Some(_) if inactive => call.manager().definition(domain),
+        _ => call.manager().current(domain),
     };
     match domain.running() {
-        _ if flags & XML_MIGRATABLE != 0 => call.answer(&kept.migratable()?),
+        _ if flags & XML_MIGRATABLE != 0 => call.answer(&kept()?.migratable()?),
         Some(live) if !inactive => call.answer(&live.text.view(secure)),
-        _ => call.answer(&kept.view(secure)),
+        _ => call.answer(&kept()?.view(secure)),
     }
 }
 
@@ -161,14 +170,15 @@ fn metadata(call: &Call<'_>) -> Answer {
     let (reference, kind, _uri, flags): (rpc::Domain<'_>, i32, Option<&str>, u32) = call.arguments()?;
     let target = call.domain(&reference, 0)?;
     call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
-    let definition = definition(&target.domain)?;
+    definition(&target.domain)?;
+    let definition = call.manager().current(&target.domain)?;
     let (found, what) = match kind {
-        DESCRIPTION => (definition.description.as_ref(), "description"),
-        TITLE => (definition.title.as_ref(), "title"),
+        DESCRIPTION => (definition.description(), "description"),
+        TITLE => (definition.title(), "title"),
         _ => return Err(Failure::unsupported("virDomainGetMetadata of other programs' elements")),
     };
     let text = format!("Requested metadata element is not present: {what}");
-    call.answer(found.ok_or_else(|| Failure::new(Code::NoMetadata, From::Domain, text))?)
+    call.answer(&found.ok_or_else(|| Failure::new(Code::NoMetadata, From::Domain, text))?)
 }
 
 /// One label as it is sent; empty where the domain has none.

@@ -163,7 +163,9 @@ impl std::convert::From<ManagerError> for Failure {
                 };
                 Self::new(Code::OperationFailed, From::Qemu, format!("{text}{said}"))
             }
-            ManagerError::Exists(_) => Self::new(Code::OperationFailed, From::Qemu, text),
+            ManagerError::Limit(_) | ManagerError::NameTaken { .. } | ManagerError::UuidTaken { .. } => {
+                Self::new(Code::OperationFailed, From::Qemu, text)
+            }
             ManagerError::Malformed(_) => Self::new(Code::Xml, From::Domain, text),
             ManagerError::State(_) => Self::new(Code::OperationInvalid, From::Qemu, text),
             ManagerError::Store(_) => Self::new(Code::System, From::Qemu, text),

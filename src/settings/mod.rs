@@ -249,6 +249,12 @@ pub struct Daemon {
     pub clients: u32,
     /// Calls that one client may have outstanding; what it asks beyond waits unread.
     pub calls: u32,
+    /// Clients at once of each uid but root's.
+    pub clients_per_user: u32,
+    /// Persistent definitions of each uid but root's; whoever handed in the latest text of one has it.
+    pub definitions_per_user: u32,
+    /// Bytes that these may have together, as they are kept.
+    pub definition_bytes_per_user: u64,
 }
 
 impl Default for Daemon {
@@ -260,6 +266,9 @@ impl Default for Daemon {
             store: "/var/lib/svirt/daemon".into(),
             clients: 5000,
             calls: 16,
+            clients_per_user: 1000,
+            definitions_per_user: 1000,
+            definition_bytes_per_user: 64 << 20,
         }
     }
 }

@@ -1,19 +1,30 @@
-//! The SQLite file: its tables, and changes as statements.
+//! The SQLite file: its tables, changes as statements, and a second connection that only reads.
 
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
-use super::{Change, Contents, Definition, Live, StoreError};
+use super::{Change, Contents, Known, Live, Object, StoreError, Text};
 use crate::base::DomainUuid;
 
 /// The tables' version, kept in `user_version`; 0 is a new file.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+/// Texts have a table of their own: what is read when the daemon starts lies close together.
 const TABLES: &str = "
-    CREATE TABLE definition (uuid BLOB PRIMARY KEY, xml TEXT NOT NULL, autostart INTEGER NOT NULL) WITHOUT ROWID, STRICT;
-    CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
-    PRAGMA user_version = 1;
+    CREATE TABLE known (uuid BLOB PRIMARY KEY, summary TEXT NOT NULL, autostart INTEGER NOT NULL,
+        owner INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+    CREATE TABLE text (uuid BLOB PRIMARY KEY, secure TEXT NOT NULL, public TEXT) STRICT;
+    CREATE TABLE IF NOT EXISTS live
+        (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
+    CREATE TABLE object (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)) STRICT;
+    PRAGMA user_version = 2;
+";
+/// What version 1 kept. It had no summaries: an empty one is made anew by whoever reads it.
+const FROM_1: &str = "
+    INSERT INTO known SELECT uuid, '', autostart, 0, length(CAST(xml AS BLOB)) FROM definition;
+    INSERT INTO text SELECT uuid, xml, NULL FROM definition;
+    DROP TABLE definition;
 ";
 
 #[derive(Debug)]
@@ -21,25 +32,37 @@ pub(super) struct Database {
     connection: Connection,
 }
 
+/// Reads while the other connection writes; neither waits for the other.
+#[derive(Debug)]
+pub(super) struct Reader {
+    connection: Connection,
+}
+
+/// Opens a connection that opens nothing more by itself: nothing may be opened once the daemon has confined itself.
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;")?;
+    Ok(connection)
+}
+
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let mut connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
-        // Temporary tables in memory: nothing may be opened once the daemon has confined itself.
+        let mut connection =
+            connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
-             PRAGMA cache_size = -1024; PRAGMA trusted_schema = OFF;",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -1024;",
         )?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match version {
             VERSION => {}
-            0 => {
+            0 | 1 => {
                 let transaction = connection.transaction()?;
                 transaction.execute_batch(TABLES)?;
+                if version == 1 {
+                    transaction.execute_batch(FROM_1)?;
+                }
                 transaction.commit()?;
             }
             other => {
@@ -53,12 +76,18 @@ impl Database {
     }
 
     pub(super) fn read(&mut self) -> Result<Contents, StoreError> {
-        let uuid = |bytes: [u8; 16]| DomainUuid(uuid::Uuid::from_bytes(bytes));
-        let mut statement =
-            self.connection.prepare("SELECT uuid, xml, autostart FROM definition ORDER BY uuid")?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT uuid, summary, autostart, owner, bytes FROM known ORDER BY uuid")?;
         let definitions = statement
             .query_map([], |row| {
-                Ok(Definition { uuid: uuid(row.get(0)?), xml: row.get(1)?, autostart: row.get(2)? })
+                Ok(Known {
+                    uuid: uuid(row.get(0)?),
+                    summary: row.get(1)?,
+                    autostart: row.get(2)?,
+                    owner: row.get(3)?,
+                    bytes: u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0),
+                })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement = self.connection.prepare("SELECT uuid, id, xml, ports FROM live ORDER BY uuid")?;
@@ -70,7 +99,12 @@ impl Database {
                 Ok(Live { uuid: uuid(row.get(0)?), id: row.get(1)?, xml: row.get(2)?, ports })
             })?
             .collect::<Result<_, _>>()?;
-        Ok(Contents { definitions, live })
+        let mut statement =
+            self.connection.prepare("SELECT kind, key, value FROM object ORDER BY kind, key")?;
+        let objects = statement
+            .query_map([], |row| Ok(Object { kind: row.get(0)?, key: row.get(1)?, value: row.get(2)? }))?
+            .collect::<Result<_, _>>()?;
+        Ok(Contents { definitions, live, objects })
     }
 
     /// Makes changes in one transaction.
@@ -80,28 +114,68 @@ impl Database {
     ) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.transaction()?;
         for change in changes {
-            match change {
-                Change::Define(definition) => {
-                    let mut put =
-                        transaction.prepare_cached("INSERT OR REPLACE INTO definition VALUES (?, ?, ?)")?;
-                    put.execute(params![definition.uuid.0.as_bytes(), definition.xml, definition.autostart])?
-                }
-                Change::Undefine(uuid) => {
-                    let mut remove = transaction.prepare_cached("DELETE FROM definition WHERE uuid = ?")?;
-                    remove.execute(params![uuid.0.as_bytes()])?
-                }
-                Change::Start(live) => {
-                    let ports = serde_json::to_string(&live.ports).unwrap_or_default();
-                    let mut put =
-                        transaction.prepare_cached("INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?)")?;
-                    put.execute(params![live.uuid.0.as_bytes(), live.id, live.xml, ports])?
-                }
-                Change::End(uuid) => {
-                    let mut remove = transaction.prepare_cached("DELETE FROM live WHERE uuid = ?")?;
-                    remove.execute(params![uuid.0.as_bytes()])?
-                }
-            };
+            make(&transaction, change)?;
         }
         transaction.commit()
     }
+}
+
+fn make(to: &Connection, change: &Change) -> Result<(), rusqlite::Error> {
+    let run = |sql, values: &[&dyn rusqlite::ToSql]| to.prepare_cached(sql)?.execute(values).map(|_| ());
+    match change {
+        Change::Define(definition) => {
+            let (key, text) = (definition.uuid.0.as_bytes(), &definition.text);
+            let bytes = i64::try_from(text.bytes()).unwrap_or(i64::MAX);
+            run(
+                "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)",
+                params![key, definition.summary, definition.autostart, definition.owner, bytes],
+            )?;
+            run("INSERT OR REPLACE INTO text VALUES (?, ?, ?)", params![key, text.secure, text.public])
+        }
+        Change::Undefine(uuid) => {
+            run("DELETE FROM known WHERE uuid = ?", params![uuid.0.as_bytes()])?;
+            run("DELETE FROM text WHERE uuid = ?", params![uuid.0.as_bytes()])
+        }
+        Change::Autostart(uuid, autostart) => {
+            run("UPDATE known SET autostart = ? WHERE uuid = ?", params![autostart, uuid.0.as_bytes()])
+        }
+        Change::Start(live) => {
+            let ports = serde_json::to_string(&live.ports).unwrap_or_default();
+            run(
+                "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?)",
+                params![live.uuid.0.as_bytes(), live.id, live.xml, ports],
+            )
+        }
+        Change::End(uuid) => run("DELETE FROM live WHERE uuid = ?", params![uuid.0.as_bytes()]),
+        Change::Put(object) => run(
+            "INSERT OR REPLACE INTO object VALUES (?, ?, ?)",
+            params![object.kind, object.key, object.value],
+        ),
+        Change::Remove { kind, key } => {
+            run("DELETE FROM object WHERE kind = ? AND key = ?", params![kind, key])
+        }
+    }
+}
+
+impl Reader {
+    /// Opens everything that reading opens; the tables are there.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.execute_batch("PRAGMA cache_size = -256;")?;
+        let reader = Self { connection };
+        reader.text(DomainUuid(uuid::Uuid::nil()))?;
+        Ok(reader)
+    }
+
+    pub(super) fn text(&self, uuid: DomainUuid) -> Result<Option<Text>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT secure, public FROM text WHERE uuid = ?")?;
+        let found = statement
+            .query_row([uuid.0.as_bytes()], |row| Ok(Text { secure: row.get(0)?, public: row.get(1)? }));
+        Ok(found.optional()?)
+    }
+}
+
+fn uuid(bytes: [u8; 16]) -> DomainUuid {
+    DomainUuid(uuid::Uuid::from_bytes(bytes))
 }

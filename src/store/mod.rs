@@ -1,16 +1,17 @@
 //! What must survive: definitions, autostart, and which domains were started, in one SQLite file.
 //!
-//! A change is acknowledged once it is on the disk; changes that come together share one commit. Knows nothing of
-//! what a definition says.
+//! A change is acknowledged once it is on the disk; changes that come together share one commit. Texts stay in the
+//! file until somebody asks for one. Knows nothing of what a definition says.
 #![forbid(unsafe_code)]
 
 mod database;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::base::DomainUuid;
-use database::Database;
+use database::{Database, Reader};
 
 /// The most changes that share one commit.
 const BATCH_MAX: usize = 512;
@@ -35,15 +36,68 @@ pub enum StoreError {
     Commit(String),
 }
 
-/// A persistent domain.
+/// A definition's text for those who may see passwords, and for those who may not where that differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// All of it.
+    pub secure: String,
+    /// Without secrets; `None` where there are none.
+    pub public: Option<String>,
+}
+
+impl Text {
+    /// How long both are together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.secure.len() + self.public.as_ref().map_or(0, String::len)) as u64
+    }
+
+    /// What a client reads.
+    #[must_use]
+    pub fn view(&self, secure: bool) -> &str {
+        self.public.as_deref().filter(|_| !secure).unwrap_or(&self.secure)
+    }
+}
+
+/// A persistent domain, to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     /// Which.
     pub uuid: DomainUuid,
+    /// What is known of it without reading its text, in the words of whoever wrote it.
+    pub summary: String,
     /// Its definition.
-    pub xml: String,
+    pub text: Text,
     /// Whether it is started when the host is.
     pub autostart: bool,
+    /// The uid that handed it in.
+    pub owner: u32,
+}
+
+/// A persistent domain without its text, as it is read when the store is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Which.
+    pub uuid: DomainUuid,
+    /// What is known of it without reading its text; empty where an older program wrote it.
+    pub summary: String,
+    /// Whether it is started when the host is.
+    pub autostart: bool,
+    /// The uid that handed it in.
+    pub owner: u32,
+    /// How long its texts are.
+    pub bytes: u64,
+}
+
+/// Something else that is to survive, such as a storage pool: one value under a kind and a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// What kind of thing.
+    pub kind: String,
+    /// Which of its kind.
+    pub key: String,
+    /// What is known of it, in the words of whoever wrote it.
+    pub value: String,
 }
 
 /// A domain that was started.
@@ -66,25 +120,39 @@ pub enum Change {
     Define(Definition),
     /// A domain is defined no longer.
     Undefine(DomainUuid),
+    /// Whether a persistent domain is started when the host is.
+    Autostart(DomainUuid, bool),
     /// A domain is about to be started.
     Start(Live),
     /// A domain has ended, or was not started after all.
     End(DomainUuid),
+    /// Something else is there, or is so from now on.
+    Put(Object),
+    /// It is not there any longer.
+    Remove {
+        /// What kind of thing.
+        kind: String,
+        /// Which of its kind.
+        key: String,
+    },
 }
 
 /// Everything that is in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Persistent domains, by uuid.
-    pub definitions: Vec<Definition>,
+    pub definitions: Vec<Known>,
     /// Domains that were started and have not ended as far as anybody noticed, by uuid.
     pub live: Vec<Live>,
+    /// Everything else, by kind and key.
+    pub objects: Vec<Object>,
 }
 
 /// The store.
 #[derive(Clone, Debug)]
 pub struct Store {
     sender: Sender<Job>,
+    reader: Arc<Mutex<Reader>>,
 }
 
 #[derive(Debug)]
@@ -94,11 +162,17 @@ struct Job {
 }
 
 impl Store {
-    /// Opens or makes the file, and reads all of it. Opens no other file afterwards.
+    /// Opens or makes the file, and reads all of it but the texts of definitions. Opens no other file afterwards.
     pub fn open(path: &Path) -> Result<(Opened, Contents), StoreError> {
         let mut database = Database::open(path)?;
         let contents = database.read()?;
-        Ok((Opened { database }, contents))
+        let reader = Reader::open(path)?;
+        Ok((Opened { database, reader }, contents))
+    }
+
+    /// The text of a persistent domain. Waits for the disk at most, never for a change.
+    pub fn text(&self, uuid: DomainUuid) -> Result<Option<Text>, StoreError> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).text(uuid)
     }
 
     /// Makes changes; returns once they are on the disk.
@@ -113,15 +187,17 @@ impl Store {
 #[derive(Debug)]
 pub struct Opened {
     database: Database,
+    reader: Reader,
 }
 
 impl Opened {
     /// Starts the thread that writes.
-    pub fn serve(mut self) -> Result<Store, StoreError> {
+    pub fn serve(self) -> Result<Store, StoreError> {
         let (sender, jobs) = channel();
         let thread = std::thread::Builder::new().name("store".into());
-        thread.spawn(move || write(&mut self.database, &jobs))?;
-        Ok(Store { sender })
+        let Self { mut database, reader } = self;
+        thread.spawn(move || write(&mut database, &jobs))?;
+        Ok(Store { sender, reader: Arc::new(Mutex::new(reader)) })
     }
 }
 
@@ -155,7 +231,15 @@ mod tests {
     }
 
     fn definition(number: u128, autostart: bool) -> Definition {
-        Definition { uuid: uuid(number), xml: format!("<domain>{number}</domain>"), autostart }
+        let secure = format!("<domain>{number}</domain>");
+        let public = number.is_multiple_of(2).then(|| format!("<domain>{number}, without</domain>"));
+        let summary = format!("summary {number}");
+        Definition { uuid: uuid(number), summary, text: Text { secure, public }, autostart, owner: 7 }
+    }
+
+    fn known(of: &Definition) -> Known {
+        let Definition { uuid, summary, autostart, owner, text } = of.clone();
+        Known { uuid, summary, autostart, owner, bytes: text.bytes() }
     }
 
     #[test]
@@ -167,17 +251,43 @@ mod tests {
         assert_eq!(contents, Contents::default());
         let live =
             Live { uuid: uuid(1), id: 7, xml: "<domain id='7'/>".into(), ports: vec![Some(5901), None] };
+        let pool = Object { kind: "pool".into(), key: "default".into(), value: "<pool/>".into() };
         store.commit(vec![Change::Define(definition(1, true)), Change::Start(live.clone())]).unwrap();
-        store.commit(vec![Change::Define(definition(2, false))]).unwrap();
-        store.commit(vec![Change::Define(definition(2, true)), Change::Undefine(uuid(3))]).unwrap();
+        store.commit(vec![Change::Define(definition(2, false)), Change::Put(pool.clone())]).unwrap();
+        store.commit(vec![Change::Autostart(uuid(2), true), Change::Undefine(uuid(3))]).unwrap();
         // Another process may read while the first one holds it.
         let (_second, seen) = Store::open(&path).unwrap();
-        let expected =
-            Contents { definitions: vec![definition(1, true), definition(2, true)], live: vec![live] };
-        assert_eq!(seen, expected);
-        store.commit(vec![Change::Undefine(uuid(1)), Change::End(uuid(1))]).unwrap();
+        let definitions = vec![known(&definition(1, true)), known(&definition(2, true))];
+        assert_eq!(seen, Contents { definitions, live: vec![live], objects: vec![pool] });
+        assert_eq!(store.text(uuid(2)).unwrap(), Some(definition(2, true).text));
+        let remove = Change::Remove { kind: "pool".into(), key: "default".into() };
+        store.commit(vec![Change::Undefine(uuid(1)), Change::End(uuid(1)), remove]).unwrap();
         let (_third, seen) = Store::open(&path).unwrap();
-        assert_eq!(seen, Contents { definitions: vec![definition(2, true)], live: vec![] });
+        let definitions = vec![known(&definition(2, true))];
+        assert_eq!(seen, Contents { definitions, ..Contents::default() });
+        assert_eq!(store.text(uuid(1)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("domains.db");
+        let old = rusqlite::Connection::open(&path).unwrap();
+        old.execute_batch(
+            "CREATE TABLE definition (uuid BLOB PRIMARY KEY, xml TEXT NOT NULL, autostart INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+             CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        let key = uuid(5);
+        old.execute("INSERT INTO definition VALUES (?, '<domain>é</domain>', 1)", [key.0.as_bytes()])
+            .unwrap();
+        drop(old);
+        let (store, seen) = Store::open(&path).unwrap();
+        let expected = Known { uuid: key, summary: String::new(), autostart: true, owner: 0, bytes: 19 };
+        assert_eq!(seen.definitions, [expected]);
+        let text = store.serve().unwrap().text(key).unwrap().unwrap();
+        assert_eq!((text.secure.as_str(), text.public), ("<domain>é</domain>", None));
     }
 
     #[test]
