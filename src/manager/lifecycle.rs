@@ -42,8 +42,7 @@ impl Manager {
         let bytes = definition.texts().bytes();
         self.weigh(uuid, anew, owner, bytes)?;
         let autostart = before.is_some_and(|domain| domain.autostart);
-        let stored = (definition.summary().stored(), definition.texts().clone());
-        let (summary, text) = stored;
+        let (summary, text) = (definition.summary().stored(), definition.texts().clone());
         self.commit(vec![Change::Define(store::Definition { uuid, summary, text, autostart, owner })])?;
         let kept = self.keep(definition, owner);
         let domain = {

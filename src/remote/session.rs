@@ -55,6 +55,12 @@ impl Session {
         Self { id, identity, read_only_socket, outbox, state: Mutex::default() }
     }
 
+    /// Whose client it is.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.identity.uid
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::Client;
 use super::queue::{Budget, Queue};
+use super::share::{Seats, Waiters};
 use crate::access::Identity;
 use crate::remote::{Events, Service, Session};
 use crate::sys::listen;
@@ -18,6 +19,8 @@ pub(super) struct Shared {
     pub(super) service: Arc<Service>,
     pub(super) events: Arc<Events>,
     pub(super) clients: Arc<Semaphore>,
+    pub(super) seats: Arc<Seats>,
+    pub(super) waiters: Arc<Waiters>,
     pub(super) calls: u32,
     pub(super) sending: Arc<Budget>,
     pub(super) partial: Arc<Budget>,
@@ -51,13 +54,15 @@ async fn serve(shared: &Arc<Shared>, stream: UnixStream, read_only: bool) {
         Ok(identity) => identity,
         Err(error) => return tracing::warn!(%error, "a client whom the kernel does not name"),
     };
+    let Some(_seat) = shared.seats.take(identity.uid) else {
+        return tracing::info!(uid = identity.uid, "has as many clients as it may (daemon.clients_per_user)");
+    };
     let id = shared.last.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(client = id, uid = identity.uid, pid = identity.pid, read_only, "connected");
     let queue = Arc::new(Queue::new(shared.sending.clone()));
     let session = Arc::new(Session::new(id, identity, read_only, queue.clone()));
     shared.events.add(&session);
-    let client =
-        Client::new(shared.service.clone(), session.clone(), queue, shared.calls, shared.partial.clone());
+    let client = Client::new(shared, session.clone(), queue);
     Arc::new(client).serve(stream).await;
     shared.events.remove(id);
     session.leave();

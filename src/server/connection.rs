@@ -11,8 +11,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use super::accept::Shared;
 use super::console;
 use super::queue::{Budget, Queue};
+use super::share::Waiters;
 use crate::remote::{Outcome, Service, Session, StreamPacket};
 use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
 
@@ -36,19 +38,16 @@ pub(super) struct Client {
     pub(super) queue: Arc<Queue>,
     streams: Mutex<HashMap<u32, mpsc::Sender<StreamPacket>>>,
     calls: Arc<Semaphore>,
+    pub(super) waiters: Arc<Waiters>,
     partial: Arc<Budget>,
 }
 
 impl Client {
-    pub(super) fn new(
-        service: Arc<Service>,
-        session: Arc<Session>,
-        queue: Arc<Queue>,
-        calls: u32,
-        partial: Arc<Budget>,
-    ) -> Self {
-        let calls = Arc::new(Semaphore::new(calls as usize));
-        Self { service, session, queue, streams: Mutex::default(), calls, partial }
+    pub(super) fn new(shared: &Shared, session: Arc<Session>, queue: Arc<Queue>) -> Self {
+        let calls = Arc::new(Semaphore::new(shared.calls as usize));
+        let (service, waiters, partial) =
+            (shared.service.clone(), shared.waiters.clone(), shared.partial.clone());
+        Self { service, session, queue, streams: Mutex::default(), calls, waiters, partial }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or is too slow.
@@ -152,12 +151,13 @@ impl Client {
             Outcome::Later(work) => {
                 // While as many calls as are allowed are under way, nothing more is read of this client.
                 let Ok(permit) = self.calls.clone().acquire_owned().await else { return false };
-                let queue = self.queue.clone();
+                let client = self.clone();
                 tokio::spawn(async move {
+                    let share = client.waiters.take(client.session.uid()).await;
                     if let Ok(bytes) = tokio::task::spawn_blocking(work).await {
-                        queue.push(bytes);
+                        client.queue.push(bytes);
                     }
-                    drop(permit);
+                    drop((share, permit));
                 });
             }
             Outcome::Console(wanted) => self.console(wanted),

@@ -14,7 +14,10 @@ use crate::rpc::{Header, Packet, PacketStatus, PacketType, STREAM_CHUNK};
 /// Attaches, answers the call, and carries bytes until one side ends.
 pub(super) async fn serve(client: &Client, wanted: Console, mut typed: Receiver<StreamPacket>) {
     let header = wanted.header;
-    match attach(wanted).await {
+    let share = client.waiters.take(client.session.uid()).await;
+    let attached = attach(wanted).await;
+    drop(share);
+    match attached {
         Err(error) => client.queue.push(client.service.late_failure(&header, error)),
         Ok((stream, early)) => {
             client.queue.push(client.service.done(&header));

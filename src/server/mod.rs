@@ -11,6 +11,7 @@ mod connection;
 mod console;
 mod queue;
 mod serve;
+mod share;
 mod sockets;
 mod start;
 mod user;

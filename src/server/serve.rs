@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::accept::{Shared, accept};
 use super::queue::Budget;
+use super::share::{Seats, Waiters};
 use super::start::{Prepared, ServerError, say_ready, step};
 use super::views;
 use crate::remote::{Events, Service};
@@ -17,7 +18,7 @@ use crate::remote::{Events, Service};
 /// Threads that run what never waits.
 const WORKERS: usize = 2;
 /// Threads that wait for the disk, the labeller or a supervisor.
-const WAITERS: usize = 256;
+pub(super) const WAITERS: usize = 256;
 
 /// Serves until told to stop.
 pub(super) fn serve(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerError> {
@@ -49,6 +50,8 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
         service: Arc::new(service),
         events,
         clients: Arc::new(Semaphore::new(daemon.clients as usize)),
+        seats: Arc::new(Seats::new(daemon.clients, daemon.clients_per_user)),
+        waiters: Arc::new(Waiters::new()),
         calls: daemon.calls,
         sending: Arc::default(),
         partial: Arc::<Budget>::default(),
