@@ -9,6 +9,7 @@ pub mod privsep;
 pub mod settings;
 pub mod sys;
 
+pub mod daemon;
 pub mod labeller;
 
 pub mod image;

@@ -24,6 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // The machine.
     ("sys", &["base"]),
     ("host", &["base", "conf", "filter", "profile", "settings", "sys"]),
+    ("daemon", &["sys"]),
     ("labeller", &["base", "filter", "privsep", "settings", "sys"]),
     ("supervisor", &["base", "privsep", "qmp", "sys"]),
     ("inspect", &["base", "filter", "privsep", "sys"]),

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
+use svirt::daemon::Program;
 use svirt::server::{Options, run};
-use svirt::sys::inherit;
 
 const USAGE: &str = "\
 Usage: svirtd [--config FILE] [--ready-fd N]
@@ -20,45 +20,12 @@ Sockets are taken over from systemd (LISTEN_FDS), and systemd is told when clien
 served (NOTIFY_SOCKET). SVIRT_LOG chooses what is logged, such as debug.";
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SVIRT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let options = match options(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
+    let program = Program { name: "svirtd", usage: USAGE };
+    match program.begin(|_, _| Ok(false)) {
+        Ok(common) => {
+            let options = Options { config: common.config, ready: common.ready };
+            program.end(run(options).map(|()| ExitCode::SUCCESS))
         }
-        Err(message) => {
-            eprintln!("svirtd: {message}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("svirtd: {error}");
-            ExitCode::FAILURE
-        }
+        Err(code) => code,
     }
-}
-
-/// Reads the arguments; `None` where help was asked for.
-fn options(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
-    let mut options = Options::default();
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
-        match argument.as_str() {
-            "--config" => options.config = Some(value()?),
-            "--ready-fd" => {
-                let number = value()?;
-                let number = number.parse().map_err(|_| format!("{number:?} is no descriptor"))?;
-                let fd = inherit::claim(number).map_err(|error| format!("descriptor {number}: {error}"))?;
-                options.ready = Some(fd);
-            }
-            "-h" | "--help" => return Ok(None),
-            other => return Err(format!("what is {other:?}?")),
-        }
-    }
-    Ok(Some(options))
 }
