@@ -109,6 +109,24 @@ impl DefinitionErrorKind {
     }
 }
 
+impl DefinitionErrorKind {
+    /// What to do about those that always have the same remedy; the others' depends on where they are found.
+    pub(super) fn remedy(&self) -> String {
+        match self {
+            Self::Duplicate { .. } => "remove one of the two, or give it a value of its own".into(),
+            Self::Missing(what) => format!("add {what}"),
+            Self::Value { expected, .. } => format!("give it {expected}"),
+            Self::Weakening { .. } => "remove it, or put it where libvirt's schema has it".into(),
+            _ => "remove it, or write it as libvirt's schema has it".into(),
+        }
+    }
+
+    /// A value that is not what was expected; only its beginning is kept.
+    pub(super) fn value(what: impl Into<String>, value: &str, expected: impl Into<String>) -> Self {
+        Self::Value { what: what.into(), value: clip(value), expected: expected.into() }
+    }
+}
+
 impl DefinitionError {
     /// The same, as found against the schema; what is no XML at all stays what it is.
     pub(super) fn of_schema(self) -> Self {

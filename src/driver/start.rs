@@ -88,16 +88,8 @@ impl Prepared {
         models: &[Model],
     ) -> Result<Vec<labels::Row>, DriverError> {
         let (high, low) = self.uuid.0.as_u64_pair();
-        let inputs = Inputs {
-            domain: &self.domain,
-            uuid: self.uuid,
-            host,
-            settings,
-            chains: &self.chains,
-            survey: &Survey::default(),
-            seed: high ^ low,
-            paused: false,
-        };
+        let survey = Survey::default();
+        let inputs = self.inputs(host, settings, &survey, high ^ low, false);
         labels::plan(&inputs, models).map_err(|error| error.refusal().into())
     }
 
@@ -110,17 +102,20 @@ impl Prepared {
         seed: u64,
         paused: bool,
     ) -> Result<LaunchPlan, DriverError> {
-        let inputs = Inputs {
-            domain: &self.domain,
-            uuid: self.uuid,
-            host,
-            settings,
-            chains: &self.chains,
-            survey,
-            seed,
-            paused,
-        };
+        let inputs = self.inputs(host, settings, survey, seed, paused);
         plan::build(&inputs).map_err(|error| error.refusal().into())
+    }
+
+    fn inputs<'a>(
+        &'a self,
+        host: &'a HostFacts,
+        settings: &'a Settings,
+        survey: &'a Survey,
+        seed: u64,
+        paused: bool,
+    ) -> Inputs<'a> {
+        let Self { domain, uuid, chains, .. } = self;
+        Inputs { domain, uuid: *uuid, host, settings, chains, survey, seed, paused }
     }
 }
 

@@ -139,15 +139,7 @@ mod tests {
             file("/plain", &["pc-i440fx-*", "pc-q35-*"], &[]),
         ];
         let mut domain = domain("d");
-        let mut firmware = Firmware {
-            loader: None,
-            secure: None,
-            secure_boot: None,
-            enrolled_keys: None,
-            nvram: None,
-            template: None,
-            line: 3,
-        };
+        let mut firmware = Firmware::automatic(3);
         change(&mut domain, &mut firmware);
         domain.os.firmware = Some(firmware);
         let flash = find(&domain, uuid(7), &host, &Settings::default());

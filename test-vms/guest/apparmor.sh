@@ -6,25 +6,6 @@
 grep -q apparmor /sys/kernel/security/lsm && pass "AppArmor is on" || fail "AppArmor is on" "$(cat /sys/kernel/security/lsm)"
 install_programs
 mkdir -p /var/lib/svirt/images /etc/svirt
-images=/var/lib/svirt/images
-define() {
-    qemu-img create -q -f qcow2 "$images/$1.qcow2" 8M
-    cat >/tmp/$1.xml <<XML
-<domain type='qemu'>
-  <name>$1</name>
-  <memory unit='MiB'>32</memory>
-  <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='qcow2'/>
-      <source file='$images/$1.qcow2'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-  </devices>
-</domain>
-XML
-}
 loaded() { grep -c '^svirt-[0-9a-f]' /sys/kernel/security/apparmor/profiles; }
 for domain in 'alpha*[1]' beta; do define "$domain"; done
 mark

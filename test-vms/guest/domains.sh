@@ -1,24 +1,7 @@
 # Two real domains through `svirt run`, side by side. Sourced by the test program of each VM.
 if svirt run --help >/dev/null 2>&1; then
     mkdir -p /var/lib/svirt/images /etc/svirt
-    for domain in alpha beta; do
-        qemu-img create -q -f qcow2 /var/lib/svirt/images/$domain.qcow2 8M
-        cat >/tmp/$domain.xml <<XML
-<domain type='qemu'>
-  <name>$domain</name>
-  <memory unit='MiB'>32</memory>
-  <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='qcow2'/>
-      <source file='/var/lib/svirt/images/$domain.qcow2'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-  </devices>
-</domain>
-XML
-    done
+    for domain in alpha beta; do define "$domain"; done
     [ -e /sys/fs/selinux/enforce ] && restorecon -RF /var/lib/svirt
     labels_and_owners() { stat -c '%n %u:%g %a %C' /var/lib/svirt/images /var/lib/svirt/images/* | sed 's/^.*images//' | tr '\n' ' '; }
     before=$(labels_and_owners)

@@ -25,3 +25,23 @@ install_programs() {
         is "$program runs on this system" "$("/usr/bin/$program" --help >/dev/null 2>&1 </dev/null; [ $? -lt 126 ] && echo yes)" yes
     done
 }
+images=/var/lib/svirt/images
+# define NAME: a qcow2 image and, as /tmp/NAME.xml, the definition of a small domain that has it as its disk.
+define() {
+    qemu-img create -q -f qcow2 "$images/$1.qcow2" 8M
+    cat >"/tmp/$1.xml" <<XML
+<domain type='qemu'>
+  <name>$1</name>
+  <memory unit='MiB'>32</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/>
+      <source file='$images/$1.qcow2'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+  </devices>
+</domain>
+XML
+}

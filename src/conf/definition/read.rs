@@ -26,10 +26,8 @@ pub(super) fn domain(document: &Document<'_>, strictness: Strictness) -> Read<(N
     let id = document.root();
     let name = document.element(id).map(|root| (root.name.local, document.namespace(&root.name)));
     if name != Some(("domain", None)) {
-        let (what, remedy) = ("the root element", "give it <domain>");
         let value = name.map(|(name, _)| format!("<{}>", clip(name))).unwrap_or_default();
-        let kind = DefinitionErrorKind::Value { what: what.into(), value, expected: "<domain>".into() };
-        return Err(reader.error(id, kind, remedy));
+        return Err(reader.bad(id, "the root element", &value, "<domain>"));
     }
     let node = reader.node(id, &DOMAIN)?;
     Ok((node, reader.warnings))
@@ -105,7 +103,8 @@ impl<'d, 'i> Reader<'d, 'i> {
         for (count, child) in elements(element).enumerate() {
             if count >= MAX_CHILDREN {
                 let what = format!("an element of more than {MAX_CHILDREN} in <{}>", node.name());
-                return Err(self.error(child, DefinitionErrorKind::Unsupported(what), "make it fewer"));
+                let error = self.error(child, DefinitionErrorKind::Unsupported(what));
+                return Err(DefinitionError { remedy: "make it fewer".into(), ..error });
             }
             let Some((at, place)) = self.place(child, node)? else { continue };
             let name = place.element.name;
@@ -284,7 +283,7 @@ impl<'d, 'i> Reader<'d, 'i> {
     /// Refuses under validation, else warns.
     fn report(&mut self, id: ElementId, kind: DefinitionErrorKind) -> Read<()> {
         if self.strictness == Strictness::Strict {
-            return Err(self.error(id, kind, "remove it, or write it as libvirt's schema has it"));
+            return Err(self.error(id, kind));
         }
         if self.warnings.len() < MAX_WARNINGS {
             self.warnings.push(Warning { line: self.line(id), path: self.document.path(id).into(), kind });
@@ -296,23 +295,13 @@ impl<'d, 'i> Reader<'d, 'i> {
         self.document.element(id).map_or(0, |element| element.line)
     }
 
-    fn error(
-        &self,
-        id: ElementId,
-        kind: DefinitionErrorKind,
-        remedy: impl Into<Box<str>>,
-    ) -> DefinitionError {
-        DefinitionError {
-            line: self.line(id),
-            path: self.document.path(id).into(),
-            kind,
-            remedy: remedy.into(),
-        }
+    fn error(&self, id: ElementId, kind: DefinitionErrorKind) -> DefinitionError {
+        let remedy = kind.remedy().into();
+        DefinitionError { line: self.line(id), path: self.document.path(id).into(), kind, remedy }
     }
 
     fn weakening(&self, id: ElementId, what: String, loss: &'static str) -> DefinitionError {
-        let remedy = "remove it, or put it where libvirt's schema has it";
-        self.error(id, DefinitionErrorKind::Weakening { what, loss }, remedy)
+        self.error(id, DefinitionErrorKind::Weakening { what, loss })
     }
 
     fn bad(
@@ -322,20 +311,15 @@ impl<'d, 'i> Reader<'d, 'i> {
         value: &str,
         expected: impl Into<String>,
     ) -> DefinitionError {
-        let expected = expected.into();
-        let remedy = format!("give it {expected}");
-        let kind = DefinitionErrorKind::Value { what: what.into(), value: clip(value), expected };
-        self.error(id, kind, remedy)
+        self.error(id, DefinitionErrorKind::value(what, value, expected))
     }
 
     fn missing(&self, id: ElementId, what: String) -> DefinitionError {
-        let remedy = format!("add {what}");
-        self.error(id, DefinitionErrorKind::Missing(what), remedy)
+        self.error(id, DefinitionErrorKind::Missing(what))
     }
 
     fn duplicate(&self, id: ElementId, what: String, first: u32) -> DefinitionError {
-        let remedy = "remove one of the two, or give it a value of its own";
-        self.error(id, DefinitionErrorKind::Duplicate { what, first }, remedy)
+        self.error(id, DefinitionErrorKind::Duplicate { what, first })
     }
 }
 

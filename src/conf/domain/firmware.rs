@@ -20,3 +20,19 @@ pub struct Firmware {
     /// Line of the element in the definition.
     pub line: u32,
 }
+
+impl Firmware {
+    /// Firmware that the host's descriptions decide on alone.
+    #[must_use]
+    pub fn automatic(line: u32) -> Self {
+        Self {
+            loader: None,
+            secure: None,
+            secure_boot: None,
+            enrolled_keys: None,
+            nvram: None,
+            template: None,
+            line,
+        }
+    }
+}

@@ -15,16 +15,7 @@ pub(super) fn firmware(os: View<'_>) -> Read<Option<Firmware>> {
         }
     }
     let Some(first) = found else {
-        let plain = |line| Firmware {
-            loader: None,
-            secure: None,
-            secure_boot: None,
-            enrolled_keys: None,
-            nvram: None,
-            template: None,
-            line,
-        };
-        return Ok((efi == Some(true)).then(|| plain(os.line())));
+        return Ok((efi == Some(true)).then(|| Firmware::automatic(os.line())));
     };
     if efi == Some(false) {
         let what = format!("{} stands beside firmware='bios'", first.tag());

@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 
 use crate::conf::error::clip;
-use crate::conf::xml::{Document, ElementId, Node};
+use crate::conf::xml::Document;
+use crate::conf::xml::walk::At;
 use crate::conf::{DefinitionError, DefinitionErrorKind};
 
 /// The most elements directly inside one element; keeps whatever compares siblings cheap.
@@ -15,42 +16,35 @@ pub(super) type Read<T> = Result<T, DefinitionError>;
 
 /// One element of a definition.
 #[derive(Clone, Copy)]
-pub(super) struct View<'d> {
-    document: &'d Document<'d>,
-    id: ElementId,
-}
+pub(super) struct View<'d>(At<'d>);
 
 impl<'d> View<'d> {
     pub(super) fn root(document: &'d Document<'d>) -> Self {
-        Self { document, id: document.root() }
+        Self(At::root(document))
     }
 
     pub(super) fn name(self) -> &'d str {
-        self.document.element(self.id).map_or("", |element| element.name.local)
+        self.0.name()
     }
 
     pub(super) fn line(self) -> u32 {
-        self.document.element(self.id).map_or(0, |element| element.line)
+        self.0.line()
     }
 
     /// Whether the element is in no namespace, as all of libvirt's own are.
     fn plain(self) -> bool {
-        self.document.element(self.id).is_some_and(|e| self.document.namespace(&e.name).is_none())
+        self.0.element().is_some() && self.0.namespace().is_none()
     }
 
     /// The name as written, in angle brackets.
     pub(super) fn tag(self) -> String {
-        let Some(element) = self.document.element(self.id) else { return String::new() };
+        let Some(element) = self.0.element() else { return String::new() };
         let colon = if element.name.prefix.is_empty() { "" } else { ":" };
         clip(&format!("<{}{colon}{}>", element.name.prefix, element.name.local))
     }
 
     fn children(self) -> impl Iterator<Item = View<'d>> {
-        let nodes = self.document.element(self.id).map(|element| element.children.as_slice());
-        nodes.unwrap_or_default().iter().filter_map(move |node| match node {
-            Node::Element(id) => Some(View { document: self.document, id: *id }),
-            _ => None,
-        })
+        self.0.elements().map(View)
     }
 
     /// Refuses every attribute and child that is not listed, and text beside the children.
@@ -78,7 +72,7 @@ impl<'d> View<'d> {
     }
 
     fn only_attributes(self, known: &[&str]) -> Read<()> {
-        let attributes = self.document.element(self.id).map(|element| element.attributes.as_slice());
+        let attributes = self.0.element().map(|element| element.attributes.as_slice());
         for attribute in attributes.unwrap_or_default() {
             if attribute.name.namespace.is_some() || !known.contains(&attribute.name.local) {
                 let what = format!("attribute {} of {}", clip(attribute.name.local), self.tag());
@@ -90,20 +84,12 @@ impl<'d> View<'d> {
 
     /// All text directly inside, joined over comments.
     fn text(self) -> Cow<'d, str> {
-        let nodes = self.document.element(self.id).map(|element| element.children.as_slice());
-        let mut texts = nodes.unwrap_or_default().iter().filter_map(|node| match node {
-            Node::Text(text) => Some(text.as_ref()),
-            _ => None,
-        });
-        let first = texts.next().unwrap_or_default();
-        texts.fold(Cow::Borrowed(first), |joined, more| joined + more)
+        self.0.text()
     }
 
     /// An attribute in no namespace.
     pub(super) fn attribute(self, name: &str) -> Option<&'d str> {
-        let element = self.document.element(self.id)?;
-        let found = element.attributes.iter().find(|a| a.name.namespace.is_none() && a.name.local == name);
-        found.map(|attribute| attribute.value.as_ref())
+        self.0.attribute(name)
     }
 
     /// An attribute that must be there.
@@ -164,13 +150,8 @@ impl<'d> View<'d> {
         }
     }
 
-    /// Where the element stands; same-named siblings are numbered from 1 as in XPath.
-    fn path(self) -> String {
-        self.document.path(self.id)
-    }
-
     pub(super) fn error(self, kind: DefinitionErrorKind, remedy: impl Into<Box<str>>) -> DefinitionError {
-        DefinitionError { line: self.line(), path: self.path().into(), kind, remedy: remedy.into() }
+        DefinitionError { line: self.line(), path: self.0.path().into(), kind, remedy: remedy.into() }
     }
 
     pub(super) fn contradiction(
@@ -181,17 +162,18 @@ impl<'d> View<'d> {
         self.error(DefinitionErrorKind::Contradiction(what.into()), remedy)
     }
 
+    /// An error that has the same remedy wherever it is found.
+    fn usual(self, kind: DefinitionErrorKind) -> DefinitionError {
+        let remedy = kind.remedy();
+        self.error(kind, remedy)
+    }
+
     pub(super) fn duplicate(self, what: impl Into<String>, first: u32) -> DefinitionError {
-        self.error(
-            DefinitionErrorKind::Duplicate { what: what.into(), first },
-            "remove one of the two, or give it a value of its own",
-        )
+        self.usual(DefinitionErrorKind::Duplicate { what: what.into(), first })
     }
 
     pub(super) fn missing(self, what: impl Into<String>) -> DefinitionError {
-        let what = what.into();
-        let remedy = format!("add {what}");
-        self.error(DefinitionErrorKind::Missing(what), remedy)
+        self.usual(DefinitionErrorKind::Missing(what.into()))
     }
 
     pub(super) fn unsupported(self, what: impl Into<String>) -> DefinitionError {
@@ -219,8 +201,6 @@ impl<'d> View<'d> {
         value: &str,
         expected: impl Into<String>,
     ) -> DefinitionError {
-        let expected = expected.into();
-        let remedy = format!("give it {expected}");
-        self.error(DefinitionErrorKind::Value { what: what.into(), value: clip(value), expected }, remedy)
+        self.usual(DefinitionErrorKind::value(what, value, expected))
     }
 }

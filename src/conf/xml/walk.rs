@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::{Document, ElementId, Node};
+use super::{Document, Element, ElementId, Node};
 
 /// One element.
 #[derive(Clone, Copy, Debug)]
@@ -22,25 +22,37 @@ impl<'d> At<'d> {
     /// The name without its prefix.
     #[must_use]
     pub fn name(self) -> &'d str {
-        self.document.element(self.id).map_or("", |element| element.name.local)
+        self.element().map_or("", |element| element.name.local)
     }
 
     /// The namespace of the name.
     #[must_use]
     pub fn namespace(self) -> Option<&'d str> {
-        self.document.namespace(&self.document.element(self.id)?.name)
+        self.document.namespace(&self.element()?.name)
     }
 
     /// Where it starts, from 1.
     #[must_use]
     pub fn line(self) -> u32 {
-        self.document.element(self.id).map_or(0, |element| element.line)
+        self.element().map_or(0, |element| element.line)
+    }
+
+    /// The element as it was read.
+    #[must_use]
+    pub fn element(self) -> Option<&'d Element<'d>> {
+        self.document.element(self.id)
+    }
+
+    /// Where it stands; same-named siblings are numbered from 1 as in XPath.
+    #[must_use]
+    pub fn path(self) -> String {
+        self.document.path(self.id)
     }
 
     /// An attribute in no namespace.
     #[must_use]
     pub fn attribute(self, name: &str) -> Option<&'d str> {
-        let attributes = &self.document.element(self.id)?.attributes;
+        let attributes = &self.element()?.attributes;
         attributes
             .iter()
             .find(|a| a.name.namespace.is_none() && a.name.local == name)
@@ -49,14 +61,14 @@ impl<'d> At<'d> {
 
     /// The local names of all attributes.
     pub fn attributes(self) -> impl Iterator<Item = &'d str> {
-        let attributes = self.document.element(self.id).map(|element| element.attributes.as_slice());
+        let attributes = self.element().map(|element| element.attributes.as_slice());
         attributes.unwrap_or_default().iter().map(|attribute| attribute.name.local)
     }
 
     /// The text directly inside.
     #[must_use]
     pub fn text(self) -> Cow<'d, str> {
-        let nodes = self.document.element(self.id).map(|element| element.children.as_slice());
+        let nodes = self.element().map(|element| element.children.as_slice());
         let mut texts = nodes.unwrap_or_default().iter().filter_map(|node| match node {
             Node::Text(text) => Some(text.as_ref()),
             _ => None,
@@ -67,7 +79,7 @@ impl<'d> At<'d> {
 
     /// The elements directly inside.
     pub fn elements(self) -> impl Iterator<Item = Self> {
-        let nodes = self.document.element(self.id).map(|element| element.children.as_slice());
+        let nodes = self.element().map(|element| element.children.as_slice());
         nodes.unwrap_or_default().iter().filter_map(move |node| match node {
             Node::Element(id) => Some(Self { document: self.document, id: *id }),
             _ => None,
