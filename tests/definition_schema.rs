@@ -51,6 +51,7 @@ fn what_is_written_is_good_by_both_schemas() {
         ],
         terminals: vec![("serial0".into(), "/dev/pts/3".into())],
         ports: vec![Some(5900)],
+        disks: vec![],
     };
     let libvirt = schema::libvirt("domain.rng");
     for (name, definition) in definitions() {

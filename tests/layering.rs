@@ -36,7 +36,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("store", &["base"]),
     ("manager", &["base", "conf", "driver", "privsep", "settings", "store"]),
-    ("remote", &["access", "base", "conf", "driver", "manager", "rpc", "settings"]),
+    ("remote", &["access", "base", "conf", "driver", "manager", "privsep", "rpc", "settings"]),
     (
         "server",
         &[

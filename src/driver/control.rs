@@ -5,10 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::DriverError;
+use crate::privsep::ask::Ask;
 use crate::privsep::supervisor::{Answer, Status, Verb};
 
 /// The longest answer in bytes.
-const ANSWER_MAX: u64 = 256 << 10;
+const ANSWER_MAX: u64 = 1 << 20;
 /// How long a supervisor may take over an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -49,6 +50,15 @@ impl Control {
     pub fn order(&mut self, verb: &Verb) -> Result<(), DriverError> {
         match self.call(verb)? {
             Answer::Done => Ok(()),
+            other => Err(DriverError::Protocol(format!("to the supervisor, which answered {other:?}"))),
+        }
+    }
+
+    /// Asks QEMU something; what it returned, or nothing where it only did it.
+    pub fn ask(&mut self, ask: Ask) -> Result<serde_json::Value, DriverError> {
+        match self.call(&Verb::Ask(ask))? {
+            Answer::Done => Ok(serde_json::Value::Null),
+            Answer::Returned { value } => Ok(value),
             other => Err(DriverError::Protocol(format!("to the supervisor, which answered {other:?}"))),
         }
     }

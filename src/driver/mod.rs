@@ -7,6 +7,7 @@ mod control;
 mod prober;
 mod start;
 
+pub use crate::plan::disk_aliases;
 pub use client::Labeller;
 pub use control::Control;
 pub use prober::{LabellerProber, OwnProber};

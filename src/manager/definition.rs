@@ -17,7 +17,7 @@ pub use crate::store::Text;
 
 use super::ManagerError;
 
-const SECURE: View = View { secure: true, migratable: false };
+pub(super) const SECURE: View = View { secure: true, migratable: false };
 const PUBLIC: View = View { secure: false, migratable: false };
 /// How a summary is written; one that was written otherwise is made anew from its text.
 const SUMMARY: u32 = 1;
@@ -163,6 +163,11 @@ impl Definition {
         Values(&Document::parse(self.text().as_bytes()).ok()?).text(name)
     }
 
+    /// The tree behind the text.
+    pub(super) fn tree(&self) -> Result<Tree, ManagerError> {
+        Tree::parse(self.text().as_bytes(), Strictness::Lenient).map(|(tree, _)| tree).map_err(refused)
+    }
+
     /// What is started.
     pub(super) fn to_start(&self) -> Result<Domain, ManagerError> {
         domain_xml::parse(self.text().as_bytes()).map_err(refused)
@@ -185,8 +190,11 @@ impl Definition {
     pub(super) fn running(&self, running: &Running) -> Text {
         match Tree::parse(self.text().as_bytes(), Strictness::Lenient) {
             Ok((tree, _)) => {
+                let disks = self.disks().unwrap_or_default();
+                let disks = disks.into_iter().map(|disk| (disk.target, disk.alias)).collect();
+                let running = Running { disks, ..running.clone() };
                 let (secure, public) =
-                    (tree.format_running(running, SECURE), tree.format_running(running, PUBLIC));
+                    (tree.format_running(&running, SECURE), tree.format_running(&running, PUBLIC));
                 Text { public: (public != secure).then_some(public), secure }
             }
             // What is kept was read before.

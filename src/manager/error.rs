@@ -7,6 +7,9 @@ use crate::store::StoreError;
 /// Why something did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
+    /// Something else than a definition that the caller said is wrong.
+    #[error("{0}")]
+    Argument(String),
     /// The definition is refused.
     #[error("{0}")]
     Definition(Box<Refusal>),

@@ -8,7 +8,59 @@ pub struct Event {
     /// The domain, as it was then.
     pub domain: Domain,
     /// What.
-    pub lifecycle: Lifecycle,
+    pub what: What,
+}
+
+/// What happened to a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Its guest's agent came or went.
+    Agent {
+        /// Whether it is there.
+        connected: bool,
+        /// libvirt's number for how that is known: 1 the domain started, 2 the channel.
+        reason: i32,
+    },
+    /// It has this much memory now, in bytes.
+    Balloon(u64),
+    /// A device of this alias was added.
+    DeviceAdded(String),
+    /// A device of this alias stays, although somebody asked for its removal.
+    DeviceKept(String),
+    /// A device of this alias is gone.
+    DeviceRemoved(String),
+    /// Reading or writing a disk failed.
+    IoError {
+        /// The disk's alias.
+        alias: String,
+        /// The image.
+        path: String,
+        /// What was done about it.
+        action: String,
+        /// Whether the host has no room left.
+        no_space: bool,
+    },
+    /// A step of its life.
+    Lifecycle(Lifecycle),
+    /// The guest put itself to sleep on disk.
+    PmSuspendDisk,
+    /// The guest put itself to sleep in memory.
+    PmSuspend,
+    /// The guest woke up.
+    PmWakeup,
+    /// The guest was reset.
+    Reboot,
+    /// The guest set its clock, which is now ahead by so many seconds.
+    RtcChange(i64),
+    /// A tray moved.
+    Tray {
+        /// The device's alias.
+        alias: String,
+        /// Whether it is open.
+        open: bool,
+    },
+    /// A watchdog went off, and this was done.
+    Watchdog(String),
 }
 
 /// A step of a domain's life; the pairs of numbers are libvirt's event and detail.
@@ -24,8 +76,14 @@ pub enum Lifecycle {
     Running,
     /// It was started.
     Booted,
+    /// The guest has panicked.
+    Panicked,
     /// It stands, because somebody asked for it.
     Paused,
+    /// It stands, because a disk failed.
+    PausedIoError,
+    /// It stands, because its watchdog went off.
+    PausedWatchdog,
     /// It goes on, because somebody asked for it.
     Unpaused,
     /// The guest has powered off.
@@ -55,6 +113,9 @@ impl Lifecycle {
             Self::Undefined => (1, 0),
             Self::Booted => (2, 0),
             Self::Paused => (3, 0),
+            Self::PausedIoError => (3, 2),
+            Self::PausedWatchdog => (3, 3),
+            Self::Panicked => (8, 0),
             Self::Running | Self::Unpaused => (4, 0),
             Self::StoppedShutdown => (5, 0),
             Self::StoppedDestroyed => (5, 1),

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::core::Wanted;
 use super::table::{Label, Live, State};
-use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Text};
+use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, Text};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Running, RunningLabel};
 use crate::privsep::supervisor::{Ended, Verb};
@@ -71,7 +71,13 @@ impl Manager {
     }
 
     /// Whether one more definition, or a longer one, is within the limits.
-    fn weigh(&self, uuid: DomainUuid, anew: bool, owner: u32, bytes: u64) -> Result<(), ManagerError> {
+    pub(super) fn weigh(
+        &self,
+        uuid: DomainUuid,
+        anew: bool,
+        owner: u32,
+        bytes: u64,
+    ) -> Result<(), ManagerError> {
         let table = self.table();
         if !anew && table.definitions() >= DEFINITIONS_MAX {
             return Err(ManagerError::Limit(format!(
@@ -181,6 +187,7 @@ impl Manager {
             consoles: Vec::new(),
             autodestroy: flags.autodestroy,
             ending: false,
+            runtime: Runtime::default(),
         };
         table.set_live(definition.uuid, starting);
         id
@@ -244,6 +251,7 @@ impl Manager {
             consoles: begun.consoles,
             autodestroy: None,
             ending: false,
+            runtime: Runtime::default(),
         })
     }
 
@@ -414,5 +422,6 @@ pub(super) fn running(
         labels: labels.iter().map(label).collect(),
         terminals: consoles.iter().filter_map(terminal).collect(),
         ports,
+        disks: Vec::new(),
     }
 }

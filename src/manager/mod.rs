@@ -8,12 +8,16 @@
 
 mod core;
 mod definition;
+mod edit;
 mod error;
 mod event;
+mod happen;
 mod labelled;
 mod lifecycle;
+mod live;
 mod memory;
 mod recover;
+mod runtime;
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,10 +30,12 @@ use crate::store::{Change, Store, StoreError};
 pub use core::{Begun, Core, Wanted};
 pub use definition::{Definition, Summary, Text};
 pub use error::ManagerError;
-pub use event::{Event, Lifecycle, Sink};
+pub use event::{Event, Lifecycle, Sink, What};
 pub use labelled::Labelled;
 pub use lifecycle::StartFlags;
+pub use live::{BlockInfo, BlockStats, DiskName};
 pub use memory::Memory;
+pub use runtime::Runtime;
 pub use table::{Domain, Kept, Label, Live, State};
 
 use recover::{Left, Reservations, Reserved};
@@ -157,7 +163,11 @@ impl Manager {
         if lifecycle.is_between() && !self.core.tells_between() {
             return;
         }
-        self.sink.tell(&Event { domain: domain.clone(), lifecycle });
+        self.tell_what(domain, What::Lifecycle(lifecycle));
+    }
+
+    fn tell_what(&self, domain: &Domain, what: What) {
+        self.sink.tell(&Event { domain: domain.clone(), what });
     }
 }
 

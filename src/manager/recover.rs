@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::labelled::labels;
 use super::lifecycle::running;
 use super::table::{Kept, Live, State};
-use super::{Definition, Manager, ManagerError, StartFlags, Summary};
+use super::{Definition, Manager, ManagerError, Runtime, StartFlags, Summary};
 use crate::base::{DomainName, DomainUuid};
 use crate::driver::{Control, DriverError, Labeller};
 use crate::privsep::request::DomainStatus;
@@ -194,6 +194,7 @@ impl Manager {
             consoles,
             autodestroy: None,
             ending: false,
+            runtime: Runtime::default(),
         };
         table.set_live(uuid, live);
         drop(table);

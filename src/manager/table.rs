@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use super::{Definition, Summary, Text};
+use super::{Definition, Runtime, Summary, Text};
 use crate::base::{DomainName, DomainUuid};
 
 /// One domain, as it was at one moment.
@@ -69,6 +69,8 @@ pub struct Live {
     pub autodestroy: Option<u64>,
     /// Whether somebody is ending it.
     pub ending: bool,
+    /// What changed since it started.
+    pub runtime: Runtime,
 }
 
 /// What a live domain does.
@@ -247,6 +249,7 @@ mod tests {
             consoles: vec![],
             autodestroy: None,
             ending: false,
+            runtime: Runtime::default(),
         }
     }
 

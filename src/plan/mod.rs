@@ -23,6 +23,15 @@ mod slots;
 pub(crate) mod testing;
 pub mod undo;
 
+use crate::conf::domain::Disk;
+
 pub use build::{Inputs, build};
 pub use error::PlanError;
 pub use render::render;
+
+/// The alias of each disk by its target, as libvirt makes them; QEMU knows the devices by the same.
+#[must_use]
+pub fn disk_aliases(disks: &[Disk]) -> Vec<(String, String)> {
+    let named = |(index, disk): (usize, &Disk)| Some((disk.target.clone(), qemu::disk_alias(disks, index)?));
+    disks.iter().enumerate().filter_map(named).collect()
+}

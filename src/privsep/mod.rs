@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apparmor;
+pub mod ask;
 pub mod confinement;
 pub mod op;
 pub mod order;

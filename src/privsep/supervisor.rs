@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ask::Ask;
 use super::confinement::SeccompProgram;
 use super::op::FdGrant;
 use crate::base::{DomainRef, Refusal, Slot};
@@ -183,6 +184,8 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verb {
+    /// Asks something of QEMU itself.
+    Ask(Ask),
     /// Attaches to a console: after [`Answer::Attached`] the connection carries raw bytes both ways.
     Console {
         /// Which; the first one if absent.
@@ -192,6 +195,8 @@ pub enum Verb {
     },
     /// Ends QEMU at once (QMP `quit`).
     Destroy,
+    /// Hears from now on what happens: after [`Answer::Done`] each line is a [`Happening`](super::ask::Happening).
+    Listen,
     /// Stops the virtual CPUs.
     Pause,
     /// Lets the virtual CPUs go on.
@@ -215,6 +220,11 @@ pub enum Answer {
     Done,
     /// Not done.
     Refused(Refusal),
+    /// What QEMU returned, as it said it.
+    Returned {
+        /// JSON; it comes from a device model that may be taken over.
+        value: serde_json::Value,
+    },
     /// The state.
     Status(Status),
 }

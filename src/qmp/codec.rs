@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The longest line in bytes that is accepted from QEMU. The longest answer that svirt asks for
-/// (`query-vnc-servers` with 64 clients) has less than 16 KiB.
-pub const LINE_MAX: usize = 64 << 10;
+/// The longest line in bytes that is accepted from QEMU. The longest answer that svirt asks for is
+/// `query-blockstats`, with about 2 KiB for each layer of each disk.
+pub const LINE_MAX: usize = 1 << 20;
 
 /// The longest name of an event or error class that is kept.
 const WORD_MAX: usize = 128;

@@ -166,6 +166,7 @@ impl std::convert::From<ManagerError> for Failure {
             ManagerError::Limit(_) | ManagerError::NameTaken { .. } | ManagerError::UuidTaken { .. } => {
                 Self::new(Code::OperationFailed, From::Qemu, text)
             }
+            ManagerError::Argument(_) => Self::new(Code::InvalidArgument, From::Domain, text),
             ManagerError::Malformed(_) => Self::new(Code::Xml, From::Domain, text),
             ManagerError::State(_) => Self::new(Code::OperationInvalid, From::Qemu, text),
             ManagerError::Store(_) => Self::new(Code::System, From::Qemu, text),

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Kind;
-use super::call::{Answer, Call, reference};
+use super::call::{Answer, Call};
 use super::error::{Code, Failure, From};
+use super::messages;
 use super::session::Session;
 use crate::access::{Object, Permission, Policy, Subject, Verb};
 use crate::base::DomainUuid;
 use crate::manager::{Event, Sink};
-use crate::rpc::{self, Header, Packet, Procedure, Program};
+use crate::rpc::{self, Header, Packet, Procedure, Program, XdrError};
 
 /// The kinds of domain events that there are, up to libvirt 11.
 const EVENTS: i32 = 28;
-const LIFECYCLE: i32 = 0;
 /// The serial that stock daemons put into events.
 const SERIAL: u32 = 1;
 
@@ -112,18 +112,20 @@ impl Events {
     fn tell(&self, kind: Kind, event: &Event) {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let domain = &event.domain;
-        let (number, detail) = event.lifecycle.numbers();
-        let procedure = Procedure::DomainEventCallbackLifecycle.number();
-        let header = Header::event(Program::Remote, procedure, SERIAL);
-        for session in sessions.values() {
-            let callbacks = session.interested(kind, LIFECYCLE, domain.uuid);
-            if callbacks.is_empty() || !self.may_know(session, domain.name.as_str(), domain.uuid) {
-                continue;
-            }
-            for callback in callbacks {
-                let body = (callback, reference(domain), number, detail);
-                if let Ok(packet) = Packet::bytes(&header, &body) {
-                    session.outbox.event(packet);
+        for message in messages::of(&event.what) {
+            let header = Header::event(Program::Remote, message.procedure.number(), SERIAL);
+            for session in sessions.values() {
+                let callbacks = session.interested(kind, message.event, domain.uuid);
+                if callbacks.is_empty() || !self.may_know(session, domain.name.as_str(), domain.uuid) {
+                    continue;
+                }
+                for callback in callbacks {
+                    let body = message.body(callback, domain);
+                    if let Ok(packet) =
+                        body.and_then(|body| Packet::raw(&header, &body).ok().ok_or(XdrError::Value))
+                    {
+                        session.outbox.event(packet);
+                    }
                 }
             }
         }

@@ -4,13 +4,17 @@ use super::call::{Answer, Call, Target, reference};
 use super::domain::{definition, state};
 use super::error::{Code, Failure, From};
 use crate::access::Verb;
-use crate::manager::Domain;
+use crate::manager::{Domain, Manager, Summary};
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
+
+/// What asks QEMU, and so may wait.
+pub(super) fn waiting(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    (procedure == Procedure::ConnectGetAllDomainStats).then_some(all_stats)
+}
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
-        P::ConnectGetAllDomainStats => all_stats,
         P::DomainGetControlInfo => control_info,
         P::DomainGetInfo => info,
         P::DomainGetJobInfo => job_info,
@@ -28,8 +32,13 @@ fn info(call: &Call<'_>) -> Answer {
     let target = call.domain(&reference, 0)?;
     let domain = &target.domain;
     let definition = definition(domain)?;
-    let memory = definition.current_memory / 1024;
+    let memory = current_memory(domain, definition) / 1024;
     call.answer(&(state(domain).0, definition.memory / 1024, memory, definition.vcpus, cpu_time(domain)))
+}
+
+/// How much memory the guest has, in bytes, as it was last heard of.
+fn current_memory(domain: &Domain, definition: &Summary) -> u64 {
+    domain.running().and_then(|live| live.runtime.balloon).unwrap_or(definition.current_memory)
 }
 
 fn active(target: &Target<'_>) -> Result<(), Failure> {
@@ -67,14 +76,38 @@ impl Encode for Words<'_> {
 struct Record<'a> {
     domain: &'a Domain,
     stats: Vec<TypedParam<'static>>,
+    /// Those whose names are made for each disk.
+    blocks: Vec<(String, Measured)>,
+}
+
+/// A value of a disk.
+enum Measured {
+    Count(u32),
+    Number(u64),
+    Text(String),
+}
+
+impl Measured {
+    fn value(&self) -> ParamValue<'_> {
+        match self {
+            Self::Count(count) => ParamValue::Uint(*count),
+            Self::Number(number) => ParamValue::Ullong(*number),
+            Self::Text(text) => ParamValue::Text(text),
+        }
+    }
 }
 
 impl Encode for Record<'_> {
     fn encode(&self, to: &mut Encoder) -> Result<(), XdrError> {
         to.put(&reference(self.domain))?;
         // The list is short; its elements are encoded one by one, for they borrow nothing.
-        to.put(&u32::try_from(self.stats.len()).unwrap_or(0))?;
-        self.stats.iter().try_for_each(|stat| to.put(stat))
+        let count = self.stats.len() + self.blocks.len();
+        to.put(&u32::try_from(count).unwrap_or(0))?;
+        self.stats.iter().try_for_each(|stat| to.put(stat))?;
+        let blocks = self.blocks.iter();
+        blocks
+            .map(|(field, value)| TypedParam { field, value: value.value() })
+            .try_for_each(|stat| to.put(&stat))
     }
 }
 
@@ -83,7 +116,8 @@ const STATE: u32 = 1;
 const CPU: u32 = 2;
 const BALLOON: u32 = 4;
 const VCPU: u32 = 8;
-const KNOWN: u32 = STATE | CPU | BALLOON | VCPU;
+const BLOCK: u32 = 32;
+const KNOWN: u32 = STATE | CPU | BALLOON | VCPU | BLOCK;
 /// virConnectGetAllDomainStatsFlags: those that select domains, and those that only ask not to wait or to be told.
 const ACTIVE: u32 = 1;
 const INACTIVE: u32 = 2;
@@ -111,7 +145,14 @@ fn all_stats(call: &Call<'_>) -> Answer {
     }
     domains.retain(|domain| selected(domain, flags));
     let stats = if stats == 0 { KNOWN } else { stats };
-    let records = domains.iter().map(|domain| Record { domain, stats: measure(domain, stats) }).collect();
+    let record = |domain| {
+        let mut record = Record { domain, stats: measure(domain, stats), blocks: Vec::new() };
+        if stats & BLOCK != 0 && flags & NOWAIT == 0 && domain.is_active() {
+            record.blocks = blocks(call.manager(), domain);
+        }
+        record
+    };
+    let records = domains.iter().map(record).collect();
     call.answer(&List::<Record<'_>, 16_384>(records))
 }
 
@@ -141,11 +182,39 @@ fn measure(domain: &Domain, wanted: u32) -> Vec<TypedParam<'static>> {
     }
     if let Ok(definition) = definition(domain) {
         if domain.is_active() {
-            put(BALLOON, "balloon.current", ParamValue::Ullong(definition.current_memory / 1024));
+            let current = current_memory(domain, definition) / 1024;
+            put(BALLOON, "balloon.current", ParamValue::Ullong(current));
         }
         put(BALLOON, "balloon.maximum", ParamValue::Ullong(definition.memory / 1024));
         put(VCPU, "vcpu.current", ParamValue::Uint(definition.vcpus));
         put(VCPU, "vcpu.maximum", ParamValue::Uint(definition.vcpus));
     }
     stats
+}
+
+/// What each disk did; nothing where its supervisor does not answer, since the others' statistics are wanted too.
+fn blocks(manager: &Manager, domain: &Domain) -> Vec<(String, Measured)> {
+    let live = domain.running().and_then(|live| live.definition.as_ref());
+    let disks = live.and_then(|definition| definition.disks().ok()).unwrap_or_default();
+    let Ok(measured) = manager.all_block_stats(domain.uuid) else { return Vec::new() };
+    let mut all = vec![("block.count".to_owned(), Measured::Count(u32::try_from(disks.len()).unwrap_or(0)))];
+    for (number, disk) in disks.into_iter().enumerate() {
+        let name = |name: &str| format!("block.{number}.{name}");
+        all.push((name("name"), Measured::Text(disk.target.clone())));
+        all.extend(disk.source.map(|path| (name("path"), Measured::Text(path))));
+        let Some((_, stats)) = measured.iter().find(|(target, _)| *target == disk.target) else { continue };
+        for (what, value) in [
+            ("rd.reqs", stats.reads),
+            ("rd.bytes", stats.read_bytes),
+            ("rd.times", stats.read_time),
+            ("wr.reqs", stats.writes),
+            ("wr.bytes", stats.write_bytes),
+            ("wr.times", stats.write_time),
+            ("fl.reqs", stats.flushes),
+            ("fl.times", stats.flush_time),
+        ] {
+            all.push((name(what), Measured::Number(value)));
+        }
+    }
+    all
 }

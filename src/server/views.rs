@@ -53,5 +53,6 @@ pub(super) fn machine(
 async fn wait_for_ends(manager: Domains, mut watched: mpsc::UnboundedReceiver<(DomainUuid, i32)>) {
     while let Some((uuid, id)) = watched.recv().await {
         tokio::spawn(watch::wait(manager.clone(), uuid, id));
+        tokio::spawn(watch::listen(manager.clone(), uuid, id));
     }
 }

@@ -11,12 +11,15 @@ use tokio::net::UnixStream;
 use crate::base::DomainUuid;
 use crate::driver::Labeller;
 use crate::manager::Manager;
+use crate::privsep::ask::Happening;
 use crate::privsep::request::{Reply, Request};
-use crate::privsep::supervisor::Ended;
+use crate::privsep::supervisor::{Ended, Verb};
 use crate::privsep::wire;
 
 /// How long to leave a labeller alone that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest line of a supervisor in bytes.
+const LINE_MAX: usize = 4096;
 /// How often to ask what runs.
 const SURVEY_EVERY: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,44 @@ pub(super) fn start(manager: &Arc<Manager>, mut autostarted: std::fs::File) -> i
         }
     };
     survey(manager, first)
+}
+
+/// Passes on what one domain's supervisors say that happens, until another start of it runs or none does.
+pub(super) async fn listen(manager: Arc<Manager>, uuid: DomainUuid, id: i32) {
+    loop {
+        let live = manager.by_uuid(uuid).ok().and_then(|domain| domain.live);
+        let Some(live) = live.filter(|live| live.id == id) else { return };
+        if let Err(error) = hear(&manager, uuid, id, &live.control).await {
+            // It may be gone, or be replaced; the labeller tells which.
+            tracing::debug!(%uuid, %error, "a supervisor is not heard");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Hears one supervisor until it leaves.
+async fn hear(manager: &Arc<Manager>, uuid: DomainUuid, id: i32, control: &str) -> io::Result<()> {
+    let mut stream = UnixStream::connect(control).await?;
+    let mut line = serde_json::to_vec(&Verb::Listen)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    // A supervisor is trusted with less than this daemon is: what it says is bounded.
+    let mut pending = Vec::new();
+    loop {
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let rest = pending.split_off(end + 1);
+            let line = std::mem::replace(&mut pending, rest);
+            // The first line is the answer to the question itself.
+            if let Ok(happening) = serde_json::from_slice::<Happening>(&line) {
+                let (manager, told) = (manager.clone(), happening);
+                let noted = tokio::task::spawn_blocking(move || manager.happened(uuid, id, told));
+                noted.await.map_err(io::Error::other)?;
+            }
+        }
+        if pending.len() > LINE_MAX || stream.read_buf(&mut pending).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }
 
 /// Asks what runs, again and again, on a thread of its own; `first` is called after the first answer.

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, accept_with, send};
 
 use crate::base::{Layer, Refusal};
+use crate::privsep::ask::Happening;
 use crate::privsep::supervisor::{Answer, Verb};
 
 /// Connections at once; one more is closed.
@@ -18,6 +19,10 @@ const FOR_ROOT: usize = 4;
 const LINE_MAX: usize = 4096;
 /// How long a connection may take to say a whole request.
 const SPEAK_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes that a listener may leave unread before it is let go.
+const UNHEARD_MAX: usize = 256 << 10;
+/// A listener has no limit of time.
+const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long a client waits for QEMU; its main loop can be busy with a disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -30,6 +35,8 @@ enum State {
     Waiting(u64, Verb),
     /// Being told something; nothing more is heard.
     Closing,
+    /// Being told whatever happens.
+    Listening,
 }
 
 #[derive(Debug)]
@@ -172,6 +179,27 @@ impl Control {
         }
     }
 
+    /// Makes a connection hear whatever happens from now on.
+    pub(super) fn listen(&mut self, id: u64, now: Instant) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.say(&Answer::Done);
+            client.state = State::Listening;
+            client.deadline = now + FOR_GOOD;
+            client.flush();
+        }
+    }
+
+    /// Tells every listener; one that does not read is let go.
+    pub(super) fn tell(&mut self, happening: &Happening) {
+        for client in self.clients.iter_mut().filter(|client| matches!(client.state, State::Listening)) {
+            client.line_of(happening);
+            client.flush();
+        }
+        let deaf =
+            |client: &Client| matches!(client.state, State::Listening) && client.out.len() > UNHEARD_MAX;
+        self.clients.retain(|client| !deaf(client));
+    }
+
     /// Gives a connection away, with what it said after its request.
     pub(super) fn take(&mut self, id: u64) -> Option<(OwnedFd, Vec<u8>)> {
         let index = self.clients.iter().position(|client| client.id == id)?;
@@ -194,7 +222,11 @@ impl Control {
     /// When the next connection's time is over.
     #[must_use]
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.clients.iter().map(|client| client.deadline).min()
+        self.clients
+            .iter()
+            .filter(|client| !matches!(client.state, State::Listening))
+            .map(|c| c.deadline)
+            .min()
     }
 
     /// Ends what took too long: one that waits is told, any other is closed.
@@ -219,7 +251,11 @@ impl Control {
 
 impl Client {
     fn say(&mut self, answer: &Answer) {
-        if serde_json::to_writer(&mut self.out, answer).is_ok() {
+        self.line_of(answer);
+    }
+
+    fn line_of(&mut self, said: &impl serde::Serialize) {
+        if serde_json::to_writer(&mut self.out, said).is_ok() {
             self.out.push(b'\n');
         }
     }

@@ -130,15 +130,22 @@ impl Server {
 
     fn happened(&mut self, event: &Event) {
         let word = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default();
+        if let Some(happening) = super::tell::happening(event) {
+            self.control.tell(&happening);
+        }
         match event.name.as_str() {
             "SHUTDOWN" => {
                 let reason: String = word("reason").chars().filter(|c| !c.is_control()).take(64).collect();
                 let action = match reason.as_str() {
+                    "guest-shutdown" if self.rebooting => Some(LifecycleAction::Restart),
                     "guest-shutdown" => Some(self.lifecycle.on_poweroff),
                     "guest-reset" => Some(self.lifecycle.on_reboot),
                     "guest-panic" => Some(self.lifecycle.on_crash),
                     _ => None,
                 };
+                if reason == "guest-shutdown" {
+                    self.stay_at_poweroff(false);
+                }
                 self.reason = Some(reason);
                 self.live(action);
             }

@@ -11,6 +11,7 @@
 //! dies, the guest goes on with the gate shut, and a replacement takes over.
 #![forbid(unsafe_code)]
 
+mod ask;
 mod console;
 mod control;
 mod ending;
@@ -23,6 +24,7 @@ mod monitor;
 mod own;
 mod ring;
 mod serve;
+mod tell;
 mod verbs;
 mod vnc;
 

@@ -52,6 +52,8 @@ pub(super) struct Server {
     pub(super) control: Control,
     /// QEMU's reason for its end.
     pub(super) reason: Option<String>,
+    /// Whether the next power-off of the guest is the first half of a reboot.
+    pub(super) rebooting: bool,
     start_by: Option<Instant>,
     /// Until when clients wait for a monitor that is taken over.
     resync_by: Option<Instant>,
@@ -125,6 +127,7 @@ impl Server {
             vncs,
             control: Control::new(control, bootstrap.spec.clients),
             reason: None,
+            rebooting: false,
             start_by: (!takeover).then(|| Instant::now() + START_LIMIT),
             resync_by: takeover.then(|| Instant::now() + RESYNC_LIMIT),
             lost: None,

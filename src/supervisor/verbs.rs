@@ -24,6 +24,9 @@ impl Server {
         if let Verb::Console { alias, force } = verb {
             return self.attach(client, alias.as_deref(), force);
         }
+        if verb == Verb::Listen {
+            return self.control.listen(client, now);
+        }
         let reachable = self.monitor.as_ref().is_some_and(Monitor::is_ready);
         let started = self.launch.step() == Step::Running;
         match (verb, reachable && started) {
@@ -52,13 +55,17 @@ impl Server {
     fn forward(&mut self, client: u64, verb: Verb, now: Instant) {
         let purpose = Purpose::Client(self.control.wait(client, verb.clone(), now));
         match verb {
+            Verb::Ask(ask) => self.ask(client, &ask, purpose),
             Verb::Pause => self.command("stop", &Value::Null, purpose),
-            Verb::Shutdown => self.command("system_powerdown", &Value::Null, purpose),
+            Verb::Shutdown => {
+                self.stay_at_poweroff(false);
+                self.command("system_powerdown", &Value::Null, purpose);
+            }
             Verb::Resume => match self.gate.book.sealed() {
                 Some(proof) => self.resume(proof, purpose),
                 None => self.control.answer(client, &Answer::Refused(unreachable(&verb, false)), now),
             },
-            Verb::Status | Verb::Console { .. } | Verb::Destroy => {
+            Verb::Status | Verb::Console { .. } | Verb::Destroy | Verb::Listen => {
                 self.command("query-status", &Value::Null, purpose);
             }
         }
@@ -72,6 +79,7 @@ impl Server {
             // Done is said when QEMU is gone.
             (Verb::Destroy, Ok(_)) => return,
             (Verb::Status, Ok(value)) => Answer::Status(self.status(run_state(&value))),
+            (Verb::Ask(ask), Ok(value)) if super::ask::returns(&ask) => super::ask::returned(value),
             (_, Ok(_)) => Answer::Done,
             (verb, Err(failure)) => Answer::Refused(Refusal::new(
                 Layer::DeviceModel,
@@ -125,6 +133,8 @@ impl Server {
 
 fn word(verb: &Verb) -> &'static str {
     match verb {
+        Verb::Ask(ask) => ask.word(),
+        Verb::Listen => "listen to",
         Verb::Console { .. } => "attach to",
         Verb::Destroy => "destroy",
         Verb::Pause => "pause",

@@ -5,6 +5,7 @@
 //! Nothing is dropped silently: what libvirt's grammar does not have is refused or reported.
 
 mod defaults;
+mod edit;
 mod foreign;
 pub mod grammar;
 mod isolation;

@@ -14,6 +14,8 @@ pub struct Running {
     pub terminals: Vec<(String, String)>,
     /// The port of each display, in order; none where there is no port.
     pub ports: Vec<Option<u16>>,
+    /// The alias of each disk by its target, where it is no plain number.
+    pub disks: Vec<(String, String)>,
 }
 
 /// A label that is in force.
@@ -109,12 +111,18 @@ fn stem(device: &Node) -> Option<String> {
     })
 }
 
+/// A disk's alias tells its place on the bus.
+fn disk(device: &Node, running: &Running) -> Option<String> {
+    let target = device.child("target").filter(|_| device.name() == "disk")?.attribute("dev")?;
+    running.disks.iter().find(|(name, _)| name == target).map(|(_, alias)| alias.clone())
+}
+
 fn aliases(devices: &mut Node, running: &Running) {
     let mut counts: std::collections::BTreeMap<String, u32> = std::collections::BTreeMap::new();
     for device in devices.children_mut() {
         let Some(stem) = stem(device) else { continue };
         let count = counts.entry(stem.clone()).or_default();
-        let alias = format!("{stem}{count}");
+        let alias = disk(device, running).unwrap_or_else(|| format!("{stem}{count}"));
         *count = count.saturating_add(1);
         // The first console is the first serial port.
         let serial = device.name() == "console"

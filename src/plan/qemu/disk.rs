@@ -186,12 +186,10 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Res
     };
     let board = board(&guest.domain.os.machine)?;
     Ok(match disk.bus {
-        DiskBus::Virtio => {
-            Object::new("driver", "virtio-blk-pci").with("id", numbered(guest, disk.bus, index))
-        }
-        DiskBus::Nvme => Object::new("driver", "nvme").with("id", numbered(guest, disk.bus, index)),
+        DiskBus::Virtio => Object::new("driver", "virtio-blk-pci").with("id", numbered(guest, index)),
+        DiskBus::Nvme => Object::new("driver", "nvme").with("id", numbered(guest, index)),
         DiskBus::Usb => {
-            let id = numbered(guest, disk.bus, index);
+            let id = numbered(guest, index);
             let port = ports.next(disk.port, &id, disk.line)?;
             Object::new("driver", "usb-storage").with("id", id).with("bus", "usb.0").with("port", port)
         }
@@ -202,7 +200,7 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Res
                 .with("channel", 0)
                 .with("scsi-id", 0)
                 .with("lun", unit)
-                .with("id", format!("scsi0-0-0-{unit}"))
+                .with("id", numbered(guest, index))
         }
         DiskBus::Sata => {
             let unit = unit()?;
@@ -215,7 +213,7 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Res
             let bus = if board == Board::Q35 { format!("ide.{unit}") } else { format!("sata0.{unit}") };
             Object::new("driver", if cdrom { "ide-cd" } else { "ide-hd" })
                 .with("bus", bus)
-                .with("id", format!("sata0-0-{unit}"))
+                .with("id", numbered(guest, index))
         }
         DiskBus::Ide => {
             let unit = unit()?;
@@ -231,7 +229,7 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Res
             Object::new("driver", if cdrom { "ide-cd" } else { "ide-hd" })
                 .with("bus", format!("ide.{}", unit / 2))
                 .with("unit", unit % 2)
-                .with("id", format!("ide0-{}-{}", unit / 2, unit % 2))
+                .with("id", numbered(guest, index))
         }
     })
 }
@@ -252,21 +250,40 @@ fn device(args: &mut Args, guest: &Guest<'_>, disk: &Disk, index: usize, object:
     };
     match disk.bus {
         DiskBus::Virtio | DiskBus::Nvme => {
-            let id = numbered(guest, disk.bus, index);
+            let id = numbered(guest, index);
             args.pci(object, Plug::new(id, disk.address, Fit::Express, disk.line));
         }
         _ => args.json("-device", object),
     }
 }
 
-/// libvirt's alias of a disk that is named by its number on the bus.
-fn numbered(guest: &Guest<'_>, bus: DiskBus, index: usize) -> String {
-    let nth = guest.domain.devices.disks.iter().take(index).filter(|disk| disk.bus == bus).count();
-    match bus {
-        DiskBus::Nvme => format!("nvme{nth}"),
-        DiskBus::Usb => format!("usb-disk{nth}"),
-        _ => format!("virtio-disk{nth}"),
-    }
+/// libvirt's alias of a disk, which is also QEMU's id of the device; by its target, so that another disk's going
+/// or coming changes none.
+pub(in crate::plan) fn alias(disks: &[Disk], index: usize) -> Option<String> {
+    let disk = disks.get(index)?;
+    let before = || disks.iter().take(index).filter(|other| other.bus == disk.bus);
+    let place = disk.unit.or_else(|| unit(&disk.target));
+    let number = match unit(&disk.target) {
+        // Two targets of one place, such as vda and sda, both on virtio.
+        Some(place) if before().any(|other| unit(&other.target) == Some(place)) => {
+            format!("-{}", disk.target)
+        }
+        Some(place) => place.to_string(),
+        None => before().count().to_string(),
+    };
+    Some(match (disk.bus, place) {
+        (DiskBus::Nvme, _) => format!("nvme{number}"),
+        (DiskBus::Usb, _) => format!("usb-disk{number}"),
+        (DiskBus::Virtio, _) => format!("virtio-disk{number}"),
+        (DiskBus::Scsi, place) => format!("scsi0-0-0-{}", place?),
+        (DiskBus::Sata, place) => format!("sata0-0-{}", place?),
+        (DiskBus::Ide, place) => format!("ide0-{}-{}", place? / 2, place? % 2),
+    })
+}
+
+fn numbered(guest: &Guest<'_>, index: usize) -> String {
+    // Only disks whose place is needed have none, and that was refused before.
+    alias(&guest.domain.devices.disks, index).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,0 +1,45 @@
+//! Changes to what a domain is defined as, by calls that name a single thing of it.
+
+use super::{Definition, Manager, ManagerError};
+use crate::base::DomainUuid;
+use crate::conf::definition::{Definition as Tree, Strictness};
+use crate::store::{self, Change};
+
+impl Definition {
+    /// The same with something changed, held to all rules again.
+    pub(super) fn edited(
+        &self,
+        edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
+    ) -> Result<Self, ManagerError> {
+        let mut tree = self.tree()?;
+        edit(&mut tree)?;
+        Self::read(&tree.format(super::definition::SECURE), self.uuid, Strictness::Lenient)
+    }
+}
+
+impl Manager {
+    /// Changes what a persistent domain is defined as; what runs of it goes on as it is.
+    pub fn edit(
+        &self,
+        uuid: DomainUuid,
+        edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
+    ) -> Result<(), ManagerError> {
+        let name = self.by_uuid(uuid)?.name;
+        let _reserved = self.reserve(uuid, &name);
+        let domain = self.by_uuid(uuid)?;
+        let Some(kept) = &domain.definition else {
+            return Err(ManagerError::state("transient domains do not have any persistent config"));
+        };
+        let owner = kept.owner;
+        let definition = self.definition(&domain)?.edited(edit)?;
+        self.weigh(uuid, true, owner, definition.texts().bytes())?;
+        let (summary, text) = (definition.summary().stored(), definition.texts().clone());
+        let autostart = domain.autostart;
+        self.commit(vec![Change::Define(store::Definition { uuid, summary, text, autostart, owner })])?;
+        let kept = self.keep(definition, owner);
+        if let Some(domain) = self.table().get(uuid) {
+            domain.definition = Some(kept);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! What supervisors say that happened, and what it means for the table and for whoever listens.
+
+use std::sync::Arc;
+
+use super::table::{Live, State};
+use super::{Domain, Lifecycle, Manager, What};
+use crate::base::DomainUuid;
+use crate::privsep::ask::Happening;
+
+/// libvirt's reasons for a state.
+const PAUSED_IO_ERROR: i32 = 5;
+const PAUSED_WATCHDOG: i32 = 6;
+const PAUSED_CRASHED: i32 = 10;
+/// libvirt's number for an agent that its channel tells of.
+const AGENT_CHANNEL: i32 = 2;
+
+impl Manager {
+    /// Something happened to the domain that runs under this number.
+    pub fn happened(&self, uuid: DomainUuid, id: i32, happening: Happening) {
+        let domain = {
+            let mut table = self.table();
+            let Some(live) = table.get(uuid).and_then(|domain| domain.live.as_mut()) else { return };
+            if live.id != id {
+                return;
+            }
+            let noted = note(live, &happening);
+            let Some(domain) = noted.then(|| table.by_uuid(uuid)).flatten() else { return };
+            domain
+        };
+        for what in told(&domain, happening) {
+            self.tell_what(&domain, what);
+        }
+    }
+}
+
+/// Keeps what changed; false where nothing did, so that there is nothing to tell.
+fn note(live: &mut Arc<Live>, happening: &Happening) -> bool {
+    let paused = |live: &mut Arc<Live>, reason| Arc::make_mut(live).state = State::Paused(reason);
+    match happening {
+        Happening::Agent { connected } => {
+            let before = std::mem::replace(&mut Arc::make_mut(live).runtime.agent, *connected);
+            return before != *connected;
+        }
+        Happening::Balloon { actual } => Arc::make_mut(live).runtime.balloon = Some(*actual),
+        Happening::IoError { action, .. } if action == "stop" => paused(live, PAUSED_IO_ERROR),
+        Happening::Watchdog { action } if action == "pause" => paused(live, PAUSED_WATCHDOG),
+        Happening::Panicked => paused(live, PAUSED_CRASHED),
+        _ => {}
+    }
+    true
+}
+
+/// In libvirt's order: the cause, then the step of life that it led to.
+fn told(domain: &Domain, happening: Happening) -> Vec<What> {
+    let mut all = Vec::with_capacity(2);
+    match happening {
+        Happening::Agent { connected } => all.push(What::Agent { connected, reason: AGENT_CHANNEL }),
+        Happening::Balloon { actual } => all.push(What::Balloon(actual)),
+        Happening::DeviceDeleted { .. } | Happening::Resumed | Happening::Stopped => {}
+        Happening::DeviceKept { alias } => all.push(What::DeviceKept(alias)),
+        Happening::IoError { alias, action, no_space } => {
+            let stops = action == "stop";
+            let path = image(domain, &alias);
+            all.push(What::IoError { alias, path, action, no_space });
+            all.extend(stops.then_some(What::Lifecycle(Lifecycle::PausedIoError)));
+        }
+        Happening::Panicked => all.push(What::Lifecycle(Lifecycle::Panicked)),
+        Happening::Suspended => all.push(What::PmSuspend),
+        Happening::SuspendedToDisk => all.push(What::PmSuspendDisk),
+        Happening::Woke => all.push(What::PmWakeup),
+        Happening::Reset => all.push(What::Reboot),
+        Happening::RtcChange { offset } => all.push(What::RtcChange(offset)),
+        Happening::Tray { alias, open } => all.push(What::Tray { alias, open }),
+        Happening::Watchdog { action } => {
+            let stops = action == "pause";
+            all.push(What::Watchdog(action));
+            all.extend(stops.then_some(What::Lifecycle(Lifecycle::PausedWatchdog)));
+        }
+    }
+    all
+}
+
+/// The image of a disk, by its alias; empty where it has none.
+fn image(domain: &Domain, alias: &str) -> String {
+    let disks = domain.running().and_then(|live| live.definition.as_ref()).and_then(|it| it.disks().ok());
+    let disk = disks.into_iter().flatten().find(|disk| disk.alias == alias);
+    disk.and_then(|disk| disk.source).unwrap_or_default()
+}

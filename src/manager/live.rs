@@ -1,0 +1,204 @@
+//! What is asked of a domain that runs, through its supervisor.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::table::Live;
+use super::{Definition, Manager, ManagerError};
+use crate::base::DomainUuid;
+use crate::driver::disk_aliases;
+use crate::privsep::ask::Ask;
+
+/// One disk of a definition, as calls name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskName {
+    /// `<target dev>`
+    pub target: String,
+    /// The alias, which is QEMU's id of the device too.
+    pub alias: String,
+    /// The image, unless the drive is empty.
+    pub source: Option<String>,
+}
+
+/// What the layers of a disk did, as libvirt counts it. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockStats {
+    /// Reads.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Time of reads.
+    pub read_time: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Time of writes.
+    pub write_time: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Time of flushes.
+    pub flush_time: u64,
+}
+
+/// The sizes of a disk in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// What the guest sees.
+    pub capacity: u64,
+    /// What it takes on the host.
+    pub allocation: u64,
+    /// How long the file or device is.
+    pub physical: u64,
+}
+
+impl Definition {
+    /// Its disks as calls name them.
+    pub fn disks(&self) -> Result<Vec<DiskName>, ManagerError> {
+        let disks = self.to_start()?.devices.disks;
+        let aliases = disk_aliases(&disks);
+        let alias =
+            |target: &str| aliases.iter().find(|(name, _)| name == target).map(|(_, alias)| alias.clone());
+        let named = disks.into_iter().map(|disk| DiskName {
+            alias: alias(&disk.target).unwrap_or_default(),
+            source: disk.source.map(|source| source.path),
+            target: disk.target,
+        });
+        Ok(named.collect())
+    }
+}
+
+impl Manager {
+    pub(super) fn live(&self, uuid: DomainUuid) -> Result<Arc<Live>, ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        domain.running().cloned().ok_or_else(|| ManagerError::state("domain is not running"))
+    }
+
+    /// Asks QEMU something.
+    pub fn ask(&self, uuid: DomainUuid, ask: Ask) -> Result<Value, ManagerError> {
+        let live = self.live(uuid)?;
+        Ok(self.core.control(&live.control)?.ask(ask)?)
+    }
+
+    /// The disk that a client names by target or path.
+    fn disk(&self, uuid: DomainUuid, name: &str) -> Result<DiskName, ManagerError> {
+        let live = self.live(uuid)?;
+        let disks = live.definition.as_ref().map(|definition| definition.disks()).transpose()?;
+        let found = disks.into_iter().flatten();
+        let found =
+            found.into_iter().find(|disk| disk.target == name || disk.source.as_deref() == Some(name));
+        found.ok_or_else(|| ManagerError::Argument(format!("invalid path {name} not assigned to domain")))
+    }
+
+    /// What one disk did, or, where none is named, all of them together.
+    pub fn block_stats(&self, uuid: DomainUuid, name: &str) -> Result<BlockStats, ManagerError> {
+        let wanted = if name.is_empty() { None } else { Some(self.disk(uuid, name)?) };
+        let answer = self.ask(uuid, Ask::BlockStats)?;
+        let mut sum = BlockStats::default();
+        for (target, stats) in by_target(&answer) {
+            if wanted.as_ref().is_none_or(|disk| disk.target == target) {
+                sum.add(stats);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// What each disk did, by target.
+    pub fn all_block_stats(&self, uuid: DomainUuid) -> Result<Vec<(String, BlockStats)>, ManagerError> {
+        let answer = self.ask(uuid, Ask::BlockStats)?;
+        let one = |(target, value): (&str, &Value)| {
+            let mut stats = BlockStats::default();
+            stats.add(value);
+            (target.to_owned(), stats)
+        };
+        Ok(by_target(&answer).map(one).collect())
+    }
+
+    /// The sizes of one disk.
+    pub fn block_info(&self, uuid: DomainUuid, name: &str) -> Result<BlockInfo, ManagerError> {
+        let disk = self.disk(uuid, name)?;
+        let answer = self.ask(uuid, Ask::Blocks)?;
+        let node = |part: &str| {
+            let wanted = format!("{}-0-{part}", disk.target);
+            let nodes = answer.as_array().into_iter().flatten();
+            let mut found =
+                nodes.filter(move |node| node.get("node-name").and_then(Value::as_str) == Some(&wanted));
+            found.next().and_then(|node| node.get("image"))
+        };
+        let size = |part: &str, key: &str| node(part).and_then(|image| image.get(key)?.as_u64()).unwrap_or(0);
+        Ok(BlockInfo {
+            capacity: size("format", "virtual-size"),
+            allocation: size("storage", "actual-size"),
+            physical: size("storage", "virtual-size"),
+        })
+    }
+
+    /// How much memory the guest has now, in bytes.
+    pub fn memory(&self, uuid: DomainUuid) -> Result<u64, ManagerError> {
+        let answer = self.ask(uuid, Ask::BalloonSize)?;
+        let actual = answer.get("actual").and_then(Value::as_u64);
+        actual.ok_or_else(|| ManagerError::state("QEMU does not tell how much memory the guest has"))
+    }
+
+    /// Asks the guest to keep so much memory, in bytes.
+    pub fn set_memory(&self, uuid: DomainUuid, bytes: u64) -> Result<(), ManagerError> {
+        let live = self.live(uuid)?;
+        let most = live.definition.as_ref().map_or(u64::MAX, |definition| definition.memory);
+        if bytes > most {
+            return Err(ManagerError::Argument("cannot set memory higher than max memory".into()));
+        }
+        self.ask(uuid, Ask::Balloon { bytes })?;
+        Ok(())
+    }
+}
+
+/// The entries of `query-blockstats` that are a disk's topmost layer, each with its target.
+fn by_target(answer: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    answer.as_array().into_iter().flatten().filter_map(|entry| {
+        let node = entry.get("node-name")?.as_str()?;
+        Some((node.strip_suffix("-0-format")?, entry.get("stats")?))
+    })
+}
+
+impl BlockStats {
+    fn add(&mut self, stats: &Value) {
+        let number = |key: &str| stats.get(key).and_then(Value::as_u64).unwrap_or(0);
+        for (sum, key) in [
+            (&mut self.reads, "rd_operations"),
+            (&mut self.read_bytes, "rd_bytes"),
+            (&mut self.read_time, "rd_total_time_ns"),
+            (&mut self.writes, "wr_operations"),
+            (&mut self.write_bytes, "wr_bytes"),
+            (&mut self.write_time, "wr_total_time_ns"),
+            (&mut self.flushes, "flush_operations"),
+            (&mut self.flush_time, "flush_total_time_ns"),
+        ] {
+            *sum = sum.saturating_add(number(key));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_topmost_layers_count() {
+        let stats =
+            |reads: u64| json!({"rd_operations": reads, "rd_bytes": 512 * reads, "wr_operations": -1});
+        let answer = json!([
+            {"node-name": "vda-0-format", "stats": stats(3)},
+            {"node-name": "vda-1-format", "stats": stats(4)},
+            {"stats": stats(5)},
+            7,
+        ]);
+        let found: Vec<_> = by_target(&answer).collect();
+        assert_eq!(found.len(), 1);
+        let mut sum = BlockStats::default();
+        found.iter().for_each(|(_, stats)| sum.add(stats));
+        assert_eq!((sum.reads, sum.read_bytes, sum.writes), (3, 1536, 0));
+    }
+}

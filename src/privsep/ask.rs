@@ -1,0 +1,176 @@
+//! What clients of a supervisor ask of QEMU itself: a closed list, each entry one command of its monitor.
+//!
+//! Nothing here opens the gate, hands in a descriptor or names a file; those have verbs of their own.
+
+use serde::{Deserialize, Serialize};
+
+/// The most keys that are pressed together; QEMU's own limit is higher.
+pub const KEYS_MAX: usize = 16;
+/// The longest time that keys are held, in milliseconds.
+pub const HOLD_MAX: u32 = 60_000;
+
+/// One question or order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Ask {
+    /// Sets how much memory the guest is to keep (`balloon`).
+    Balloon {
+        /// In bytes.
+        bytes: u64,
+    },
+    /// How much memory the guest has (`query-balloon`).
+    BalloonSize,
+    /// The nodes of disks and their sizes (`query-named-block-nodes`).
+    Blocks,
+    /// What block devices did (`query-blockstats`).
+    BlockStats,
+    /// What the guest's balloon driver reports of its memory.
+    GuestMemory,
+    /// How often the guest's balloon driver reports, in seconds; 0 never.
+    GuestMemoryPeriod {
+        /// The period.
+        seconds: u32,
+    },
+    /// A non-maskable interrupt (`inject-nmi`).
+    InjectNmi,
+    /// How a save goes (`query-migrate`).
+    Migration,
+    /// Powers the guest off by its own choice, and starts it again instead of ending it.
+    Reboot,
+    /// Pulls the reset line (`system_reset`).
+    Reset,
+    /// Presses keys together and lets them go (`send-key`).
+    SendKey {
+        /// QEMU's key numbers: XT scan codes, 0x80 added for extended ones.
+        keys: Vec<u8>,
+        /// For how long, in milliseconds.
+        hold: u32,
+    },
+}
+
+impl Ask {
+    /// Whether its numbers are within their bounds.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        match self {
+            Self::SendKey { keys, hold } => {
+                !keys.is_empty() && keys.len() <= KEYS_MAX && *hold <= HOLD_MAX && !keys.contains(&0)
+            }
+            Self::Balloon { bytes } => *bytes > 0 && i64::try_from(*bytes).is_ok(),
+            Self::GuestMemoryPeriod { seconds } => i32::try_from(*seconds).is_ok(),
+            _ => true,
+        }
+    }
+
+    /// The word for what it does, for messages.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Balloon { .. } => "set the memory of",
+            Self::InjectNmi => "send an interrupt to",
+            Self::Reboot => "reboot",
+            Self::Reset => "reset",
+            Self::SendKey { .. } => "send keys to",
+            Self::GuestMemoryPeriod { .. } => "set the reports of",
+            Self::BalloonSize | Self::Blocks | Self::BlockStats | Self::GuestMemory | Self::Migration => {
+                "measure"
+            }
+        }
+    }
+}
+
+/// Something that QEMU or the guest did, for whoever listens to the supervisor: one JSON line each.
+///
+/// Words come from a device model that may be taken over; they are short and without control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "happened", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Happening {
+    /// The guest's agent opened or closed its channel.
+    Agent {
+        /// Whether it is there.
+        connected: bool,
+    },
+    /// The guest has this much memory now.
+    Balloon {
+        /// In bytes.
+        actual: u64,
+    },
+    /// A device is gone.
+    DeviceDeleted {
+        /// Its alias.
+        alias: String,
+    },
+    /// The guest refused to give a device back.
+    DeviceKept {
+        /// Its alias.
+        alias: String,
+    },
+    /// Reading or writing a disk failed.
+    IoError {
+        /// The device's alias.
+        alias: String,
+        /// `ignore`, `report` or `stop`.
+        action: String,
+        /// Whether the host has no room left.
+        no_space: bool,
+    },
+    /// The guest has panicked.
+    Panicked,
+    /// The guest has put itself to sleep in memory.
+    Suspended,
+    /// The guest has put itself to sleep on disk.
+    SuspendedToDisk,
+    /// The guest woke up.
+    Woke,
+    /// The guest, or somebody for it, was reset.
+    Reset,
+    /// The virtual CPUs go on.
+    Resumed,
+    /// The guest set its clock.
+    RtcChange {
+        /// Seconds that it is ahead of the host's.
+        offset: i64,
+    },
+    /// The virtual CPUs stand.
+    Stopped,
+    /// A tray moved.
+    Tray {
+        /// The device's alias.
+        alias: String,
+        /// Whether it is open.
+        open: bool,
+    },
+    /// A watchdog went off.
+    Watchdog {
+        /// `reset`, `poweroff`, `pause`, `debug`, `none`, `shutdown` or `inject-nmi`.
+        action: String,
+    },
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::privsep::supervisor::Verb;
+
+    #[test]
+    fn an_order_stands_beside_its_verb() {
+        let verb = Verb::Ask(Ask::SendKey { keys: vec![0x1d, 0x38], hold: 100 });
+        let text = serde_json::to_string(&verb).unwrap();
+        assert_eq!(text, r#"{"verb":"ask","ask":"send-key","keys":[29,56],"hold":100}"#);
+        assert_eq!(serde_json::from_str::<Verb>(&text).unwrap(), verb);
+        assert!(
+            serde_json::from_str::<Verb>(r#"{"verb":"ask","ask":"send-key","keys":[1],"hold":1,"x":1}"#)
+                .is_err()
+        );
+        assert!(serde_json::from_str::<Verb>(r#"{"verb":"ask","ask":"human-monitor-command"}"#).is_err());
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        assert!(Ask::Reset.is_bounded());
+        assert!(!Ask::SendKey { keys: vec![], hold: 0 }.is_bounded());
+        assert!(!Ask::SendKey { keys: vec![1; 17], hold: 0 }.is_bounded());
+        assert!(!Ask::Balloon { bytes: u64::MAX }.is_bounded());
+    }
+}

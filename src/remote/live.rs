@@ -1,0 +1,329 @@
+//! Calls that ask something of a domain that runs, or set what it has.
+
+use super::call::{Answer, Call, Target};
+use super::error::{Code, Failure, From};
+use super::keys::{self, KeyError};
+use crate::manager::{BlockStats, ManagerError};
+use crate::privsep::ask::Ask;
+use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
+
+pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::DomainBlockStats => block_stats,
+        P::DomainBlockStatsFlags => block_stats_flags,
+        P::DomainGetBlockInfo => block_info,
+        P::DomainGetDiskErrors => disk_errors,
+        P::DomainInjectNmi => |call| order(call, 0, Ask::InjectNmi),
+        P::DomainMemoryStats => memory_stats,
+        P::DomainReboot => |call| order(call, REBOOT_ACPI, Ask::Reboot),
+        P::DomainReset => |call| order(call, 0, Ask::Reset),
+        P::DomainSendKey => send_key,
+        P::DomainSetMaxMemory => set_max_memory,
+        P::DomainSetMemory => set_memory,
+        P::DomainSetMemoryFlags => set_memory_flags,
+        P::DomainSetMemoryStatsPeriod => set_period,
+        P::DomainSetVcpus => set_vcpus,
+        P::DomainSetVcpusFlags => set_vcpus_flags,
+        _ => return None,
+    })
+}
+
+/// virDomainRebootFlagValues: by a power button.
+const REBOOT_ACPI: u32 = 1;
+/// virDomainModificationImpact
+pub(super) const AFFECT_LIVE: u32 = 1;
+pub(super) const AFFECT_CONFIG: u32 = 2;
+/// virDomainMemoryModFlags and virDomainVcpuFlags
+const MAXIMUM: u32 = 4;
+/// virTypedParameterFlags: texts are welcome.
+const STRING_OKAY: u32 = 4;
+
+/// What a change concerns, once "current" has found its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Impact {
+    /// What runs.
+    pub(super) live: bool,
+    /// What is kept.
+    pub(super) config: bool,
+}
+
+/// Reads libvirt's flags of impact for one domain.
+pub(super) fn impact(target: &Target<'_>, flags: u32) -> Result<Impact, Failure> {
+    let invalid = |text: &str| Failure::new(Code::OperationInvalid, From::Qemu, text);
+    let active = target.domain.is_active();
+    let impact = match flags & (AFFECT_LIVE | AFFECT_CONFIG) {
+        0 => Impact { live: active, config: !active },
+        flags => Impact { live: flags & AFFECT_LIVE != 0, config: flags & AFFECT_CONFIG != 0 },
+    };
+    if impact.live && !active {
+        return Err(invalid("domain is not running"));
+    }
+    if impact.config && target.domain.definition.is_none() {
+        return Err(invalid("transient domains do not have any persistent config"));
+    }
+    Ok(impact)
+}
+
+fn order(call: &Call<'_>, known: u32, ask: Ask) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, known)?;
+    let (manager, uuid) = target.parts();
+    manager.ask(uuid, ask)?;
+    call.answer(&())
+}
+
+fn send_key(call: &Call<'_>) -> Answer {
+    type Arguments<'a> = (rpc::Domain<'a>, u32, u32, List<u32, 16>, u32);
+    let (reference, set, hold, codes, flags): Arguments<'_> = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    let wrong = |text: String| Failure::new(Code::InvalidArgument, From::Domain, text);
+    let number = |code: &u32| {
+        keys::number(set, *code).map_err(|error| match error {
+            KeyError::Set => {
+                wrong(format!("key codes of set {set} are not understood; use linux, xt or qnum"))
+            }
+            KeyError::Code(code) => wrong(format!("no key has the code {code} in set {set}")),
+        })
+    };
+    let keys = codes.0.iter().map(number).collect::<Result<Vec<u8>, Failure>>()?;
+    let (manager, uuid) = target.parts();
+    manager.ask(uuid, Ask::SendKey { keys, hold })?;
+    call.answer(&())
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn block_stats(call: &Call<'_>) -> Answer {
+    let (reference, path): (rpc::Domain<'_>, &str) = call.arguments()?;
+    let target = call.domain(&reference, 0)?;
+    let (manager, uuid) = target.parts();
+    let stats = manager.block_stats(uuid, path)?;
+    let numbers = [stats.reads, stats.read_bytes, stats.writes, stats.write_bytes].map(signed);
+    let [reads, read_bytes, writes, write_bytes] = numbers;
+    // QEMU counts no errors.
+    call.answer(&(reads, read_bytes, writes, write_bytes, -1_i64))
+}
+
+fn block_params(stats: &BlockStats) -> Vec<TypedParam<'static>> {
+    [
+        ("wr_bytes", stats.write_bytes),
+        ("wr_operations", stats.writes),
+        ("rd_bytes", stats.read_bytes),
+        ("rd_operations", stats.reads),
+        ("flush_operations", stats.flushes),
+        ("wr_total_times", stats.write_time),
+        ("rd_total_times", stats.read_time),
+        ("flush_total_times", stats.flush_time),
+    ]
+    .map(|(field, value)| TypedParam { field, value: ParamValue::Llong(signed(value)) })
+    .into()
+}
+
+fn block_stats_flags(call: &Call<'_>) -> Answer {
+    let (reference, path, room, flags): (rpc::Domain<'_>, &str, i32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, STRING_OKAY)?;
+    let (manager, uuid) = target.parts();
+    let mut params = block_params(&manager.block_stats(uuid, path)?);
+    let count = i32::try_from(params.len()).unwrap_or(0);
+    let room = usize::try_from(room).unwrap_or(0);
+    if room == 0 {
+        return call.answer(&(List::<TypedParam<'_>, 16>(Vec::new()), count));
+    }
+    params.truncate(room);
+    let count = i32::try_from(params.len()).unwrap_or(0);
+    call.answer(&(List::<_, 16>(params), count))
+}
+
+fn block_info(call: &Call<'_>) -> Answer {
+    let (reference, path, flags): (rpc::Domain<'_>, &str, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    let (manager, uuid) = target.parts();
+    let info = manager.block_info(uuid, path)?;
+    call.answer(&(info.allocation, info.capacity, info.physical))
+}
+
+/// Disks that failed stop the guest, which its state tells; none is listed here.
+fn disk_errors(call: &Call<'_>) -> Answer {
+    let (reference, _room, flags): (rpc::Domain<'_>, u32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    if !target.domain.is_active() {
+        return Err(Failure::new(Code::OperationInvalid, From::Qemu, "domain is not running"));
+    }
+    call.answer(&(List::<&str, 256>(Vec::new()), 0_i32))
+}
+
+/// virDomainMemoryStatTags, by the names that QEMU has for them, and whether they are in bytes.
+const GUEST_STATS: &[(&str, i32, bool)] = &[
+    ("stat-swap-in", 0, true),
+    ("stat-swap-out", 1, true),
+    ("stat-major-faults", 2, false),
+    ("stat-minor-faults", 3, false),
+    ("stat-free-memory", 4, true),
+    ("stat-total-memory", 5, true),
+    ("stat-available-memory", 8, true),
+    ("stat-disk-caches", 10, true),
+    ("stat-htlb-pgalloc", 11, false),
+    ("stat-htlb-pgfail", 12, false),
+];
+const ACTUAL_BALLOON: i32 = 6;
+const LAST_UPDATE: i32 = 9;
+
+struct Stat(i32, u64);
+
+impl Encode for Stat {
+    fn encode(&self, to: &mut Encoder) -> Result<(), XdrError> {
+        to.put(&(self.0, self.1))
+    }
+}
+
+fn memory_stats(call: &Call<'_>) -> Answer {
+    let (reference, room, flags): (rpc::Domain<'_>, u32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    let (manager, uuid) = target.parts();
+    let mut stats = vec![Stat(ACTUAL_BALLOON, manager.memory(uuid)? / 1024)];
+    if let Ok(answer) = manager.ask(uuid, Ask::GuestMemory) {
+        let reported = |name: &str| answer.get("stats").and_then(|stats| stats.get(name)?.as_u64());
+        for (name, tag, bytes) in GUEST_STATS {
+            // What the guest does not report is the largest number.
+            if let Some(value) = reported(name).filter(|value| *value != u64::MAX) {
+                stats.push(Stat(*tag, if *bytes { value / 1024 } else { value }));
+            }
+        }
+        stats.extend(answer.get("last-update").and_then(|when| Some(Stat(LAST_UPDATE, when.as_u64()?))));
+    }
+    stats.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+    call.answer(&List::<Stat, 1024>(stats))
+}
+
+fn set_period(call: &Call<'_>) -> Answer {
+    let (reference, period, flags): (rpc::Domain<'_>, i32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
+    let wrong = |text: &str| Failure::new(Code::InvalidArgument, From::Domain, text);
+    let seconds = u32::try_from(period).map_err(|_| wrong("period must not be negative"))?;
+    if impact(&target, flags)?.config {
+        return Err(Failure::new(
+            Code::ConfigUnsupported,
+            From::Qemu,
+            "the period is kept for what runs only; leave --config out",
+        ));
+    }
+    let (manager, uuid) = target.parts();
+    manager.ask(uuid, Ask::GuestMemoryPeriod { seconds })?;
+    call.answer(&())
+}
+
+fn bytes(kibibytes: u64) -> Result<u64, Failure> {
+    let bytes = kibibytes.checked_mul(1024).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| Failure::new(Code::InvalidArgument, From::Domain, "memory is out of its bounds"))
+}
+
+fn set_memory(call: &Call<'_>) -> Answer {
+    let (reference, memory): (rpc::Domain<'_>, u64) = call.arguments()?;
+    change_memory(call, &call.domain(&reference, 0)?, memory, AFFECT_LIVE)
+}
+
+fn set_max_memory(call: &Call<'_>) -> Answer {
+    let (reference, memory): (rpc::Domain<'_>, u64) = call.arguments()?;
+    change_memory(call, &call.domain(&reference, 0)?, memory, MAXIMUM)
+}
+
+fn set_memory_flags(call: &Call<'_>) -> Answer {
+    let (reference, memory, flags): (rpc::Domain<'_>, u64, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM)?;
+    change_memory(call, &target, memory, flags)
+}
+
+fn change_memory(call: &Call<'_>, target: &Target<'_>, memory: u64, flags: u32) -> Answer {
+    let impact = impact(target, flags)?;
+    let (manager, uuid) = target.parts();
+    let bytes = bytes(memory)?;
+    let maximum = flags & MAXIMUM != 0;
+    if maximum && impact.live {
+        let text = "cannot resize the maximum memory on an active domain";
+        return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
+    }
+    if impact.config {
+        manager.edit(uuid, |tree| {
+            if maximum {
+                tree.set_memory(bytes);
+                return Ok(());
+            }
+            let most = target.domain.definition.as_ref().map_or(u64::MAX, |definition| definition.memory);
+            if bytes > most {
+                return Err(ManagerError::Argument("cannot set memory higher than max memory".into()));
+            }
+            tree.set_current_memory(bytes);
+            Ok(())
+        })?;
+    }
+    if impact.live {
+        manager.set_memory(uuid, bytes)?;
+    }
+    call.answer(&())
+}
+
+fn set_vcpus(call: &Call<'_>) -> Answer {
+    let (reference, count): (rpc::Domain<'_>, u32) = call.arguments()?;
+    change_vcpus(call, &call.domain(&reference, 0)?, count, AFFECT_LIVE)
+}
+
+fn set_vcpus_flags(call: &Call<'_>) -> Answer {
+    let (reference, count, flags): (rpc::Domain<'_>, u32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM)?;
+    change_vcpus(call, &target, count, flags)
+}
+
+/// Virtual CPUs are not plugged while the guest runs: every one that it may have is there from its start.
+fn change_vcpus(call: &Call<'_>, target: &Target<'_>, count: u32, flags: u32) -> Answer {
+    let impact = impact(target, flags)?;
+    let (manager, uuid) = target.parts();
+    let invalid = |text: String| Failure::new(Code::InvalidArgument, From::Domain, text);
+    if count == 0 {
+        return Err(invalid("the number of vcpus must not be 0".into()));
+    }
+    if impact.live {
+        let has = target.domain.current().map_or(0, |definition| definition.vcpus);
+        if flags & MAXIMUM != 0 || count > has {
+            return Err(invalid(format!(
+                "requested vcpus is greater than max allowable vcpus for the live domain: {count} > {has}"
+            )));
+        }
+        if count < has {
+            return Err(Failure::new(
+                Code::ConfigUnsupported,
+                From::Qemu,
+                "virtual CPUs cannot be taken from a running guest here; use --config and start it again",
+            ));
+        }
+    }
+    if impact.config {
+        manager.edit(uuid, |tree| {
+            let has = target.domain.definition.as_ref().map_or(0, |definition| definition.vcpus);
+            if flags & MAXIMUM == 0 && count > has {
+                return Err(ManagerError::Argument(format!(
+                    "requested vcpus is greater than max allowable vcpus for the persistent domain: {count} > {has}"
+                )));
+            }
+            if flags & MAXIMUM == 0 && count < has {
+                return Err(ManagerError::Argument(
+                    "a domain starts with all the virtual CPUs that it may have; set --maximum".into(),
+                ));
+            }
+            tree.set_vcpus(count);
+            Ok(())
+        })?;
+    }
+    call.answer(&())
+}

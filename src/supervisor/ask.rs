@@ -1,0 +1,105 @@
+//! Orders and questions for QEMU, each to the one command that does it.
+
+use serde_json::{Value, json};
+
+use super::monitor::Purpose;
+use super::serve::Server;
+use crate::base::{Layer, Refusal};
+use crate::privsep::ask::Ask;
+use crate::privsep::supervisor::{Answer, LifecycleAction};
+
+/// The longest answer that is passed on, in bytes; a client takes a little more.
+const RETURNED_MAX: usize = 512 << 10;
+/// Where QEMU keeps the balloon that svirt gives every guest.
+const BALLOON: &str = "/machine/peripheral/balloon0";
+
+impl Server {
+    /// Sends what a client asks; the reply comes back with `purpose`.
+    pub(super) fn ask(&mut self, client: u64, ask: &Ask, purpose: Purpose) {
+        if !ask.is_bounded() {
+            let refusal =
+                Refusal::new(Layer::Policy, ask.word(), "the domain", "a number is out of its bounds", "");
+            return self.control.answer(client, &Answer::Refused(refusal), std::time::Instant::now());
+        }
+        if *ask == Ask::Reboot {
+            self.stay_at_poweroff(true);
+        }
+        let (execute, arguments) = command(ask);
+        self.command(execute, &arguments, purpose);
+    }
+
+    /// Has QEMU stay when the guest powers off, because that is half of a reboot, or go again as the definition says.
+    pub(super) fn stay_at_poweroff(&mut self, rebooting: bool) {
+        if std::mem::replace(&mut self.rebooting, rebooting) == rebooting
+            || self.lifecycle.on_poweroff != LifecycleAction::Destroy
+            || self.lifecycle.on_reboot == LifecycleAction::Preserve
+        {
+            // A start with these makes QEMU stay anyway.
+            return;
+        }
+        let shutdown = if rebooting { "pause" } else { "poweroff" };
+        self.command("set-action", &json!({ "shutdown": shutdown }), Purpose::Lifecycle);
+    }
+}
+
+fn command(ask: &Ask) -> (&'static str, Value) {
+    let bare = |execute| (execute, Value::Null);
+    match ask {
+        Ask::Balloon { bytes } => ("balloon", json!({ "value": bytes })),
+        Ask::BalloonSize => bare("query-balloon"),
+        Ask::Blocks => ("query-named-block-nodes", json!({ "flat": true })),
+        Ask::BlockStats => bare("query-blockstats"),
+        Ask::GuestMemory => ("qom-get", json!({ "path": BALLOON, "property": "guest-stats" })),
+        Ask::GuestMemoryPeriod { seconds } => (
+            "qom-set",
+            json!({ "path": BALLOON, "property": "guest-stats-polling-interval", "value": seconds }),
+        ),
+        Ask::InjectNmi => bare("inject-nmi"),
+        Ask::Migration => bare("query-migrate"),
+        Ask::Reboot => bare("system_powerdown"),
+        Ask::Reset => bare("system_reset"),
+        Ask::SendKey { keys, hold } => {
+            let keys: Vec<Value> = keys.iter().map(|key| json!({ "type": "number", "data": key })).collect();
+            ("send-key", json!({ "keys": keys, "hold-time": hold }))
+        }
+    }
+}
+
+/// Whether what QEMU returns is passed on.
+pub(super) fn returns(ask: &Ask) -> bool {
+    matches!(ask, Ask::BalloonSize | Ask::Blocks | Ask::BlockStats | Ask::GuestMemory | Ask::Migration)
+}
+
+/// The answer with what QEMU returned, if it is short enough.
+pub(super) fn returned(value: Value) -> Answer {
+    let length = serde_json::to_vec(&value).map_or(usize::MAX, |text| text.len());
+    if length <= RETURNED_MAX {
+        return Answer::Returned { value };
+    }
+    Answer::Refused(Refusal::new(
+        Layer::DeviceModel,
+        "measure",
+        "the domain",
+        format!("QEMU answered with {length} bytes, and at most {RETURNED_MAX} are passed on"),
+        "give the domain fewer disks, or shorter chains",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_numbers() {
+        let (execute, arguments) = command(&Ask::SendKey { keys: vec![0x1d, 0xd3], hold: 5 });
+        assert_eq!(execute, "send-key");
+        let keys = json!([{"type": "number", "data": 29}, {"type": "number", "data": 211}]);
+        assert_eq!(arguments, json!({ "keys": keys, "hold-time": 5 }));
+    }
+
+    #[test]
+    fn an_answer_without_end_is_not_passed_on() {
+        assert!(matches!(returned(json!([1])), Answer::Returned { .. }));
+        assert!(matches!(returned(json!("x".repeat(RETURNED_MAX))), Answer::Refused(_)));
+    }
+}
