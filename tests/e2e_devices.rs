@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e_rig::{Rig, eventually, guest, has_default_route, possible};
+use svirt::sys::pidfd;
 
 fn disk(format: &str, path: &str, target: &str, more: &str) -> String {
     format!(
@@ -200,6 +201,97 @@ fn a_tap() {
     fine(&rig, "net");
     rig.end("net");
     rig.same_as(&before);
+}
+
+/// A bridge of this host with an address, removed at the end.
+struct Bridge {
+    name: String,
+    /// The first three bytes of its network.
+    network: String,
+}
+
+impl Bridge {
+    fn new() -> Option<Self> {
+        let pid = std::process::id();
+        let bridge = Self {
+            name: format!("svbr{pid}"),
+            network: format!("10.{}.{}", 100 + pid / 256 % 100, pid % 256),
+        };
+        let ip = |words: &[&str]| Command::new("ip").args(words).status().is_ok_and(|done| done.success());
+        if !ip(&["link", "add", &bridge.name, "type", "bridge"]) {
+            println!("skipped: no bridge can be made here");
+            return None;
+        }
+        assert!(ip(&["address", "add", &format!("{}.1/24", bridge.network), "dev", &bridge.name]));
+        assert!(ip(&["link", "set", &bridge.name, "mtu", "1400", "up"]));
+        Some(bridge)
+    }
+
+    /// Its ports.
+    fn ports(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(format!("/sys/class/net/{}/brif", self.name)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", &self.name]).status();
+    }
+}
+
+/// Two guests on a bridge reach the host and each other; their interfaces are gone with them, however they end.
+#[test]
+fn a_bridge() {
+    if guest().is_none() {
+        return;
+    }
+    let Some(bridge) = Bridge::new() else { return };
+    let rig = Rig::with(|settings| settings.network.default.clone_from(&bridge.name));
+    let interface = |source: &str| format!("<interface {source}/><model type='virtio'/></interface>");
+    let named = format!("type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='{}'", bridge.name);
+    let one = rig.linux("one", "demo.devices", &interface(&named));
+    let two = rig.linux("two", "demo.devices", &interface("type='network'><source network='default'"));
+    let before = rig.snapshot();
+    let said = rig.start(&one).err;
+    let tap = said.split_whitespace().find(|word| word.starts_with("vnet")).expect(&said).to_owned();
+    assert_eq!(bridge.ports(), [tap.as_str()]);
+    let fact = |name: &str| std::fs::read_to_string(format!("/sys/class/net/{tap}/{name}")).unwrap();
+    assert_eq!((fact("address").trim(), fact("mtu").trim()), ("fe:54:00:12:34:56", "1400"));
+    rig.start(&two);
+    assert_eq!(bridge.ports().len(), 2);
+    let network = &bridge.network;
+    for (name, last) in [("one", 2), ("two", 3)] {
+        rig.heard(name, "guest: ready");
+        let mut talk = rig.on_terminal(&["console", name]);
+        let set = format!("ip link set eth0 up; ip address add {network}.{last}/24 dev eth0");
+        asks(&mut talk, &format!("{set} && echo s''et"), "set\r\n");
+        // The first answers may be lost while the bridge learns.
+        for other in 1..last {
+            let ping = format!("ping -c 20 -W 5 {network}.{other} | grep -c -m 1 'bytes from'");
+            asks(&mut talk, &ping, "1\r\n");
+        }
+        talk.types("\x1d");
+        assert_eq!(talk.ends(), Some(0));
+        fine(&rig, name);
+    }
+    // A device model that is killed leaves no interface either.
+    let pid = rig.status("one").unwrap().qemu_pid;
+    pidfd::kill(pidfd::open(pid).unwrap()).unwrap();
+    eventually("the first interface is gone", || bridge.ports().len() == 1);
+    rig.end("two");
+    eventually("the second interface is gone", || bridge.ports().is_empty());
+    assert!(!std::path::Path::new("/sys/class/net").join(&tap).exists());
+    rig.same_as(&before);
+    // Not everybody's bridge, and no name of the host's.
+    let other = interface("type='bridge'><source bridge='virbr1'");
+    rig.refused(&rig.bare("other", &other), 1, &["network.bridges"]);
+    let source = format!("type='bridge'><source bridge='{}'/><target dev='svown0'", bridge.name);
+    rig.refused(&rig.bare("other", &interface(&source)), 1, &["network.taps"]);
+    let missing = interface("type='bridge'><source bridge='virbr0'");
+    if !std::path::Path::new("/sys/class/net/virbr0").exists() {
+        rig.refused(&rig.bare("other", &missing), 1, &["virbr0", "make the bridge first"]);
+    }
 }
 
 fn greeting(mut stream: impl Read) -> String {

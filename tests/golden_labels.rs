@@ -56,7 +56,8 @@ fn check_rules(name: &str, rows: &[labels::Row]) {
             row.resource
         );
         assert!(
-            row.model != Model::Dac || decision.action != Action::Set,
+            // A helper opens its own state anew; the device model never has it.
+            row.model != Model::Dac || decision.action != Action::Set || row.resource == "the TPM's state",
             "{name}: {} changes an owner",
             row.resource
         );

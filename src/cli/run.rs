@@ -57,7 +57,8 @@ fn announce(launch: &Launch, paused: bool) {
     let state = if paused { "is paused" } else { "runs" };
     output::note(&format!("{} {state} (pid {})", launch.plan.domain.name, started.qemu_pid));
     for (slot, address) in &started.listening {
-        output::note(&format!("{slot} listens on {address}"));
+        let verb = if slot.starts_with("net") { "is" } else { "listens on" };
+        output::note(&format!("{slot} {verb} {address}"));
     }
     for layer in &started.degraded {
         output::note(&format!("degraded: {layer}"));

@@ -274,6 +274,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// `<model type>`
     pub model: InterfaceModel,
+    /// `<mtu size>`: the largest frame in bytes, of one on a bridge.
+    pub mtu: Option<u32>,
     /// `<boot order>`
     pub boot_order: Option<u32>,
     /// `<address>`
@@ -285,6 +287,18 @@ pub struct Interface {
 /// `<interface type>`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum InterfaceBackend {
+    /// `bridge`: a tap device of its own, plugged into a bridge of the host.
+    Bridge {
+        /// `<source bridge>`
+        bridge: String,
+        /// `<target dev>`; none where svirt chooses, as for names that begin with `vnet`.
+        target: Option<String>,
+    },
+    /// `network` with `<source network='default'/>`: what the configuration says that it is.
+    DefaultNetwork {
+        /// `<target dev>`, of the tap device where the network is a bridge.
+        target: Option<String>,
+    },
     /// `ethernet` with `<target dev=… managed='no'/>`: an existing tap device.
     Tap(String),
     /// `user`, with or without `<backend type='passt'/>`.

@@ -31,7 +31,9 @@ pub fn select(domain: &Domain) -> Selection {
             Some(IoMode::Threads) | None => false,
         };
     }
-    let tap = |backend: &InterfaceBackend| matches!(backend, InterfaceBackend::Tap(_));
+    let tap = |backend: &InterfaceBackend| {
+        matches!(backend, InterfaceBackend::Bridge { .. } | InterfaceBackend::Tap(_))
+    };
     if domain.devices.interfaces.iter().any(|interface| tap(&interface.backend)) {
         parts.insert(Part::NetTap);
     }

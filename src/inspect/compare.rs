@@ -158,10 +158,12 @@ fn supervisor(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
 
 fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let planned = described.plan.ops.iter().find_map(|op| match op {
-        Op::SpawnPasst { alias, uid, selinux_label, .. } if *alias == facts.role => {
+        Op::SpawnPasst { alias, uid, selinux_label, .. }
+        | Op::SpawnSwtpm { alias, uid, selinux_label, .. }
+            if *alias == facts.role =>
+        {
             Some((*uid, selinux_label.as_ref()))
         }
-        Op::SpawnSwtpm { alias, uid, .. } if *alias == facts.role => Some((*uid, None)),
         _ => None,
     });
     let Some((uid, label)) = planned else {

@@ -12,10 +12,10 @@ use std::collections::HashSet;
 use crate::base::{CategoryPair, Layer, Refusal, Slot};
 use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::op::{
-    CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole,
+    CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole, VNET,
 };
 use crate::privsep::order;
-use crate::settings::Settings;
+use crate::settings::{Network, Settings};
 use crate::sys::path::is_plain;
 
 /// Memory that QEMU itself may use on top of `limits.memory`, in bytes.
@@ -45,6 +45,10 @@ struct Admission<'a> {
     readables: Vec<&'a Slot>,
     /// Stores of UEFI variables.
     nvrams: Vec<&'a Slot>,
+    /// What gets a label.
+    labelled: HashSet<&'a Slot>,
+    /// States of TPMs.
+    states: Vec<&'a Slot>,
 }
 
 /// Checks a plan against the configured limits. `selinux` says whether the kernel runs SELinux.
@@ -81,6 +85,8 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
         images: Vec::new(),
         readables: Vec::new(),
         nvrams: Vec::new(),
+        states: Vec::new(),
+        labelled: HashSet::new(),
     };
     let shared = plan.ops.iter().filter_map(|op| match op {
         Op::OpenImage(image) if image.sharing == Sharing::Writers => Some(image.identity),
@@ -125,15 +131,29 @@ impl<'a> Admission<'a> {
                 plain("open the UEFI variables", path)
             }
             Op::OpenTap { interface, .. } => self.tap(interface),
+            Op::MakeTap { bridge, name, mac, mtu, .. } => self.made_tap(name, bridge, *mac, *mtu),
             Op::LoadProfile { rules, .. } => Self::profile(rules),
-            Op::LabelSelinux { slot, label } => self.image_label(slot, label),
+            Op::LabelSelinux { slot, label } => {
+                self.labelled.insert(slot);
+                self.image_label(slot, label)
+            }
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { path, .. } => plain("open the log", path),
-            Op::OpenTpmState { path, .. } => plain("open the TPM's state", path),
+            Op::OpenTpmState { slot, path, .. } => {
+                self.states.push(slot);
+                plain("open the TPM's state", path)
+            }
             Op::SpawnSwtpm { alias, .. } if alias != "tpm0" => {
                 Err(policy("start swtpm for", alias.clone(), "the only TPM is tpm0", "plan again"))
             }
-            Op::SpawnSwtpm { .. } => self.process_label(None, &[], &[]),
+            Op::SpawnSwtpm { selinux_label, state, .. } => {
+                if self.selinux && !self.labelled.contains(state) {
+                    let rule = "a TPM's state has the domain's own context while its emulator runs";
+                    return Err(policy("start swtpm with", state.to_string(), rule, "plan again"));
+                }
+                let types = [&self.settings.selinux.swtpm_type];
+                self.process_label(selinux_label.as_deref(), &types, &[])
+            }
             Op::SpawnPasst { selinux_label, alias, .. } => {
                 if alias.is_empty() || alias.len() > 64 || !alias.bytes().all(|b| b.is_ascii_alphanumeric()) {
                     return Err(policy("start passt for", alias.clone(), "is no alias", "plan again"));
@@ -192,15 +212,7 @@ impl<'a> Admission<'a> {
     }
 
     fn tap(&self, interface: &str) -> Result<(), Refusal> {
-        let sane = !interface.is_empty()
-            && interface.len() < 16
-            && interface.bytes().all(|b| b.is_ascii_graphic() && !b"/:*".contains(&b))
-            && interface != "."
-            && interface != "..";
-        let listed = self.settings.network.taps.iter().any(|pattern| {
-            pattern.strip_suffix('*').map_or(pattern == interface, |prefix| interface.starts_with(prefix))
-        });
-        if sane && listed {
+        if Network::is_interface(interface) && self.settings.network.allows_tap(interface) {
             return Ok(());
         }
         Err(policy(
@@ -209,6 +221,30 @@ impl<'a> Admission<'a> {
             "network.taps does not list it",
             "add its name or a prefix with `*` to network.taps",
         ))
+    }
+
+    /// A tap device that is made: its name, its address, and where it is plugged in.
+    fn made_tap(&self, name: &str, bridge: &str, mac: [u8; 6], mtu: Option<u32>) -> Result<(), Refusal> {
+        let network = &self.settings.network;
+        if !Network::is_interface(bridge) || !network.allows_bridge(bridge) {
+            let remedy = "if domains may be plugged into it, add it to network.bridges";
+            return Err(policy(
+                "plug into the bridge",
+                bridge.into(),
+                "network.bridges does not list it",
+                remedy,
+            ));
+        }
+        if name != VNET && !(Network::is_interface(name) && network.allows_tap(name)) {
+            let rule = "its name is neither vnet%d nor in network.taps";
+            return Err(policy("make the tap device", name.into(), rule, "leave its name out"));
+        }
+        // With the highest address of all its ports a tap never gives the bridge its own.
+        if mac.first() != Some(&0xfe) || mtu.is_some_and(|mtu| !(68..=65_521).contains(&mtu)) {
+            let rule = "its address begins with fe, and its MTU is between 68 and 65521";
+            return Err(policy("make the tap device", name.into(), rule, "plan again"));
+        }
+        Ok(())
     }
 
     fn listen(&self, slot: &Slot, at: &ListenAt) -> Result<(), Refusal> {

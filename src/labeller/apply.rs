@@ -3,6 +3,7 @@
 //! Owns the open descriptors of a start until they are handed over. It stops at the first refusal and undoes
 //! nothing itself: what it wrote into `undos` (and the journal) is undone by `undo`.
 
+mod network;
 mod nvram;
 
 use std::os::fd::OwnedFd;
@@ -41,6 +42,8 @@ pub(super) struct Applied {
     pub(super) logs: Vec<NewLog>,
     /// Stores of UEFI variables that are open: slot, path and which file.
     pub(super) nvrams: Vec<(Slot, String, ObjectId)>,
+    /// States of helpers that are open.
+    pub(super) states: Vec<(Slot, String, ObjectId)>,
     /// What is only read, and which file each is.
     pub(super) readables: Vec<(Slot, String, ObjectId)>,
     /// The control socket.
@@ -64,8 +67,8 @@ pub(super) struct NewLog {
     file: OwnedFd,
     /// Whether it replaces what has the name now.
     replaces: bool,
-    /// What puts its label back once it has the name by which it is found.
-    relabelled: Option<Undo>,
+    /// What puts its label and its owner back once it has the name by which it is found.
+    named: Vec<Undo>,
 }
 
 /// One application.
@@ -130,6 +133,7 @@ impl Apply<'_> {
                 })?;
                 self.keep(slot, fd)
             }
+            Op::MakeTap { slot, bridge, name, mac, mtu } => self.make_tap(slot, bridge, name, *mac, *mtu),
             Op::LoadProfile { rules, required } => self.profile(rules, *required),
             Op::LabelSelinux { slot, label } => self.label(slot, label),
             Op::Channel { slot, peer } => {
@@ -148,7 +152,9 @@ impl Apply<'_> {
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
             Op::OpenTpmState { slot, path, uid } => self.open_tpm_state(slot, path, *uid),
-            Op::SpawnSwtpm { alias, slot, state, uid } => self.swtpm(alias, slot, state, *uid),
+            Op::SpawnSwtpm { alias, slot, state, uid, selinux_label } => {
+                self.swtpm(alias, slot, state, *uid, selinux_label.as_deref())
+            }
             Op::SpawnPasst { alias, slot, uid, selinux_label } => {
                 self.passt(alias, slot, *uid, selinux_label.as_deref())
             }
@@ -208,7 +214,7 @@ impl Apply<'_> {
     }
 
     fn image_of(&self, wanted: &Slot) -> Result<(String, ObjectId), Refusal> {
-        let mut opened = self.out.nvrams.iter().chain(&self.out.readables);
+        let mut opened = self.out.nvrams.iter().chain(&self.out.states).chain(&self.out.readables);
         if let Some((_, path, id)) = opened.find(|(slot, ..)| slot == wanted) {
             return Ok((path.clone(), *id));
         }
@@ -360,7 +366,7 @@ impl Apply<'_> {
             path: path.to_owned(),
             file: copy,
             replaces: true,
-            relabelled: None,
+            named: Vec::new(),
         });
         self.keep(slot, file)
     }
@@ -377,7 +383,14 @@ impl Apply<'_> {
         Ok(())
     }
 
-    fn swtpm(&mut self, alias: &str, slot: &Slot, state: &Slot, uid: u32) -> Result<(), Refusal> {
+    fn swtpm(
+        &mut self,
+        alias: &str,
+        slot: &Slot,
+        state: &Slot,
+        uid: u32,
+        label: Option<&str>,
+    ) -> Result<(), Refusal> {
         let (Some(channel), Some(file)) = (self.out.slots.get(slot), self.out.slots.get(state)) else {
             return Err(Refusal::new(
                 Layer::Policy,
@@ -387,7 +400,7 @@ impl Apply<'_> {
                 "",
             ));
         };
-        let child = self.launcher.swtpm(&self.plan.domain, channel, file, uid)?;
+        let child = self.launcher.swtpm(&self.plan.domain, channel, file, uid, label)?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;
@@ -424,7 +437,7 @@ impl NewLog {
     fn takes(&mut self, id: ObjectId, undo: &Undo) -> bool {
         let same = Found::of(&self.file).is_ok_and(|found| found.id() == id);
         if same {
-            self.relabelled = Some(undo.clone());
+            self.named.push(undo.clone());
         }
         same
     }
@@ -439,7 +452,7 @@ impl NewLog {
             journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
             undos.push(undo);
             path::link(&self.file, &self.directory, self.name.as_ref()).map_err(error)?;
-            if let Some(undo) = &self.relabelled {
+            for undo in &self.named {
                 journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
                 undos.push(undo.clone());
             }

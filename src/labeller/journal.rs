@@ -134,6 +134,15 @@ pub(super) enum Undo {
         /// The old file.
         old: ObjectId,
     },
+    /// Take a tap device off its bridge, if the name still is that interface. It vanishes with its last descriptor.
+    Plug {
+        /// The interface.
+        interface: String,
+        /// Its number.
+        index: u32,
+        /// The bridge.
+        bridge: String,
+    },
     /// Remove a socket's name.
     Socket {
         /// The path.

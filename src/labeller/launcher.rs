@@ -53,6 +53,7 @@ pub(super) trait Launcher {
         channel: &OwnedFd,
         state: &OwnedFd,
         uid: u32,
+        selinux_label: Option<&str>,
     ) -> Result<Child, Refusal>;
 
     /// Forks the supervisor and under it the device model, and does not wait for them.

@@ -105,6 +105,7 @@ impl Launcher for Real {
         channel: &OwnedFd,
         state: &OwnedFd,
         uid: u32,
+        selinux_label: Option<&str>,
     ) -> Result<Child, Refusal> {
         let argv = swtpm::argv();
         let limit = |resource, value| Rlimit { resource, value: Some(value) };
@@ -129,7 +130,7 @@ impl Launcher for Real {
             ],
             // It has two descriptors and needs no other way to anybody.
             namespaces: Namespaces { ipc: true, net: true, uts: true, ..Namespaces::default() },
-            selinux_exec: None,
+            selinux_exec: selinux_label,
             seccomp: None,
             die_with_labeller: false,
             timeout: TO_EXEC,

@@ -230,7 +230,8 @@ fn is_lasting(undo: &Undo, leases: &Leases) -> bool {
         Undo::Label { .. } | Undo::Name { .. } | Undo::Swap { .. } => true,
         // A domain that runs may have given it to its own helper since.
         Undo::Owner { id, .. } => !leases.is_used(*id),
-        Undo::Cgroup | Undo::Profile | Undo::Socket { .. } => false,
+        // No interface outlives its domain's processes, and its number is not used again before the next boot.
+        Undo::Cgroup | Undo::Plug { .. } | Undo::Profile | Undo::Socket { .. } => false,
     }
 }
 

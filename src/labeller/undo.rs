@@ -14,7 +14,7 @@ use super::lease::{Leases, ObjectId};
 use super::{memory, profile};
 use crate::base::DomainUuid;
 use crate::sys::path::{self, Found, WalkError};
-use crate::sys::xattr;
+use crate::sys::{tap, xattr};
 
 /// Takes everything back and says how much could not be. `ran` says whether the guest had run, so that its logs stay.
 pub(super) fn all(
@@ -42,6 +42,9 @@ pub(super) fn all(
             Undo::Name { path, id, .. } => remove_name(path, Some(*id)).map_err(|error| error.to_string()),
             Undo::Swap { path, aside, new, old } => {
                 swap_back(path, aside, *new, *old, ran).map_err(|error| error.to_string())
+            }
+            Undo::Plug { interface, index, bridge } => {
+                tap::unplug(interface, bridge, *index).map_err(|error| error.to_string())
             }
             Undo::Socket { path } => remove_name(path, None).map_err(|error| error.to_string()),
         };

@@ -8,7 +8,7 @@ use super::images;
 use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
-use super::{PlanError, doi, reserve, slots};
+use super::{PlanError, doi, network, reserve, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VideoModel, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
@@ -64,7 +64,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let Inputs { host, settings, .. } = *inputs;
     // Before anything else reads a label.
     let bound = doi::bind(inputs.domain, inputs.chains, host, settings, &|model| doi::runs(host, model))?;
-    let (domain, chains) = (bound.domain.as_ref(), bound.chains.as_ref());
+    let (notes, chains) = (bound.notes, bound.chains.as_ref());
+    let domain = network::resolve(bound.domain, settings);
+    let domain = domain.as_ref();
     let inputs = &Inputs { domain, chains, ..*inputs };
     check_free(inputs)?;
     check_size(domain, host, settings)?;
@@ -76,7 +78,6 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let labels = host.selinux.is_some().then(|| contexts(inputs, &resources)).transpose()?;
     let ports = ports::plan(domain, inputs.uuid, settings)?;
     let uids = owners(inputs, ports.passts.len() + usize::from(ports.tpm.is_some()))?;
-    check_tpm(domain, host)?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
     let profile = match &host.apparmor {
@@ -128,6 +129,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     if let Some(label) = nvram_label {
         ops.push(Op::LabelSelinux { slot: slots::firmware("nvram")?, label });
     }
+    for state in resources.iter().filter(|resource| resource.name == inventory::TPM_STATE) {
+        let slot = slots::console(ports::TPM, "state")?;
+        ops.extend(images::label(state, &stack)?.map(|label| Op::LabelSelinux { slot, label }));
+    }
     ops.extend(boot_labels(&resources, &stack)?);
     if profile.is_some() {
         let required = domain.seclabels.iter().any(|label| label.model == "apparmor");
@@ -138,7 +143,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     // The last of the helpers.
     if let (Some(slot), Some(uid)) = (ports.tpm, uids.helpers.last()) {
         let state = slots::console(ports::TPM, "state")?;
-        tpm_op = Some(Op::SpawnSwtpm { alias: ports::TPM.into(), slot, state, uid: *uid });
+        let selinux_label = labels.as_ref().map(|l| l.swtpm.to_string());
+        tpm_op = Some(Op::SpawnSwtpm { alias: ports::TPM.into(), slot, state, uid: *uid, selinux_label });
     }
     for ((alias, slot), uid) in ports.passts.into_iter().zip(&uids.helpers) {
         let selinux_label = labels.as_ref().map(|l| l.passt.to_string());
@@ -155,7 +161,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     })));
     order::check(&ops)?;
     let domain = DomainRef { name: domain.name.clone(), uuid: inputs.uuid };
-    let notes = bound.notes.into_iter().map(|note| note.text).collect();
+    let notes = notes.into_iter().map(|note| note.text).collect();
     Ok(LaunchPlan { version: PLAN_VERSION, domain, ops, notes })
 }
 
@@ -317,21 +323,6 @@ fn profile_rules(domain: &Domain) -> Vec<ProfileRule> {
     let tcp = (!domain.devices.vncs.is_empty() || domain.devices.spice.is_some())
         .then_some(ProfileRule::HandedInTcp);
     kvm.into_iter().chain(tcp).collect()
-}
-
-/// Under SELinux a helper without a type of its own would run as the labeller.
-fn check_tpm(domain: &Domain, host: &HostFacts) -> Result<(), PlanError> {
-    match &domain.devices.tpm {
-        Some(tpm) if host.selinux.is_some() => Err(Refusal::new(
-            Layer::Selinux,
-            "plan the start with",
-            format!("<tpm> (line {})", tpm.line),
-            "svirt's policy has no type for swtpm yet",
-            "remove the <tpm>",
-        )
-        .into()),
-        _ => Ok(()),
-    }
 }
 
 /// The contexts of a domain on a host with SELinux.

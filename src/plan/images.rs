@@ -8,7 +8,7 @@ use super::{PlanError, inventory, slots};
 use crate::base::{Layer as Denier, Refusal};
 use crate::conf::domain::{Disk, Domain, ImageFormat, IoMode};
 use crate::privsep::op::{Access, FileIdentity, Op, OpenImage, Sharing};
-use crate::security::decide::{Action, Stack};
+use crate::security::decide::{Action, Model, Stack};
 use crate::security::resource::{Kind, Place, Resource};
 use crate::settings::Settings;
 
@@ -142,7 +142,7 @@ pub(super) fn label(resource: &Resource, stack: &[Stack<'_>]) -> Result<Option<S
     let mut label = None;
     for model in stack {
         let decision = model.decide(resource)?;
-        if decision.action == Action::Set {
+        if decision.action == Action::Set && model.model() == Model::Selinux {
             label = decision.label;
         }
     }

@@ -16,6 +16,9 @@ use crate::privsep::op::{FileIdentity, ImageKind};
 use crate::security::resource::{Image, Kind, Place, Process, Resource};
 use crate::settings::Settings;
 
+/// The TPM's state, by name.
+pub(super) const TPM_STATE: &str = "the TPM's state";
+
 /// Everything, processes first, then each device in the definition's order.
 #[must_use]
 pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resource> {
@@ -94,7 +97,15 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
                     Kind::Tap,
                 ));
             }
-            InterfaceBackend::User => {
+            InterfaceBackend::Bridge { bridge, target: _ } => {
+                all.push(resource(
+                    format!("interface net{index}, on bridge {bridge}"),
+                    None,
+                    interface.line,
+                    Kind::Tap,
+                ));
+            }
+            InterfaceBackend::DefaultNetwork { .. } | InterfaceBackend::User => {
                 all.push(resource(format!("packets of net{index}"), None, interface.line, Kind::Channel));
                 all.push(process(&format!("passt for net{index}"), Process::Passt(helpers)));
                 helpers += 1;
@@ -104,6 +115,7 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
     if tpm.is_some() {
         all.push(resource("the TPM's bytes", None, 0, Kind::Channel));
         all.push(process("swtpm", Process::Swtpm(helpers)));
+        all.push(resource(TPM_STATE, None, 0, Kind::HelperState(Process::Swtpm(helpers))));
     }
     all
 }

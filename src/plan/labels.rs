@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Inputs, PlanError, build, doi, inventory};
+use super::{Inputs, PlanError, build, doi, inventory, network};
 use crate::security::apparmor;
 use crate::security::decide::{Action, Decision, Model, Stack};
 use crate::security::resource::{Kind, Process};
@@ -28,7 +28,8 @@ pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError
     // A table for a model that this host does not run is made as if it did.
     let runs = |name: &str| models.iter().any(|model| model.name() == name) || doi::runs(inputs.host, name);
     let bound = doi::bind(inputs.domain, inputs.chains, inputs.host, inputs.settings, &runs)?;
-    let inputs = &Inputs { domain: &bound.domain, chains: &bound.chains, ..*inputs };
+    let domain = network::resolve(bound.domain, inputs.settings);
+    let inputs = &Inputs { domain: &domain, chains: &bound.chains, ..*inputs };
     let resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
     let helpers = resources
         .iter()

@@ -10,6 +10,7 @@ pub mod firmware;
 mod images;
 pub mod inventory;
 pub mod labels;
+mod network;
 #[cfg(test)]
 mod order_tests;
 mod ports;

@@ -1,10 +1,10 @@
 //! The operations for the monitor, consoles, VNC servers and interfaces, and the supervisor's share of them.
 
 use super::images::inside;
-use super::{PlanError, slots};
+use super::{PlanError, network, slots};
 use crate::base::{DomainUuid, Layer, Refusal, Slot};
 use crate::conf::domain::{CharDevice, CharSource, CharTarget, Domain, InterfaceBackend, VncListen};
-use crate::privsep::op::{FdGrant, ListenAt, Op};
+use crate::privsep::op::{FdGrant, ListenAt, Op, VNET};
 use crate::privsep::supervisor::{ConsoleSpec, FIRST_PLAN_FD, Graphics, PtySpec, VncSpec};
 use crate::settings::Settings;
 
@@ -62,11 +62,21 @@ pub(super) fn plan(domain: &Domain, uuid: DomainUuid, settings: &Settings) -> Re
     for (index, interface) in domain.devices.interfaces.iter().enumerate() {
         let slot = slots::net(index)?;
         match &interface.backend {
+            InterfaceBackend::Bridge { bridge, target } => {
+                network::check(bridge, target.as_deref(), interface.line, settings)?;
+                ports.taps.push(Op::MakeTap {
+                    slot,
+                    bridge: bridge.clone(),
+                    name: target.clone().unwrap_or_else(|| VNET.to_owned()),
+                    mac: network::tap_address(super::qemu::mac(uuid, interface, index)),
+                    mtu: interface.mtu,
+                });
+            }
             InterfaceBackend::Tap(name) => {
                 check_tap(name, interface.line, settings)?;
                 ports.taps.push(Op::OpenTap { slot, interface: name.clone() });
             }
-            InterfaceBackend::User => {
+            InterfaceBackend::DefaultNetwork { .. } | InterfaceBackend::User => {
                 let alias = format!("net{index}");
                 let peer = slots::console(&alias, "peer")?;
                 ports.channels.push(Op::Channel { slot, peer: peer.clone() });
@@ -221,11 +231,7 @@ fn check_place(
 }
 
 fn check_tap(name: &str, line: u32, settings: &Settings) -> Result<(), PlanError> {
-    let fits = |pattern: &String| match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => name == pattern,
-    };
-    if settings.network.taps.iter().any(fits) {
+    if settings.network.allows_tap(name) {
         return Ok(());
     }
     Err(configured(

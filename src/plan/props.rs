@@ -100,6 +100,7 @@ fn made(shape: &Shape, n: usize, store: &mut Store) -> Domain {
         domain.devices.interfaces.push(Interface {
             backend,
             mac: None,
+            mtu: None,
             model: InterfaceModel::Virtio,
             boot_order: None,
             address: None,
@@ -184,6 +185,9 @@ impl Model {
                 assert!(self.open.insert(slot.to_string()) && self.locks.insert(slot.to_string()));
                 self.files.insert(slot.to_string(), path.clone());
             }
+            Op::MakeTap { slot, .. } => {
+                assert!(self.open.insert(slot.to_string()) && self.bound.insert(format!("tap {slot}")));
+            }
             Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
                 assert!(self.open.insert(slot.to_string()));
             }
@@ -202,8 +206,9 @@ impl Model {
                 }
             }
             Op::LoadProfile { .. } => {}
-            Op::OpenTpmState { slot, .. } => {
+            Op::OpenTpmState { slot, path, .. } => {
                 assert!(self.open.insert(slot.to_string()) && self.locks.insert(slot.to_string()));
+                self.files.insert(slot.to_string(), path.clone());
             }
             Op::SpawnPasst { .. } | Op::SpawnSwtpm { .. } | Op::Spawn(_) => self.processes += 1,
         }
@@ -213,6 +218,9 @@ impl Model {
         match undo {
             Undo::ReleaseUid(uid) => assert!(self.processes == 0 && self.uids.remove(uid)),
             Undo::RemoveProfile => {}
+            Undo::Unplug { slot, .. } => {
+                assert!(self.open.remove(slot.as_str()) && self.bound.remove(&format!("tap {slot}")));
+            }
             Undo::ReleaseCategories(pair) | Undo::ReleaseShare(pair) => {
                 assert!(self.pairs.remove(&pair.to_string()));
             }
@@ -494,11 +502,26 @@ fn what_cannot_run_is_refused_by_name() {
             refused(|d| d.devices.disks.push(disk("vdb", &format!("{IMAGES}/a"), ImageFormat::Qcow2))),
         ),
         (
+            "network.bridges",
+            refused(|d| {
+                d.devices.interfaces.push(Interface {
+                    backend: InterfaceBackend::Bridge { bridge: "br0".into(), target: None },
+                    mac: None,
+                    mtu: None,
+                    model: InterfaceModel::Virtio,
+                    boot_order: None,
+                    address: None,
+                    line: 1,
+                });
+            }),
+        ),
+        (
             "network.taps",
             refused(|d| {
                 d.devices.interfaces.push(Interface {
                     backend: InterfaceBackend::Tap("eth0".into()),
                     mac: None,
+                    mtu: None,
                     model: InterfaceModel::Virtio,
                     boot_order: None,
                     address: None,

@@ -66,6 +66,15 @@ fn describe(op: &Op) -> (String, String) {
             format!("{slot} tap {interface}"),
             "QEMU gets the interface as a descriptor and no right to make others".into(),
         ),
+        Op::MakeTap { slot, bridge, name, mac, mtu } => {
+            let mtu = mtu.map_or_else(String::new, |mtu| format!(", MTU {mtu}"));
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            (
+                format!("{slot} tap {name} ({mac}{mtu}) on bridge {bridge}"),
+                "made outside QEMU, which gets it as a descriptor and no right to make, name or plug one"
+                    .into(),
+            )
+        }
         Op::LabelSelinux { slot, label } => (format!("{slot} {label}"), label_reason(label).into()),
         Op::LoadProfile { rules, required } => {
             let own: Vec<&str> = rules.iter().map(|rule| rule.name()).collect();
@@ -93,8 +102,11 @@ fn describe(op: &Op) -> (String, String) {
             format!("{slot} {path}"),
             format!("the TPM's state, owned by uid {uid} while the domain runs, locked against everybody"),
         ),
-        Op::SpawnSwtpm { alias, slot, state, uid } => (
-            format!("{alias} as uid {uid} on {slot} with {state}"),
+        Op::SpawnSwtpm { alias, slot, state, uid, selinux_label } => (
+            format!(
+                "{alias} as uid {uid} on {slot} with {state}{}",
+                selinux_label.as_ref().map_or_else(String::new, |l| format!(", {l}"))
+            ),
             "the TPM runs outside QEMU, under a uid of its own, and reaches its state and nothing else"
                 .into(),
         ),

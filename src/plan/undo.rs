@@ -33,6 +33,13 @@ pub enum Undo {
     RemoveProfile,
     /// The label that was found goes back.
     RestoreLabel(Slot),
+    /// The tap device is taken off its bridge and vanishes with its last descriptor.
+    Unplug {
+        /// Which.
+        slot: Slot,
+        /// Off which bridge.
+        bridge: String,
+    },
     /// The socket's name is removed and the socket closed.
     Unbind {
         /// Which.
@@ -60,6 +67,7 @@ impl Undo {
             Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
                 close(&[slot])
             }
+            Op::MakeTap { slot, bridge, .. } => Self::Unplug { slot: slot.clone(), bridge: bridge.clone() },
             Op::LoadProfile { .. } => Self::RemoveProfile,
             Op::LabelSelinux { slot, .. } => Self::RestoreLabel(slot.clone()),
             Op::Channel { slot, peer } | Op::Pty { slot, peer } => close(&[slot, peer]),
@@ -90,6 +98,9 @@ impl fmt::Display for Undo {
             Self::RemoveCgroup => f.write_str("kill what is in it and remove it"),
             Self::RemoveProfile => f.write_str("take it out of the kernel"),
             Self::RestoreLabel(_) => f.write_str("put back the label that was found"),
+            Self::Unplug { bridge, .. } => {
+                write!(f, "take it off {bridge}; it vanishes with its last descriptor")
+            }
             Self::Unbind { path: Some(path), .. } => write!(f, "close it and remove {path}"),
             Self::Unbind { path: None, .. } => f.write_str("close it"),
         }

@@ -13,6 +13,9 @@ use crate::base::{CategoryPair, DomainRef, Slot};
 /// The form of [`LaunchPlan`]; a labeller refuses any other.
 pub const PLAN_VERSION: u32 = 1;
 
+/// The name of a tap device that is called as libvirt would call it.
+pub const VNET: &str = "vnet%d";
+
 /// Everything that one start does, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,9 +81,23 @@ pub enum Op {
         /// The interface's name.
         interface: String,
     },
+    /// Makes a tap device that vanishes with its last descriptor, and plugs it into a bridge of the host.
+    MakeTap {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// The bridge; it must be one of the configured ones.
+        bridge: String,
+        /// Its name, or `vnet%d` for the first free one of libvirt's.
+        name: String,
+        /// Its own address: the guest's, but for the first byte, which is 0xfe.
+        mac: [u8; 6],
+        /// The largest frame in bytes; the bridge's where absent.
+        #[serde(default)]
+        mtu: Option<u32>,
+    },
     /// Sets the SELinux label of what `slot` holds; undone to the label found before.
     LabelSelinux {
-        /// An image that this plan opened.
+        /// An image, a file that is only read, or a helper's state that this plan opened.
         slot: Slot,
         /// The whole context, such as `system_u:object_r:svirt_guest_image_t:s0:c1,c2`.
         label: String,
@@ -152,6 +169,9 @@ pub enum Op {
         state: Slot,
         /// Its uid.
         uid: u32,
+        /// Its SELinux label, where SELinux is on.
+        #[serde(default)]
+        selinux_label: Option<String>,
     },
     /// Starts the supervisor and, under it, the device model. Always the last operation.
     Spawn(Box<Spawn>),
@@ -320,6 +340,7 @@ impl Op {
             Self::OpenImage(_) => "open-image",
             Self::OpenReadable { .. } => "open-readable",
             Self::OpenNvram { .. } => "open-nvram",
+            Self::MakeTap { .. } => "make-tap",
             Self::OpenTap { .. } => "open-tap",
             Self::LabelSelinux { .. } => "label-selinux",
             Self::LoadProfile { .. } => "load-profile",

@@ -89,6 +89,7 @@ pub fn stage(op: &Op) -> u8 {
         Op::OpenImage(_)
         | Op::OpenReadable { .. }
         | Op::OpenNvram { .. }
+        | Op::MakeTap { .. }
         | Op::OpenTap { .. }
         | Op::OpenTpmState { .. } => 2,
         Op::LabelSelinux { .. } | Op::LoadProfile { .. } => 3,
@@ -163,9 +164,9 @@ impl Checker {
                 self.take(at, template, &[Held::Readable])?;
                 self.make(at, slot, Held::Image)
             }
-            Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),
+            Op::MakeTap { slot, .. } | Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),
             Op::LabelSelinux { slot, .. } => {
-                if !matches!(self.made.get(slot), Some(Held::Image | Held::Readable)) {
+                if !matches!(self.made.get(slot), Some(Held::Image | Held::Readable | Held::State(_))) {
                     return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
                 }
                 if !self.labelled.insert(slot.clone()) {

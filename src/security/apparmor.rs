@@ -69,6 +69,9 @@ impl Profile {
                 "mounted there, alone and read-only, from a descriptor of the labeller's",
             ),
             Kind::Channel => nothing(Action::Handed, "the profile admits sockets that are connected already"),
+            Kind::HelperState(_) => {
+                nothing(Action::Never, "the helper has it; no rule of the profile names it")
+            }
             Kind::Tap => {
                 nothing(Action::Handed, "opened by the labeller; no rule of the profile names the device")
             }

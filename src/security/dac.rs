@@ -23,7 +23,7 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// What is done to one resource. Nothing's owner is ever changed.
+    /// What is done to one resource. Nothing that the device model uses changes its owner.
     pub fn decide(&self, resource: &Resource) -> Result<Decision, LabelError> {
         let nothing = |action, reason: &str| Ok(Decision::nothing(action, reason));
         let run = |uid: Option<&u32>, reason: &str| match uid {
@@ -41,6 +41,17 @@ impl Owners {
             Kind::Process(Process::Passt(at) | Process::Swtpm(at)) => {
                 run(self.helpers.get(*at), "taken over, it reaches neither the device model nor its files")
             }
+            Kind::HelperState(Process::Passt(at) | Process::Swtpm(at)) => match self.helpers.get(*at) {
+                Some(uid) => Ok(Decision {
+                    action: Action::Set,
+                    label: Some(format!("+{uid}:+{uid}")),
+                    remember: false,
+                    restore: true,
+                    reason: "the helper opens it anew; at rest it is root's".into(),
+                }),
+                None => Err(LabelError::NoUid("helpers")),
+            },
+            Kind::HelperState(_) => nothing(Action::Never, "only helpers keep a state"),
             Kind::Image(image) => {
                 let asks =
                     |label: &&DeviceLabel| label.model.as_deref() == Some("dac") && label.label.is_some();

@@ -38,7 +38,9 @@ pub enum Kind {
     Pty,
     /// A process that runs for the domain.
     Process(Process),
-    /// An existing tap device.
+    /// A file that one helper alone keeps its state in.
+    HelperState(Process),
+    /// A tap device, one that exists or one that the labeller makes.
     Tap,
 }
 
@@ -113,6 +115,8 @@ pub enum Way {
     Supervisor,
     /// It gets one end of a pair of sockets that the labeller made.
     Channel,
+    /// Not at all: a helper has it, and the device model one end of a pair of sockets.
+    Helper,
     /// It is a process of the domain.
     Process,
 }
@@ -138,6 +142,7 @@ impl Kind {
             Self::Channel => Way::Channel,
             Self::Firmware(_) | Self::Image(_) | Self::Tap => Way::Descriptor,
             Self::Listener | Self::Log | Self::Pty => Way::Supervisor,
+            Self::HelperState(_) => Way::Helper,
             Self::Process(_) => Way::Process,
         }
     }

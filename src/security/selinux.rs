@@ -25,6 +25,10 @@ pub struct Labels {
     pub supervisor: Context,
     /// passt's context.
     pub passt: Context,
+    /// swtpm's context.
+    pub swtpm: Context,
+    /// The context of the TPM's state.
+    tpm_state: Context,
     /// Whether images are labelled.
     pub relabel: bool,
     /// The context of a writable image of this domain alone.
@@ -183,6 +187,8 @@ impl Labels {
             guest: Context::process(guest, all),
             supervisor: Context::process(&types.supervisor_type, all),
             passt: Context::process(&types.passt_type, own),
+            swtpm: Context::process(&types.swtpm_type, own),
+            tpm_state: Context::file(&types.tpm_state_type, own),
             relabel,
             image: Context::file(&types.image_type, own),
             pairs,
@@ -205,10 +211,15 @@ impl Labels {
             Kind::Process(Process::Supervisor) => {
                 run(&self.supervisor, "it serves one domain, and the domain's pair keeps it to that one")
             }
-            Kind::Process(Process::Swtpm(_)) => Ok(Decision::nothing(
-                Action::Refused,
-                "the policy has no type for swtpm yet, so a domain with a TPM does not start under SELinux",
-            )),
+            Kind::Process(Process::Swtpm(_)) => {
+                run(&self.swtpm, "the TPM of one domain; the domain's pair keeps it to that one's state")
+            }
+            // The emulator opens it anew, by a name that only the context holds: so it is labelled whatever the
+            // domain's own label says of images.
+            Kind::HelperState(Process::Swtpm(_)) => {
+                Ok(Decision::set(&self.tpm_state, "only the domain's own TPM emulator may open it"))
+            }
+            Kind::HelperState(_) => never("only swtpm keeps a state"),
             Kind::Process(Process::Passt(_)) => {
                 run(&self.passt, "packets of one domain; the domain's pair keeps it to that one")
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Settings, UidRange};
+use super::{Network, Settings, UidRange};
 use crate::base::{Layer, Refusal};
 
 /// The longest configuration file that is read, in bytes.
@@ -163,13 +163,21 @@ impl Settings {
     }
 
     fn devices_complaint(&self) -> Option<(String, String)> {
-        self.network.taps.iter().find_map(|tap| {
-            let name = tap.strip_suffix('*').unwrap_or(tap);
-            let good = name.len() <= 15
-                && !tap.is_empty()
-                && name.bytes().all(|b| b.is_ascii_graphic() && !b"/:*".contains(&b));
-            (!good).then(|| ("network.taps".to_owned(), format!("{tap:?} is no interface name or prefix*")))
-        })
+        let network = &self.network;
+        let lists = [("network.taps", &network.taps), ("network.bridges", &network.bridges)];
+        let listed = lists.into_iter().find_map(|(key, patterns)| {
+            let wrong = patterns.iter().find(|pattern| {
+                let name = pattern.strip_suffix('*').unwrap_or(pattern);
+                let rest = pattern.len() > name.len() && name.is_empty();
+                !rest && !Network::is_interface(name)
+            })?;
+            Some((key.to_owned(), format!("{wrong:?} is no interface name or prefix*")))
+        });
+        let default = (!Network::is_interface(&network.default)).then(|| {
+            let wrong = format!("{:?} is neither \"user\" nor the name of a bridge", network.default);
+            ("network.default".to_owned(), wrong)
+        });
+        listed.or(default)
     }
 
     fn selinux_complaint(&self) -> Option<(String, String)> {

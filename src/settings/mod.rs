@@ -160,10 +160,47 @@ pub struct Tpm {
 pub struct Network {
     /// Names, or prefixes ending in `*`, of the tap devices that domains may attach to.
     pub taps: Vec<String>,
+    /// Names, or prefixes ending in `*`, of the bridges that domains may be plugged into.
+    pub bridges: Vec<String>,
+    /// What the network `default` is: `user`, or the name of a bridge.
+    pub default: String,
     /// The user network helper.
     pub passt: String,
     /// Whether guests on a user network reach what listens on the host's loopback, under the address of their gateway.
     pub host_loopback: bool,
+}
+
+/// The value of `network.default` by which that network is each domain's own user network.
+pub const USER_NETWORK: &str = "user";
+
+impl Network {
+    /// Whether domains may attach to a tap device of this name.
+    #[must_use]
+    pub fn allows_tap(&self, name: &str) -> bool {
+        matches(&self.taps, name)
+    }
+
+    /// Whether domains may be plugged into a bridge of this name; the default network's is one of them.
+    #[must_use]
+    pub fn allows_bridge(&self, name: &str) -> bool {
+        matches(&self.bridges, name) || (self.default != USER_NETWORK && self.default == name)
+    }
+
+    /// Whether it could be the name of an interface: linux/if.h, and nothing that a path or a pattern could be.
+    #[must_use]
+    pub fn is_interface(name: &str) -> bool {
+        (1..=15).contains(&name.len())
+            && name != "."
+            && name != ".."
+            && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:*%".contains(&byte))
+    }
+}
+
+fn matches(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    })
 }
 
 /// `[console]`
@@ -206,6 +243,10 @@ pub struct Selinux {
     pub supervisor_type: String,
     /// Type of passt.
     pub passt_type: String,
+    /// Type of swtpm.
+    pub swtpm_type: String,
+    /// Type of a TPM's state while its domain runs.
+    pub tpm_state_type: String,
     /// Other process types that a static label may name.
     pub extra_types: Vec<String>,
     /// Other file types that a static or device label may name.
@@ -335,7 +376,13 @@ impl Default for Tpm {
 
 impl Default for Network {
     fn default() -> Self {
-        Self { taps: Vec::new(), passt: "/usr/bin/passt".into(), host_loopback: false }
+        Self {
+            taps: Vec::new(),
+            bridges: vec!["virbr0".into()],
+            default: USER_NETWORK.into(),
+            passt: "/usr/bin/passt".into(),
+            host_loopback: false,
+        }
     }
 }
 
@@ -371,6 +418,8 @@ impl Default for Selinux {
             content_type: "svirt_guest_content_t".into(),
             supervisor_type: "svirt_supervisor_t".into(),
             passt_type: "svirt_passt_t".into(),
+            swtpm_type: "svirt_swtpm_t".into(),
+            tpm_state_type: "svirt_tpm_state_t".into(),
             extra_types: Vec::new(),
             extra_image_types: Vec::new(),
         }

@@ -17,6 +17,7 @@ sub start {
     close $attr;
     my $number = 3;
     for my $fd (@$fds) { syscall(33, $fd + 0, $number++) }
+    if ($start::uid) { $( = $) = $start::uid; $< = $> = $start::uid; }
     syscall(157, 38, 1, 0, 0, 0) == 0 or die "no_new_privs: $!\n";
     exec { $command[0] } @command;
     print "exec-failed $!\n";
@@ -48,6 +49,13 @@ if ($what eq 'two') {
     open(my $b, '+<', $other) or die "$other: $!\n";
     open(my $script, '<', '/run/svirt/probe.pl') or die "probe.pl: $!\n"; my $text = join('', <$script>);
     listen_to(start($context, [fileno $a, fileno $b], '/opt/t/guest-perl', '-e', $text, $pid, $own, $other, $socket));
+} elsif ($what eq 'helper') {
+    my ($context, $uid, $pid, @files) = @rest;
+    my @pads = map { open(my $pad, '<', '/dev/null'); $pad } 1 .. 3;
+    my @open = map { open(my $file, '+<', $_) or die "$_: $!\n"; $file } @files;
+    open(my $script, '<', '/run/svirt/helper-probe.pl') or die "helper-probe.pl: $!\n"; my $text = join('', <$script>);
+    $start::uid = $uid;
+    listen_to(start($context, [map { fileno $_ } @open], '/usr/bin/perl', '-e', $text, $pid, @files));
 } elsif ($what eq 'qemu') {
     my ($dir, $context, $image) = @rest;
     open(my $pad1, '<', '/dev/null'); open(my $pad2, '<', '/dev/null');

@@ -1,12 +1,16 @@
 //! `<interface>`.
 
 use super::address;
-use super::scalar::{alias, boot_order};
+use super::scalar::{alias, boot_order, number_attribute};
 use super::view::{Read, View};
 use crate::conf::domain::{Interface, InterfaceBackend, InterfaceModel};
 
 /// The kernel's IFNAMSIZ, less its end.
 const INTERFACE_NAME_MAX: usize = 15;
+/// The least that IPv4 asks of a link, in bytes (RFC 791).
+const MTU_MIN: u64 = 68;
+/// The most that a tap device takes, in bytes: 65535 less an Ethernet header (drivers/net/tun.c).
+const MTU_MAX: u32 = 65_521;
 
 /// All `<interface>`s.
 pub(super) fn interfaces(devices: View<'_>) -> Read<Vec<Interface>> {
@@ -25,32 +29,118 @@ pub(super) fn interfaces(devices: View<'_>) -> Read<Vec<Interface>> {
 /// The words of `<interface type>`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Bridge,
     Ethernet,
+    Network,
     User,
 }
 
 fn interface(view: View<'_>) -> Read<Interface> {
-    let children = ["address", "alias", "backend", "boot", "link", "mac", "model", "target"];
-    view.only(&["type"], &children)?;
     view.required("type")?;
-    alias(view)?;
-    let words = [("ethernet", Kind::Ethernet), ("user", Kind::User)];
+    let words = [
+        ("bridge", Kind::Bridge),
+        ("ethernet", Kind::Ethernet),
+        ("network", Kind::Network),
+        ("user", Kind::User),
+    ];
     let kind = view.word("type", &words)?.unwrap_or(Kind::User);
+    let plugged = matches!(kind, Kind::Bridge | Kind::Network);
+    let mut children =
+        vec!["address", "alias", "backend", "boot", "driver", "link", "mac", "model", "target"];
+    children.extend(plugged.then_some(["mtu", "source"]).into_iter().flatten());
+    view.only(&["type"], &children)?;
+    alias(view)?;
     if let Some(link) = view.one("link")? {
         link.only(&["state"], &[])?;
         link.fixed("state", &["up"])?;
     }
+    driver(view)?;
     Ok(Interface {
         backend: match kind {
+            Kind::Bridge => bridge(view)?,
             Kind::Ethernet => tap(view)?,
+            Kind::Network => network(view)?,
             Kind::User => user(view)?,
         },
         mac: mac(view)?,
         model: model(view)?,
+        mtu: mtu(view)?,
         boot_order: boot_order(view)?,
         address: address::pci(view)?,
         line: view.line(),
     })
+}
+
+/// Packets go through QEMU: vhost would have the kernel itself read the guest's rings.
+fn driver(view: View<'_>) -> Read<()> {
+    let Some(driver) = view.one("driver")? else { return Ok(()) };
+    driver.only(&["name"], &[])?;
+    driver.fixed("name", &["qemu"])
+}
+
+fn bridge(view: View<'_>) -> Read<InterfaceBackend> {
+    let source = source(view, "bridge")?;
+    let bridge = source.required("bridge")?;
+    Ok(InterfaceBackend::Bridge { bridge: interface_name(source, "bridge", bridge)?, target: target(view)? })
+}
+
+fn network(view: View<'_>) -> Read<InterfaceBackend> {
+    let source = source(view, "network")?;
+    let name = source.required("network")?;
+    if name == "default" {
+        return Ok(InterfaceBackend::DefaultNetwork { target: target(view)? });
+    }
+    Err(source.error(
+        crate::conf::DefinitionErrorKind::Unsupported(format!("the network {name:?}")),
+        "use the network 'default' (network.default in the configuration), or type='bridge' with the bridge's name",
+    ))
+}
+
+fn source<'d>(view: View<'d>, attribute: &str) -> Read<View<'d>> {
+    if let Some(backend) = view.one("backend")? {
+        return Err(backend.unsupported("<backend> of an interface on a bridge"));
+    }
+    let source =
+        view.one("source")?.ok_or_else(|| view.missing(format!("<source {attribute}=…/> of <interface>")))?;
+    // `portid` is what libvirt itself adds to a running domain's.
+    source.only(&[attribute, "portid"], &[])?;
+    Ok(source)
+}
+
+/// The name of the tap device that is made; like libvirt, svirt chooses where the name is a pattern or one of its own.
+fn target(view: View<'_>) -> Read<Option<String>> {
+    let Some(target) = view.one("target")? else { return Ok(None) };
+    target.only(&["dev", "managed"], &[])?;
+    target.fixed("managed", &["yes"])?;
+    let name = target.required("dev")?;
+    if name.starts_with("vnet") || name.contains('%') {
+        return Ok(None);
+    }
+    interface_name(target, "dev", name).map(Some)
+}
+
+fn mtu(view: View<'_>) -> Read<Option<u32>> {
+    let Some(element) = view.one("mtu")? else { return Ok(None) };
+    element.only(&["size"], &[])?;
+    element.required("size")?;
+    match number_attribute::<u32>(element, "size", MTU_MIN)? {
+        Some(size) if size > MTU_MAX => {
+            Err(element.value("attribute size of <mtu>", &size.to_string(), "68 to 65521 bytes"))
+        }
+        size => Ok(size),
+    }
+}
+
+fn interface_name(view: View<'_>, attribute: &str, name: &str) -> Read<String> {
+    let fine = (1..=INTERFACE_NAME_MAX).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%*".contains(&byte));
+    if fine {
+        return Ok(name.to_owned());
+    }
+    let what = format!("attribute {attribute} of {}", view.tag());
+    Err(view.value(what, name, "an interface's name of 1 to 15 bytes"))
 }
 
 fn user(view: View<'_>) -> Read<InterfaceBackend> {
@@ -81,15 +171,7 @@ fn tap(view: View<'_>) -> Read<InterfaceBackend> {
         ));
     }
     let name = target.required("dev")?;
-    let fine = !name.is_empty()
-        && name.len() <= INTERFACE_NAME_MAX
-        && name != "."
-        && name != ".."
-        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));
-    if fine {
-        return Ok(InterfaceBackend::Tap(name.to_owned()));
-    }
-    Err(target.value("attribute dev of <target>", name, "an interface's name of 1 to 15 bytes"))
+    interface_name(target, "dev", name).map(InterfaceBackend::Tap)
 }
 
 /// A unicast address as six pairs of hexadecimal digits.

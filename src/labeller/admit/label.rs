@@ -57,23 +57,18 @@ impl Admission<'_> {
         }
     }
 
-    /// Checks the context of a file that the domain alone writes.
-    fn private_label(&self, label: &str) -> Result<(), Refusal> {
+    /// Checks the context of a file that one process of the domain alone writes.
+    fn private_label(&self, label: &str, kind: &str, what: &str) -> Result<(), Refusal> {
         let own = self.pair.map(|pair| CategoryPair::level(&[pair]));
         let fits = parse(label).is_some_and(|context| {
             (context.user, context.role) == ("system_u", "object_r")
-                && context.kind == self.settings.selinux.image_type
+                && context.kind == kind
                 && own.as_deref() == Some(context.range)
         });
         if fits {
             return Ok(());
         }
-        Err(policy(
-            "label UEFI variables as",
-            label.into(),
-            "is not the domain's own image label",
-            "plan again",
-        ))
+        Err(policy(&format!("label {what} as"), label.into(), "is not the domain's own label", "plan again"))
     }
 
     /// Checks the context of an image against how the image is opened.
@@ -81,7 +76,10 @@ impl Admission<'_> {
         let operation = "label an image as";
         let refuse = |rule: &str, remedy: &str| Err(policy(operation, label.into(), rule, remedy));
         if self.nvrams.contains(&slot) {
-            return self.private_label(label);
+            return self.private_label(label, &self.settings.selinux.image_type, "UEFI variables");
+        }
+        if self.states.contains(&slot) {
+            return self.private_label(label, &self.settings.selinux.tpm_state_type, "a TPM's state");
         }
         if self.readables.contains(&slot) {
             let content = format!("system_u:object_r:{}:s0", self.settings.selinux.content_type);

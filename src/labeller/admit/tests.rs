@@ -308,3 +308,34 @@ fn listening_is_for_listed_addresses() {
     };
     assert_eq!(refused(change), Some(5));
 }
+
+#[test]
+fn a_tap_is_made_on_a_listed_bridge_under_an_own_name() {
+    let tap = |bridge: &str, name: &str, first: u8, mtu| Op::MakeTap {
+        slot: slot("tap"),
+        bridge: bridge.into(),
+        name: name.into(),
+        mac: [first, 0x54, 0, 1, 2, 3],
+        mtu,
+    };
+    let with = |op: Op| {
+        move |plan: &mut LaunchPlan| {
+            plan.ops.insert(5, op);
+            last(plan).fds.push(FdGrant { slot: slot("tap"), number: 12 });
+        }
+    };
+    let settings = Settings::default();
+    let mut good = plan(&settings);
+    with(tap("virbr0", "vnet%d", 0xfe, Some(9000)))(&mut good);
+    assert_eq!(check(&good, &settings, true), Ok(()));
+    for op in [
+        tap("br0", "vnet%d", 0xfe, None),
+        tap("virbr0/../eth0", "vnet%d", 0xfe, None),
+        tap("virbr0", "eth0", 0xfe, None),
+        tap("virbr0", "eth%d", 0xfe, None),
+        tap("virbr0", "vnet%d", 0x52, None),
+        tap("virbr0", "vnet%d", 0xfe, Some(67)),
+    ] {
+        assert_eq!(refused(with(op.clone())), Some(5), "{op:?}");
+    }
+}

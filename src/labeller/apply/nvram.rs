@@ -34,7 +34,9 @@ impl Apply<'_> {
     /// A TPM's state belongs to the one process that may open it by name, through its own descriptor.
     pub(super) fn open_tpm_state(&mut self, slot: &Slot, path: &str, uid: u32) -> Result<(), Refusal> {
         let place = self.settings.tpm.state.as_str();
-        self.open_store(slot, path, (place, DirectoryUse::Tpm), None, Some(uid)).map(|_| ())
+        let id = self.open_store(slot, path, (place, DirectoryUse::Tpm), None, Some(uid))?;
+        self.out.states.push((slot.clone(), path.to_owned(), id));
+        Ok(())
     }
 
     /// Opens and locks a file of the domain's own in a directory of svirt's, or makes it.
@@ -67,7 +69,14 @@ impl Apply<'_> {
         if there.is_none() {
             let file = fd.try_clone().map_err(error)?;
             let path = path.to_owned();
-            self.out.logs.push(NewLog { directory, name, path, file, replaces: false, relabelled: back });
+            self.out.logs.push(NewLog {
+                directory,
+                name,
+                path,
+                file,
+                replaces: false,
+                named: back.into_iter().collect(),
+            });
         } else if let Some(back) = back {
             self.intent(back)?;
             self.sync()?;

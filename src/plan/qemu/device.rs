@@ -86,8 +86,10 @@ fn net(
     let fd = args.fd(slots::net(index)?).to_string();
     let id = format!("hostnet{index}");
     let backend = match &interface.backend {
-        InterfaceBackend::Tap(_) => Object::new("type", "tap").with("id", id.clone()).with("fd", fd),
-        InterfaceBackend::User => Object::new("type", "stream")
+        InterfaceBackend::Bridge { .. } | InterfaceBackend::Tap(_) => {
+            Object::new("type", "tap").with("id", id.clone()).with("fd", fd)
+        }
+        InterfaceBackend::DefaultNetwork { .. } | InterfaceBackend::User => Object::new("type", "stream")
             .with("id", id.clone())
             .with("server", false)
             .nested("addr", Object::new("type", "fd").with("str", fd)),
@@ -102,7 +104,8 @@ fn net(
     let object = Object::new("driver", driver)
         .with("netdev", id)
         .with("id", format!("net{index}"))
-        .with("mac", mac(uuid, interface, index))
+        .with("mac", mac(uuid, interface, index).map(|byte| format!("{byte:02x}")).join(":"))
+        .maybe("host_mtu", interface.mtu.filter(|_| interface.model == InterfaceModel::Virtio))
         .maybe("bootindex", boot);
     // Without network boot the option ROM is one file less to read.
     let object = if boot.is_none() { object.with("romfile", "") } else { object };
@@ -115,14 +118,13 @@ fn net(
 }
 
 /// The definition's address, or one made from uuid and position, so that it stays over restarts.
-fn mac(uuid: DomainUuid, interface: &Interface, index: usize) -> String {
-    let bytes = interface.mac.unwrap_or_else(|| {
+pub(in crate::plan) fn mac(uuid: DomainUuid, interface: &Interface, index: usize) -> [u8; 6] {
+    interface.mac.unwrap_or_else(|| {
         let (high, low) = uuid.0.as_u64_pair();
         let mixed = crate::security::mix(high ^ low.rotate_left(32), index as u64).to_be_bytes();
         let [a, b, c, ..] = mixed;
         [0x52, 0x54, 0x00, a, b, c]
-    });
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
+    })
 }
 
 /// As libvirt: a graphical console without a `<video>` gets one.

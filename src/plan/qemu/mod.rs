@@ -13,6 +13,7 @@ mod pci;
 mod usb;
 
 pub(super) use chardev::ports;
+pub(super) use device::mac;
 pub(super) use disk::{alias as disk_alias, is_direct, is_writable};
 
 use serde_json::Value;
