@@ -14,7 +14,7 @@ const SECURE: View = View { secure: true, migratable: false };
 /// Every definition among the tests' data that is one.
 fn definitions() -> Vec<(String, Definition)> {
     let mut found = Vec::new();
-    for directory in ["data/domain", "data/virt-install", "golden"] {
+    for directory in ["data/domain", "data/virt-install", "data/virt-install-5.0", "golden"] {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(directory);
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -26,7 +26,7 @@ fn definitions() -> Vec<(String, Definition)> {
             }
         }
     }
-    assert!(found.len() > 25);
+    assert!(found.len() > 100);
     found
 }
 

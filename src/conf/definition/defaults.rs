@@ -265,11 +265,15 @@ fn displays(devices: &mut Node) {
     }
 }
 
-/// A display without a port takes a free one; the older attributes say what the `<listen>` says.
+/// A display that has an address and no port takes a free one; the older attributes say what the `<listen>` says.
 fn listen(graphics: &mut Node) {
     let automatic = graphics.attribute("port").is_none_or(|port| port == "-1");
     let socket = graphics.attribute("socket").map(str::to_owned);
-    if socket.is_none() && graphics.attribute("autoport") != Some("no") && automatic {
+    let listens = graphics.child("listen").and_then(|listen| listen.attribute("type"));
+    if automatic && (socket.is_some() || matches!(listens, Some("none" | "socket"))) {
+        // There is no port to choose.
+        ["autoport", "port"].iter().for_each(|name| graphics.remove_attribute(name));
+    } else if graphics.attribute("autoport") != Some("no") && automatic {
         if graphics.attribute("type") == Some("vnc") {
             graphics.set("port", "-1");
         } else {

@@ -168,8 +168,8 @@ impl fmt::Display for Warning {
 pub fn fuzz_definition(data: &[u8]) {
     for strictness in [Strictness::Lenient, Strictness::Strict] {
         match Definition::parse(data, strictness) {
-            Ok((definition, warnings)) => {
-                assert!(strictness == Strictness::Lenient || warnings.is_empty());
+            // A value that is lowered is told of either way, and holds.
+            Ok((definition, _)) => {
                 let text = definition.format(View { secure: true, migratable: false });
                 let again = Definition::parse(text.as_bytes(), Strictness::Strict);
                 assert!(again.is_ok_and(|(again, _)| again == definition), "{text}");

@@ -59,6 +59,10 @@ fn listen(view: View<'_>) -> Read<VncListen> {
         }
         (Kind::Socket, Some(element)) => {
             element.only(&["socket", "type"], &[])?;
+            if element.attribute("socket").is_none() {
+                // libvirt would choose a path in a directory of its own.
+                return Err(element.unsupported("<listen type='socket'> without a socket"));
+            }
             no_address(view)?;
             VncListen::Socket(path_attribute(element, "socket")?)
         }
