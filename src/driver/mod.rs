@@ -4,12 +4,14 @@
 
 mod client;
 mod control;
+mod ondemand;
 mod prober;
 mod start;
 
 pub use crate::plan::disk_aliases;
 pub use client::Labeller;
 pub use control::Control;
+pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};
 pub use prober::{LabellerProber, OwnProber};
 pub use start::{Launch, Prepared, draw, prepare, prepare_unread, start};
 

@@ -60,6 +60,12 @@ impl Inventory {
             ..SecurityModel::default()
         };
         let mut models = Vec::new();
+        // Each domain has a uid of its own, so there is none that all start from.
+        let dac = model("dac", true);
+        if view == View::Session {
+            // An ordinary user may give no labels of the kernel's modules, and gives subordinate uids.
+            return vec![dac];
+        }
         if let Some(selinux) = &self.facts.selinux {
             let context = |kind: &str| format!("system_u:system_r:{kind}:s0");
             let types = &settings.selinux;
@@ -75,19 +81,7 @@ impl Inventory {
         if let Some(apparmor) = &self.facts.apparmor {
             models.push(model("apparmor", apparmor.enforcing));
         }
-        if view == View::Session {
-            // No user may run a process under another uid.
-            if models.is_empty() {
-                models.push(SecurityModel {
-                    model: "none".into(),
-                    dois: vec!["0".into()],
-                    ..SecurityModel::default()
-                });
-            }
-        } else {
-            // Each domain has a uid of its own, so there is none that all start from.
-            models.push(model("dac", true));
-        }
+        models.push(dac);
         models
     }
 
@@ -201,9 +195,8 @@ mod tests {
             models(both.clone(), View::System),
             named(&[("selinux", false), ("apparmor", true), ("dac", true)])
         );
-        assert_eq!(models(both.clone(), View::Session), named(&[("selinux", false), ("apparmor", true)]));
+        assert_eq!(models(both.clone(), View::Session), named(&[("dac", true)]));
         assert_eq!(models(HostFacts::default(), View::System), named(&[("dac", true)]));
-        assert_eq!(models(HostFacts::default(), View::Session), named(&[("none", false)]));
         assert_eq!(models(both, View::Test), named(&[("testSecurity", false)]));
     }
 

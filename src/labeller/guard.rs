@@ -26,6 +26,7 @@ pub fn guarded(mut options: Options) -> Result<i32, LabellerError> {
             config: options.config.clone(),
             socket: options.socket.clone(),
             on_demand: true,
+            session: options.session,
             // Whoever waits for the first one hears of its failure by the end of this descriptor.
             ready: options.ready.take(),
         };

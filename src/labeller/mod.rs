@@ -34,6 +34,7 @@ pub mod root;
 mod run;
 mod serve;
 mod server;
+mod session;
 pub mod spawn;
 mod start;
 mod swtpm;
@@ -41,3 +42,4 @@ mod undo;
 
 pub use guard::guarded;
 pub use run::{LabellerError, Options, run};
+pub use session::{SessionError, enter as enter_session};

@@ -12,7 +12,7 @@ use super::lease::Leases;
 use super::own;
 use super::recover::retry;
 use super::server::{self, Server};
-use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError};
+use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError, UserDirectories};
 use crate::sys::{cred, file, listen, lock, path, pidfd, selinux};
 
 /// What the command line says.
@@ -24,6 +24,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Whether to leave once the last domain and client are gone.
     pub on_demand: bool,
+    /// It is an ordinary user's, and root in a user namespace only.
+    pub session: bool,
     /// Gets a byte once the socket listens.
     pub ready: Option<OwnedFd>,
 }
@@ -53,7 +55,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
     if cred::effective_uid() != 0 {
         return Err(LabellerError::NotRoot);
     }
-    let settings = settings(options.config.as_deref())?;
+    let settings = settings(options.config.as_deref(), options.session)?;
     // Before any child: its signals are reset by whoever starts it.
     let signals = server::signals().map_err(step("block signals"))?;
     let journals = directories(&settings).map_err(step("make its directories"))?;
@@ -63,7 +65,8 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
     let socket = options.socket.map(std::path::absolute).transpose().map_err(step("name its socket"))?;
     own::confine(settings.confinement.io_uring).map_err(step("confine itself"))?;
     let mut server = Server {
-        selinux: selinux::running(),
+        // An ordinary user may relabel nothing and load no profile.
+        selinux: selinux::running() && !options.session,
         boot: pidfd::boot_id().map_err(step("read the boot id"))?,
         launcher: super::real::launcher(&settings, &libexec).map_err(step("prepare for starts"))?,
         settings,
@@ -98,8 +101,20 @@ fn step(what: &str) -> impl Fn(io::Error) -> LabellerError {
     move |error| LabellerError::Step(what.clone(), error)
 }
 
-fn settings(config: Option<&str>) -> Result<Settings, LabellerError> {
-    let name = config.unwrap_or(DEFAULT_PATH);
+fn settings(config: Option<&str>, session: bool) -> Result<Settings, LabellerError> {
+    let user = if session { UserDirectories::find(|name| std::env::var(name).ok()) } else { None };
+    let own = user.as_ref().map(UserDirectories::settings);
+    let mut settings = read(config, own.as_deref().unwrap_or(DEFAULT_PATH))?;
+    match user {
+        Some(user) => user.fill(&mut settings),
+        None if session => return Err(step("find the user's directories")(io::ErrorKind::NotFound.into())),
+        None => {}
+    }
+    Ok(settings)
+}
+
+fn read(config: Option<&str>, default: &str) -> Result<Settings, LabellerError> {
+    let name = config.unwrap_or(default);
     let text = file::read_trusted(name, FILE_MAX as u64).map_err(LabellerError::Config)?;
     match text {
         Some(text) => Ok(Settings::from_toml(&text, name)?),

@@ -58,6 +58,9 @@ fn open(call: &Call<'_>) -> Answer {
     let Some(view) = view else {
         let shown: String = name.unwrap_or_default().chars().take(200).collect();
         let served: Vec<&str> = views().map(|view| view.kind.uri()).collect();
+        if let Some(why) = uri.and_then(|uri| call.service().absent(uri)) {
+            return Err(Failure::new(Code::NoConnect, From::None, format!("{shown}: {why}")));
+        }
         let text = format!("{shown}; this svirtd serves {}", served.join(" and "));
         return Err(Failure::new(Code::NoConnect, From::None, text));
     };

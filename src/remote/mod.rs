@@ -38,13 +38,27 @@ pub struct Service {
     first: Arc<View>,
     others: Vec<Arc<View>>,
     policy: Policy,
+    absent: Option<(Kind, String)>,
 }
 
 impl Service {
     /// Serves these views to whoever the policy lets in.
     #[must_use]
     pub fn new(first: View, others: Vec<View>, policy: Policy) -> Self {
-        Self { first: Arc::new(first), others: others.into_iter().map(Arc::new).collect(), policy }
+        let others = others.into_iter().map(Arc::new).collect();
+        Self { first: Arc::new(first), others, policy, absent: None }
+    }
+
+    /// Says why there is no view of a kind, to whoever opens it.
+    #[must_use]
+    pub fn without(mut self, kind: Kind, why: String) -> Self {
+        self.absent = Some((kind, why));
+        self
+    }
+
+    /// Why there is no view of this URI, where that is known.
+    fn absent(&self, uri: &str) -> Option<&str> {
+        self.absent.as_ref().filter(|(kind, _)| kind.uri() == uri).map(|(_, why)| why.as_str())
     }
 
     /// Every view.

@@ -8,6 +8,8 @@ use crate::manager::Manager;
 /// Which of libvirt's drivers a view is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// `qemu:///session`
+    Session,
     /// `qemu:///system`
     System,
     /// `test:///default`
@@ -19,6 +21,7 @@ impl Kind {
     #[must_use]
     pub fn uri(self) -> &'static str {
         match self {
+            Self::Session => "qemu:///session",
             Self::System => "qemu:///system",
             Self::Test => "test:///default",
         }
@@ -27,7 +30,7 @@ impl Kind {
     /// The driver's name, as libvirt's clients compare it.
     pub(super) fn driver(self) -> &'static str {
         match self {
-            Self::System => "QEMU",
+            Self::Session | Self::System => "QEMU",
             Self::Test => "TEST",
         }
     }
@@ -35,7 +38,7 @@ impl Kind {
     /// What the driver says that its guests are.
     pub(super) fn os_type(self) -> &'static str {
         match self {
-            Self::System => "hvm",
+            Self::Session | Self::System => "hvm",
             Self::Test => "linux",
         }
     }

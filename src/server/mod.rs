@@ -11,10 +11,10 @@ mod connection;
 mod console;
 mod queue;
 mod serve;
+mod session;
 mod share;
 mod sockets;
 mod start;
-mod user;
 mod views;
 mod watch;
 

@@ -13,7 +13,7 @@ use super::queue::Budget;
 use super::share::{Seats, Waiters};
 use super::start::{Prepared, ServerError, say_ready, step};
 use super::views;
-use crate::remote::{Events, Service};
+use crate::remote::{Events, Kind, Service};
 
 /// Threads that run what never waits.
 const WORKERS: usize = 2;
@@ -40,11 +40,11 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
     let events = Arc::new(Events::new(policy.clone()));
     let test = views::test(&settings, &hostname, &events)?;
     let service = match machine {
-        Some((machine, store, contents)) => {
-            let view = views::machine(settings, machine, store, contents, &events)?;
+        Ok((kind, machine, store, contents)) => {
+            let view = views::machine(kind, settings, machine, store, contents, &events)?;
             Service::new(view, vec![test], policy)
         }
-        None => Service::new(test, Vec::new(), policy),
+        Err(why) => Service::new(test, Vec::new(), policy).without(Kind::Session, why),
     };
     let shared = Arc::new(Shared {
         service: Arc::new(service),

@@ -40,7 +40,8 @@ impl Owner {
             // The first as the labeller would make it itself.
             Self::Root(None) => [0o711, 0o750, 0o600],
             Self::Root(Some(_)) => [0o711, 0o750, 0o660],
-            Self::User(_) => [0o700, 0o700, 0o600],
+            // The session's labeller has the first one too; what lies above is the user's alone.
+            Self::User(_) => [0o711, 0o700, 0o600],
         }
     }
 

@@ -5,17 +5,18 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{confine, serve, sockets, user};
+use super::{confine, serve, session, sockets};
 use crate::access::{Policy, RulesError};
 use crate::host;
-use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError};
+use crate::remote::Kind;
+use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError, UserDirectories};
 use crate::store::{Contents, Store, StoreError};
 use crate::sys::{cred, file};
 
 /// The longest file of rules in bytes.
 const RULES_MAX: u64 = 1 << 20;
 /// The database in the store's directory.
-const DATABASE: &str = "domains.db";
+pub(super) const DATABASE: &str = "domains.db";
 
 /// How the daemon is started.
 #[derive(Debug, Default)]
@@ -35,6 +36,9 @@ pub enum ServerError {
     /// The group of the configuration is not there.
     #[error("there is no group {0:?}, which daemon.group names")]
     Group(String),
+    /// An ordinary user's directories cannot be told.
+    #[error("HOME is not set to an absolute path, and root has not started svirtd")]
+    NoHome,
     /// The configuration wants no sockets, and there is nothing else to serve.
     #[error("host.unix_server is false, and unix sockets are all that svirtd listens on")]
     Off,
@@ -73,8 +77,8 @@ pub(super) struct Prepared {
     pub(super) hostname: String,
     pub(super) policy: Policy,
     pub(super) sockets: sockets::Sockets,
-    /// What runs and what is kept, where this daemon has more than memory.
-    pub(super) machine: Option<(Machine, Store, Contents)>,
+    /// What runs and what is kept; why there is none where this daemon has no more than memory.
+    pub(super) machine: Result<(Kind, Machine, Store, Contents), String>,
 }
 
 /// This machine, as root has seen it.
@@ -101,19 +105,18 @@ fn as_root(config: Option<&str>) -> Result<Prepared, ServerError> {
     confine::raise_descriptors().map_err(step("raise its number of descriptors"))?;
     confine::store_directory(&settings).map_err(step("make the store's directory"))?;
     let sockets = sockets::open(&settings, sockets::Owner::Root(group)).map_err(step("make its sockets"))?;
-    let (machine, hostname) = (machine(&settings)?, hostname());
+    let (machine, hostname) = (machine(&settings, host::View::System)?, hostname());
     confine::become_user(&settings)?;
     let (store, contents) = Store::open(&Path::new(&settings.daemon.store).join(DATABASE))?;
     confine::restrict()?;
-    let machine = Some((machine, store.serve()?, contents));
+    let machine = Ok((Kind::System, machine, store.serve()?, contents));
     Ok(Prepared { settings, hostname, policy, sockets, machine })
 }
 
-/// What an ordinary user can have: nothing that needs a labeller.
+/// What an ordinary user can have: a session where the host lets it have a labeller, and the test driver.
 fn as_user(config: Option<&str>) -> Result<Prepared, ServerError> {
     let uid = cred::effective_uid();
-    let directories = user::Directories::find(|name| std::env::var(name).ok());
-    let directories = directories.map_err(step("find a directory for its socket"))?;
+    let directories = UserDirectories::find(|name| std::env::var(name).ok()).ok_or(ServerError::NoHome)?;
     let file = config.map_or_else(|| directories.settings(), ToOwned::to_owned);
     let mut settings = settings(&file, config.is_some(), uid)?;
     directories.fill(&mut settings);
@@ -121,19 +124,37 @@ fn as_user(config: Option<&str>) -> Result<Prepared, ServerError> {
     confine::raise_descriptors().map_err(step("raise its number of descriptors"))?;
     let sockets = sockets::open(&settings, sockets::Owner::User(uid)).map_err(step("make its sockets"))?;
     let hostname = hostname();
+    let machine = match session::labeller(&settings, config) {
+        Ok(labeller) => {
+            let machine = machine(&settings, host::View::Session)?;
+            let (store, contents) = session::store(&settings)?;
+            Ok((machine, store, contents, labeller))
+        }
+        Err(why) => {
+            tracing::warn!(%why, "there is no qemu:///session");
+            Err(why)
+        }
+    };
     confine::give_up_privileges()?;
     confine::restrict()?;
-    Ok(Prepared { settings, hostname, policy, sockets, machine: None })
+    let machine = match machine {
+        // The connection was held for as long as nobody else held one: without clients a labeller leaves.
+        Ok((machine, store, contents, _labeller)) => Ok((Kind::Session, machine, store.serve()?, contents)),
+        Err(why) => Err(why),
+    };
+    Ok(Prepared { settings, hostname, policy, sockets, machine })
 }
 
 /// Reads the host.
-fn machine(settings: &Settings) -> Result<Machine, ServerError> {
+fn machine(settings: &Settings, view: host::View) -> Result<Machine, ServerError> {
     let marker = Path::new(&settings.paths.run).join("svirtd.autostarted");
     let autostarted = std::fs::OpenOptions::new().create(true).append(true).open(marker);
     let autostarted = autostarted.map_err(step("note what was started with the host"))?;
-    let inventory = host::inventory(settings, false);
-    let capabilities =
-        inventory.capabilities(host::View::System, settings).map_err(ServerError::Capabilities)?;
+    let mut inventory = host::inventory(settings, false);
+    if view == host::View::Session {
+        session::narrow(&mut inventory.facts);
+    }
+    let capabilities = inventory.capabilities(view, settings).map_err(ServerError::Capabilities)?;
     let node = crate::remote::Node::new(hostname(), mhz(), capabilities, inventory.emulators);
     Ok(Machine { facts: inventory.facts, node, autostarted })
 }

@@ -30,6 +30,7 @@ pub(super) fn test(settings: &Settings, hostname: &str, events: &Arc<Events>) ->
 
 /// The domains of this machine.
 pub(super) fn machine(
+    kind: Kind,
     settings: Settings,
     machine: Machine,
     store: Store,
@@ -38,7 +39,7 @@ pub(super) fn machine(
 ) -> Result<View, ServerError> {
     let Machine { facts, node, autostarted } = machine;
     let (watch, watched) = mpsc::unbounded_channel();
-    let sink = Arc::new(ViewEvents(events.clone(), Kind::System));
+    let sink = Arc::new(ViewEvents(events.clone(), kind));
     let manager = Manager::new(settings, facts, Box::new(Labelled), Some(store), sink, move |uuid, id| {
         // Once nobody receives, the daemon is ending.
         let _ = watch.send((uuid, id));
@@ -47,7 +48,7 @@ pub(super) fn machine(
     manager.recover(contents);
     watch::start(&manager, autostarted).map_err(step("start its survey"))?;
     tokio::spawn(wait_for_ends(manager.clone(), watched));
-    Ok(View::new(Kind::System, manager, node))
+    Ok(View::new(kind, manager, node))
 }
 
 async fn wait_for_ends(manager: Domains, mut watched: mpsc::UnboundedReceiver<(DomainUuid, i32)>) {

@@ -4,12 +4,14 @@
 mod doi;
 mod host;
 mod load;
+mod user;
 
 use serde::{Deserialize, Serialize};
 
 pub use doi::{DOI_MAX, ModelSettings, doi_complaint};
 pub use host::{Host, HostPattern, Relocation};
 pub use load::{FILE_MAX, SettingsError};
+pub use user::{SUBORDINATE, UserDirectories};
 
 /// Where the configuration is read from unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/svirt/svirt.toml";

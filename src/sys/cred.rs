@@ -46,6 +46,12 @@ pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     Ok(set_thread_res_uid(uid, uid, uid)?)
 }
 
+/// Takes the ids that root has in this user namespace. The supplementary groups stay: some files are reached by them.
+pub fn become_mapped_root() -> io::Result<()> {
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    Ok(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?)
+}
+
 /// Makes sure that no exec gives privilege back.
 pub fn set_no_new_privs() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)

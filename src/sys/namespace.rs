@@ -76,6 +76,11 @@ pub fn unshare(namespaces: Namespaces) -> io::Result<()> {
     Ok(nix::sched::unshare(namespaces.flags())?)
 }
 
+/// Makes a user namespace for this process, which must have one thread; nobody is anybody there yet.
+pub fn unshare_user() -> io::Result<()> {
+    Ok(nix::sched::unshare(CloneFlags::CLONE_NEWUSER)?)
+}
+
 /// Moves this thread into a network namespace.
 pub fn join_net(namespace: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::sched::setns(namespace, CloneFlags::CLONE_NEWNET)?)
