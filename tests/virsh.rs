@@ -8,7 +8,7 @@ use std::fs::File;
 use std::process::Stdio;
 
 use e2e_rig::{end_of, eventually};
-use virsh_rig::user::User;
+use virsh_rig::user::{SUBORDINATE, UID, User};
 use virsh_rig::{Host, VIRSH, virsh_possible};
 
 /// A definition without a uuid, as people write it.
@@ -412,7 +412,7 @@ fn an_ordinary_user_has_the_test_driver_without_configuration() {
     ];
     assert_eq!(life, expected);
     let refused = user.virsh("qemu:///system", &["list"]).expect(1).err;
-    assert!(refused.contains("this svirtd serves test:///default"), "{refused}");
+    assert!(refused.contains("test:///default"), "{refused}");
     user.virsh(VIEW, &["console", "test"]).expect(1);
     listener.kill().unwrap();
     listener.wait().unwrap();
@@ -443,4 +443,54 @@ fn each_view_has_domains_and_a_host_of_its_own() {
     let listed = on_test.output().unwrap();
     assert_eq!(String::from_utf8_lossy(&listed.stdout).trim(), "test");
     assert_eq!(host.says(&["list", "--all", "--name"]), "d1");
+}
+
+#[test]
+fn an_ordinary_users_guests_run_under_uids_that_are_not_the_users() {
+    if !virsh_possible() {
+        return;
+    }
+    if !["/usr/bin/newuidmap", "/usr/bin/unshare"]
+        .iter()
+        .all(|program| std::path::Path::new(program).exists())
+    {
+        println!("skipped: needs newuidmap and unshare");
+        return;
+    }
+    const VIEW: &str = "qemu:///session";
+    let mut user = User::new();
+    let xml = user.path("g.xml");
+    let text = "<domain type='qemu'><name>g</name><memory unit='MiB'>32</memory>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><serial type='pty'/></devices></domain>";
+    std::fs::write(&xml, text).unwrap();
+    user.says(VIEW, &["define", xml.to_str().unwrap()]);
+    user.says(VIEW, &["start", "g"]);
+    let shown = user.says(VIEW, &["dumpxml", "g"]);
+    let label = shown.split("<label>+").nth(1).unwrap_or_else(|| panic!("no label in {shown}"));
+    let number: u32 = label.split(':').next().unwrap().parse().unwrap();
+
+    // 1 in the namespace is the first subordinate uid; the kernel tells the rest.
+    let uid = SUBORDINATE + number - 1;
+    let processes = || std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let status = processes().filter_map(|entry| std::fs::read_to_string(entry.path().join("status")).ok());
+    let of_guest: Vec<String> =
+        status.filter(|text| text.contains(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n"))).collect();
+    assert_eq!(of_guest.len(), 1, "one process has uid {uid}, which is not {UID}");
+    for line in ["CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"] {
+        assert!(of_guest[0].contains(line), "{line:?} is missing in:\n{}", of_guest[0]);
+    }
+
+    // What only root can give is refused by name.
+    let kvm = text.replace("<name>g<", "<name>k<").replace("type='qemu'", "type='kvm'");
+    std::fs::write(user.path("k.xml"), kvm).unwrap();
+    let refused = user.virsh(VIEW, &["create", user.path("k.xml").to_str().unwrap()]).expect(1).err;
+    assert!(refused.contains("/dev/kvm"), "{refused}");
+
+    user.kill_daemon();
+    user.start_daemon();
+    assert_eq!(user.says(VIEW, &["domstate", "g"]), "running");
+    user.says(VIEW, &["suspend", "g"]);
+    user.says(VIEW, &["destroy", "g"]);
+    assert_eq!(user.says(VIEW, &["domstate", "g", "--reason"]), "shut off (destroyed)");
+    assert_eq!(user.says("test:///default", &["list", "--name"]), "test");
 }

@@ -14,6 +14,8 @@ use crate::e2e_rig::{PATIENCE, Ran, finish};
 
 /// A user that nothing else on the host is.
 pub const UID: u32 = 1_987_654;
+/// The first of its subordinate uids and gids.
+pub const SUBORDINATE: u32 = 1_988_000_000;
 
 /// The user's home and daemon. Where the tests run as an ordinary user, that is the user.
 pub struct User {
@@ -70,7 +72,7 @@ impl User {
 
     pub fn start_daemon(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("svirtd.out")).unwrap();
-        let mut command = self.command(self.path("bin/svirtd"));
+        let mut command = self.daemon_command();
         let mut daemon = command.env("SVIRT_LOG", "debug").stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let until = Instant::now() + PATIENCE;
         while UnixStream::connect(self.socket()).is_err() {
@@ -79,6 +81,40 @@ impl User {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         self.daemon = Some(daemon);
+    }
+
+    /// svirtd as the user starts it. Under root, with an account of the user's that nobody else sees, for the programs
+    /// that map subordinate uids look the user up.
+    fn daemon_command(&self) -> Command {
+        let program = self.path("bin/svirtd");
+        if !nix::unistd::geteuid().is_root() {
+            return self.command(program);
+        }
+        let account = format!("svirt-test-user:x:{UID}:{UID}::{}:/bin/sh\n", self.home.path().display());
+        let numbers = format!("svirt-test-user:{SUBORDINATE}:65536\n");
+        for (file, line) in [("passwd", account), ("subuid", numbers.clone()), ("subgid", numbers)] {
+            let there = std::fs::read_to_string(Path::new("/etc").join(file)).unwrap_or_default();
+            std::fs::write(self.path(file), line.clone() + &there).unwrap();
+        }
+        let script =
+            "for file in passwd subuid subgid; do mount --bind \"$1/$file\" \"/etc/$file\" || exit 1; done
+            exec setpriv --reuid \"$2\" --regid \"$2\" --clear-groups \"$1/bin/svirtd\"";
+        let mut command = Command::new("/usr/bin/unshare");
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command.env("HOME", self.home.path()).env("XDG_RUNTIME_DIR", self.path("run"));
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(self.home.path()).arg(UID.to_string());
+        command
+    }
+
+    pub fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     }
 
     pub fn daemon_pid(&self) -> u32 {
@@ -110,6 +146,9 @@ impl Drop for User {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("svirtd: {}", self.log());
+        }
+        for domain in self.virsh("qemu:///session", &["list", "--name"]).out.split_whitespace() {
+            self.virsh("qemu:///session", &["destroy", domain]);
         }
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
