@@ -47,4 +47,6 @@ pub mod security;
 #[cfg(feature = "frontend")]
 pub mod server;
 #[cfg(feature = "frontend")]
+pub mod storage;
+#[cfg(feature = "frontend")]
 pub mod store;

@@ -36,12 +36,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("store", &["base"]),
     ("manager", &["base", "conf", "driver", "privsep", "settings", "store"]),
-    ("remote", &["access", "base", "conf", "driver", "manager", "privsep", "rpc", "settings"]),
+    ("storage", &["base", "conf", "driver", "image", "manager", "privsep", "settings", "store"]),
+    ("remote", &["access", "base", "conf", "driver", "manager", "privsep", "rpc", "settings", "storage"]),
     (
         "server",
         &[
             "access", "base", "conf", "driver", "filter", "host", "manager", "privsep", "remote", "rpc",
-            "settings", "store", "sys",
+            "settings", "storage", "store", "sys",
         ],
     ),
     (

@@ -8,6 +8,7 @@ use super::DriverError;
 use crate::base::DomainUuid;
 use crate::privsep::op::LaunchPlan;
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
+use crate::privsep::storage::{StorageOp, Stored};
 use crate::privsep::supervisor::Ended;
 use crate::privsep::wire;
 use crate::settings::Settings;
@@ -98,6 +99,14 @@ impl Labeller {
         }
     }
 
+    /// Does something to files of a storage pool.
+    pub fn storage(&mut self, op: StorageOp) -> Result<Stored, DriverError> {
+        match self.call(&Request::Storage { op })? {
+            Reply::Stored(stored) => Ok(stored),
+            other => Err(unexpected("storage", &other)),
+        }
+    }
+
     /// What is leased and which domains there are.
     pub fn survey(&mut self) -> Result<Survey, DriverError> {
         match self.call(&Request::Survey)? {
@@ -123,6 +132,7 @@ fn unexpected(request: &str, reply: &Reply) -> DriverError {
         Reply::Probed(_) => "probed",
         Reply::Refused(_) => "refused",
         Reply::Started(_) => "started",
+        Reply::Stored(_) => "stored",
         Reply::Survey(_) => "survey",
     };
     DriverError::Protocol(format!("to the labeller, which answered {name} to {request}"))

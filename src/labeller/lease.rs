@@ -242,6 +242,18 @@ impl Leases {
         self.objects.contains_key(&id)
     }
 
+    /// The refusal where a domain uses an object that is about to be changed or removed.
+    pub(super) fn unused(&self, id: ObjectId, operation: &str, path: &str) -> Result<(), Refusal> {
+        match self.objects.get(&id).and_then(|holders| holders.first()) {
+            Some((holder, _)) => {
+                let mut refusal = self.in_use(operation, path.to_owned(), *holder);
+                "stop that domain first".clone_into(&mut refusal.remedy);
+                Err(refusal)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Leased pairs.
     pub(super) fn pairs(&self) -> Vec<CategoryPair> {
         self.pairs.keys().copied().collect()

@@ -37,6 +37,7 @@ mod server;
 mod session;
 pub mod spawn;
 mod start;
+mod storage;
 mod swtpm;
 mod undo;
 

@@ -227,6 +227,32 @@ impl Places {
         Ok(())
     }
 
+    /// Opens a directory of images: one that is only read, or one in which files are made and removed.
+    pub(super) fn pool(&self, path: &str, change: bool) -> Result<Resolved, Refusal> {
+        let resolved = path::resolve(path).map_err(|error| walk_refusal(path, &error))?;
+        let chain = || resolved.directories.iter().chain([&resolved.found]);
+        let through = |ids: &[(u64, u64)]| chain().any(|directory| ids.contains(&directory.id()));
+        if through(&self.own) {
+            return Err(refusal(path, "lies in one of svirt's own directories", "choose another directory"));
+        }
+        if !through(&self.relabelable) && (change || !through(&self.readable)) {
+            let rule = match change {
+                true => "lies in no directory of images.relabelable",
+                false => "lies in no directory of images.relabelable or images.readable",
+            };
+            return Err(refusal(path, rule, "use one of them, or add it to the configuration"));
+        }
+        if !resolved.found.is(libc::S_IFDIR) {
+            return Err(refusal(path, "is no directory", "name a directory"));
+        }
+        // Who may rename what is in it could have another file removed.
+        if change && !resolved.found.only_root_writes() {
+            let remedy = "chown the directory to root and chmod go-w it";
+            return Err(refusal(path, "others than root can write it", remedy));
+        }
+        Ok(resolved)
+    }
+
     /// Resolves the directory of a log or a socket and checks that it lies in a place where only root writes.
     pub(super) fn directory_of(&self, path: &str, use_: DirectoryUse) -> Result<(OwnedFd, String), Refusal> {
         let nvram: Vec<(u64, u64)>;

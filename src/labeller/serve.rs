@@ -44,6 +44,7 @@ impl Server {
             }
             Request::Probe { path } => self.probe(client, &path),
             Request::Start { plan } => self.start(client, *plan),
+            Request::Storage { op } => Some(self.storage(&op).map_or_else(refused, Reply::Stored)),
             Request::Survey => Some(Reply::Survey(Survey {
                 uids: self.leases.uids(),
                 pairs: self.leases.pairs(),

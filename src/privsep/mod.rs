@@ -8,5 +8,6 @@ pub mod confinement;
 pub mod op;
 pub mod order;
 pub mod request;
+pub mod storage;
 pub mod supervisor;
 pub mod wire;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
+use super::storage::{StorageOp, Stored};
 use super::supervisor::Ended;
 use crate::base::{CategoryPair, DomainRef, DomainUuid, Refusal};
 
@@ -30,6 +31,11 @@ pub enum Request {
         /// The plan.
         plan: Box<LaunchPlan>,
     },
+    /// Does something to files of a storage pool.
+    Storage {
+        /// What.
+        op: StorageOp,
+    },
     /// Tells what is leased and which domains there are.
     Survey,
     /// Waits until a domain has ended.
@@ -55,6 +61,8 @@ pub enum Reply {
     Refused(Box<Refused>),
     /// To `Start`: the guest runs.
     Started(Started),
+    /// To `Storage`.
+    Stored(Stored),
     /// To `Survey`.
     Survey(Survey),
 }

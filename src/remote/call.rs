@@ -144,6 +144,38 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The storage pools.
+    pub(super) fn pools(&self) -> &crate::storage::Pools {
+        &self.view.pools
+    }
+
+    /// Checks what the call needs of something that is no domain; what the caller may not see does not exist for it.
+    pub(super) fn permit_on(
+        &self,
+        object: Object,
+        flags: u32,
+        unseen: impl FnOnce() -> Failure,
+    ) -> Result<(), Failure> {
+        if !self.sees(object) {
+            return Err(unseen());
+        }
+        self.permit_new(flags)
+    }
+
+    /// Checks what the call needs in order to make something that is no domain.
+    pub(super) fn permit_new(&self, flags: u32) -> Result<(), Failure> {
+        self.read_only(flags)?;
+        match self.needed(false, flags).find(|permission| !self.may(*permission, None)) {
+            Some(permission) => Err(self.denied(permission)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the caller may know of objects of a kind.
+    pub(super) fn sees(&self, object: Object) -> bool {
+        self.may(Permission { object, verb: Verb::Getattr }, None)
+    }
+
     /// Refuses what a read-only connection may not do with these flags.
     pub(super) fn read_only(&self, flags: u32) -> Result<(), Failure> {
         let read_only = self.session.opened().unwrap_or(true);

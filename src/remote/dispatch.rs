@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
-use super::{Service, Session, connect, domain, empty, event, lifecycle, live, stats};
+use super::{Service, Session, connect, domain, empty, event, lifecycle, live, stats, storage};
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
 };
@@ -186,9 +186,14 @@ fn route(procedure: Procedure) -> Option<Route> {
                 .or_else(|| domain::handler(procedure))
                 .or_else(|| stats::handler(procedure))
                 .or_else(|| event::handler(procedure))
+                .or_else(|| storage::fast(procedure))
                 .or_else(|| empty::handler(procedure));
             let slow = || {
-                let others = || live::handler(procedure).or_else(|| stats::waiting(procedure));
+                let others = || {
+                    live::handler(procedure)
+                        .or_else(|| stats::waiting(procedure))
+                        .or_else(|| storage::slow(procedure))
+                };
                 lifecycle::handler(procedure).or_else(|| domain::slow_handler(procedure)).or_else(others)
             };
             fast.map(Route::Fast).or_else(|| slow().map(Route::Slow))

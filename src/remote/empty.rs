@@ -9,7 +9,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
         P::ConnectListAllNetworks
-        | P::ConnectListAllStoragePools
         | P::ConnectListAllInterfaces
         | P::ConnectListAllNodeDevices
         | P::ConnectListAllNwfilters
@@ -17,8 +16,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         | P::ConnectListAllSecrets => list_all,
         P::ConnectNumOfNetworks
         | P::ConnectNumOfDefinedNetworks
-        | P::ConnectNumOfStoragePools
-        | P::ConnectNumOfDefinedStoragePools
         | P::ConnectNumOfInterfaces
         | P::ConnectNumOfDefinedInterfaces
         | P::ConnectNumOfNwfilters
@@ -26,8 +23,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         | P::NodeNumOfDevices => |call| call.answer(&0_i32),
         P::ConnectListNetworks
         | P::ConnectListDefinedNetworks
-        | P::ConnectListStoragePools
-        | P::ConnectListDefinedStoragePools
         | P::ConnectListInterfaces
         | P::ConnectListDefinedInterfaces
         | P::ConnectListNwfilters
@@ -46,12 +41,6 @@ fn lookup(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     Some(match procedure {
         P::NetworkLookupByName => |call| missing(call, Code::NoNetwork, From::Network, "no network"),
         P::NetworkLookupByUuid => |call| missing_uuid(call, Code::NoNetwork, From::Network, "no network"),
-        P::StoragePoolLookupByName => |call| missing(call, Code::NoPool, From::Storage, "no storage pool"),
-        P::StoragePoolLookupByUuid => {
-            |call| missing_uuid(call, Code::NoPool, From::Storage, "no storage pool")
-        }
-        P::StorageVolLookupByPath => |call| missing_path(call, "path"),
-        P::StorageVolLookupByKey => |call| missing_path(call, "key"),
         P::InterfaceLookupByName => |call| missing(call, Code::NoInterface, From::Interface, "no interface"),
         P::NodeDeviceLookupByName => {
             |call| missing(call, Code::NoNodeDevice, From::NodeDevice, "no node device")
@@ -107,9 +96,4 @@ fn missing(call: &Call<'_>, code: Code, from: From, what: &str) -> Answer {
 fn missing_uuid(call: &Call<'_>, code: Code, from: From, what: &str) -> Answer {
     let uuid = uuid::Uuid::from_bytes(call.arguments()?);
     Err(Failure::new(code, from, format!("{what} with matching uuid '{uuid}'")))
-}
-
-fn missing_path(call: &Call<'_>, word: &str) -> Answer {
-    let path: &str = call.arguments()?;
-    Err(Failure::new(Code::NoVolume, From::Storage, format!("no storage vol with matching {word} '{path}'")))
 }

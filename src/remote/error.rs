@@ -1,8 +1,10 @@
 //! libvirt's error codes, domains and texts: the only place that knows them.
 
 use crate::base::{DomainUuid, Layer, Refusal};
+use crate::conf::storage::StorageXmlError;
 use crate::manager::ManagerError;
 use crate::rpc::{Procedure, XdrError};
+use crate::storage::StorageError;
 
 /// Codes, as `virterror.h` numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,7 @@ pub(super) enum Code {
     ConfigUnsupported = 67,
     NoMetadata = 80,
     AccessDenied = 88,
+    VolumeExists = 90,
 }
 
 /// Where in libvirt an error would come from.
@@ -125,7 +128,7 @@ impl Code {
             Self::OperationFailed => "operation failed",
             Self::Xml => "XML error",
             Self::OperationDenied => "operation forbidden",
-            Self::System | Self::Rpc => "",
+            Self::System | Self::Rpc | Self::VolumeExists => "",
             Self::NoDomain => "Domain not found",
             Self::NoNetwork => "Network not found",
             Self::NoPool => "Storage pool not found",
@@ -172,6 +175,28 @@ impl std::convert::From<ManagerError> for Failure {
             ManagerError::Store(_) => Self::new(Code::System, From::Qemu, text),
             ManagerError::Unsupported(_) => Self::new(Code::NoSupport, From::Domain, text),
         }
+    }
+}
+
+impl std::convert::From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        let code = match &error {
+            StorageError::Argument(_) => Code::InvalidArgument,
+            StorageError::Conflict(_) | StorageError::Driver(_) => Code::OperationFailed,
+            StorageError::Exists(_) => Code::VolumeExists,
+            StorageError::Lacks(_) => Code::NoSupport,
+            StorageError::NoPoolName(_) | StorageError::NoPoolPath(_) | StorageError::NoPoolUuid(_) => {
+                Code::NoPool
+            }
+            StorageError::NoVolume(..) => Code::NoVolume,
+            StorageError::State(_) => Code::OperationInvalid,
+            StorageError::Store(_) => Code::System,
+            StorageError::Unsupported(_) | StorageError::Xml(StorageXmlError::Unsupported(_)) => {
+                Code::ConfigUnsupported
+            }
+            StorageError::Xml(StorageXmlError::Malformed(_)) => Code::Xml,
+        };
+        Self::new(code, From::Storage, error.to_string())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::access::{Object, Permission, Policy, Subject, Verb};
 use crate::base::DomainUuid;
 use crate::manager::{Event, Sink};
 use crate::rpc::{self, Header, Packet, Procedure, Program, XdrError};
+use crate::storage;
 
 /// The kinds of domain events that there are, up to libvirt 11.
 const EVENTS: i32 = 28;
@@ -23,9 +24,9 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     Some(match procedure {
         P::ConnectDomainEventCallbackDeregisterAny => deregister,
         P::ConnectDomainEventCallbackRegisterAny => register,
-        // Networks, pools, node devices and secrets: nothing ever happens to what there is none of.
+        P::ConnectStoragePoolEventRegisterAny => register_pool,
+        // Networks, node devices and secrets: nothing ever happens to what there is none of.
         P::ConnectNetworkEventRegisterAny
-        | P::ConnectStoragePoolEventRegisterAny
         | P::ConnectNodeDeviceEventRegisterAny
         | P::ConnectSecretEventRegisterAny => register_silent,
         P::ConnectNetworkEventDeregisterAny
@@ -51,6 +52,20 @@ fn register_silent(call: &Call<'_>) -> Answer {
         return Err(Failure::new(Code::Internal, From::Rpc, format!("unsupported event ID {event}")));
     }
     number(call, call.session.register(-1, None))
+}
+
+/// Kinds of events of pools are numbered apart from those of domains.
+const POOL_EVENTS: i32 = 1000;
+const POOL_LIFECYCLE: i32 = 0;
+const POOL_REFRESH: i32 = 1;
+
+fn register_pool(call: &Call<'_>) -> Answer {
+    let (event, pool): (i32, Option<(&str, [u8; 16])>) = call.arguments()?;
+    if !(0..=POOL_REFRESH).contains(&event) {
+        return Err(Failure::new(Code::Internal, From::Rpc, format!("unsupported event ID {event}")));
+    }
+    let pool = pool.map(|(_, uuid)| DomainUuid(uuid::Uuid::from_bytes(uuid)));
+    number(call, call.session.register(POOL_EVENTS + event, pool))
 }
 
 fn number(call: &Call<'_>, id: Option<i32>) -> Answer {
@@ -126,6 +141,41 @@ impl Events {
                     {
                         session.outbox.event(packet);
                     }
+                }
+            }
+        }
+    }
+}
+
+impl storage::Sink for ViewEvents {
+    fn tell(&self, event: &storage::Event) {
+        self.0.tell_pool(self.1, event);
+    }
+}
+
+impl Events {
+    fn tell_pool(&self, kind: Kind, event: &storage::Event) {
+        let permission = Permission { object: Object::StoragePool, verb: Verb::Getattr };
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = event.what.number();
+        let (which, procedure) = match step {
+            Some(_) => (POOL_LIFECYCLE, Procedure::StoragePoolEventLifecycle),
+            None => (POOL_REFRESH, Procedure::StoragePoolEventRefresh),
+        };
+        let header = Header::event(Program::Remote, procedure.number(), SERIAL);
+        let pool = (event.name.as_str(), event.uuid.into_bytes());
+        for session in sessions.values() {
+            let callbacks = session.interested(kind, POOL_EVENTS + which, DomainUuid(event.uuid));
+            if callbacks.is_empty() || !self.policy.allows(&session.identity, permission, None) {
+                continue;
+            }
+            for callback in callbacks {
+                let packet = match step {
+                    Some(step) => Packet::bytes(&header, &(callback, pool, step, 0_i32)),
+                    None => Packet::bytes(&header, &(callback, pool)),
+                };
+                if let Ok(packet) = packet {
+                    session.outbox.event(packet);
                 }
             }
         }

@@ -19,6 +19,7 @@ mod needs;
 mod node;
 mod session;
 mod stats;
+mod storage;
 mod view;
 
 pub use dispatch::{Console, Outcome, StreamPacket};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Node;
 use crate::manager::Manager;
+use crate::storage::Pools;
 
 /// Which of libvirt's drivers a view is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,13 +51,21 @@ pub struct View {
     pub(super) kind: Kind,
     pub(super) manager: Arc<Manager>,
     pub(super) node: Node,
+    pub(super) pools: Arc<Pools>,
 }
 
 impl View {
     /// A host and the domains on it.
     #[must_use]
     pub fn new(kind: Kind, manager: Arc<Manager>, node: Node) -> Self {
-        Self { kind, manager, node }
+        let pools = Arc::new(Pools::none(manager.settings().clone()));
+        Self { kind, manager, node, pools }
+    }
+
+    /// With storage pools.
+    #[must_use]
+    pub fn with_pools(self, pools: Pools) -> Self {
+        Self { pools: Arc::new(pools), ..self }
     }
 
     /// The URI that it is opened by.

@@ -12,6 +12,7 @@ use crate::host;
 use crate::manager::{Labelled, Manager, Memory};
 use crate::remote::{Events, Kind, Node, View, ViewEvents};
 use crate::settings::Settings;
+use crate::storage::Pools;
 use crate::store::{Contents, Store};
 
 /// The made-up host of libvirt's test driver: CPUs and bytes of memory.
@@ -40,6 +41,8 @@ pub(super) fn machine(
     let Machine { facts, node, autostarted } = machine;
     let (watch, watched) = mpsc::unbounded_channel();
     let sink = Arc::new(ViewEvents(events.clone(), kind));
+    let booted = autostarted.metadata().map_err(step("look at what was started with the host"))?.len() == 0;
+    let pools = Pools::new(settings.clone(), store.clone(), &contents.objects, booted, sink.clone());
     let manager = Manager::new(settings, facts, Box::new(Labelled), Some(store), sink, move |uuid, id| {
         // Once nobody receives, the daemon is ending.
         let _ = watch.send((uuid, id));
@@ -48,7 +51,7 @@ pub(super) fn machine(
     manager.recover(contents);
     watch::start(&manager, autostarted).map_err(step("start its survey"))?;
     tokio::spawn(wait_for_ends(manager.clone(), watched));
-    Ok(View::new(kind, manager, node))
+    Ok(View::new(kind, manager, node).with_pools(pools))
 }
 
 async fn wait_for_ends(manager: Domains, mut watched: mpsc::UnboundedReceiver<(DomainUuid, i32)>) {

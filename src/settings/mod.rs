@@ -144,6 +144,8 @@ pub struct Limits {
     pub chain_depth: u32,
     /// Seconds that a start may take before it is undone.
     pub start_timeout: u64,
+    /// Bytes of the largest volume that svirtd makes in a storage pool; 0 is no limit of svirt's own.
+    pub volume: u64,
 }
 
 /// `[tpm]`
@@ -366,7 +368,7 @@ impl Default for Emulators {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { domains: 1000, memory: 0, vcpus: 255, chain_depth: 200, start_timeout: 60 }
+        Self { domains: 1000, memory: 0, vcpus: 255, chain_depth: 200, start_timeout: 60, volume: 0 }
     }
 }
 

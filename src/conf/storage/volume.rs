@@ -1,0 +1,243 @@
+//! `<volume>`
+
+use super::{
+    StorageXmlError, bytes, clip, document, malformed, mode, name, sanitized, unsupported, write_permissions,
+};
+use crate::conf::xml::walk::At;
+use crate::conf::xml::write::Writer;
+
+/// libvirt's formats of files.
+const FORMATS: [&str; 20] = [
+    "none", "raw", "dir", "bochs", "cloop", "dmg", "iso", "vpc", "vdi", "fat", "vhd", "ploop", "cow", "qcow",
+    "qcow2", "qed", "vmdk", "vhdx", "luks", "auto",
+];
+
+/// A volume that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name, and its file's.
+    pub name: String,
+    /// What a guest sees, in bytes; absent where the layer below decides.
+    pub capacity: Option<u64>,
+    /// Bytes that take room at once; absent means all of it, as far as the format has it.
+    pub allocation: Option<u64>,
+    /// Whether it is a qcow2 image; else raw.
+    pub qcow2: bool,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// The layer below.
+    pub backing: Option<Backing>,
+}
+
+/// A layer below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Absolute path.
+    pub path: String,
+    /// Whether it is a qcow2 image; else raw, also where nothing is said: nobody guesses from its content.
+    pub qcow2: bool,
+}
+
+/// A volume that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeState<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its path, which is also its key.
+    pub path: &'a str,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// What a guest sees, in bytes.
+    pub capacity: u64,
+    /// Bytes that it takes.
+    pub allocation: u64,
+    /// The file's length.
+    pub physical: u64,
+    /// Its format.
+    pub format: &'a str,
+    /// Mode, owner, group.
+    pub permissions: (u32, u32, u32),
+    /// Last read, last write, last change of the inode: seconds and nanoseconds since 1970.
+    pub times: [(i64, u32); 3],
+    /// The layer below: its path and, where the header tells it, its format.
+    pub backing: Option<(&'a str, Option<&'a str>)>,
+}
+
+impl Volume {
+    /// Reads what a client wants to have.
+    pub fn parse(xml: &str) -> Result<Self, StorageXmlError> {
+        let document = document(xml, "volume")?;
+        let root = At::root(&document);
+        match root.attribute("type") {
+            None | Some("file") => {}
+            Some(other) => {
+                return Err(unsupported(format!("a volume of type '{}': svirt makes files", clip(other))));
+            }
+        }
+        let name = name(root, "volume")?;
+        let target = root.one("target");
+        let format = format(target)?;
+        let backing = root.one("backingStore").map(backing).transpose()?.flatten();
+        let size = |name| root.one(name).map(bytes).transpose();
+        let (capacity, allocation) = (size("capacity")?, size("allocation")?);
+        if capacity.is_none() && backing.is_none() {
+            return Err(malformed("missing capacity element"));
+        }
+        if let Some(target) = target {
+            only_what_is_made(target)?;
+        }
+        Ok(Self { name, capacity, allocation, qcow2: format == "qcow2", mode: mode(target)?, backing })
+    }
+}
+
+/// The format that is asked for.
+fn format<'d>(target: Option<At<'d>>) -> Result<&'d str, StorageXmlError> {
+    let format = target.and_then(|target| target.one("format")).and_then(|format| format.attribute("type"));
+    match format.unwrap_or("raw") {
+        format @ ("raw" | "qcow2") => Ok(format),
+        known if FORMATS.contains(&known) => {
+            Err(unsupported(format!("a volume of format {known}: svirt makes raw and qcow2 ones")))
+        }
+        other => Err(unsupported(format!("unknown volume format type {}", clip(other)))),
+    }
+}
+
+fn backing(store: At<'_>) -> Result<Option<Backing>, StorageXmlError> {
+    let Some(path) = store.one("path").map(|path| path.text().into_owned()).filter(|path| !path.is_empty())
+    else {
+        return Ok(None);
+    };
+    let path = sanitized(&path).ok_or_else(|| {
+        unsupported(format!("the backing store {:?}: it must be an absolute path", clip(&path)))
+    })?;
+    Ok(Some(Backing { path, qcow2: format(Some(store))? == "qcow2" }))
+}
+
+/// Refuses properties that a new image would not have.
+fn only_what_is_made(target: At<'_>) -> Result<(), StorageXmlError> {
+    for inner in target.elements() {
+        let text = inner.text();
+        match inner.name() {
+            "path" | "format" | "permissions" | "timestamps" => {}
+            "compat" if text.trim() == "1.1" => {}
+            "clusterSize" if bytes(inner)? == 65_536 => {}
+            "features" if inner.elements().next().is_none() => {}
+            other => {
+                let text = format!(
+                    "<{}> of a volume: svirt makes plain images, qcow2 of version 1.1 in clusters of 64 KiB",
+                    clip(other)
+                );
+                return Err(unsupported(text));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl VolumeState<'_> {
+    /// The volume as a client reads it.
+    #[must_use]
+    pub fn format(&self) -> String {
+        let mut w = Writer::new();
+        w.open("volume", &[("type", &if self.directory { "dir" } else { "file" })]);
+        w.text("name", &[], self.name);
+        w.text("key", &[], self.path);
+        w.text("capacity", &[("unit", &"bytes")], self.capacity);
+        w.text("allocation", &[("unit", &"bytes")], self.allocation);
+        if !self.directory {
+            w.text("physical", &[("unit", &"bytes")], self.physical);
+        }
+        w.open("target", &[]);
+        w.text("path", &[], self.path);
+        w.empty("format", &[("type", &if FORMATS.contains(&self.format) { self.format } else { "raw" })]);
+        write_permissions(&mut w, self.permissions);
+        w.open("timestamps", &[]);
+        for (name, (seconds, nanoseconds)) in ["atime", "mtime", "ctime"].into_iter().zip(self.times) {
+            match nanoseconds {
+                0 => w.text(name, &[], seconds),
+                _ => w.text(name, &[], format_args!("{seconds}.{nanoseconds:09}")),
+            }
+        }
+        w.close();
+        w.close();
+        if let Some((path, format)) = self.backing {
+            w.open("backingStore", &[]);
+            w.text("path", &[], path);
+            if let Some(format) = format.filter(|format| FORMATS.contains(format)) {
+                w.empty("format", &[("type", &format)]);
+            }
+        }
+        w.finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const XML: &str = "<volume type='file'><name>v</name><capacity unit='MiB'>10</capacity><allocation>512</allocation>\
+        <target><format type='qcow2'/><permissions><mode>0640</mode></permissions><features/></target>\
+        <backingStore><path>/images/base</path><format type='raw'/></backingStore></volume>";
+
+    #[test]
+    fn a_volume_is_read_as_libvirt_reads_it() {
+        let volume = Volume::parse(XML).unwrap();
+        assert_eq!((volume.capacity, volume.allocation), (Some(10 << 20), Some(512)));
+        assert_eq!(volume.backing, Some(Backing { path: "/images/base".into(), qcow2: false }));
+        assert!(volume.qcow2 && volume.mode == Some(0o640));
+        let plain = Volume::parse("<volume><name>a</name><capacity>7</capacity></volume>").unwrap();
+        assert_eq!((plain.qcow2, plain.allocation, plain.backing), (false, None, None));
+    }
+
+    #[test]
+    fn what_is_not_made_is_refused() {
+        for (from, to) in [
+            ("'file'", "'block'"),
+            ("type='qcow2'", "type='vmdk'"),
+            ("type='qcow2'", "type='foo'"),
+            ("<features/>", "<features><lazy_refcounts/></features>"),
+            ("<features/>", "<compat>0.10</compat>"),
+            ("<features/>", "<clusterSize unit='KiB'>4</clusterSize>"),
+            ("<features/>", "<encryption format='luks'/>"),
+            ("<features/>", "<nocow/>"),
+            ("/images/base", "base"),
+            ("type='raw'", "type='vdi'"),
+        ] {
+            let changed = XML.replace(from, to);
+            assert_ne!(changed, XML);
+            assert!(matches!(Volume::parse(&changed), Err(StorageXmlError::Unsupported(_))), "{to}");
+        }
+        for (from, to) in
+            [("<name>v</name>", ""), (">10<", ">x<"), (">10<", ">99999999999999999<"), ("'MiB'", "'q'")]
+        {
+            assert!(
+                matches!(Volume::parse(&XML.replace(from, to)), Err(StorageXmlError::Malformed(_))),
+                "{to}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_volume_is_written_as_libvirt_writes_it() {
+        let state = VolumeState {
+            name: "v",
+            path: "/images/v",
+            format: "qcow2",
+            permissions: (0o600, 0, 0),
+            times: [(5, 0), (6, 7), (8, 9)],
+            backing: Some(("/images/b<", Some("raw"))),
+            ..VolumeState::default()
+        };
+        let text = state.format();
+        assert!(
+            text.starts_with("<volume type='file'>\n  <name>v</name>\n  <key>/images/v</key>\n"),
+            "{text}"
+        );
+        assert!(text.contains("      <atime>5</atime>\n      <mtime>6.000000007</mtime>\n"), "{text}");
+        assert!(
+            text.contains("  <backingStore>\n    <path>/images/b&lt;</path>\n    <format type='raw'/>\n"),
+            "{text}"
+        );
+    }
+}

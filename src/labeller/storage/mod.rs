@@ -1,0 +1,273 @@
+//! Files of storage pools: made, listed, given another size and removed, each inside the configured places.
+//!
+//! A directory is walked once and everything happens below its descriptor. A file is made without a name and gets
+//! one when all of it is there, so that a name never stands for half a file, and never takes another one's place.
+//! What a domain uses is neither resized nor removed. Reads no image.
+
+mod qcow2;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{self, AtFlags, Dir, FallocateFlags, Mode, OFlags, Stat};
+
+use super::apply::kernel;
+use super::places::Places;
+use super::server::Server;
+use crate::base::{Layer, Refusal};
+use crate::privsep::storage::{Content, FILES_MAX, FileState, Scanned, StorageOp, Stored};
+use crate::settings::Settings;
+use crate::sys::lock::{self, ImageLock};
+use crate::sys::path::{self, Found};
+
+/// The largest file in bytes that the kernel's types hold.
+const FILE_MAX: u64 = i64::MAX as u64;
+/// What a volume's mode may be: no set-uid, and nobody else writes it.
+const FILE_MODES: u32 = 0o755;
+/// The longest directory that is read, entries that are not told included.
+const ENTRIES_MAX: usize = 200_000;
+
+impl Server {
+    /// Does what a pool asks for.
+    pub(super) fn storage(&self, op: &StorageOp) -> Result<Stored, Refusal> {
+        let places = Places::read(&self.settings);
+        match op {
+            StorageOp::BuildDirectory { path, mode } => build(&places, path, *mode),
+            StorageOp::Create { path, content, mode } => {
+                create(&places, &self.settings, path, content, *mode)
+            }
+            StorageOp::Look { path } => {
+                let (directory, name) = within(&places, path, false)?;
+                Ok(Stored::File(look(&directory, name, path)?))
+            }
+            StorageOp::Remove { path } => {
+                let (directory, name) = within(&places, path, true)?;
+                self.unused(&directory, name, "remove", path)?;
+                fs::unlinkat(&directory, name, AtFlags::empty()).map_err(failed("remove", path))?;
+                sync(&directory, path)?;
+                Ok(Stored::Done)
+            }
+            StorageOp::RemoveDirectory { path } => remove_directory(&places, path),
+            StorageOp::Resize { path, size, allocate } => {
+                let (directory, name) = within(&places, path, true)?;
+                self.resize(&directory, name, path, *size, *allocate)
+            }
+            StorageOp::Scan { path } => scan(&places, path),
+        }
+    }
+
+    /// Whether a regular file is nobody's.
+    fn unused(&self, directory: &OwnedFd, name: &str, operation: &str, path: &str) -> Result<Found, Refusal> {
+        let found = path::look(directory, name.as_ref())
+            .map_err(|error| kernel(operation, path, &error, "see whether it is there"))?;
+        if !found.is(libc::S_IFREG) {
+            return Err(policy(operation, path, "is no regular file", "name a file"));
+        }
+        self.leases.unused(found.id(), operation, path)?;
+        Ok(found)
+    }
+
+    fn resize(
+        &self,
+        directory: &OwnedFd,
+        name: &str,
+        path: &str,
+        size: u64,
+        allocate: bool,
+    ) -> Result<Stored, Refusal> {
+        let found = self.unused(directory, name, "resize", path)?;
+        admit_size(&self.settings, "resize", path, size)?;
+        if found.links > 1 {
+            return Err(policy("resize", path, "it has more than one hard link", "copy it"));
+        }
+        let io = |error: io::Error| kernel("resize", path, &error, "see that its file system has room");
+        let file = path::open_in(directory, name.as_ref(), OFlags::RDWR).map_err(io)?;
+        if Found::of(&file).map_err(io)?.id() != found.id() {
+            return Err(policy("resize", path, "it was replaced meanwhile", "try again"));
+        }
+        // Some other program may have it open.
+        lock::take(&file, ImageLock::new(true, false)).map_err(|error| {
+            Refusal::new(
+                Layer::Lock,
+                "resize",
+                path,
+                error.to_string(),
+                "see who else uses the image: `lsof`",
+            )
+        })?;
+        fs::ftruncate(&file, size).map_err(|error| io(error.into()))?;
+        if allocate && size > found.size {
+            let more = size - found.size;
+            fs::fallocate(&file, FallocateFlags::empty(), found.size, more)
+                .map_err(|error| io(error.into()))?;
+        }
+        File::from(file).sync_all().map_err(io)?;
+        Ok(Stored::Done)
+    }
+}
+
+/// Splits a path and opens its directory.
+fn within<'a>(places: &Places, path: &'a str, change: bool) -> Result<(OwnedFd, &'a str), Refusal> {
+    let split = path.rsplit_once('/').filter(|(directory, _)| path::is_plain(path) && !directory.is_empty());
+    let (directory, name) = split.ok_or_else(|| {
+        policy("use", path, "is no plain absolute path", "write it without `..`, `.`, `//` and a last `/`")
+    })?;
+    Ok((places.pool(directory, change)?.fd, name))
+}
+
+fn build(places: &Places, path: &str, mode: u32) -> Result<Stored, Refusal> {
+    // One that is there is only looked at: others may have their files in it.
+    if let Ok(resolved) = path::resolve(path)
+        && resolved.found.is(libc::S_IFDIR)
+    {
+        places.pool(path, false)?;
+        return Ok(Stored::Done);
+    }
+    let (directory, name) = within(places, path, true)?;
+    fs::mkdirat(&directory, name, Mode::from_raw_mode(mode & FILE_MODES)).map_err(failed("make", path))?;
+    sync(&directory, path)?;
+    Ok(Stored::Done)
+}
+
+fn remove_directory(places: &Places, path: &str) -> Result<Stored, Refusal> {
+    // The places themselves stay: their parents are no places.
+    let (directory, name) = within(places, path, true)?;
+    fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).map_err(failed("remove", path))?;
+    sync(&directory, path)?;
+    Ok(Stored::Done)
+}
+
+fn admit_size(settings: &Settings, operation: &str, path: &str, size: u64) -> Result<(), Refusal> {
+    let most = if settings.limits.volume == 0 { FILE_MAX } else { settings.limits.volume };
+    if size <= most {
+        return Ok(());
+    }
+    let rule = format!("limits.volume: a volume has at most {most} bytes, not {size}");
+    Err(policy(operation, path, &rule, "make it smaller, or raise limits.volume"))
+}
+
+fn create(
+    places: &Places,
+    settings: &Settings,
+    path: &str,
+    content: &Content,
+    mode: u32,
+) -> Result<Stored, Refusal> {
+    if mode & !FILE_MODES != 0 {
+        let rule = format!("the mode {mode:#o} lets others write it, or is no mode of an image");
+        return Err(policy("create", path, &rule, "use 0600"));
+    }
+    let (directory, name) = within(places, path, true)?;
+    let io = |error: io::Error| kernel("create", path, &error, "see that its file system has room");
+    let file = File::from(path::nameless(&directory, mode, OFlags::RDWR).map_err(io)?);
+    match content {
+        Content::Raw { size, allocation } => {
+            admit_size(settings, "create", path, *size.max(allocation))?;
+            file.set_len(*size).map_err(io)?;
+            if *allocation > 0 {
+                fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, *allocation).map_err(|error| {
+                    let remedy =
+                        "see that its file system has room and can allocate; or ask for an allocation of 0";
+                    kernel("allocate", path, &error.into(), remedy)
+                })?;
+            }
+        }
+        Content::Qcow2 { size, backing } => {
+            admit_size(settings, "create", path, *size)?;
+            let named = backing.as_ref().map_or("/-", |backing| backing.path.as_str());
+            if *size % 512 != 0 || *size > qcow2::SIZE_MAX || named.len() > qcow2::NAME_MAX {
+                let rule = "a qcow2 image has whole sectors of 512 bytes, at most 128 TiB, and a backing file's name of at most 1023 bytes";
+                return Err(policy("create", path, rule, "choose another size or name"));
+            }
+            if !path::is_plain(named) {
+                return Err(policy(
+                    "create",
+                    path,
+                    "its backing file is no plain absolute path",
+                    "write it whole",
+                ));
+            }
+            file.write_all_at(&qcow2::image(*size, backing.as_ref()), 0).map_err(io)?;
+        }
+    }
+    file.sync_all().map_err(io)?;
+    path::link(&file, &directory, name.as_ref()).map_err(|error| {
+        kernel("create", path, &error, "choose another name: a file that is there is never replaced")
+    })?;
+    sync(&directory, path)?;
+    Ok(Stored::File(look(&directory, name, path)?))
+}
+
+/// Makes a directory's change durable. An `O_PATH` descriptor cannot be synced.
+fn sync(directory: &OwnedFd, path: &str) -> Result<(), Refusal> {
+    let io = |error: io::Error| kernel("sync the directory of", path, &error, "see the kernel's log");
+    let directory = path::reopen(directory, OFlags::RDONLY | OFlags::DIRECTORY).map_err(io)?;
+    fs::fsync(directory).map_err(|error| io(error.into()))
+}
+
+fn scan(places: &Places, path: &str) -> Result<Stored, Refusal> {
+    let resolved = places.pool(path, false)?;
+    let io = |error: io::Error| kernel("read the directory", path, &error, "see its file system");
+    let directory = path::reopen(&resolved.fd, OFlags::RDONLY | OFlags::DIRECTORY).map_err(io)?;
+    let own = fs::fstat(&directory).map_err(|error| io(error.into()))?;
+    let room = fs::fstatvfs(&directory).map_err(|error| io(error.into()))?;
+    let mut files = Vec::new();
+    for entry in Dir::read_from(&directory).map_err(|error| io(error.into()))?.take(ENTRIES_MAX) {
+        let entry = entry.map_err(|error| io(error.into()))?;
+        // A name that is no text could not be told to anybody.
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if name == "." || name == ".." || name.chars().any(char::is_control) {
+            continue;
+        }
+        // It may have gone since.
+        let Ok(stat) = fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        files.extend(state(name, &stat));
+        if files.len() > FILES_MAX {
+            let rule = format!("it has more than {FILES_MAX} files");
+            return Err(policy("list", path, &rule, "use a directory of its own for each pool"));
+        }
+    }
+    files.sort_by(|one, other| one.name.cmp(&other.name));
+    let directory = state("", &own).ok_or_else(|| policy("list", path, "is no directory", ""))?;
+    let (capacity, available) =
+        (room.f_blocks.saturating_mul(room.f_frsize), room.f_bavail.saturating_mul(room.f_frsize));
+    Ok(Stored::Scanned(Box::new(Scanned { directory, capacity, available, files })))
+}
+
+fn look(directory: &OwnedFd, name: &str, path: &str) -> Result<FileState, Refusal> {
+    let stat = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at", path))?;
+    state(name, &stat)
+        .ok_or_else(|| policy("look at", path, "is neither a regular file nor a directory", "name a file"))
+}
+
+/// What is told of a file; nothing of what is neither a regular file nor a directory.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds are below 10^9")]
+fn state(name: &str, stat: &Stat) -> Option<FileState> {
+    let directory = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => true,
+        libc::S_IFREG => false,
+        _ => return None,
+    };
+    Some(FileState {
+        name: name.to_owned(),
+        directory,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        accessed: (stat.st_atime, stat.st_atime_nsec as u32),
+        modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
+        changed: (stat.st_ctime, stat.st_ctime_nsec as u32),
+    })
+}
+
+fn failed(operation: &str, path: &str) -> impl Fn(rustix::io::Errno) -> Refusal {
+    move |error| kernel(operation, path, &error.into(), "see whether it is there, and its file system")
+}
+
+fn policy(operation: &str, path: &str, rule: &str, remedy: &str) -> Refusal {
+    Refusal::new(Layer::Policy, operation, path, rule, remedy)
+}

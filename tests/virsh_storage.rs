@@ -1,0 +1,260 @@
+//! Storage pools and volumes through the real virsh, and `virt-install` onto them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod e2e_rig;
+mod virsh_rig;
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+
+use virsh_rig::{Host, virsh_possible};
+
+const QEMU_IMG: &str = "/usr/bin/qemu-img";
+
+/// A host with an active pool `p` in a directory of its own, and that directory.
+fn with_pool() -> (Host, String) {
+    let host = Host::new();
+    let path = host.rig.text("images/pool");
+    host.says(&["pool-create-as", "--build", "p", "dir", "--target", &path]);
+    (host, path)
+}
+
+fn qemu_img(words: &[&str]) -> Option<String> {
+    if !Path::new(QEMU_IMG).exists() {
+        println!("not compared with qemu-img: needs {QEMU_IMG}");
+        return None;
+    }
+    let ran = Command::new(QEMU_IMG).args(words).output().unwrap();
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    Some(said)
+}
+
+#[test]
+fn a_pool_lives_and_dies() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let path = host.rig.text("images/pool");
+    assert!(host.says(&["pool-define-as", "p", "dir", "--target", &path]).contains("Pool p defined"));
+    let refused = host.complains(&["pool-start", "p"]);
+    assert!(refused.contains("no such file"), "{refused}");
+    host.says(&["pool-build", "p"]);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o711);
+    host.says(&["pool-start", "p"]);
+    let again = host.complains(&["pool-start", "p"]);
+    assert!(
+        again.contains("Requested operation is not valid: storage pool 'p' is already active"),
+        "{again}"
+    );
+    host.says(&["pool-autostart", "p"]);
+    let info = host.says(&["pool-info", "p"]);
+    for line in ["State:          running", "Persistent:     yes", "Autostart:      yes", "Capacity:  "] {
+        assert!(info.contains(line), "{info}");
+    }
+    let uuid = host.says(&["pool-uuid", "p"]);
+    assert_eq!(host.says(&["pool-name", &uuid]), "p");
+    let same = host.complains(&["pool-define-as", "q", "dir", "--target", &path]);
+    assert!(same.contains("operation failed: Storage source conflict with pool: 'p'"), "{same}");
+
+    // What was acknowledged is there again after kill -9, and so is that the pool was active.
+    host.kill_daemon();
+    host.start_daemon();
+    assert_eq!(host.says(&["pool-uuid", "p"]), uuid);
+    assert!(host.says(&["pool-list"]).contains(" p      active   yes"));
+    assert!(host.says(&["pool-dumpxml", "p"]).contains("<mode>0711</mode>"));
+
+    let active = host.complains(&["pool-undefine", "p"]);
+    assert!(active.contains("storage pool 'p' is still active"), "{active}");
+    std::fs::write(format!("{path}/kept"), "x").unwrap();
+    host.says(&["pool-destroy", "p"]);
+    let stopped = host.complains(&["vol-list", "p"]);
+    assert!(stopped.contains("storage pool 'p' is not active"), "{stopped}");
+    assert!(host.complains(&["pool-delete", "p"]).contains("Directory not empty"));
+    std::fs::remove_file(format!("{path}/kept")).unwrap();
+    host.says(&["pool-delete", "p"]);
+    assert!(!Path::new(&path).exists());
+    host.says(&["pool-undefine", "p"]);
+    assert!(host.complains(&["pool-info", "p"]).contains("failed to get pool 'p'"));
+
+    // A pool that is not defined is gone once it is stopped.
+    host.says(&["pool-create-as", "--build", "t", "dir", "--target", &path]);
+    assert!(host.says(&["pool-info", "t"]).contains("Persistent:     no"));
+    host.says(&["pool-destroy", "t"]);
+    assert!(host.complains(&["pool-info", "t"]).contains("failed to get pool 't'"));
+}
+
+#[test]
+fn pools_stay_where_the_configuration_lets_them() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let outside = host.rig.text("outside");
+    host.says(&["pool-define-as", "o", "dir", "--target", &outside]);
+    let refused = host.complains(&["pool-start", "o"]);
+    assert!(refused.contains("images.relabelable") && refused.contains("to fix it"), "{refused}");
+    let run = host.rig.text("run");
+    let own = host.complains(&["pool-create-as", "r", "dir", "--target", &run]);
+    assert!(own.contains("svirt's own directories"), "{own}");
+    let dots = host.complains(&["pool-create-as", "d", "dir", "--target", &format!("{outside}/../images")]);
+    assert!(dots.contains("XML error"), "{dots}");
+    // A directory that may only be read is listed, and nothing is made or removed in it.
+    let boot = host.rig.text("boot");
+    std::fs::write(host.rig.path("boot/kernel"), "x").unwrap();
+    host.says(&["pool-create-as", "b", "dir", "--target", &boot]);
+    assert!(host.says(&["vol-list", "b"]).contains("kernel"));
+    for words in [["vol-create-as", "b", "new", "1M"].as_slice(), &["vol-delete", "kernel", "b"]] {
+        let refused = host.complains(words);
+        assert!(refused.contains("lies in no directory of images.relabelable"), "{refused}");
+    }
+    assert!(host.rig.path("boot/kernel").exists() && !host.rig.path("boot/new").exists());
+    // Whoever may write the directory could swap what is removed.
+    let shared = host.rig.path("images/shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    host.says(&["pool-create-as", "s", "dir", "--target", shared.to_str().unwrap()]);
+    let refused = host.complains(&["vol-create-as", "s", "new", "1M"]);
+    assert!(refused.contains("others than root can write it"), "{refused}");
+    // A link that leads out is not followed, and a link in a pool is no volume.
+    std::os::unix::fs::symlink("/etc/passwd", host.rig.path("images/link")).unwrap();
+    host.says(&["pool-create-as", "i", "dir", "--target", &host.rig.text("images")]);
+    assert!(!host.says(&["vol-list", "i"]).contains("link"));
+}
+
+#[test]
+fn volumes_are_made_listed_and_removed() {
+    if !virsh_possible() {
+        return;
+    }
+    let (host, path) = with_pool();
+    host.says(&["vol-create-as", "p", "raw", "10M"]);
+    host.says(&["vol-create-as", "p", "sparse", "1G", "--allocation", "0"]);
+    let file = std::fs::metadata(format!("{path}/raw")).unwrap();
+    assert_eq!(
+        (file.len(), file.blocks() * 512, file.uid(), file.mode() & 0o777),
+        (10 << 20, 10 << 20, 0, 0o600)
+    );
+    let sparse = std::fs::metadata(format!("{path}/sparse")).unwrap();
+    assert!(sparse.len() == 1 << 30 && sparse.blocks() < 100);
+    host.says(&["vol-create-as", "p", "base.qcow2", "10M", "--format", "qcow2"]);
+    let above = ["--backing-vol", "base.qcow2", "--backing-vol-format", "qcow2"];
+    let words = ["vol-create-as", "p", "top.qcow2", "20M", "--format", "qcow2"];
+    host.says(&[words.as_slice(), above.as_slice()].concat());
+    for (name, size) in [("base.qcow2", 10 << 20), ("top.qcow2", 20 << 20)] {
+        let image = format!("{path}/{name}");
+        let Some(_) = qemu_img(&["check", "-f", "qcow2", &image]) else { break };
+        let info = qemu_img(&["info", "-f", "qcow2", "--output", "json", &image]).unwrap();
+        assert!(info.contains(&format!("\"virtual-size\": {size},")), "{info}");
+        let below = info.contains(&format!("\"backing-filename\": \"{path}/base.qcow2\""));
+        assert_eq!(below, name == "top.qcow2", "{info}");
+        assert!(name != "top.qcow2" || info.contains("\"backing-filename-format\": \"qcow2\""), "{info}");
+    }
+    let top = host.says(&["vol-dumpxml", "top.qcow2", "p"]);
+    for line in [
+        "<format type='qcow2'/>",
+        "<capacity unit='bytes'>20971520</capacity>",
+        &format!("  <backingStore>\n    <path>{path}/base.qcow2</path>\n    <format type='qcow2'/>"),
+    ] {
+        assert!(top.contains(line), "{top}");
+    }
+    assert!(host.says(&["vol-info", "top.qcow2", "p"]).contains("Capacity:       20.00 MiB"));
+    assert_eq!(host.says(&["vol-path", "raw", "p"]), format!("{path}/raw"));
+    assert_eq!(host.says(&["vol-pool", &format!("{path}/raw")]), "p");
+    let details = host.says(&["vol-list", "p", "--details"]);
+    assert_eq!(details.lines().filter(|line| line.contains(" file ")).count(), 4, "{details}");
+
+    for (words, text) in [
+        (["vol-create-as", "p", "raw", "1M"].as_slice(), "storage volume 'raw' exists already"),
+        (&["vol-create-as", "p", "a/b", "1M"], "volume name 'a/b' cannot contain '/'"),
+        (&["vol-create-as", "p", "v", "1M", "--format", "vmdk"], "svirt makes raw and qcow2 ones"),
+        (&["vol-create-as", "p", "v", "1M", "--format", "foo"], "unknown volume format type foo"),
+        (&["vol-create-as", "p", "v", "9E", "--allocation", "0"], "error: "),
+        (&["vol-resize", "raw", "5M", "p"], "can't shrink capacity below existing allocation"),
+        (&["vol-resize", "top.qcow2", "50M", "p"], "qemu-img resize"),
+        (
+            &["vol-clone", "raw", "copy", "--pool", "p"],
+            "this function is not supported by the connection driver",
+        ),
+    ] {
+        let said = host.complains(words);
+        assert!(said.contains(text), "{words:?}: {said}");
+    }
+    host.says(&["vol-resize", "raw", "20M", "p"]);
+    assert_eq!(std::fs::metadata(format!("{path}/raw")).unwrap().len(), 20 << 20);
+    // What others put there is seen after a refresh.
+    std::fs::write(format!("{path}/found"), vec![1; 1 << 20]).unwrap();
+    assert!(host.complains(&["vol-key", "found", "p"]).contains("failed to get vol 'found'"));
+    host.says(&["pool-refresh", "p"]);
+    assert_eq!(host.says(&["vol-key", "found", "p"]), format!("{path}/found"));
+    for name in ["raw", "sparse", "top.qcow2", "base.qcow2", "found"] {
+        host.says(&["vol-delete", name, "p"]);
+        assert!(!Path::new(&format!("{path}/{name}")).exists());
+    }
+}
+
+#[test]
+fn what_a_domain_uses_stays_as_it_is() {
+    if !virsh_possible() {
+        return;
+    }
+    let (host, path) = with_pool();
+    host.says(&["vol-create-as", "p", "base", "8M"]);
+    let words = ["vol-create-as", "p", "top", "8M", "--format", "qcow2", "--backing-vol", "base"];
+    host.says(&words);
+    let file = host.rig.path("g.xml");
+    let text = format!(
+        "<domain type='qemu'><name>g</name><memory unit='MiB'>32</memory>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features><devices>\
+         <disk type='file'><driver name='qemu' type='qcow2'/><source file='{path}/top'/><target dev='vda' bus='virtio'/></disk>\
+         </devices></domain>"
+    );
+    std::fs::write(&file, text).unwrap();
+    host.says(&["create", file.to_str().unwrap()]);
+    for words in [
+        ["vol-delete", "top", "p"].as_slice(),
+        &["vol-delete", "base", "p"],
+        &["vol-resize", "base", "9M", "p"],
+    ] {
+        let refused = host.complains(words);
+        assert!(refused.contains("in use by domain g") && refused.contains("stop that domain"), "{refused}");
+    }
+    host.says(&["destroy", "g"]);
+    host.says(&["vol-delete", "top", "p"]);
+    host.says(&["vol-delete", "base", "p"]);
+}
+
+#[test]
+fn rules_say_who_may_do_what_to_pools() {
+    if !virsh_possible() {
+        return;
+    }
+    let (viewer, tenant) = (61_001, 61_002);
+    let rules = format!(
+        "[[rule]]\nuids = [{viewer}]\nrole = 'viewer'\n\
+         [[rule]]\nuids = [{tenant}]\nrole = 'admin'\ndomains = ['x']\n"
+    );
+    let host = Host::with(|settings| settings.daemon.group = "nogroup".into(), &rules);
+    let gid = 65_534;
+    let path = host.rig.text("images/pool");
+    host.says(&["pool-create-as", "--build", "p", "dir", "--target", &path]);
+    host.says(&["vol-create-as", "p", "v", "1M"]);
+    let seen = host.virsh_as(viewer, gid, &["vol-list", "p"]).expect(0);
+    assert!(seen.out.contains(" v "), "{}", seen.out);
+    for words in [
+        ["pool-destroy", "p"].as_slice(),
+        &["vol-delete", "v", "p"],
+        &["vol-create-as", "p", "w", "1M"],
+        &["pool-create-as", "q", "dir", "--target", "/x"],
+    ] {
+        host.virsh_as(viewer, gid, words).expect(1).says(&["access denied"]);
+    }
+    // Whoever has some domains only knows of no pools.
+    let none = host.virsh_as(tenant, gid, &["pool-list", "--all"]).expect(0);
+    assert!(!none.out.contains(" p "), "{}", none.out);
+    host.virsh_as(tenant, gid, &["pool-info", "p"]).expect(1).says(&["failed to get pool 'p'"]);
+    let read_only = host.virsh(&["-r", "pool-destroy", "p"]).expect(1).err;
+    assert!(read_only.contains("read only access prevents"), "{read_only}");
+}
