@@ -358,3 +358,31 @@ fn metadata_comes_out_as_it_went_in() {
     let xml = xml.replace(" xmlns:a=\"urn:a\"", "").replace("<domain ", "<domain xmlns:a='urn:a' ");
     assert!(kept(&xml).0.metadata("urn:a").unwrap().starts_with("<a:x xmlns:a=\"urn:a\" k="));
 }
+
+#[test]
+fn what_libvirt_fills_in_is_filled_in() {
+    let text = |xml: &str| kept(xml).0.format(View::default());
+    let bare = text(&small("<video/>", ""));
+    assert!(bare.contains("<model type='vga' heads='1' primary='yes'/>"), "{bare}");
+    // The companions of a USB 2 controller share its number, with or without a <master>.
+    let companions = "<controller type='usb' index='0' model='ich9-ehci1'/>\
+        <controller type='usb' index='0' model='ich9-uhci1'/><controller type='usb' index='0' model='ich9-uhci2'/>";
+    assert_eq!(text(&small(companions, "")).matches("type='usb' index='0'").count(), 3);
+    let twice = "<controller type='usb' index='0' model='ich9-ehci1'/><controller type='usb' index='0' model='ehci'/>";
+    assert_eq!(refused(&small(twice, ""), Lenient).kind.class(), XmlError);
+    // The cells of a guest may say alone how much memory it has.
+    let cells = |unit: &str| {
+        format!(
+            "<domain type='qemu'><name>n</name><os><type>hvm</type></os><vcpu>2</vcpu><cpu><numa>\
+             <cell cpus='0' memory='1024' unit='{unit}'/><cell cpus='1' memory='2048'/></numa></cpu></domain>"
+        )
+    };
+    assert!(text(&cells("KiB")).contains("<memory unit='KiB'>3072</memory>"));
+    assert_eq!(refused(&cells("MiB"), Lenient).kind.class(), XmlError);
+    // An override says what it means, as libvirt writes it.
+    let disk = |label: &str| {
+        format!("<disk type='file'><source file='/d'>{label}</source><target dev='vda' bus='virtio'/></disk>")
+    };
+    let named = text(&small(&disk("<seclabel model='selinux'><label>x</label></seclabel>"), ""));
+    assert!(named.contains("<seclabel model='selinux' relabel='yes'>"), "{named}");
+}

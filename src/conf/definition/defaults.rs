@@ -30,8 +30,24 @@ pub(super) fn fill(root: &mut Node, warnings: &mut Vec<Warning>) {
     }
 }
 
+/// What a NUMA cell has, in KiB, where it is given in KiB.
+fn cell_size(cell: &Node) -> Option<u64> {
+    cell.attribute("unit").is_none_or(|unit| unit == "KiB").then(|| cell.attribute("memory")?.parse().ok())?
+}
+
 /// `<currentMemory>` is `<memory>` unless it says less, and something.
 fn memory(root: &mut Node, warnings: &mut Vec<Warning>) {
+    if root.child("memory").is_none() {
+        // Whoever gives the cells memory has said how much there is.
+        let cells = root.at(&["cpu", "numa"]);
+        let mut sizes = cells.iter().flat_map(|numa| numa.all("cell")).map(cell_size);
+        let total = sizes.try_fold(0_u64, |sum, size| sum.checked_add(size?));
+        if let Some(total) = total.filter(|total| *total > 0)
+            && let Some(memory) = root.ensure("memory")
+        {
+            memory.text = total.to_string();
+        }
+    }
     let most = root.child("memory").map(|node| node.text.clone()).unwrap_or_default();
     let Some(current) = root.ensure("currentMemory") else { return };
     let number = |text: &str| text.parse::<u64>().unwrap_or(0);
@@ -249,6 +265,11 @@ fn displays(devices: &mut Node) {
         && let Some(model) = video.add("model")
     {
         model.set("type", "vga");
+    }
+    for video in devices.children_mut().filter(|child| child.name() == "video") {
+        if let Some(model) = video.ensure("model") {
+            model.fill("type", "vga");
+        }
     }
     let primary = devices
         .all("video")

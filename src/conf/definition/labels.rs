@@ -189,9 +189,9 @@ fn device_label(
             return Err(place.error(kind, "remove relabel='no' or the <label>"));
         }
         Some("yes") if !labels => return Err(place.missing("<label> of <seclabel>")),
-        // libvirt writes `relabel` only where it says no.
-        Some("yes") => label.remove_attribute("relabel"),
-        None if !labels => dropped.push(place.dropped("a <seclabel> that asks for nothing")),
+        // libvirt writes what it means.
+        None if labels => label.set("relabel", "yes"),
+        None => dropped.push(place.dropped("a <seclabel> that asks for nothing")),
         _ => {}
     }
     Ok(asks(label))

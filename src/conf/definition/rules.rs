@@ -48,7 +48,10 @@ fn place(node: &Node, path: &str) -> Place {
 }
 
 fn memory(root: &Node) -> Checked {
-    let Some(memory) = root.child("memory") else { return Ok(()) };
+    let Some(memory) = root.child("memory") else {
+        let kind = DefinitionErrorKind::Missing("<memory> of <domain>".into());
+        return Err(place(root, "/domain").error(kind, "say how much the guest has"));
+    };
     if memory.text == "0" {
         let kind = DefinitionErrorKind::Value {
             what: "<memory>".into(),
@@ -159,7 +162,8 @@ fn controllers(devices: &Node) -> Checked {
         let kind = controller.attribute("type").unwrap_or_default();
         let index = controller.attribute("index").unwrap_or_default();
         // The companions of a USB 2 controller share its index.
-        let companion = controller.child("master").is_some();
+        let model = controller.attribute("model").unwrap_or_default();
+        let companion = controller.child("master").is_some() || model.starts_with("ich9-uhci");
         if companion {
             continue;
         }

@@ -94,12 +94,12 @@ static STREAMING: Element = empty("streaming", &[need("mode", Value::Word(&["fil
 static MOUSE: Element = empty("mouse", &[need("mode", Value::Word(&["server", "client"]))]);
 static CLIPBOARD: Element = empty("clipboard", &[need("copypaste", YES_NO)]);
 static FILE_TRANSFER: Element = empty("filetransfer", &[need("enable", YES_NO)]);
-static GL: Element = empty("gl", &[need("enable", YES_NO), opt("rendernode", PATH)]);
+static GL: Element = empty("gl", &[opt("enable", YES_NO), opt("rendernode", PATH)]);
 
 pub(super) static VIDEO: Element = element(
     "video",
     &[],
-    &[one(&VIDEO_DRIVER), must(&VIDEO_MODEL), one(&ALIAS_NAME), one(&ACPI), one(&ADDRESS)],
+    &[one(&VIDEO_DRIVER), one(&VIDEO_MODEL), one(&ALIAS_NAME), one(&ACPI), one(&ADDRESS)],
 );
 static VIDEO_DRIVER: Element = empty(
     "driver",

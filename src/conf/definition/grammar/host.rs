@@ -16,8 +16,8 @@ pub(super) static HOSTDEV: Element = element(
         opt("rawio", YES_NO).when(&["scsi"]),
         opt("model", super::common::VIRTIO_MODELS).when(&["scsi_host"]),
         need("model", Value::Word(&["vfio-pci", "vfio-ccw", "vfio-ap"])).when(&["mdev"]),
-        opt("display", ON_OFF).when(&["mdev"]),
-        opt("ramfb", ON_OFF).when(&["mdev"]),
+        opt("display", ON_OFF).when(&["mdev", "pci"]),
+        opt("ramfb", ON_OFF).when(&["mdev", "pci"]),
     ],
     &[
         one(&HOSTDEV_DRIVER),

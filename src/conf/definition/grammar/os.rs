@@ -53,8 +53,8 @@ static LOADER: Element = text(
     "loader",
     &[
         opt("readonly", YES_NO),
-        opt("type", Value::Word(&["rom", "pflash"])),
         opt("secure", YES_NO),
+        opt("type", Value::Word(&["rom", "pflash"])),
         opt("stateless", YES_NO),
         opt("format", FIRMWARE_FORMAT),
     ],

@@ -39,7 +39,7 @@ pub(super) static SOURCE_VOLUME: Element = element(
 pub(super) static SOURCE_NVME: Element = element(
     "source",
     &[need("type", Value::Word(&["pci"])), need("managed", YES_NO), need("namespace", POSITIVE), INDEX],
-    &[must(&HOST_PCI), one(&ENCRYPTION)],
+    &[must(&HOST_PCI), SLICED, one(&ENCRYPTION), one(&DATA_STORE)],
 );
 pub(super) static SOURCE_VHOST_USER: Element =
     element("source", &[need("type", Value::Word(&["unix"])), need("path", PATH), INDEX], &[one(&RECONNECT)]);
@@ -65,18 +65,19 @@ pub(super) static SOURCE_NETWORK: Element = element(
         many(&STORAGE_HOST),
         one(&SNAPSHOT),
         one(&CONFIG),
-        one(&AUTH),
         one(&INITIATOR),
         SLICED,
-        one(&RESERVATIONS),
-        one(&ENCRYPTION),
         one(&SSL),
         one(&COOKIES),
         one(&READAHEAD),
         one(&TIMEOUT),
-        one(&RECONNECT_DELAY),
-        one(&IDENTITY),
         one(&KNOWN_HOSTS),
+        one(&AUTH),
+        one(&IDENTITY),
+        one(&RESERVATIONS),
+        one(&ENCRYPTION),
+        one(&RECONNECT_DELAY),
+        one(&DATA_STORE),
     ],
 );
 

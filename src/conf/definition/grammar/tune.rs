@@ -5,7 +5,7 @@ use super::{Element, Value, element, empty, flag, many, must, need, one, opt, or
 
 pub(super) static MEMORY: Element = size("memory", "KiB", &[opt("dumpCore", ON_OFF)]);
 pub(super) static CURRENT_MEMORY: Element = size("currentMemory", "KiB", &[]);
-pub(super) static MAX_MEMORY: Element = size("maxMemory", "KiB", &[need("slots", POSITIVE)]);
+pub(super) static MAX_MEMORY: Element = size("maxMemory", "KiB", &[opt("slots", POSITIVE)]);
 
 pub(super) static MEMORY_BACKING: Element = element(
     "memoryBacking",
