@@ -556,6 +556,107 @@ fn what_virt_install_writes() {
     rig.same_as(&before);
 }
 
+/// What `virt-install --boot uefi --tpm emulator` writes: as it is but for KVM, and with the demo's kernel in it.
+#[test]
+fn what_virt_install_writes_with_uefi_and_a_tpm() {
+    if guest().is_none() {
+        return;
+    }
+    let needed = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/bin/swtpm"];
+    if let Some(missing) = needed.iter().find(|path| !std::path::Path::new(path).exists()) {
+        println!("skipped: needs {missing}");
+        return;
+    }
+    if !std::path::Path::new("/usr/lib/x86_64-linux-gnu/qemu/ui-spice-core.so").exists() {
+        println!("skipped: needs QEMU's SPICE module");
+        return;
+    }
+    let rig = Rig::new();
+    let text = include_str!("data/virt-install/uefi.xml");
+    let text = text.replace("type=\"kvm\"", "type=\"qemu\"").replace("<cpu mode=\"host-passthrough\"/>", "");
+    let text = text.replace("2097152", "262144");
+    let definition = rig.text("uefi.xml");
+    std::fs::write(&definition, &text).unwrap();
+    rig.start(&definition);
+    fine(&rig, "uefi");
+    rig.end("uefi");
+    let log = rig.text("log/uefi.log");
+    let text = text
+        .replace("<console type=\"pty\"/>", &format!("<console type='pty'><log file='{log}'/></console>"));
+    // The demo's kernel is signed by nobody whom the enrolled keys know.
+    let firmware = "<os firmware='efi'><firmware><feature name='secure-boot' enabled='no'/></firmware>";
+    let text = text.replace("<os firmware=\"efi\">", firmware).replace("444444444410", "444444444411");
+    let demo = std::fs::read_to_string(rig.linux("demo", "demo.devices", "")).unwrap();
+    let boot = &demo[demo.find("<kernel>").unwrap()..demo.find("</os>").unwrap()];
+    std::fs::write(&definition, text.replace("<boot dev=\"hd\"/>", boot)).unwrap();
+    rig.start(&definition);
+    rig.heard("uefi", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "uefi"]);
+    asks(
+        &mut talk,
+        "cat /sys/class/tpm/tpm0/tpm_version_major; ls -d /sys/firmware/efi",
+        "2\r\n/sys/firmware/efi\r\n",
+    );
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    fine(&rig, "uefi");
+    rig.end("uefi");
+}
+
+/// A TPM 1.2, which has a state of its own.
+#[test]
+fn a_tpm_of_version_1_2() {
+    if guest().is_none() {
+        return;
+    }
+    if !std::path::Path::new("/usr/bin/swtpm").exists() {
+        println!("skipped: needs swtpm");
+        return;
+    }
+    let rig = Rig::new();
+    let tpm = "<tpm model='tpm-tis'><backend type='emulator' version='1.2'/></tpm>";
+    rig.start(&rig.linux("tpm1", "demo.devices", tpm));
+    rig.heard("tpm1", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "tpm1"]);
+    asks(&mut talk, "cat /sys/class/tpm/tpm0/tpm_version_major", "1\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    fine(&rig, "tpm1");
+    rig.end("tpm1");
+    let states = std::fs::read_dir(rig.path("tpm")).unwrap().flatten();
+    let names: Vec<_> = states.map(|state| state.path()).collect();
+    assert!(names.len() == 1 && names[0].extension().is_some_and(|end| end == "tpm1"), "{names:?}");
+}
+
+/// Where the host has it, a guest and the host each have a number on the vsock; a number is given once.
+#[test]
+fn a_vsock() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    if !std::path::Path::new(svirt::sys::vsock::DEVICE).exists() {
+        let vsock = rig.bare("vsock", "<vsock model='virtio'><cid auto='yes'/></vsock>");
+        rig.refused(&vsock, 1, &["/dev/vhost-vsock", "load the module vhost_vsock"]);
+        println!("skipped but for its refusal: needs /dev/vhost-vsock");
+        return;
+    }
+    let cid = 1_000_000_000 + std::process::id();
+    let vsock = format!("<vsock model='virtio'><cid auto='no' address='{cid}'/></vsock>");
+    rig.start(&rig.linux("vsock", "demo.devices", &vsock));
+    rig.refused(&rig.bare("twin", &vsock), 1, &["another guest of this host has the number"]);
+    rig.start(&rig.bare("other", "<vsock model='virtio'><cid auto='yes'/></vsock>"));
+    rig.heard("vsock", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "vsock"]);
+    asks(&mut talk, "ls /sys/bus/virtio/drivers/vmw_vsock_virtio_transport | grep -c virtio", "1\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    for name in ["vsock", "other"] {
+        fine(&rig, name);
+        rig.end(name);
+    }
+}
+
 /// A TPM that keeps its state over a restart, in a process that is as planned.
 #[test]
 fn a_tpm() {

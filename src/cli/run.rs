@@ -57,7 +57,7 @@ fn announce(launch: &Launch, paused: bool) {
     let state = if paused { "is paused" } else { "runs" };
     output::note(&format!("{} {state} (pid {})", launch.plan.domain.name, started.qemu_pid));
     for (slot, address) in &started.listening {
-        let verb = if slot.starts_with("net") { "is" } else { "listens on" };
+        let verb = if slot.starts_with("net") || slot.starts_with("vsock") { "is" } else { "listens on" };
         output::note(&format!("{slot} {verb} {address}"));
     }
     for layer in &started.degraded {

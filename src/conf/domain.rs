@@ -261,6 +261,8 @@ pub struct Devices {
     pub audios: Vec<Audio>,
     /// `<tpm>`
     pub tpm: Option<Tpm>,
+    /// `<vsock>`
+    pub vsock: Option<Vsock>,
     /// `<watchdog>`
     pub watchdogs: Vec<Watchdog>,
 }

@@ -44,6 +44,9 @@ pub fn select(domain: &Domain) -> Selection {
     if devices.spice.is_some() {
         parts.insert(Part::Spice);
     }
+    if devices.vsock.is_some() {
+        parts.insert(Part::Vsock);
+    }
     let qxl = devices.videos.iter().any(|video| video.model == VideoModel::Qxl);
     if qxl || devices.spice.is_some() || devices.tpm.is_some() {
         parts.insert(Part::Socketpair);

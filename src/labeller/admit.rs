@@ -131,6 +131,11 @@ impl<'a> Admission<'a> {
                 plain("open the UEFI variables", path)
             }
             Op::OpenTap { interface, .. } => self.tap(interface),
+            Op::OpenVsock { cid, .. } if !(3..u32::MAX).contains(cid) => {
+                let rule = "0 to 2 and the highest number are the kernel's own";
+                Err(policy("take the vsock number", cid.to_string(), rule, "choose another <cid address>"))
+            }
+            Op::OpenVsock { .. } => Ok(()),
             Op::MakeTap { bridge, name, mac, mtu, .. } => self.made_tap(name, bridge, *mac, *mtu),
             Op::LoadProfile { rules, .. } => Self::profile(rules),
             Op::LabelSelinux { slot, label } => {

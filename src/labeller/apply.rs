@@ -21,7 +21,7 @@ use super::spawn::Launching;
 use super::{memory, profile};
 use crate::base::{Layer, Refusal, Slot};
 use crate::privsep::apparmor::{ProfileRule, profile_name};
-use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing};
+use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing, TpmVersion};
 use crate::settings::Settings;
 use crate::sys::path::{self, Found};
 use crate::sys::process::Child;
@@ -133,6 +133,7 @@ impl Apply<'_> {
                 })?;
                 self.keep(slot, fd)
             }
+            Op::OpenVsock { slot, cid } => self.open_vsock(slot, *cid),
             Op::MakeTap { slot, bridge, name, mac, mtu } => self.make_tap(slot, bridge, name, *mac, *mtu),
             Op::LoadProfile { rules, required } => self.profile(rules, *required),
             Op::LabelSelinux { slot, label } => self.label(slot, label),
@@ -152,8 +153,8 @@ impl Apply<'_> {
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
             Op::OpenTpmState { slot, path, uid } => self.open_tpm_state(slot, path, *uid),
-            Op::SpawnSwtpm { alias, slot, state, uid, selinux_label } => {
-                self.swtpm(alias, slot, state, *uid, selinux_label.as_deref())
+            Op::SpawnSwtpm { alias, slot, state, uid, version, selinux_label } => {
+                self.swtpm(alias, slot, state, *uid, *version, selinux_label.as_deref())
             }
             Op::SpawnPasst { alias, slot, uid, selinux_label } => {
                 self.passt(alias, slot, *uid, selinux_label.as_deref())
@@ -389,6 +390,7 @@ impl Apply<'_> {
         slot: &Slot,
         state: &Slot,
         uid: u32,
+        version: TpmVersion,
         label: Option<&str>,
     ) -> Result<(), Refusal> {
         let (Some(channel), Some(file)) = (self.out.slots.get(slot), self.out.slots.get(state)) else {
@@ -400,7 +402,7 @@ impl Apply<'_> {
                 "",
             ));
         };
-        let child = self.launcher.swtpm(&self.plan.domain, channel, file, uid, label)?;
+        let child = self.launcher.swtpm(&self.plan.domain, (channel, file), uid, version, label)?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::spawn::Launching;
 use crate::base::{DomainRef, DomainUuid, Refusal, Slot};
-use crate::privsep::op::{CgroupLimits, Spawn};
+use crate::privsep::op::{CgroupLimits, Spawn, TpmVersion};
 use crate::sys::process::Child;
 
 /// Descriptors by slot.
@@ -50,9 +50,9 @@ pub(super) trait Launcher {
     fn swtpm(
         &mut self,
         domain: &DomainRef,
-        channel: &OwnedFd,
-        state: &OwnedFd,
+        descriptors: (&OwnedFd, &OwnedFd),
         uid: u32,
+        version: TpmVersion,
         selinux_label: Option<&str>,
     ) -> Result<Child, Refusal>;
 

@@ -13,7 +13,7 @@ use super::spawn::{self, Helper, Launching};
 use super::{passt, swtpm};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::privsep::confinement::{Rlimit, RlimitKind};
-use crate::privsep::op::CgroupLimits;
+use crate::privsep::op::{CgroupLimits, TpmVersion};
 use crate::settings::Settings;
 use crate::sys::landlock::Allow;
 use crate::sys::namespace::Namespaces;
@@ -102,12 +102,12 @@ impl Launcher for Real {
     fn swtpm(
         &mut self,
         domain: &DomainRef,
-        channel: &OwnedFd,
-        state: &OwnedFd,
+        (channel, state): (&OwnedFd, &OwnedFd),
         uid: u32,
+        version: TpmVersion,
         selinux_label: Option<&str>,
     ) -> Result<Child, Refusal> {
-        let argv = swtpm::argv();
+        let argv = swtpm::argv(version);
         let limit = |resource, value| Rlimit { resource, value: Some(value) };
         // Opened anew under its own name for the descriptor; Landlock sees the file behind it.
         let name = PathBuf::from(format!("/proc/self/fd/{}", swtpm::STATE));

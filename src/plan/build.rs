@@ -15,7 +15,9 @@ use crate::conf::facts::{Emulator, HostFacts};
 use crate::confine;
 use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::confinement::{RootFile, RootPlace, SeccompProgram};
-use crate::privsep::op::{CgroupLimits, DeviceNode, LaunchPlan, Op, PLAN_VERSION, Spawn, UidRole};
+use crate::privsep::op::{
+    CgroupLimits, DeviceNode, LaunchPlan, Op, PLAN_VERSION, Spawn, TpmVersion, UidRole,
+};
 use crate::privsep::order;
 use crate::privsep::request::Survey;
 use crate::privsep::supervisor::{Lifecycle, SupervisorSpec};
@@ -95,6 +97,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let line = qemu::argv(&Guest {
         domain,
         uuid: inputs.uuid,
+        cid: domain.devices.vsock.as_ref().map(|vsock| network::cid(vsock, inputs.seed)),
         program,
         chains,
         flash: flash.as_ref(),
@@ -122,9 +125,17 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     if let (Some(_), Some(uid)) = (&ports.tpm, uids.helpers.last()) {
         let slot = slots::console(ports::TPM, "state")?;
         let place = settings.tpm.state.trim_end_matches('/');
-        ops.push(Op::OpenTpmState { slot, path: format!("{place}/{}.tpm2", inputs.uuid), uid: *uid });
+        // The two have nothing in common, so a definition that changes the version gets a new one.
+        let extension = match tpm_version(domain) {
+            TpmVersion::V1_2 => "tpm1",
+            TpmVersion::V2_0 => "tpm2",
+        };
+        ops.push(Op::OpenTpmState { slot, path: format!("{place}/{}.{extension}", inputs.uuid), uid: *uid });
     }
     ops.extend(ports.taps);
+    if let Some(vsock) = &domain.devices.vsock {
+        ops.push(Op::OpenVsock { slot: slots::vsock()?, cid: network::cid(vsock, inputs.seed) });
+    }
     ops.extend(images.labels);
     if let Some(label) = nvram_label {
         ops.push(Op::LabelSelinux { slot: slots::firmware("nvram")?, label });
@@ -144,7 +155,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     if let (Some(slot), Some(uid)) = (ports.tpm, uids.helpers.last()) {
         let state = slots::console(ports::TPM, "state")?;
         let selinux_label = labels.as_ref().map(|l| l.swtpm.to_string());
-        tpm_op = Some(Op::SpawnSwtpm { alias: ports::TPM.into(), slot, state, uid: *uid, selinux_label });
+        let (alias, version) = (ports::TPM.into(), tpm_version(domain));
+        tpm_op = Some(Op::SpawnSwtpm { alias, slot, state, uid: *uid, version, selinux_label });
     }
     for ((alias, slot), uid) in ports.passts.into_iter().zip(&uids.helpers) {
         let selinux_label = labels.as_ref().map(|l| l.passt.to_string());
@@ -323,6 +335,10 @@ fn profile_rules(domain: &Domain) -> Vec<ProfileRule> {
     let tcp = (!domain.devices.vncs.is_empty() || domain.devices.spice.is_some())
         .then_some(ProfileRule::HandedInTcp);
     kvm.into_iter().chain(tcp).collect()
+}
+
+fn tpm_version(domain: &Domain) -> TpmVersion {
+    domain.devices.tpm.map(|tpm| tpm.version).unwrap_or_default()
 }
 
 /// The contexts of a domain on a host with SELinux.

@@ -46,6 +46,7 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
         audios: _,
         watchdogs: _,
         tpm,
+        vsock,
     } = &domain.devices;
     let mut all = vec![
         process("the device model", Process::DeviceModel),
@@ -111,6 +112,9 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
                 helpers += 1;
             }
         }
+    }
+    if let Some(vsock) = vsock {
+        all.push(resource("the vsock", None, vsock.line, Kind::Vsock));
     }
     if tpm.is_some() {
         all.push(resource("the TPM's bytes", None, 0, Kind::Channel));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::PlanError;
 use crate::base::{Layer, Refusal};
-use crate::conf::domain::{Domain, InterfaceBackend};
+use crate::conf::domain::{Domain, InterfaceBackend, Vsock};
 use crate::settings::{Settings, USER_NETWORK};
 
 /// Puts the domain's own user network, or the configured bridge, in the place of the network `default`.
@@ -53,6 +53,13 @@ pub(super) fn check(
         ),
         _ => Ok(()),
     }
+}
+
+/// The context id of a guest's vsock; one that is drawn lies where neither other managers, which count from 3, nor
+/// people look for one. The kernel refuses one that is taken.
+pub(super) fn cid(vsock: &Vsock, seed: u64) -> u32 {
+    let drawn = 0x1000_0000 | (crate::security::mix(seed, 0x7673_6f63) & 0x6fff_ffff);
+    vsock.cid.unwrap_or_else(|| u32::try_from(drawn).unwrap_or(0x1000_0000))
 }
 
 /// The tap device's own address, as libvirt makes it: higher than every other one's, so that the bridge takes its

@@ -188,7 +188,10 @@ impl Model {
             Op::MakeTap { slot, .. } => {
                 assert!(self.open.insert(slot.to_string()) && self.bound.insert(format!("tap {slot}")));
             }
-            Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
+            Op::OpenReadable { slot, .. }
+            | Op::OpenTap { slot, .. }
+            | Op::OpenVsock { slot, .. }
+            | Op::OpenLog { slot, .. } => {
                 assert!(self.open.insert(slot.to_string()));
             }
             Op::LabelSelinux { slot, label } => {

@@ -66,6 +66,10 @@ fn describe(op: &Op) -> (String, String) {
             format!("{slot} tap {interface}"),
             "QEMU gets the interface as a descriptor and no right to make others".into(),
         ),
+        Op::OpenVsock { slot, cid } => (
+            format!("{slot} cid {cid}"),
+            "QEMU gets the host's end with its number taken; the kernel gives each number once".into(),
+        ),
         Op::MakeTap { slot, bridge, name, mac, mtu } => {
             let mtu = mtu.map_or_else(String::new, |mtu| format!(", MTU {mtu}"));
             let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -102,7 +106,7 @@ fn describe(op: &Op) -> (String, String) {
             format!("{slot} {path}"),
             format!("the TPM's state, owned by uid {uid} while the domain runs, locked against everybody"),
         ),
-        Op::SpawnSwtpm { alias, slot, state, uid, selinux_label } => (
+        Op::SpawnSwtpm { alias, slot, state, uid, version: _, selinux_label } => (
             format!(
                 "{alias} as uid {uid} on {slot} with {state}{}",
                 selinux_label.as_ref().map_or_else(String::new, |l| format!(", {l}"))

@@ -12,6 +12,11 @@ pub(super) fn net(index: usize) -> Result<Slot, NameError> {
     Slot::new(format!("net{index}"))
 }
 
+/// The host's end of a vsock.
+pub(super) fn vsock() -> Result<Slot, NameError> {
+    Slot::new("vsock0")
+}
+
 /// A boot file: `kernel`, `initrd`, `dtb`.
 pub(super) fn boot(what: &str) -> Result<Slot, NameError> {
     Slot::new(format!("boot:{what}"))

@@ -64,9 +64,10 @@ impl Undo {
             Op::Cgroup(_) => Self::RemoveCgroup,
             Op::OpenImage(image) => Self::Close { slots: vec![image.slot.clone()], locked: true },
             Op::OpenNvram { slot, .. } => Self::Close { slots: vec![slot.clone()], locked: true },
-            Op::OpenReadable { slot, .. } | Op::OpenTap { slot, .. } | Op::OpenLog { slot, .. } => {
-                close(&[slot])
-            }
+            Op::OpenReadable { slot, .. }
+            | Op::OpenTap { slot, .. }
+            | Op::OpenVsock { slot, .. }
+            | Op::OpenLog { slot, .. } => close(&[slot]),
             Op::MakeTap { slot, bridge, .. } => Self::Unplug { slot: slot.clone(), bridge: bridge.clone() },
             Op::LoadProfile { .. } => Self::RemoveProfile,
             Op::LabelSelinux { slot, .. } => Self::RestoreLabel(slot.clone()),

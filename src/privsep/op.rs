@@ -95,6 +95,13 @@ pub enum Op {
         #[serde(default)]
         mtu: Option<u32>,
     },
+    /// Opens the host's end of a guest's vsock and takes a context id, which the kernel gives once.
+    OpenVsock {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// The number, 3 to 2^32 - 2.
+        cid: u32,
+    },
     /// Sets the SELinux label of what `slot` holds; undone to the label found before.
     LabelSelinux {
         /// An image, a file that is only read, or a helper's state that this plan opened.
@@ -169,12 +176,27 @@ pub enum Op {
         state: Slot,
         /// Its uid.
         uid: u32,
+        /// Which TPM.
+        #[serde(default)]
+        version: TpmVersion,
         /// Its SELinux label, where SELinux is on.
         #[serde(default)]
         selinux_label: Option<String>,
     },
     /// Starts the supervisor and, under it, the device model. Always the last operation.
     Spawn(Box<Spawn>),
+}
+
+/// Which TPM is emulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TpmVersion {
+    /// 1.2
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// 2.0
+    #[default]
+    #[serde(rename = "2.0")]
+    V2_0,
 }
 
 /// What a leased uid is for; each role has its own configured range.
@@ -342,6 +364,7 @@ impl Op {
             Self::OpenNvram { .. } => "open-nvram",
             Self::MakeTap { .. } => "make-tap",
             Self::OpenTap { .. } => "open-tap",
+            Self::OpenVsock { .. } => "open-vsock",
             Self::LabelSelinux { .. } => "label-selinux",
             Self::LoadProfile { .. } => "load-profile",
             Self::Channel { .. } => "channel",

@@ -91,6 +91,7 @@ pub fn stage(op: &Op) -> u8 {
         | Op::OpenNvram { .. }
         | Op::MakeTap { .. }
         | Op::OpenTap { .. }
+        | Op::OpenVsock { .. }
         | Op::OpenTpmState { .. } => 2,
         Op::LabelSelinux { .. } | Op::LoadProfile { .. } => 3,
         Op::Channel { .. } => 4,
@@ -110,6 +111,7 @@ enum Held {
     /// A helper's state, and whose.
     State(u32),
     Tap,
+    Vsock,
 }
 
 #[derive(Default)]
@@ -165,6 +167,10 @@ impl Checker {
                 self.make(at, slot, Held::Image)
             }
             Op::MakeTap { slot, .. } | Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),
+            Op::OpenVsock { slot, .. } => {
+                self.only_once(at, op)?;
+                self.make(at, slot, Held::Vsock)
+            }
             Op::LabelSelinux { slot, .. } => {
                 if !matches!(self.made.get(slot), Some(Held::Image | Held::Readable | Held::State(_))) {
                     return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
@@ -256,7 +262,12 @@ impl Checker {
         if let Some(group) = spawn.confinement.groups.get(usize::from(kvm)) {
             return Err(OrderError::UidUnleased { at, uid: *group });
         }
-        self.grants(at, &spawn.fds, 3, &[Held::ChannelEnd, Held::Image, Held::Readable, Held::Tap])?;
+        self.grants(
+            at,
+            &spawn.fds,
+            3,
+            &[Held::ChannelEnd, Held::Image, Held::Readable, Held::Tap, Held::Vsock],
+        )?;
         self.grants(at, &spawn.supervisor.fds, FIRST_PLAN_FD, &[Held::ChannelEnd, Held::Outside])?;
         for file in &spawn.confinement.root.files {
             self.take(at, &file.slot, &[Held::Readable])?;

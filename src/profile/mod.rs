@@ -40,6 +40,8 @@ pub enum Part {
     Socketpair,
     /// A SPICE server.
     Spice,
+    /// `<vsock>`.
+    Vsock,
 }
 
 /// A set of fragments.
@@ -61,7 +63,7 @@ pub enum ProfileError {
 
 impl Part {
     /// Every fragment.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AccelKvm,
         Self::AccelTcg,
         Self::Base,
@@ -75,6 +77,7 @@ impl Part {
         Self::Socket,
         Self::Socketpair,
         Self::Spice,
+        Self::Vsock,
     ];
 
     /// The fragment's text, as reviewed.
@@ -94,6 +97,7 @@ impl Part {
             Self::Socket => include_str!("../../labels/seccomp/socket.toml"),
             Self::Socketpair => include_str!("../../labels/seccomp/socketpair.toml"),
             Self::Spice => include_str!("../../labels/seccomp/spice.toml"),
+            Self::Vsock => include_str!("../../labels/seccomp/vsock.toml"),
         }
     }
 
@@ -122,7 +126,8 @@ impl Part {
             NetTap,
             Socket,
             Socketpair,
-            Spice
+            Spice,
+            Vsock
         )
     }
 }

@@ -72,6 +72,7 @@ impl Profile {
             Kind::HelperState(_) => {
                 nothing(Action::Never, "the helper has it; no rule of the profile names it")
             }
+            Kind::Vsock => nothing(Action::Handed, "opened by the labeller; no rule names the device"),
             Kind::Tap => {
                 nothing(Action::Handed, "opened by the labeller; no rule of the profile names the device")
             }

@@ -78,6 +78,7 @@ impl Owners {
             Kind::Boot(_) => {
                 nothing(Action::Content, "mounted read-only; its mode must let everybody read it")
             }
+            Kind::Vsock => nothing(Action::Handed, "opened by the labeller, whoever owns the device"),
             Kind::Tap => nothing(Action::Handed, "the labeller attaches to it, whoever owns it"),
             Kind::Channel => nothing(Action::Handed, "a pair of sockets has no name that could be opened"),
             Kind::Listener => nothing(Action::Never, "it belongs to root; the supervisor asks who connects"),

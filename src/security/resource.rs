@@ -42,6 +42,8 @@ pub enum Kind {
     HelperState(Process),
     /// A tap device, one that exists or one that the labeller makes.
     Tap,
+    /// The host's end of a guest's vsock.
+    Vsock,
 }
 
 /// A layer of a disk.
@@ -140,7 +142,7 @@ impl Kind {
         match self {
             Self::Boot(_) => Way::Mount,
             Self::Channel => Way::Channel,
-            Self::Firmware(_) | Self::Image(_) | Self::Tap => Way::Descriptor,
+            Self::Firmware(_) | Self::Image(_) | Self::Tap | Self::Vsock => Way::Descriptor,
             Self::Listener | Self::Log | Self::Pty => Way::Supervisor,
             Self::HelperState(_) => Way::Helper,
             Self::Process(_) => Way::Process,

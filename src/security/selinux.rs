@@ -233,6 +233,9 @@ impl Labels {
             }
             Kind::Log => never("the supervisor appends; the device model never has it"),
             Kind::Pty => never("the supervisor has both sides; the device model has one connected socket"),
+            Kind::Vsock => {
+                never("the policy lets device models use a vsock that the labeller opened, and open none")
+            }
             Kind::Tap => {
                 never("the policy lets device models use a tap that the labeller opened, and open none")
             }

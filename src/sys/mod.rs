@@ -30,4 +30,5 @@ pub mod scm;
 pub mod seccomp;
 pub mod selinux;
 pub mod tap;
+pub mod vsock;
 pub mod xattr;

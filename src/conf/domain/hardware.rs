@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::VncListen;
+use crate::privsep::op::TpmVersion;
 
 /// `<address type='pci'>`; `domain` is always 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -288,6 +289,19 @@ pub struct Redirection {
 pub struct Tpm {
     /// `model`
     pub model: TpmModel,
+    /// `<backend version>`, 2.0 where absent.
+    pub version: TpmVersion,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<vsock model='virtio'>`: sockets between guest and host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Vsock {
+    /// `<cid address>`; none where svirt draws one.
+    pub cid: Option<u32>,
+    /// `<address>`
+    pub address: Option<PciAddress>,
     /// Line of the element in the definition.
     pub line: u32,
 }

@@ -1,12 +1,13 @@
-//! `<controller>`, `<input>`, `<sound>`, `<audio>` and `<watchdog>`.
+//! `<controller>`, `<input>`, `<sound>`, `<audio>`, `<watchdog>`, `<tpm>` and `<vsock>`.
 
 use super::address;
 use super::scalar::{alias, number_attribute};
 use super::view::{Read, View};
 use crate::conf::domain::{
     Audio, AudioBackend, Controller, ControllerModel, Input, InputBus, InputKind, Sound, SoundCodec,
-    SoundModel, Tpm, TpmModel, Watchdog, WatchdogAction, WatchdogModel,
+    SoundModel, Tpm, TpmModel, Vsock, Watchdog, WatchdogAction, WatchdogModel,
 };
+use crate::privsep::op::TpmVersion;
 
 /// The words of `<controller type>`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -307,7 +308,7 @@ pub(super) fn watchdogs(devices: View<'_>) -> Read<Vec<Watchdog>> {
     Ok(watchdogs)
 }
 
-/// `<tpm>`: an emulated one of version 2.0.
+/// `<tpm>`: an emulated one.
 pub(super) fn tpm(devices: View<'_>) -> Read<Option<Tpm>> {
     let Some(view) = devices.one("tpm")? else { return Ok(None) };
     view.only(&["model"], &["alias", "backend"])?;
@@ -318,8 +319,37 @@ pub(super) fn tpm(devices: View<'_>) -> Read<Option<Tpm>> {
     backend.only(&["persistent_state", "type", "version"], &[])?;
     backend.required("type")?;
     backend.fixed("type", &["emulator"])?;
-    backend.fixed("version", &["2.0"])?;
+    let versions = [("1.2", TpmVersion::V1_2), ("2.0", TpmVersion::V2_0)];
+    let version = backend.word("version", &versions)?.unwrap_or_default();
+    if (model, version) == (TpmModel::Crb, TpmVersion::V1_2) {
+        return Err(
+            view.contradiction("a TPM 1.2 has no CRB interface", "write model='tpm-tis', or version='2.0'")
+        );
+    }
     // The state is kept when the guest stops, whatever it says: only undefining a domain would remove it.
     backend.fixed("persistent_state", &["no", "yes"])?;
-    Ok(Some(Tpm { model, line: view.line() }))
+    Ok(Some(Tpm { model, version, line: view.line() }))
+}
+
+/// `<vsock>`
+pub(super) fn vsock(devices: View<'_>) -> Read<Option<Vsock>> {
+    let Some(view) = devices.one("vsock")? else { return Ok(None) };
+    view.only(&["model"], &["address", "alias", "cid"])?;
+    alias(view)?;
+    view.fixed("model", &["virtio"])?;
+    let (mut auto, mut cid) = (None, None);
+    if let Some(element) = view.one("cid")? {
+        element.only(&["address", "auto"], &[])?;
+        auto = element.switch("auto", "yes", "no")?;
+        cid = number_attribute::<u32>(element, "address", 3)?;
+        if cid == Some(u32::MAX) {
+            return Err(element.value("attribute address of <cid>", "4294967295", "3 to 4294967294"));
+        }
+    }
+    // As in libvirt: the number beside auto='yes' belongs to a running domain.
+    let cid = if auto == Some(true) { None } else { cid };
+    if auto == Some(false) && cid.is_none() {
+        return Err(view.missing("attribute address of <cid auto='no'>"));
+    }
+    Ok(Some(Vsock { cid, address: address::pci(view)?, line: view.line() }))
 }

@@ -284,6 +284,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         "sound",
         "tpm",
         "video",
+        "vsock",
         "watchdog",
     ];
     view.only(&[], &children)?;
@@ -304,6 +305,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         sounds,
         audios,
         tpm: hardware::tpm(view)?,
+        vsock: hardware::vsock(view)?,
         watchdogs: hardware::watchdogs(view)?,
         rngs: view.all("rng").map(misc::rng).collect::<Read<_>>()?,
         memballoon: misc::memballoon(view)?,

@@ -4,9 +4,27 @@ use super::{Apply, kernel};
 use crate::base::{Layer, Refusal, Slot};
 use crate::labeller::fault;
 use crate::labeller::journal::Undo;
-use crate::sys::tap;
+use crate::sys::{tap, vsock};
 
 impl Apply<'_> {
+    /// Opens the host's end of a vsock; the number is the descriptor's, so there is nothing to undo.
+    pub(super) fn open_vsock(&mut self, slot: &Slot, cid: u32) -> Result<(), Refusal> {
+        let fd = vsock::open(cid).map_err(|error| {
+            let remedy = match error.raw_os_error() {
+                Some(libc::EADDRINUSE) => {
+                    "another guest of this host has the number: start again, or write another <cid address>"
+                }
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+                    "load the module vhost_vsock, or remove the <vsock>"
+                }
+                _ => "look at the kernel's log",
+            };
+            kernel(&format!("take the vsock number {cid} of"), vsock::DEVICE, &error, remedy)
+        })?;
+        self.out.listening.push((slot.to_string(), format!("cid {cid}")));
+        self.keep(slot, fd)
+    }
+
     /// Makes a tap device, which vanishes with its last descriptor, and plugs it in once the journal has that.
     pub(super) fn make_tap(
         &mut self,

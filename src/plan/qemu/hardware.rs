@@ -95,6 +95,14 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, ports: &mut Ports) -> Resu
         };
         args.json("-device", Object::new("driver", driver).with("tpmdev", "tpm-tpm0").with("id", TPM));
     }
+    if let (Some(vsock), Some(cid)) = (devices.vsock, guest.cid) {
+        let fd = args.fd(slots::vsock()?).to_string();
+        let object = Object::new("driver", "vhost-vsock-pci")
+            .with("id", "vsock0")
+            .with("guest-cid", cid)
+            .with("vhostfd", fd);
+        args.pci(object, Plug::new("vsock0", vsock.address, Fit::Express, vsock.line));
+    }
     for (index, one) in devices.redirections.iter().enumerate() {
         let id = format!("redir{index}");
         args.pair("-chardev", format!("spicevmc,id=char{id},name=usbredir"));

@@ -44,6 +44,8 @@ pub struct Guest<'a> {
     pub domain: &'a Domain,
     /// The domain's uuid.
     pub uuid: DomainUuid,
+    /// The context id of its vsock.
+    pub cid: Option<u32>,
     /// The emulator's path.
     pub program: &'a str,
     /// The disks' layers, in the definition's order.
