@@ -39,9 +39,9 @@ fn cell_size(cell: &Node) -> Option<u64> {
 fn memory(root: &mut Node, warnings: &mut Vec<Warning>) {
     if root.child("memory").is_none() {
         // Whoever gives the cells memory has said how much there is.
-        let cells = root.at(&["cpu", "numa"]);
-        let mut sizes = cells.iter().flat_map(|numa| numa.all("cell")).map(cell_size);
-        let total = sizes.try_fold(0_u64, |sum, size| sum.checked_add(size?));
+        let total = root.at(&["cpu", "numa"]).and_then(|numa| {
+            numa.all("cell").map(cell_size).try_fold(0_u64, |sum, size| sum.checked_add(size?))
+        });
         if let Some(total) = total.filter(|total| *total > 0)
             && let Some(memory) = root.ensure("memory")
         {
