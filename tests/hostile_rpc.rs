@@ -4,13 +4,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use svirt::access::{Identity, Policy};
+use svirt::access::{Identity, Policy, SharedPolicy};
 use svirt::conf::capabilities::Capabilities;
 use svirt::conf::facts::{Emulator, HostFacts};
 use svirt::manager::{Labelled, Manager};
 use svirt::remote::{Events, Kind, Node, Outbox, Outcome, Service, Session, View, ViewEvents};
 use svirt::rpc::{Deframer, Header, List, Opaque, Packet, Procedure, Program};
-use svirt::settings::Settings;
+use svirt::settings::{Daemon, Settings};
 use svirt::store::Store;
 
 /// Bytes of events.
@@ -28,29 +28,47 @@ struct Inside {
     service: Arc<Service>,
     session: Arc<Session>,
     heard: Arc<Heard>,
-    _directory: tempfile::TempDir,
+    _directory: Arc<tempfile::TempDir>,
+}
+
+fn session(id: u64, uid: u32, heard: &Arc<Heard>) -> Arc<Session> {
+    let identity = Identity { uid, gid: uid, ..Identity::default() };
+    Arc::new(Session::new(id, identity, false, heard.clone()))
 }
 
 impl Inside {
     fn new(uid: u32) -> Self {
+        Self::with(uid, Policy::built_in(None), |_| {})
+    }
+
+    fn with(uid: u32, policy: Policy, change: impl FnOnce(&mut Daemon)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.paths.run = directory.path().to_str().unwrap().into();
+        change(&mut settings.daemon);
         let store = Store::open(&directory.path().join("db")).unwrap().0.serve().unwrap();
-        let policy = Policy::built_in(None);
+        let policy = SharedPolicy::from(policy);
         let events = Arc::new(Events::new(policy.clone()));
         let emulators = vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }];
         let facts = HostFacts { emulators, cpus: 2, ..HostFacts::default() };
         let sink = Arc::new(ViewEvents(events.clone(), Kind::System));
         let manager = Manager::new(settings, facts, Box::new(Labelled), Some(store), sink, |_, _| {});
         let heard = Arc::new(Heard::default());
-        let identity = Identity { uid, gid: uid, ..Identity::default() };
-        let session = Arc::new(Session::new(1, identity, false, heard.clone()));
+        let session = session(1, uid, &heard);
         events.add(&session);
         let node = Node::new("host".into(), 1000, Capabilities::default(), Vec::new());
         let view = View::new(Kind::System, Arc::new(manager), node);
         let service = Arc::new(Service::new(view, Vec::new(), policy));
-        Self { service, session, heard, _directory: directory }
+        Self { service, session, heard, _directory: Arc::new(directory) }
+    }
+
+    /// Another client of the same daemon, which has opened its connection.
+    fn beside(&self, uid: u32) -> Self {
+        let (service, directory) = (self.service.clone(), self._directory.clone());
+        let heard = Arc::new(Heard::default());
+        let beside = Self { service, session: session(2, uid, &heard), heard, _directory: directory };
+        beside.open();
+        beside
     }
 
     /// Every packet in the bytes, and every answer to them.
@@ -153,6 +171,53 @@ fn every_call_of_a_stranger_is_denied() {
             assert!(allowed || status(&reply) == 1, "{procedure:?}");
         }
     }
+}
+
+#[test]
+fn one_uid_keeps_as_much_as_it_may_and_hears_of_nobody_elses() {
+    let rules =
+        "[[rule]]\nuids = [7]\nrole = 'admin'\ndomains = ['web-*']\n\n[[rule]]\nuids = [8]\nrole = 'admin'";
+    let inside = Inside::with(7, Policy::parse(rules, 0).unwrap(), |daemon| {
+        daemon.definitions_per_user = 3;
+        daemon.definition_bytes_per_user = 20_000;
+    });
+    inside.open();
+    let other = inside.beside(8);
+    let xml =
+        |name: &str, more: &str| XML.replace("NAME", name).replace("<memory", &format!("{more}<memory"));
+    let uuid = "<uuid>6ba7b810-9dad-11d1-80b4-00c04fd430c8</uuid>";
+    assert_eq!(status(&other.call(Procedure::DomainDefineXml, &xml("secret", uuid).as_str())), 0);
+    assert_eq!(status(&other.call(Procedure::DomainDefineXml, &xml("web-9", "").as_str())), 0);
+    let define = |name: &str, more: &str| inside.call(Procedure::DomainDefineXml, &xml(name, more).as_str());
+    // Another one's uuid: that it is taken cannot be hidden, whose it is can.
+    let taken = define("web-1", uuid);
+    assert!(has(&taken, "the uuid 6ba7b810-9dad-11d1-80b4-00c04fd430c8 is in use") && !has(&taken, "secret"));
+    let seen = define("web-9", uuid);
+    assert!(has(&seen, "is in use") && !has(&seen, "secret"));
+    for name in ["web-1", "web-2", "web-3", "web-1"] {
+        assert_eq!(status(&define(name, "")), 0, "{name}");
+    }
+    assert!(has(&define("web-4", ""), "uid 7 may keep 3 definitions (daemon.definitions_per_user)"));
+    // Somebody else's that is defined anew counts too.
+    assert!(has(&define("web-9", ""), "daemon.definitions_per_user"));
+    let long = format!("<description>{}</description>", "x".repeat(20_000));
+    assert!(has(&define("web-1", &long), "20000 bytes of definitions"));
+    assert_eq!(status(&define("web-1", "<title>t</title>")), 0);
+    assert_eq!(status(&other.call(Procedure::DomainDefineXml, &xml("web-8", "").as_str())), 0);
+}
+
+#[test]
+fn one_client_is_told_of_one_event_a_few_times_at_most() {
+    let inside = Inside::new(0);
+    inside.open();
+    let register = |event: i32| {
+        let none: Option<svirt::rpc::Domain<'_>> = None;
+        status(&inside.call(Procedure::ConnectDomainEventCallbackRegisterAny, &(event, none)))
+    };
+    assert_eq!((0..1000).filter(|_| register(0) == 0).count(), 8);
+    // Every event that there is in libvirt 11 may be asked for, and those of pools and networks too.
+    assert!((1..28).all(|event| register(event) == 0) && register(28) == 1);
+    assert_eq!(status(&inside.call(Procedure::ConnectNetworkEventRegisterAny, &(0_i32, 0_u32))), 0);
 }
 
 #[test]

@@ -297,6 +297,19 @@ fn rules_say_who_may_do_what() {
     viewer(&["start", "db-1"]).expect(1).says(&["access denied", "domain:start"]);
     viewer(&["dumpxml", "db-1"]).expect(0);
     viewer(&["dumpxml", "db-1", "--security-info"]).expect(1).says(&["access denied", "domain:read_secure"]);
+    // The rules are read again when somebody asks for that; wrong ones change nothing.
+    let reload = |text: &str, said: &str| {
+        let before = host.daemon_log().matches(said).count();
+        std::fs::write(host.rig.path("access.toml"), text).unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(host.daemon_pid()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        eventually("the rules are read", || host.daemon_log().matches(said).count() > before);
+    };
+    reload("[[rule]]\nuids = 1\n", "the rules stay as they were");
+    viewer(&["list", "--all"]).expect(0);
+    reload(&rules.replace("54322", "54324").replace("web-*", "db-*"), "has read the rules again");
+    viewer(&["list", "--all"]).expect(1).says(&["access denied"]);
+    assert_eq!(tenant(&["list", "--all", "--name"]).expect(0).out.trim(), "db-1");
     // In the group, but in no rule; and not even in the group.
     host.virsh_as(54_323, 1, &["list"]).expect(1).says(&["access denied", "connect:getattr"]);
     host.virsh_as(54_323, 54_323, &["list"]).expect(1).says(&["Permission denied"]);

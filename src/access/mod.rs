@@ -4,9 +4,11 @@
 
 mod permission;
 mod rules;
+mod shared;
 
 pub use permission::{Object, Permission, Role, Verb};
 pub use rules::{Policy, RulesError};
+pub use shared::SharedPolicy;
 
 /// Who asks, by the kernel's word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::call::{Answer, Call};
 use super::error::{Code, Failure, From};
 use super::messages;
 use super::session::Session;
-use crate::access::{Object, Permission, Policy, Subject, Verb};
+use crate::access::{Object, Permission, SharedPolicy, Subject, Verb};
 use crate::base::DomainUuid;
 use crate::manager::{Event, Sink};
 use crate::rpc::{self, Header, Packet, Procedure, Program, XdrError};
@@ -84,14 +84,14 @@ fn deregister(call: &Call<'_>) -> Answer {
 /// Passes what happens on to every client that wants it and may know of it.
 #[derive(Debug)]
 pub struct Events {
-    policy: Policy,
+    policy: SharedPolicy,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
 }
 
 impl Events {
     /// Nobody listens yet.
     #[must_use]
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: SharedPolicy) -> Self {
         Self { policy, sessions: Mutex::default() }
     }
 

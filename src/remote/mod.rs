@@ -30,7 +30,7 @@ pub use view::{Kind, View};
 
 use std::sync::Arc;
 
-use crate::access::Policy;
+use crate::access::SharedPolicy;
 
 /// What every call needs.
 #[derive(Debug)]
@@ -38,14 +38,14 @@ pub struct Service {
     /// What a connection that is not open yet stands before.
     first: Arc<View>,
     others: Vec<Arc<View>>,
-    policy: Policy,
+    policy: SharedPolicy,
     absent: Option<(Kind, String)>,
 }
 
 impl Service {
     /// Serves these views to whoever the policy lets in.
     #[must_use]
-    pub fn new(first: View, others: Vec<View>, policy: Policy) -> Self {
+    pub fn new(first: View, others: Vec<View>, policy: SharedPolicy) -> Self {
         let others = others.into_iter().map(Arc::new).collect();
         Self { first: Arc::new(first), others, policy, absent: None }
     }

@@ -8,6 +8,9 @@ use crate::base::DomainUuid;
 
 /// The most event registrations of one client.
 const CALLBACKS_MAX: usize = 1024;
+/// The most registrations for the same event of the same domain, or of all: each one is sent every such event.
+/// Libraries of libvirt's register once.
+const SAME_MAX: usize = 8;
 
 /// Where bytes for one client go. Never waits.
 pub trait Outbox: Send + Sync + std::fmt::Debug {
@@ -107,7 +110,9 @@ impl Session {
     /// Registers; the number, or `None` where there are too many.
     pub(super) fn register(&self, event: i32, domain: Option<DomainUuid>) -> Option<i32> {
         let mut state = self.state();
-        if state.callbacks.len() >= CALLBACKS_MAX {
+        let same = |callback: &&Callback| (callback.event, callback.domain) == (event, domain);
+        let as_many = state.callbacks.iter().filter(same).count();
+        if state.callbacks.len() >= CALLBACKS_MAX || (event >= 0 && as_many >= SAME_MAX) {
             return None;
         }
         let id = state.last_callback;

@@ -54,11 +54,13 @@ pub(super) fn give_up_privileges() -> Result<(), Failed> {
 
 /// Shuts the file system but for what calls read, and loads the daemon's own filter.
 ///
-/// Holds for this thread and those that it starts from now on, so it comes before any.
-pub(super) fn restrict() -> Result<(), Failed> {
+/// Holds for this thread and those that it starts from now on, so it comes before any. The rules are read again when
+/// somebody asks for that: from their directory, for an editor puts a new file there.
+pub(super) fn restrict(settings: &Settings) -> Result<(), Failed> {
     let read = Allow { read_file: true, ..Allow::default() };
-    let there = READ.iter().filter(|path| Path::new(path).exists());
-    let rules: Vec<(&str, Allow)> = there.map(|path| (*path, read)).collect();
+    let rules = Path::new(&settings.daemon.access).parent().and_then(Path::to_str);
+    let there = READ.iter().copied().chain(rules).filter(|path| Path::new(path).exists());
+    let rules: Vec<(&str, Allow)> = there.map(|path| (path, read)).collect();
     landlock::prepare(landlock::effective_abi(landlock::NEWEST), &rules)
         .and_then(landlock::Prepared::restrict_self)
         .map_err(|error| ("restrict the file accesses", error))?;

@@ -11,8 +11,9 @@ use tokio::sync::Semaphore;
 use super::accept::{Shared, accept};
 use super::queue::Budget;
 use super::share::{Seats, Waiters};
-use super::start::{Prepared, ServerError, say_ready, step};
+use super::start::{Prepared, Rules, ServerError, say_ready, step};
 use super::views;
+use crate::access::SharedPolicy;
 use crate::remote::{Events, Kind, Service};
 
 /// Threads that run what never waits.
@@ -35,16 +36,16 @@ pub(super) fn serve(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), Se
 }
 
 async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerError> {
-    let Prepared { settings, hostname, policy, sockets, machine } = prepared;
+    let Prepared { settings, hostname, policy, rules, sockets, machine } = prepared;
     let daemon = settings.daemon.clone();
     let events = Arc::new(Events::new(policy.clone()));
     let test = views::test(&settings, &hostname, &events)?;
     let service = match machine {
         Ok((kind, machine, store, contents)) => {
             let view = views::machine(kind, settings, machine, store, contents, &events)?;
-            Service::new(view, vec![test], policy)
+            Service::new(view, vec![test], policy.clone())
         }
-        Err(why) => Service::new(test, Vec::new(), policy).without(Kind::Session, why),
+        Err(why) => Service::new(test, Vec::new(), policy.clone()).without(Kind::Session, why),
     };
     let shared = Arc::new(Shared {
         service: Arc::new(service),
@@ -59,6 +60,7 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
     });
     let mut stop = signal(SignalKind::terminate()).map_err(step("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(step("wait for signals"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(step("wait for signals"))?;
     let listen = |listener| UnixListener::from_std(listener).map_err(step("listen"));
     tokio::spawn(accept(shared.clone(), listen(sockets.read_write)?, false));
     if let Some(read_only) = sockets.read_only {
@@ -69,7 +71,24 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
     for view in shared.service.views() {
         tracing::info!(uri = view.uri(), domains = view.domains(), "serves");
     }
-    tokio::select! { _ = stop.recv() => {} _ = interrupt.recv() => {} }
+    loop {
+        tokio::select! {
+            _ = stop.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(&rules, &policy),
+        }
+    }
     tracing::info!("leaving; domains go on");
     Ok(())
+}
+
+/// Reads the rules again. Those that cannot be read change nothing.
+fn reload(rules: &Rules, policy: &SharedPolicy) {
+    match rules.read() {
+        Ok(read) => {
+            policy.replace(read);
+            tracing::info!("has read the rules again");
+        }
+        Err(error) => tracing::error!(%error, "the rules stay as they were"),
+    }
 }

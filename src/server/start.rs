@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{confine, serve, session, sockets};
-use crate::access::{Policy, RulesError};
+use crate::access::{Policy, RulesError, SharedPolicy};
 use crate::host;
 use crate::remote::Kind;
 use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError, UserDirectories};
@@ -75,10 +75,29 @@ impl From<confine::Failed> for ServerError {
 pub(super) struct Prepared {
     pub(super) settings: Settings,
     pub(super) hostname: String,
-    pub(super) policy: Policy,
+    pub(super) policy: SharedPolicy,
+    pub(super) rules: Rules,
     pub(super) sockets: sockets::Sockets,
     /// What runs and what is kept; why there is none where this daemon has no more than memory.
     pub(super) machine: Result<(Kind, Machine, Store, Contents), String>,
+}
+
+/// Where the rules are, who may have written them, and what holds without them.
+#[derive(Debug)]
+pub(super) struct Rules {
+    file: String,
+    owner: u32,
+    built_in: Policy,
+}
+
+impl Rules {
+    /// Reads them.
+    pub(super) fn read(&self) -> Result<Policy, ServerError> {
+        let Self { file, owner, built_in } = self;
+        let text = file::read_owned(file, RULES_MAX, *owner).map_err(step("read the rules' file"))?;
+        let Some(text) = text else { return Ok(built_in.clone()) };
+        Policy::parse(&text, *owner).map_err(|error| ServerError::Rules { file: file.clone(), error })
+    }
 }
 
 /// This machine, as root has seen it.
@@ -101,16 +120,17 @@ pub fn run(options: Options) -> Result<(), ServerError> {
 fn as_root(config: Option<&str>) -> Result<Prepared, ServerError> {
     let settings = settings(config.unwrap_or(DEFAULT_PATH), config.is_some(), 0)?;
     let group = group(&settings.daemon.group)?;
-    let policy = policy(&settings.daemon.access, 0, Policy::built_in(group))?;
+    let rules = Rules { file: settings.daemon.access.clone(), owner: 0, built_in: Policy::built_in(group) };
+    let policy = SharedPolicy::from(rules.read()?);
     confine::raise_descriptors().map_err(step("raise its number of descriptors"))?;
     confine::store_directory(&settings).map_err(step("make the store's directory"))?;
     let sockets = sockets::open(&settings, sockets::Owner::Root(group)).map_err(step("make its sockets"))?;
     let (machine, hostname) = (machine(&settings, host::View::System)?, hostname());
     confine::become_user(&settings)?;
     let (store, contents) = Store::open(&Path::new(&settings.daemon.store).join(DATABASE))?;
-    confine::restrict()?;
+    confine::restrict(&settings)?;
     let machine = Ok((Kind::System, machine, store.serve()?, contents));
-    Ok(Prepared { settings, hostname, policy, sockets, machine })
+    Ok(Prepared { settings, hostname, policy, rules, sockets, machine })
 }
 
 /// What an ordinary user can have: a session where the host lets it have a labeller, and the test driver.
@@ -120,7 +140,8 @@ fn as_user(config: Option<&str>) -> Result<Prepared, ServerError> {
     let file = config.map_or_else(|| directories.settings(), ToOwned::to_owned);
     let mut settings = settings(&file, config.is_some(), uid)?;
     directories.fill(&mut settings);
-    let policy = policy(&settings.daemon.access, uid, Policy::of_user(uid))?;
+    let rules = Rules { file: settings.daemon.access.clone(), owner: uid, built_in: Policy::of_user(uid) };
+    let policy = SharedPolicy::from(rules.read()?);
     confine::raise_descriptors().map_err(step("raise its number of descriptors"))?;
     let sockets = sockets::open(&settings, sockets::Owner::User(uid)).map_err(step("make its sockets"))?;
     let hostname = hostname();
@@ -136,13 +157,13 @@ fn as_user(config: Option<&str>) -> Result<Prepared, ServerError> {
         }
     };
     confine::give_up_privileges()?;
-    confine::restrict()?;
+    confine::restrict(&settings)?;
     let machine = match machine {
         // The connection was held for as long as nobody else held one: without clients a labeller leaves.
         Ok((machine, store, contents, _labeller)) => Ok((Kind::Session, machine, store.serve()?, contents)),
         Err(why) => Err(why),
     };
-    Ok(Prepared { settings, hostname, policy, sockets, machine })
+    Ok(Prepared { settings, hostname, policy, rules, sockets, machine })
 }
 
 /// Reads the host.
@@ -195,12 +216,6 @@ fn group(name: &str) -> Result<Option<u32>, ServerError> {
     let found = nix::unistd::Group::from_name(name).map_err(|error| step("read the groups")(error.into()))?;
     let found = found.ok_or_else(|| ServerError::Group(name.into()))?;
     Ok(Some(found.gid.as_raw()))
-}
-
-fn policy(file: &str, owner: u32, built_in: Policy) -> Result<Policy, ServerError> {
-    let text = file::read_owned(file, RULES_MAX, owner).map_err(step("read the rules' file"))?;
-    let Some(text) = text else { return Ok(built_in) };
-    Policy::parse(&text, owner).map_err(|error| ServerError::Rules { file: file.into(), error })
 }
 
 /// Says on a descriptor, and to systemd, that clients are served.

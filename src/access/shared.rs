@@ -1,0 +1,29 @@
+//! One policy for everybody who asks, which can be replaced while they do.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::{Identity, Permission, Policy, Subject};
+
+/// A policy that can be replaced. Every clone is the same one.
+#[derive(Clone, Debug)]
+pub struct SharedPolicy(Arc<RwLock<Policy>>);
+
+impl From<Policy> for SharedPolicy {
+    fn from(policy: Policy) -> Self {
+        Self(Arc::new(RwLock::new(policy)))
+    }
+}
+
+impl SharedPolicy {
+    /// Whether somebody may do something; see [`Policy::allows`].
+    #[must_use]
+    pub fn allows(&self, who: &Identity, permission: Permission, subject: Option<Subject<'_>>) -> bool {
+        let policy = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        policy.allows(who, permission, subject)
+    }
+
+    /// From now on, this is what is asked.
+    pub fn replace(&self, policy: Policy) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+}
