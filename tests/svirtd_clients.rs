@@ -4,57 +4,11 @@
 mod e2e_rig;
 mod virsh_rig;
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 
-use svirt::rpc::{Encode, Header, Packet, Procedure, Program};
+use svirt::rpc::{Header, Packet, Procedure, Program, STREAM_CHUNK};
+use virsh_rig::raw::{Raw, packet};
 use virsh_rig::{Host, virsh_possible};
-
-fn packet(procedure: Procedure, serial: u32, body: &impl Encode) -> Vec<u8> {
-    let header = Header { kind: 0, serial, ..Header::event(Program::Remote, procedure.number(), serial) };
-    Packet::bytes(&header, body).unwrap()
-}
-
-/// A connection without a library of libvirt's.
-struct Raw(UnixStream);
-
-impl Raw {
-    fn new(host: &Host) -> Self {
-        let stream = UnixStream::connect(host.socket()).unwrap();
-        stream.set_read_timeout(Some(e2e_rig::PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(e2e_rig::PATIENCE)).unwrap();
-        Self(stream)
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).unwrap();
-    }
-
-    fn open(host: &Host) -> Self {
-        let mut raw = Self::new(host);
-        raw.send(&packet(Procedure::ConnectOpen, 0, &(Some("qemu:///system"), 0_u32)));
-        assert_eq!(raw.receive().1, 0);
-        raw
-    }
-
-    /// Serial and status of the next packet.
-    fn receive(&mut self) -> (u32, u32) {
-        let mut length = [0; 4];
-        self.0.read_exact(&mut length).unwrap();
-        let mut rest = vec![0; u32::from_be_bytes(length) as usize - 4];
-        self.0.read_exact(&mut rest).unwrap();
-        let word = |at: usize| u32::from_be_bytes(rest[at * 4..at * 4 + 4].try_into().unwrap());
-        (word(4), word(5))
-    }
-
-    /// Whether the daemon has let go of it: the end, or a reset where it had not read everything.
-    fn is_over(&mut self) -> bool {
-        match self.0.read_to_end(&mut Vec::new()) {
-            Ok(_) => true,
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-        }
-    }
-}
 
 #[test]
 fn garbage_and_stalls_harm_whoever_sends_them() {
@@ -239,4 +193,104 @@ fn it_takes_over_a_socket_and_tells_its_service_manager() {
     assert!(String::from_utf8_lossy(&second.stderr).contains("another svirtd serves"));
     host.start_daemon();
     host.says(&["list"]);
+}
+
+/// Bytes of the daemon's that are in memory.
+fn resident(host: &Host) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.daemon_pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn hundreds_of_calls_in_one_piece_are_made_as_their_answers_are_read() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let mut one = Raw::open(&host);
+    let length = one.call(Procedure::ConnectGetCapabilities, &()).unwrap().payload.len();
+    // As many as one read takes. Their answers would be 100 MiB and more, if they were all made at once.
+    let calls = packet(Procedure::ConnectGetCapabilities, 1, &()).repeat((16 << 10) / 28);
+    let clients = (100 << 20) / (length * calls.len() / 28) + 1;
+    let before = resident(&host);
+    let mut deaf: Vec<Raw> = (0..clients).map(|_| Raw::open(&host)).collect();
+    for client in &mut deaf {
+        client.send(&calls);
+    }
+    // Others get their turn between any two of them.
+    assert!(one.call(Procedure::ConnectGetType, &()).unwrap().has("QEMU"));
+    // Each client's last answer comes when it reads those before it, and not before.
+    let grown = resident(&host).saturating_sub(before);
+    let most = (clients as u64) * (2 << 20) + (16 << 20);
+    assert!(
+        grown < most,
+        "{grown} bytes for {clients} clients that do not read, of {length} bytes an answer"
+    );
+    let mut last = deaf.pop().unwrap();
+    for _ in 0..calls.len() / 28 {
+        assert_eq!(last.next().unwrap().payload.len(), length);
+    }
+}
+
+/// Packets on the stream of a call that opened a console.
+fn typed(serial: u32, status: u32, data: &[u8]) -> Vec<u8> {
+    let header = Header::event(Program::Remote, Procedure::DomainOpenConsole.number(), serial);
+    let header = Header { kind: 3, status: i32::try_from(status).unwrap(), ..header };
+    Packet::raw(&header, data).unwrap()
+}
+
+/// Opens the console of a guest that does not read it.
+fn open_console(host: &Host, domain: &svirt::rpc::Domain<'_>, flags: u32) -> (Raw, u32) {
+    let mut raw = Raw::open(host);
+    let opened = raw.call(Procedure::DomainOpenConsole, &(*domain, None::<&str>, flags)).unwrap();
+    (raw, opened.status)
+}
+
+#[test]
+fn a_guest_that_does_not_read_its_console_holds_nothing() {
+    if !virsh_possible() {
+        return;
+    }
+    const CONTINUE: u32 = 2;
+    let host = Host::new();
+    let file = host.rig.bare("mute", "<serial type='pty'/>");
+    host.says(&["create", &file, "--paused"]);
+    let domain = svirt::rpc::Domain { name: "mute", uuid: host.rig.uuid("mute").0.into_bytes(), id: -1 };
+    let (mut first, status) = open_console(&host, &domain, 0);
+    assert_eq!(status, 0);
+    // What no client of libvirt's sends ends the stream, not the connection.
+    first.send(&typed(77, CONTINUE, &vec![b'x'; STREAM_CHUNK + 1]));
+    let error = first.next().unwrap();
+    assert_eq!((error.kind, error.status), (3, 1));
+    assert!(error.has("longer than any client of libvirt's sends"));
+    assert_eq!(first.call(Procedure::ConnectGetType, &()).unwrap().status, 0);
+    // It is free again for the next one.
+    let mut other = None;
+    e2e_rig::eventually("the console is free", || {
+        let (raw, status) = open_console(&host, &domain, 0);
+        other = Some(raw);
+        status == 0
+    });
+    let mut other = other.unwrap();
+    // More than anything between here and the guest holds.
+    for _ in 0..200 {
+        other.send(&typed(77, CONTINUE, &[b'x'; 64 << 10]));
+    }
+    let error = other.next().unwrap();
+    assert_eq!((error.kind, error.status), (3, 1));
+    assert!(error.has("the guest does not read its console"));
+    e2e_rig::eventually("the console is free", || open_console(&host, &domain, 0).1 == 0);
+    // And one that leaves while bytes of its own wait takes them along.
+    let mut leaves = None;
+    e2e_rig::eventually("the console is free", || {
+        let (raw, status) = open_console(&host, &domain, 0);
+        leaves = Some(raw);
+        status == 0
+    });
+    let mut leaves = leaves.unwrap();
+    leaves.send(&typed(77, CONTINUE, &[b'x'; 200 << 10]));
+    drop(leaves);
+    e2e_rig::eventually("the console is free", || open_console(&host, &domain, 0).1 == 0);
+    host.says(&["destroy", "mute"]);
 }

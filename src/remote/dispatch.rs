@@ -63,7 +63,7 @@ enum Route {
 
 impl Service {
     /// Decides what becomes of one packet.
-    pub fn packet(self: &Arc<Self>, session: &Arc<Session>, packet: Packet) -> Outcome {
+    pub fn packet(self: &Arc<Self>, session: &Arc<Session>, mut packet: Packet) -> Outcome {
         let header = packet.header;
         let program = Program::of(header.program, header.version);
         match (header.packet_type(), program) {
@@ -73,7 +73,7 @@ impl Service {
                 None => Outcome::Nothing,
             },
             (Some(PacketType::Call | PacketType::CallWithFds), _) => {
-                self.call(session, program, &packet).unwrap_or_else(|failure| refuse(&header, &failure))
+                self.call(session, program, &mut packet).unwrap_or_else(|failure| refuse(&header, &failure))
             }
             // libvirt drops what makes no sense here, and so do we.
             _ => Outcome::Nothing,
@@ -84,7 +84,7 @@ impl Service {
         self: &Arc<Self>,
         session: &Arc<Session>,
         program: Option<Program>,
-        packet: &Packet,
+        packet: &mut Packet,
     ) -> Result<Outcome, Failure> {
         let header = packet.header;
         let rpc = |text| Failure { code: Code::Rpc, from: From::Rpc, message: text };
@@ -116,27 +116,17 @@ impl Service {
         }
         let Some(route) = route(procedure) else { return Err(Failure::unsupported(procedure.api())) };
         call.permit_connect()?;
-        self.run(&route, session, &call, packet)
-    }
-
-    fn run(
-        self: &Arc<Self>,
-        route: &Route,
-        session: &Arc<Session>,
-        call: &Call<'_>,
-        packet: &Packet,
-    ) -> Result<Outcome, Failure> {
-        let header = packet.header;
         match route {
-            Route::Fast(handler) => Ok(Outcome::Reply(reply(&header, handler(call)))),
+            Route::Fast(handler) => Ok(Outcome::Reply(reply(&header, handler(&call)))),
             Route::Slow(handler) => {
-                let (service, session, handler) = (self.clone(), session.clone(), *handler);
-                let (payload, procedure) = (packet.payload.clone(), call.procedure);
+                let (service, session) = (self.clone(), session.clone());
+                // Moved: the bytes are there once, and whoever runs this counts them.
+                let payload = std::mem::take(&mut packet.payload);
                 Ok(Outcome::Later(Box::new(move || {
                     reply(&header, handler(&Call::new(&service, &session, procedure, &payload)))
                 })))
             }
-            Route::Console => console(call, header).map(Outcome::Console),
+            Route::Console => console(&call, header).map(Outcome::Console),
             Route::Close => Ok(Outcome::Last(reply(&header, Ok(Vec::new())))),
         }
     }
@@ -145,6 +135,13 @@ impl Service {
     #[must_use]
     pub fn late_failure(&self, header: &Header, error: crate::driver::DriverError) -> Vec<u8> {
         reply(header, Err(crate::manager::ManagerError::from(error).into()))
+    }
+
+    /// The bytes of an answer to a call that there is no room for now.
+    #[must_use]
+    pub fn busy(&self, header: &Header) -> Vec<u8> {
+        let text = "the daemon holds too many long calls; try again when some of them are through";
+        reply(header, Err(Failure::new(Code::OperationFailed, From::Rpc, text)))
     }
 
     /// The bytes of an answer without results.

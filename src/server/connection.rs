@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::accept::Shared;
-use super::console;
 use super::queue::{Budget, Queue};
 use super::share::Waiters;
+use super::{console, keys};
 use crate::remote::{Outcome, Service, Session, StreamPacket};
 use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
 
@@ -25,8 +25,6 @@ const PINGS_MAX: u32 = 5;
 const STALLED: Duration = Duration::from_secs(60);
 /// Streams that one client may have open.
 const STREAMS_MAX: usize = 16;
-/// Packets for one stream that its other end has not taken yet.
-const STREAM_QUEUE: usize = 16;
 /// Bytes of one unfinished packet that are nobody's concern.
 const PARTIAL_FREE: usize = 64 << 10;
 
@@ -36,7 +34,7 @@ pub(super) struct Client {
     pub(super) service: Arc<Service>,
     pub(super) session: Arc<Session>,
     pub(super) queue: Arc<Queue>,
-    streams: Mutex<HashMap<u32, mpsc::Sender<StreamPacket>>>,
+    streams: Mutex<HashMap<u32, keys::Sender>>,
     calls: Arc<Semaphore>,
     pub(super) waiters: Arc<Waiters>,
     partial: Arc<Budget>,
@@ -73,7 +71,7 @@ impl Client {
     /// Reads until the end; true where the client said goodbye and is answered.
     async fn read(self: &Arc<Self>, stream: &OwnedReadHalf) -> bool {
         let (mut deframer, mut pings) = (Deframer::default(), 0);
-        let mut counted = Counted { budget: &self.partial, bytes: 0 };
+        let mut counted = Counted::new(self.partial.clone());
         loop {
             self.queue.room().await;
             match timeout(PING_EVERY, stream.readable()).await {
@@ -141,6 +139,7 @@ impl Client {
 
     /// Deals with one packet; true where it was the last one.
     async fn packet(self: &Arc<Self>, packet: Packet) -> bool {
+        let (header, bytes) = (packet.header, packet.payload.len());
         match self.service.packet(&self.session, packet) {
             Outcome::Nothing => {}
             Outcome::Reply(bytes) => self.queue.push(bytes),
@@ -152,12 +151,17 @@ impl Client {
                 // While as many calls as are allowed are under way, nothing more is read of this client.
                 let Ok(permit) = self.calls.clone().acquire_owned().await else { return false };
                 let client = self.clone();
+                let mut counted = Counted::new(self.partial.clone());
+                if !counted.holds(bytes) {
+                    self.queue.push(self.service.busy(&header));
+                    return false;
+                }
                 tokio::spawn(async move {
                     let share = client.waiters.take(client.session.uid()).await;
                     if let Ok(bytes) = tokio::task::spawn_blocking(work).await {
                         client.queue.push(bytes);
                     }
-                    drop((share, permit));
+                    drop((share, permit, counted));
                 });
             }
             Outcome::Console(wanted) => self.console(wanted),
@@ -167,7 +171,7 @@ impl Client {
     }
 
     fn console(self: &Arc<Self>, wanted: crate::remote::Console) {
-        let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
+        let (sender, receiver) = keys::stream();
         let serial = wanted.header.serial;
         {
             let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,8 +204,7 @@ impl Client {
         let text = if packet.data.len() > STREAM_CHUNK {
             Some("a stream's packet is longer than any client of libvirt's sends")
         } else {
-            let full = sender.try_send(packet).is_err();
-            full.then_some("the guest does not read its console: what was typed is lost")
+            (!sender.send(packet)).then_some("the guest does not read its console: what was typed is lost")
         };
         if let Some(text) = text {
             self.forget(serial);
@@ -210,13 +213,18 @@ impl Client {
     }
 }
 
-/// What is held of one client's unfinished packet, as all clients' budget counts it; given back however reading ends.
-struct Counted<'a> {
-    budget: &'a Budget,
+/// What is held of one packet that is not read to its end, or not answered yet, as all clients' budget counts it;
+/// given back however that ends.
+struct Counted {
+    budget: Arc<Budget>,
     bytes: usize,
 }
 
-impl Counted<'_> {
+impl Counted {
+    fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, bytes: 0 }
+    }
+
     /// Notes how much is held; false where that is too much.
     fn holds(&mut self, held: usize) -> bool {
         self.budget.remove(self.bytes);
@@ -225,7 +233,7 @@ impl Counted<'_> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.budget.remove(self.bytes);
     }
@@ -259,11 +267,11 @@ mod tests {
 
     #[test]
     fn what_was_held_is_given_back_when_reading_is_cut_short() {
-        let budget = Budget::default();
-        let mut counted = Counted { budget: &budget, bytes: 0 };
+        let budget = Arc::new(Budget::default());
+        let mut counted = Counted::new(budget.clone());
         assert!(counted.holds(200 << 20) && counted.holds(100 << 20));
         drop(counted);
-        let mut next = Counted { budget: &budget, bytes: 0 };
+        let mut next = Counted::new(budget);
         assert!(next.holds(256 << 20), "nothing of it is left");
         assert!(!next.holds((256 << 20) + 1));
     }

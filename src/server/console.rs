@@ -1,18 +1,24 @@
 //! A console as a stream: bytes of the guest down, keys up.
 
+use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
 
 use super::connection::Client;
+use super::keys::Receiver;
 use crate::driver::{Control, DriverError};
 use crate::remote::{Console, StreamPacket};
 use crate::rpc::{Header, Packet, PacketStatus, PacketType, STREAM_CHUNK};
 
+/// How long a guest may take for what was typed before its client left properly.
+const LAST: Duration = Duration::from_secs(1);
+
 /// Attaches, answers the call, and carries bytes until one side ends.
-pub(super) async fn serve(client: &Client, wanted: Console, mut typed: Receiver<StreamPacket>) {
+pub(super) async fn serve(client: &Client, wanted: Console, mut typed: Receiver) {
     let header = wanted.header;
     let share = client.waiters.take(client.session.uid()).await;
     let attached = attach(wanted).await;
@@ -41,18 +47,19 @@ async fn carry(
     header: &Header,
     mut stream: UnixStream,
     early: Vec<u8>,
-    typed: &mut Receiver<StreamPacket>,
+    typed: &mut Receiver,
 ) {
     for piece in early.chunks(STREAM_CHUNK) {
         data(client, header, piece);
     }
-    let mut open = true;
+    let (mut open, mut pending) = (true, Pending::default());
     loop {
         // A client that does not read what the guest writes leaves it with the supervisor.
         client.queue.room().await;
         if client.queue.is_closed() {
             return;
         }
+        // Whatever the guest takes or leaves, what the client does next is heard.
         tokio::select! {
             ready = stream.readable(), if open => {
                 if ready.is_err() || !down(client, header, &stream) {
@@ -61,16 +68,67 @@ async fn carry(
                     data(client, header, &[]);
                 }
             }
-            packet = typed.recv() => match packet {
-                Some(StreamPacket { status: PacketStatus::Continue, data, .. }) => {
-                    if open && stream.write_all(&data).await.is_err() {
-                        open = false;
-                    }
+            ready = stream.writable(), if open && pending.is_some() => {
+                if ready.is_err() || !pending.write(&stream, typed) {
+                    open = false;
                 }
-                Some(_) => return end(client, header),
+            }
+            packet = typed.next() => match packet {
+                Some(StreamPacket { status: PacketStatus::Continue, data, .. }) if open => pending.add(data),
+                Some(StreamPacket { status: PacketStatus::Continue, data, .. }) => typed.taken(data.len()),
+                Some(_) => {
+                    // What was typed last reaches a guest that reads.
+                    let _ = timeout(LAST, pending.flush(&mut stream)).await;
+                    return end(client, header);
+                }
                 None => return,
             },
         }
+    }
+}
+
+/// What was typed and the guest has not taken. How much that may be is for `keys` to say.
+#[derive(Default)]
+struct Pending {
+    pieces: VecDeque<Vec<u8>>,
+    /// Bytes of the first piece that are through.
+    written: usize,
+}
+
+impl Pending {
+    fn is_some(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
+    fn add(&mut self, data: Vec<u8>) {
+        if !data.is_empty() {
+            self.pieces.push_back(data);
+        }
+    }
+
+    /// Writes what the guest takes now; false where it takes no more at all.
+    fn write(&mut self, stream: &UnixStream, typed: &Receiver) -> bool {
+        let Some(first) = self.pieces.front() else { return true };
+        match stream.try_write(first.get(self.written..).unwrap_or_default()) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.written += count;
+                typed.taken(count);
+                if self.written >= first.len() {
+                    self.pieces.pop_front();
+                    self.written = 0;
+                }
+                true
+            }
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
+    async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
+        for piece in self.pieces.drain(..) {
+            stream.write_all(piece.get(std::mem::take(&mut self.written)..).unwrap_or_default()).await?;
+        }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod accept;
 mod confine;
 mod connection;
 mod console;
+mod keys;
 mod queue;
 mod serve;
 mod session;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
+use super::fault;
 use super::{Change, Contents, Known, Live, Object, StoreError, Text};
 use crate::base::DomainUuid;
 
@@ -116,6 +117,7 @@ impl Database {
         for change in changes {
             make(&transaction, change)?;
         }
+        fault::step();
         transaction.commit()
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod database;
+mod fault;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -208,7 +209,9 @@ fn write(database: &mut Database, jobs: &Receiver<Job>) {
             let Ok(next) = jobs.try_recv() else { break };
             batch.push(next);
         }
+        fault::step();
         let together = database.apply(batch.iter().flat_map(|job| &job.changes));
+        fault::step();
         for job in batch {
             // One that cannot be written must not take the others with it.
             let result = match &together {

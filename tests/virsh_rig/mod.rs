@@ -3,6 +3,8 @@
 
 pub mod user;
 
+pub mod raw;
+
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -60,7 +62,12 @@ impl Host {
     }
 
     pub fn start_daemon(&mut self) {
-        self.daemon = Some(program(&self.rig, env!("CARGO_BIN_EXE_svirtd"), "svirtd.out"));
+        let daemon = program(&self.rig, env!("CARGO_BIN_EXE_svirtd"), "svirtd.out");
+        self.wait_until_served(daemon);
+    }
+
+    fn wait_until_served(&mut self, daemon: Child) {
+        self.daemon = Some(daemon);
         let daemon = self.daemon.as_mut().unwrap();
         let socket = self.rig.text("run/svirt-sock");
         let until = Instant::now() + PATIENCE;
@@ -74,6 +81,33 @@ impl Host {
 
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().unwrap().id()
+    }
+
+    /// Starts it with faults on purpose: see `src/store/fault.rs`.
+    pub fn start_faulty_daemon(&mut self, step: usize) {
+        let mut command = command(&self.rig, env!("CARGO_BIN_EXE_svirtd"), "svirtd.out");
+        let daemon = command.env("SVIRT_STORE_FAULT", step.to_string()).spawn().unwrap();
+        self.wait_until_served(daemon);
+    }
+
+    /// Whether it has ended by itself; it is then no longer there.
+    pub fn daemon_died(&mut self) -> bool {
+        let died = self.daemon.as_mut().unwrap().try_wait().unwrap().is_some();
+        if died {
+            self.daemon = None;
+        }
+        died
+    }
+
+    /// kill -9 to the labeller; domains go on.
+    pub fn kill_labeller(&mut self) {
+        self.labeller.kill().unwrap();
+        self.labeller.wait().unwrap();
+    }
+
+    pub fn start_labeller(&mut self) {
+        self.labeller = program(&self.rig, env!("CARGO_BIN_EXE_svirt-labeller"), "labeller.out");
+        eventually("the labeller serves", || Labeller::connect(&self.rig.settings).is_ok());
     }
 
     /// kill -9
@@ -120,10 +154,15 @@ impl Host {
 }
 
 fn program(rig: &Rig, path: &str, log: &str) -> Child {
+    command(rig, path, log).spawn().unwrap()
+}
+
+fn command(rig: &Rig, path: &str, log: &str) -> Command {
     let log = File::options().create(true).append(true).open(rig.path(log)).unwrap();
     let mut command = Command::new(path);
     command.arg("--config").arg(rig.path("svirt.toml")).env("SVIRT_LOG", "debug");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
 }
 
 impl Drop for Host {

@@ -1,0 +1,190 @@
+//! svirtd, or the labeller, is killed at any moment: nothing that was acknowledged is lost, and nothing is left between.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod e2e_rig;
+mod virsh_rig;
+
+use e2e_rig::eventually;
+use svirt::rpc::{Domain, Procedure};
+use virsh_rig::raw::Raw;
+use virsh_rig::{Host, virsh_possible};
+
+/// What clients see of one domain: its title where it is persistent, autostart, and whether it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    title: Option<String>,
+    autostart: bool,
+    runs: bool,
+}
+
+fn seen(host: &Host) -> Seen {
+    if !host.says(&["list", "--all", "--name"]).lines().any(|name| name == "life") {
+        return Seen::default();
+    }
+    let info = host.says(&["dominfo", "life"]);
+    let line = |key: &str| {
+        info.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned()
+    };
+    let persistent = line("Persistent:") == "yes";
+    let title = persistent.then(|| host.says(&["desc", "life", "--title", "--config"]));
+    Seen { title, autostart: line("Autostart:") == "enable", runs: line("State:") == "running" }
+}
+
+/// One step of a domain's life: the call, and what it does.
+type Step = (&'static str, fn(&mut Raw, &str, &Domain<'_>) -> std::io::Result<u32>, fn(&mut Seen));
+
+fn titled(xml: &str, title: &str) -> String {
+    xml.replace("</uuid>", &format!("</uuid><title>{title}</title>"))
+}
+
+const LIFE: &[Step] = &[
+    (
+        "define",
+        |raw, xml, _| Ok(raw.call(Procedure::DomainDefineXml, &titled(xml, "one").as_str())?.status),
+        |seen| seen.title = Some("one".into()),
+    ),
+    (
+        "autostart",
+        |raw, _, domain| Ok(raw.call(Procedure::DomainSetAutostart, &(*domain, 1_i32))?.status),
+        |seen| seen.autostart = true,
+    ),
+    (
+        "define anew",
+        |raw, xml, _| Ok(raw.call(Procedure::DomainDefineXml, &titled(xml, "two").as_str())?.status),
+        |seen| seen.title = Some("two".into()),
+    ),
+    (
+        "start",
+        |raw, _, domain| Ok(raw.call(Procedure::DomainCreate, domain)?.status),
+        |seen| seen.runs = true,
+    ),
+    (
+        "destroy",
+        |raw, _, domain| Ok(raw.call(Procedure::DomainDestroy, domain)?.status),
+        |seen| seen.runs = false,
+    ),
+    (
+        "undefine",
+        |raw, _, domain| Ok(raw.call(Procedure::DomainUndefine, domain)?.status),
+        |seen| *seen = Seen::default(),
+    ),
+];
+
+#[test]
+fn a_daemon_that_ends_at_any_step_of_a_commit_keeps_what_it_acknowledged() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let file = host.rig.bare("life", "");
+    let xml = std::fs::read_to_string(file).unwrap();
+    let uuid = xml.split_once("<uuid>").unwrap().1.split_once("</uuid>").unwrap().0;
+    let uuid = uuid::Uuid::try_parse(uuid).unwrap().into_bytes();
+    let domain = Domain { name: "life", uuid, id: -1 };
+    let mut ended = 0;
+    for fault in 0.. {
+        host.kill_daemon();
+        host.start_faulty_daemon(fault);
+        let mut raw = Raw::open(&host);
+        let (mut before, mut after) = (Seen::default(), Seen::default());
+        for (name, call, does) in LIFE {
+            before = after.clone();
+            does(&mut after);
+            match call(&mut raw, &xml, &domain) {
+                Ok(status) => assert_eq!(status, 0, "{name}, fault {fault}"),
+                Err(_) => break,
+            }
+            before = after.clone();
+        }
+        if before == after {
+            break;
+        }
+        ended += 1;
+        eventually("it has ended", || host.daemon_died());
+        host.start_daemon();
+        let now = seen(&host);
+        assert!(now == before || now == after, "fault {fault}: {now:?}, and not {before:?} or {after:?}");
+        if now.runs {
+            assert!(host.says(&["dumpxml", "life"]).contains("<title>two</title>"));
+            host.says(&["destroy", "life"]);
+        }
+        // What the labeller has is what is shown.
+        assert!(host.rig.status("life").is_none());
+        if now.title.is_some() {
+            host.says(&["undefine", "life"]);
+        }
+    }
+    assert!(ended >= 15, "six changes and more have three steps each, and only {ended} were walked");
+}
+
+#[test]
+fn what_runs_keeps_its_definition_when_it_is_started_while_the_labeller_is_away() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let file = host.rig.bare("away", "");
+    host.says(&["define", &file]);
+    host.says(&["start", "away"]);
+    let before = host.says(&["dumpxml", "away"]);
+    host.kill_daemon();
+    host.kill_labeller();
+    host.start_daemon();
+    // Nobody knows whether it runs; to start it would overwrite what it was started with.
+    assert!(host.complains(&["start", "away"]).contains("labeller"));
+    host.start_labeller();
+    eventually("it is found again", || host.says(&["domstate", "away"]) == "running");
+    assert_eq!(host.says(&["dumpxml", "away"]), before);
+    host.says(&["destroy", "away"]);
+}
+
+#[test]
+fn what_is_ended_while_it_starts_is_gone_once_that_is_answered() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = host.rig.bare("short", "");
+    host.says(&["define", &file]);
+    let uuid = host.says(&["domuuid", "short"]);
+    let uuid = uuid::Uuid::try_parse(&uuid).unwrap().into_bytes();
+    let domain = Domain { name: "short", uuid, id: -1 };
+    for pause in [0, 2, 5, 10, 20, 40, 80, 160] {
+        let (mut starts, mut ends) = (Raw::open(&host), Raw::open(&host));
+        starts.send(&virsh_rig::raw::packet(Procedure::DomainCreate, 1, &domain));
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let ended = ends.call(Procedure::DomainDestroy, &domain).unwrap();
+        let started = starts.next().unwrap();
+        // One that came before the start was refused; any other took what was there away.
+        if ended.status == 0 {
+            assert_eq!(host.says(&["domstate", "short"]), "shut off", "after {pause} ms");
+            assert!(host.rig.status("short").is_none());
+        } else {
+            assert!(ended.has("domain is not running") && started.status == 0);
+            host.says(&["destroy", "short"]);
+        }
+    }
+}
+
+#[test]
+fn an_interactive_virsh_goes_on_by_itself() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let file = host.rig.bare("stays", "");
+    host.says(&["define", &file]);
+    let mut talk = e2e_rig::terminal::Talk::new(host.command(&[]));
+    talk.shows("virsh #");
+    talk.types("list --all --name\r");
+    talk.shows("stays");
+    host.kill_daemon();
+    talk.shows("Disconnected from");
+    host.start_daemon();
+    talk.types("domstate stays\r");
+    talk.shows("Reconnected to the hypervisor");
+    talk.types("domstate stays\r");
+    talk.shows("shut off");
+    talk.types("quit\r");
+    assert_eq!(talk.ends(), Some(0));
+}
