@@ -408,7 +408,20 @@ fn an_ordinary_user_has_the_test_driver_without_configuration() {
     assert_eq!(user.says(VIEW, &["domstate", "a", "--reason"]), "shut off (shutdown)");
     user.says(VIEW, &["start", "a"]);
     assert!(user.says(VIEW, &["dumpxml", "a"]).contains("<domain type='test' id='3'>"));
+    user.says(VIEW, &["desc", "a", "--title", "--live", "--config", "--new-desc", "A title"]);
+    assert_eq!(user.says(VIEW, &["desc", "a", "--title", "--config"]), "A title");
+    assert!(user.says(VIEW, &["list", "--title"]).contains("A title"));
+    let element = ["--uri", "urn:app", "--key", "app", "--set", "<x y='1'/>", "--config"];
+    user.says(VIEW, &[&["metadata", "a"][..], &element].concat());
+    assert_eq!(user.says(VIEW, &["metadata", "a", "--uri", "urn:app", "--config"]), "<x y=\"1\"/>");
+    let missing = user.virsh(VIEW, &["metadata", "a", "--uri", "urn:app", "--live"]).expect(1).err;
+    assert!(missing.contains("metadata not found: Requested metadata element is not present"), "{missing}");
+    let refused = user.virsh(VIEW, &["domrename", "a", "b"]).expect(1).err;
+    assert!(refused.contains("cannot rename active domain"), "{refused}");
     user.says(VIEW, &["destroy", "a"]);
+    assert!(user.says(VIEW, &["dumpxml", "a"]).contains("<app:x xmlns:app=\"urn:app\" y=\"1\"/>"));
+    user.says(VIEW, &["domrename", "a", "b"]);
+    user.says(VIEW, &["domrename", "b", "a"]);
     user.says(VIEW, &["undefine", "a"]);
     eventually("all of it was told", || events().contains("'a': Undefined Removed"));
     let life: Vec<String> =
@@ -420,7 +433,11 @@ fn an_ordinary_user_has_the_test_driver_without_configuration() {
         "Resumed Unpaused",
         "Stopped Shutdown",
         "Started Booted",
+        "type title, uri <null>",
+        "type element, uri urn:app",
         "Stopped Destroyed",
+        "Undefined Renamed",
+        "Defined Renamed",
         "Undefined Removed",
     ];
     assert_eq!(life, expected);

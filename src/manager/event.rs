@@ -42,6 +42,13 @@ pub enum What {
     },
     /// A step of its life.
     Lifecycle(Lifecycle),
+    /// What is said about it changed.
+    Metadata {
+        /// virDomainMetadataType: 0 the description, 1 the title, 2 an element.
+        kind: i32,
+        /// The element's namespace.
+        namespace: Option<String>,
+    },
     /// The guest put itself to sleep on disk.
     PmSuspendDisk,
     /// The guest put itself to sleep in memory.
@@ -72,6 +79,10 @@ pub enum Lifecycle {
     Updated,
     /// Defined no longer.
     Undefined,
+    /// It has another name from now on; told of it as it was.
+    RenamedFrom,
+    /// It has this name from now on.
+    RenamedTo,
     /// Its virtual CPUs go on, for the first time.
     Running,
     /// It was started.
@@ -110,7 +121,9 @@ impl Lifecycle {
         match self {
             Self::Added => (0, 0),
             Self::Updated => (0, 1),
+            Self::RenamedTo => (0, 2),
             Self::Undefined => (1, 0),
+            Self::RenamedFrom => (1, 1),
             Self::Booted => (2, 0),
             Self::Paused => (3, 0),
             Self::PausedIoError => (3, 2),

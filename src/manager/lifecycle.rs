@@ -187,6 +187,7 @@ impl Manager {
             consoles: Vec::new(),
             autodestroy: flags.autodestroy,
             ending: false,
+            ports: Vec::new(),
             runtime: Runtime::default(),
         };
         table.set_live(definition.uuid, starting);
@@ -245,7 +246,8 @@ impl Manager {
             definition: Some(definition.clone()),
             state: if paused { State::Paused(PAUSED_USER) } else { State::Running(BOOTED) },
             control: begun.control,
-            text: definition.running(&running(id, &begun.labels, &begun.consoles, begun.ports)),
+            text: definition.running(&running(id, &begun.labels, &begun.consoles, begun.ports.clone())),
+            ports: begun.ports,
             labels: begun.labels,
             cgroup: begun.cgroup,
             consoles: begun.consoles,

@@ -16,6 +16,7 @@ mod labelled;
 mod lifecycle;
 mod live;
 mod memory;
+mod metadata;
 mod recover;
 mod runtime;
 mod table;
@@ -35,6 +36,7 @@ pub use labelled::Labelled;
 pub use lifecycle::StartFlags;
 pub use live::{BlockInfo, BlockStats, DiskName};
 pub use memory::Memory;
+pub use metadata::Metadata;
 pub use runtime::Runtime;
 pub use table::{Domain, Kept, Label, Live, State};
 

@@ -182,7 +182,7 @@ impl Manager {
         };
         let (labels, consoles) =
             (labels(&described.plan, &self.facts), found.map(|found| found.consoles).unwrap_or_default());
-        let running = running(id, &labels, &consoles, ports);
+        let running = running(id, &labels, &consoles, ports.clone());
         let live = Live {
             id,
             text: definition.as_ref().map(|definition| definition.running(&running)).unwrap_or_default(),
@@ -194,6 +194,7 @@ impl Manager {
             consoles,
             autodestroy: None,
             ending: false,
+            ports,
             runtime: Runtime::default(),
         };
         table.set_live(uuid, live);

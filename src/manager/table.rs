@@ -69,6 +69,8 @@ pub struct Live {
     pub autodestroy: Option<u64>,
     /// Whether somebody is ending it.
     pub ending: bool,
+    /// The port of each of its displays, where one was chosen.
+    pub ports: Vec<Option<u16>>,
     /// What changed since it started.
     pub runtime: Runtime,
 }
@@ -186,6 +188,16 @@ impl Table {
         self.domains.values().filter(|domain| domain.live.as_ref().is_some_and(bound)).cloned().collect()
     }
 
+    /// Gives a domain another name, and a definition that says so. Returns it as it is now.
+    pub(super) fn rename(&mut self, uuid: DomainUuid, name: &DomainName, kept: Kept) -> Option<Domain> {
+        let domain = self.domains.get_mut(&uuid)?;
+        self.names.remove(domain.name.as_str());
+        self.names.insert(name.to_string(), uuid);
+        domain.name = name.clone();
+        domain.definition = Some(kept);
+        Some(domain.clone())
+    }
+
     /// A domain to change.
     pub(super) fn get(&mut self, uuid: DomainUuid) -> Option<&mut Domain> {
         self.domains.get_mut(&uuid)
@@ -249,6 +261,7 @@ mod tests {
             consoles: vec![],
             autodestroy: None,
             ending: false,
+            ports: vec![],
             runtime: Runtime::default(),
         }
     }

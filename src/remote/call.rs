@@ -131,6 +131,14 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Checks what the call needs of a domain once it has another name.
+    pub(super) fn permit_name(&self, name: &DomainName, uuid: DomainUuid) -> Result<(), Failure> {
+        match self.needed(false, 0).find(|permission| !self.may(*permission, Some((name, uuid)))) {
+            Some(permission) => Err(self.denied(permission)),
+            None => Ok(()),
+        }
+    }
+
     /// Checks what the call needs of one domain; one that the caller may not even see does not exist for it.
     fn permit(&self, domain: &Domain, flags: u32, unseen: Failure) -> Result<(), Failure> {
         let on = Some((&domain.name, domain.uuid));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
-use super::{Service, Session, connect, domain, empty, event, lifecycle, live, stats, storage};
+use super::{Service, Session, connect, domain, empty, event, lifecycle, live, metadata, stats, storage};
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
 };
@@ -188,6 +188,7 @@ fn route(procedure: Procedure) -> Option<Route> {
             let slow = || {
                 let others = || {
                     live::handler(procedure)
+                        .or_else(|| metadata::handler(procedure))
                         .or_else(|| stats::waiting(procedure))
                         .or_else(|| storage::slow(procedure))
                 };

@@ -42,7 +42,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 pub(super) fn slow_handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
-        P::DomainGetMetadata => metadata,
         P::DomainGetXmlDesc => xml,
         _ => return None,
     })
@@ -162,23 +161,6 @@ fn messages(call: &Call<'_>) -> Answer {
     let _target = call.domain(&reference, 0)?;
     call.only_flags(flags, 3)?;
     call.answer(&List::<&str, 2048>(Vec::new()))
-}
-
-fn metadata(call: &Call<'_>) -> Answer {
-    const DESCRIPTION: i32 = 0;
-    const TITLE: i32 = 1;
-    let (reference, kind, _uri, flags): (rpc::Domain<'_>, i32, Option<&str>, u32) = call.arguments()?;
-    let target = call.domain(&reference, 0)?;
-    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
-    definition(&target.domain)?;
-    let definition = call.manager().current(&target.domain)?;
-    let (found, what) = match kind {
-        DESCRIPTION => (definition.description(), "description"),
-        TITLE => (definition.title(), "title"),
-        _ => return Err(Failure::unsupported("virDomainGetMetadata of other programs' elements")),
-    };
-    let text = format!("Requested metadata element is not present: {what}");
-    call.answer(&found.ok_or_else(|| Failure::new(Code::NoMetadata, From::Domain, text))?)
 }
 
 /// One label as it is sent; empty where the domain has none.

@@ -20,6 +20,7 @@ const DEVICE_REMOVED: i32 = 15;
 const AGENT_LIFECYCLE: i32 = 18;
 const DEVICE_ADDED: i32 = 19;
 const DEVICE_REMOVAL_FAILED: i32 = 22;
+const METADATA_CHANGE: i32 = 23;
 
 /// One message, but for whom it is about and to whom it goes.
 pub(super) struct Message<'a> {
@@ -40,6 +41,7 @@ enum After<'a> {
     Long(i64),
     Unsigned(u64),
     Text(&'a str),
+    NumberText(i32, Option<&'a str>),
     TextNumber(&'a str, i32),
     IoError(&'a str, &'a str, i32),
     IoErrorReason(&'a str, &'a str, i32, &'a str),
@@ -67,6 +69,7 @@ impl Encode for After<'_> {
             Self::Long(number) => to.put(number),
             Self::Unsigned(number) => to.put(number),
             Self::Text(text) => to.put(text),
+            Self::NumberText(number, text) => to.put(&(number, text)),
             Self::TextNumber(text, number) => to.put(&(text, number)),
             Self::IoError(path, alias, action) => to.put(&(path, alias, action)),
             Self::IoErrorReason(path, alias, action, reason) => to.put(&(path, alias, action, reason)),
@@ -98,6 +101,10 @@ pub(super) fn of(what: &What) -> Vec<Message<'_>> {
         What::Lifecycle(lifecycle) => {
             let (event, detail) = lifecycle.numbers();
             one(LIFECYCLE, P::DomainEventCallbackLifecycle, After::Two(event, detail))
+        }
+        What::Metadata { kind, namespace } => {
+            let after = After::NumberText(*kind, namespace.as_deref());
+            one(METADATA_CHANGE, P::DomainEventCallbackMetadataChange, after)
         }
         What::PmSuspend => slept(PMSUSPEND, P::DomainEventCallbackPmsuspend),
         What::PmSuspendDisk => slept(PMSUSPEND_DISK, P::DomainEventCallbackPmsuspendDisk),

@@ -15,6 +15,7 @@ mod keys;
 mod lifecycle;
 mod live;
 mod messages;
+mod metadata;
 mod needs;
 mod node;
 mod session;

@@ -8,8 +8,53 @@ pub(super) fn text(document: &Document<'_>, id: ElementId) -> String {
     let mut out = String::new();
     let mut outer = Vec::new();
     wanted(document, id, &mut Vec::new(), &mut outer);
-    write(document, id, &outer, &mut out);
+    write(document, id, &outer, &Naming::AsItIs, &mut out);
     out
+}
+
+/// The same, the outermost element in a namespace under a prefix; `None` where that element declares the prefix itself.
+pub(super) fn with_prefix(
+    document: &Document<'_>,
+    id: ElementId,
+    prefix: &str,
+    namespace: &str,
+) -> Option<String> {
+    let element = document.element(id)?;
+    if element.declarations.iter().any(|(declared, _)| *declared == prefix) {
+        return None;
+    }
+    let mut out = String::new();
+    write(document, id, &[], &Naming::Under { prefix, namespace }, &mut out);
+    Some(out)
+}
+
+/// The same, elements of a namespace without their prefix, and without its declaration where no attribute needs it.
+pub(super) fn without_prefix(document: &Document<'_>, id: ElementId, namespace: &str) -> String {
+    let mut out = String::new();
+    let needed = attributes_use(document, id, namespace);
+    let naming = if needed { Naming::AsItIs } else { Naming::Without { namespace } };
+    write(document, id, &[], &naming, &mut out);
+    out
+}
+
+/// Whether an attribute is of a namespace. The depth is the reader's.
+fn attributes_use(document: &Document<'_>, id: ElementId, namespace: &str) -> bool {
+    let Some(element) = document.element(id) else { return false };
+    element.attributes.iter().any(|attribute| document.namespace(&attribute.name) == Some(namespace))
+        || element.children.iter().any(|node| match node {
+            Node::Element(child) => attributes_use(document, *child, namespace),
+            _ => false,
+        })
+}
+
+/// How elements are named.
+enum Naming<'n> {
+    /// As they are.
+    AsItIs,
+    /// The outermost one is put into a namespace, under a prefix that is declared there.
+    Under { prefix: &'n str, namespace: &'n str },
+    /// Those of a namespace have no prefix, and none is declared for it.
+    Without { namespace: &'n str },
 }
 
 type Declaration<'d> = (&'d str, Option<NamespaceId>);
@@ -40,12 +85,28 @@ fn wanted<'d>(
     inner.truncate(scope);
 }
 
-fn write(document: &Document<'_>, id: ElementId, outer: &[Declaration<'_>], out: &mut String) {
+fn write(
+    document: &Document<'_>,
+    id: ElementId,
+    outer: &[Declaration<'_>],
+    naming: &Naming<'_>,
+    out: &mut String,
+) {
     let Some(element) = document.element(id) else { return };
-    let name = qualified(element.name.prefix, element.name.local);
+    let name = match naming {
+        Naming::Under { prefix, .. } => qualified(prefix, element.name.local),
+        Naming::Without { namespace } if document.namespace(&element.name) == Some(namespace) => {
+            element.name.local.to_owned()
+        }
+        _ => qualified(element.name.prefix, element.name.local),
+    };
     out.push('<');
     out.push_str(&name);
-    declarations(document, element, outer, out);
+    if let Naming::Under { prefix, namespace } = naming {
+        declare(prefix, namespace, out);
+    }
+    declarations(document, element, outer, naming, out);
+    let naming = if let Naming::Under { .. } = naming { &Naming::AsItIs } else { naming };
     for attribute in &element.attributes {
         out.push(' ');
         out.push_str(&qualified(attribute.name.prefix, attribute.name.local));
@@ -61,7 +122,7 @@ fn write(document: &Document<'_>, id: ElementId, outer: &[Declaration<'_>], out:
     for node in &element.children {
         match node {
             Node::Comment(text) => marks(out, "<!--", text, "-->"),
-            Node::Element(child) => write(document, *child, &[], out),
+            Node::Element(child) => write(document, *child, &[], naming, out),
             Node::Instruction(text) => marks(out, "<?", text, "?>"),
             Node::Text(text) => escape(text, false, out),
         }
@@ -69,13 +130,26 @@ fn write(document: &Document<'_>, id: ElementId, outer: &[Declaration<'_>], out:
     marks(out, "</", &name, ">");
 }
 
-fn declarations(document: &Document<'_>, element: &Element<'_>, outer: &[Declaration<'_>], out: &mut String) {
+fn declarations(
+    document: &Document<'_>,
+    element: &Element<'_>,
+    outer: &[Declaration<'_>],
+    naming: &Naming<'_>,
+    out: &mut String,
+) {
     for (prefix, namespace) in element.declarations.iter().chain(outer) {
-        out.push_str(if prefix.is_empty() { " xmlns" } else { " xmlns:" });
-        marks(out, prefix, "=\"", "");
-        escape(namespace.and_then(|id| document.namespace_by_id(id)).unwrap_or_default(), true, out);
-        out.push('"');
+        let uri = namespace.and_then(|id| document.namespace_by_id(id)).unwrap_or_default();
+        if !matches!(naming, Naming::Without { namespace } if *namespace == uri) {
+            declare(prefix, uri, out);
+        }
     }
+}
+
+fn declare(prefix: &str, uri: &str, out: &mut String) {
+    out.push_str(if prefix.is_empty() { " xmlns" } else { " xmlns:" });
+    marks(out, prefix, "=\"", "");
+    escape(uri, true, out);
+    out.push('"');
 }
 
 fn qualified(prefix: &str, local: &str) -> String {

@@ -10,6 +10,7 @@ mod foreign;
 pub mod grammar;
 mod isolation;
 mod labels;
+mod metadata;
 mod node;
 mod read;
 mod rules;
@@ -25,6 +26,7 @@ use super::{DefinitionError, DefinitionErrorKind, domain_xml};
 use crate::base::{DomainName, DomainUuid};
 use node::Node;
 
+pub use metadata::MetadataError;
 pub use running::{Running, RunningLabel};
 
 /// The namespace of svirt's own facts in `<metadata>`.
