@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Settings, UidRange, Uids};
 
-/// Uids and gids that a session needs besides the user's own: all that [`UIDS`] names.
+/// Uids and gids that a session needs besides the user's own: all that its table of uids names.
 pub const SUBORDINATE: u32 = 62_001;
 
 /// Numbers in the session's user namespace, where 0 is the user. The same for everybody.
