@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use supervisor_rig::{Rig, Wish, ask_on, greet, play, possible, possible_with_qemu, read_until};
 use svirt::base::Layer;
 use svirt::privsep::supervisor::{Answer, Ended, Report, Verb};
+use svirt::qmp::LINE_MAX;
 use svirt::sys::{cred, pidfd, process};
 
 fn qemu() -> Wish {
@@ -195,7 +196,8 @@ fn a_device_model_that_speaks_nonsense_is_refused() {
     if !possible() {
         return;
     }
-    for nonsense in [&b"junk\n"[..], b"{\"return\": {}}\n", &[b' '; 200_000][..]] {
+    let endless = vec![b' '; LINE_MAX + 1];
+    for nonsense in [&b"junk\n"[..], b"{\"return\": {}}\n", &endless] {
         let rig = Rig::new(Wish::default());
         // The supervisor may stop listening in the middle.
         let _ = rig.monitor.as_ref().unwrap().write_all(nonsense);
