@@ -41,12 +41,52 @@ fn it_connects_and_tells_of_the_host() {
     for kind in ["net-list", "pool-list", "iface-list", "nwfilter-list", "secret-list", "nodedev-list"] {
         host.says(&[kind]);
     }
-    let text = "this function is not supported by the connection driver: virNodeGetCPUStats";
-    assert!(host.complains(&["nodecpustats"]).contains(text));
+    let text = "this function is not supported by the connection driver: virNodeSuspendForDuration";
+    assert!(host.complains(&["nodesuspend", "mem", "60"]).contains(text));
     let nobody = host.complains(&["domstate", "nobody"]);
     assert!(nobody.contains("failed to get domain 'nobody'"), "{nobody}");
     assert!(host.complains(&["net-info", "default"]).contains("failed to get network 'default'"));
     assert!(host.says(&["-r", "list", "--all"]).contains("Id"));
+}
+
+#[test]
+fn it_measures_the_host_and_tells_what_is_pinned() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let number = |text: &str, key: &str| -> u64 {
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("{key}: {text}"));
+        line.trim().trim_start_matches(':').trim().trim_end_matches(" KiB").parse().unwrap()
+    };
+    let kernel = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = kernel.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap().trim();
+    let memory = host.says(&["nodememstats"]);
+    assert_eq!(number(&memory, "total").to_string(), total.trim_end_matches(" kB"));
+    assert!(number(&memory, "free") < number(&memory, "total"), "{memory}");
+    assert!(host.complains(&["nodememstats", "--cell", "7"]).contains("whole host only"));
+    let times = host.says(&["nodecpustats"]);
+    let first = number(&host.says(&["nodecpustats", "--cpu", "0"]), "user");
+    assert!(first > 0 && number(&times, "idle") > 0, "{times}");
+    assert!(host.complains(&["nodecpustats", "--cpu", "4000"]).contains("does not tell of such a CPU"));
+    assert!(host.says(&["freecell", "--cellno", "0"]).contains(" KiB"));
+
+    let file = definition(&host, "pinned");
+    let tune = "<cputune><vcpupin vcpu='0' cpuset='0'/><emulatorpin cpuset='0'/></cputune><os>";
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replacen("<os>", tune, 1)).unwrap();
+    host.says(&["define", &file]);
+    for (command, line) in [("vcpupin", "0      0"), ("emulatorpin", "*: 0")] {
+        let said = host.says(&[command, "pinned"]);
+        assert!(said.lines().any(|said| said.trim() == line), "{said}");
+    }
+    assert!(host.complains(&["vcpupin", "pinned", "--live"]).contains("offline domain"));
+    for words in
+        [&["emulatorpin", "pinned", "--live"][..], &["domifaddr", "pinned"], &["domjobinfo", "pinned"]]
+    {
+        let text = host.complains(words);
+        assert!(text.contains("domain is not running"), "{words:?}: {text}");
+    }
 }
 
 #[test]

@@ -55,6 +55,11 @@ impl Metadata<'_> {
 }
 
 impl Manager {
+    /// The whole definition of what runs, or of what is kept.
+    pub fn tree(&self, domain: &Domain, kept: bool) -> Result<Tree, ManagerError> {
+        if kept { self.definition(domain)?.tree() } else { self.current(domain)?.tree() }
+    }
+
     /// Reads it of what runs, or of what is kept.
     pub fn metadata(
         &self,

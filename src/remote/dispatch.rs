@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
-use super::{Service, Session, connect, domain, empty, event, lifecycle, live, metadata, stats, storage};
+use super::{
+    Service, Session, connect, domain, empty, event, lifecycle, live, measure, metadata, stats, storage,
+};
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
 };
@@ -184,11 +186,13 @@ fn route(procedure: Procedure) -> Option<Route> {
                 .or_else(|| stats::handler(procedure))
                 .or_else(|| event::handler(procedure))
                 .or_else(|| storage::fast(procedure))
+                .or_else(|| measure::fast(procedure))
                 .or_else(|| empty::handler(procedure));
             let slow = || {
                 let others = || {
                     live::handler(procedure)
                         .or_else(|| metadata::handler(procedure))
+                        .or_else(|| measure::slow(procedure))
                         .or_else(|| stats::waiting(procedure))
                         .or_else(|| storage::slow(procedure))
                 };

@@ -14,6 +14,7 @@ mod event;
 mod keys;
 mod lifecycle;
 mod live;
+mod measure;
 mod messages;
 mod metadata;
 mod needs;

@@ -1,4 +1,4 @@
-//! The host, as calls tell it. Reads three kinds of files of the kernel's; everything else was read at the start.
+//! The host, as calls tell it. Reads four kinds of files of the kernel's; everything else was read at the start.
 
 use std::io::Read as _;
 
@@ -9,6 +9,7 @@ use crate::conf::emulator::EmulatorFacts;
 /// Where control groups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 const MEMINFO: &str = "/proc/meminfo";
+const STAT: &str = "/proc/stat";
 /// The most that is read of a file of the kernel's.
 const FILE_MAX: u64 = 64 << 10;
 
@@ -29,7 +30,7 @@ pub struct Node {
 }
 
 /// The files that calls read, for whoever confines the daemon.
-pub const READ: &[&str] = &[CGROUPS, MEMINFO];
+pub const READ: &[&str] = &[CGROUPS, MEMINFO, STAT];
 
 impl Node {
     /// A host as it was read.
@@ -72,13 +73,35 @@ impl Node {
 
     /// Bytes of memory that nothing uses.
     pub(super) fn free_memory(&self) -> Result<u64, Failure> {
-        let text = read(MEMINFO).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
-        let kibibytes: Option<u64> = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
-        kibibytes.map(|number| number.saturating_mul(1024)).ok_or_else(|| {
-            Failure::new(Code::Internal, From::None, format!("{MEMINFO} does not tell MemFree"))
-        })
+        memory("MemFree")
     }
+}
+
+/// A field of the kernel's account of memory, in bytes.
+pub(super) fn memory(field: &str) -> Result<u64, Failure> {
+    let text = read(MEMINFO).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kibibytes: Option<u64> = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
+    kibibytes
+        .map(|number| number.saturating_mul(1024))
+        .ok_or_else(|| Failure::new(Code::Internal, From::None, format!("{MEMINFO} does not tell {field}")))
+}
+
+/// Nanoseconds that a CPU, or all of them, spent in the kernel, in programs, idle, and idle while something was read
+/// or written.
+pub(super) fn cpu_times(cpu: Option<i32>) -> Option<[u64; 4]> {
+    // USER_HZ is 100 on every architecture that svirt runs on.
+    const TICK: u64 = 10_000_000;
+    let wanted = cpu.map_or_else(|| "cpu".to_owned(), |number| format!("cpu{number}"));
+    let text = read(STAT)?;
+    let mut fields = text
+        .lines()
+        .map(str::split_ascii_whitespace)
+        .find_map(|mut fields| (fields.next()? == wanted).then_some(fields))?;
+    let mut next = || Some(fields.next()?.parse::<u64>().ok()?.saturating_mul(TICK));
+    let (user, nice, system, idle, iowait) = (next()?, next()?, next()?, next()?, next()?);
+    let (irq, softirq) = (next()?, next()?);
+    Some([system.saturating_add(irq).saturating_add(softirq), user.saturating_add(nice), idle, iowait])
 }
 
 /// Nanoseconds that the processes of a control group have run.

@@ -12,6 +12,7 @@ mod isolation;
 mod labels;
 mod metadata;
 mod node;
+mod pins;
 mod read;
 mod rules;
 mod running;
