@@ -73,7 +73,13 @@ fn svirts_own_files() {
     rig.svirt(&["run", "--detach", &rig.bare("first", "")]).expect(0);
     let journal = format!("{}/{}.json-lines", rig.text("state/journal"), rig.uuid("first"));
     assert!(Path::new(&journal).exists());
-    for path in [&journal, &rig.text("run/labeller.log")] {
+    // Other domains' files: no journal or log, but as little a disk.
+    let stores = ["nvram/other.fd", "tpm/other", "store/definitions"].map(|name| rig.text(name));
+    for store in &stores {
+        std::fs::create_dir_all(Path::new(store).parent().unwrap()).unwrap();
+        std::fs::write(store, "of another domain").unwrap();
+    }
+    for path in [&journal, &rig.text("run/labeller.log")].into_iter().chain(&stores) {
         // There is no remedy: nothing should allow it.
         rig.refused(&rig.bare("refused", &disk("raw", path)), 1, &[path, "one of svirt's own directories"]);
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -181,7 +181,8 @@ impl Conversation {
     }
 
     fn say(&mut self, text: &str) -> Result<(), String> {
-        self.input.write_all(text.as_bytes()).map_err(|error| format!("it does not listen: {error}"))
+        process::write_all_by(self.input.as_fd(), text.as_bytes(), self.deadline)
+            .map_err(|error| format!("it does not listen: {error}"))
     }
 
     /// The answers up to the one with id `last`; what was refused is left out.
@@ -343,6 +344,23 @@ mod tests {
         for text in ["", "version", "x version y", "QEMU emulator version 7"] {
             assert_eq!(parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn one_that_does_not_listen_is_left() {
+        let (heard, input) = std::io::pipe().unwrap();
+        let (output, _said) = std::io::pipe().unwrap();
+        let file = |fd: std::os::fd::OwnedFd| std::fs::File::from(fd);
+        let mut conversation = Conversation {
+            deadline: Instant::now() + Duration::from_millis(50),
+            input: file(input.into()),
+            output: file(output.into()),
+            buffer: Vec::new(),
+            read: 0,
+        };
+        // More than a pipe holds, and nobody reads.
+        assert!(conversation.say(&"x".repeat(1 << 20)).is_err());
+        drop(heard);
     }
 
     #[test]

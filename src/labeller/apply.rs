@@ -450,15 +450,16 @@ impl NewLog {
             |error: std::io::Error| kernel("name the log", &self.path, &error, "look at its directory");
         let id = Found::of(&self.file).map_err(error)?.id();
         if path::look(&self.directory, self.name.as_ref()).is_err() {
-            let undo = Undo::Name { path: self.path.clone(), id, keep_after_run: true };
-            journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
-            undos.push(undo);
+            intend(journal, undos, &Undo::Name { path: self.path.clone(), id, keep_after_run: true })?;
+            // A label that nothing has the name of yet cannot be put back; an owner can, as there is nothing to do.
+            let (owner, label): (Vec<&Undo>, Vec<&Undo>) =
+                self.named.iter().partition(|undo| matches!(undo, Undo::Owner { .. }));
+            owner.into_iter().try_for_each(|undo| intend(journal, undos, undo))?;
+            // The name may outlive a crash of the host; what takes it, and the file's owner, back must do so first.
+            journal.sync().map_err(|error| journal_refusal(&error))?;
+            fault::step("log name noted")?;
             path::link(&self.file, &self.directory, self.name.as_ref()).map_err(error)?;
-            for undo in &self.named {
-                journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
-                undos.push(undo.clone());
-            }
-            return Ok(());
+            return label.into_iter().try_for_each(|undo| intend(journal, undos, undo));
         }
         if !self.replaces {
             let rule = "something took this name while the guest started";
@@ -476,6 +477,13 @@ impl NewLog {
         fault::step("log linked")?;
         path::exchange(&self.directory, hidden.as_ref(), self.name.as_ref()).map_err(error)
     }
+}
+
+/// Writes down what is about to be done.
+fn intend(journal: &mut Journal, undos: &mut Vec<Undo>, undo: &Undo) -> Result<(), Refusal> {
+    journal.write(&Entry::Intent(undo.clone())).map_err(|error| journal_refusal(&error))?;
+    undos.push(undo.clone());
+    Ok(())
 }
 
 pub(super) fn kernel(operation: &str, object: &str, error: &std::io::Error, remedy: &str) -> Refusal {

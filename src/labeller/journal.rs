@@ -113,6 +113,9 @@ pub(super) enum Undo {
         path: String,
         /// Which file.
         id: ObjectId,
+        /// Its permission bits before: who owned it meanwhile may have changed them.
+        #[serde(default = "private")]
+        mode: u32,
     },
     /// Remove a new file's name, if it still holds that file.
     Name {
@@ -148,6 +151,11 @@ pub(super) enum Undo {
         /// The path.
         path: String,
     },
+}
+
+/// The permission bits of files that svirt makes.
+fn private() -> u32 {
+    0o600
 }
 
 /// An open journal.

@@ -78,7 +78,15 @@ impl Places {
             let found = path::resolve(path).ok()?.found;
             found.is(libc::S_IFBLK).then_some(found.rdev)
         });
-        let own = [&settings.paths.run, &settings.paths.state, &settings.paths.cache];
+        // Variables, TPM states and definitions are files of one domain each, which no other may name as its disk.
+        let own = [
+            &settings.paths.run,
+            &settings.paths.state,
+            &settings.paths.cache,
+            &settings.images.nvram,
+            &settings.tpm.state,
+            &settings.daemon.store,
+        ];
         Self {
             relabelable: ids(&settings.images.relabelable),
             readable: ids(&settings.images.readable),

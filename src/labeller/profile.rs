@@ -1,24 +1,27 @@
 //! AppArmor profiles: text from the template and a plan's rules, compiled by a confined `apparmor_parser`, given to the kernel.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::spawn::{Helper, helper};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::apparmor::{self as rules, ProfileRule};
 use crate::sys::landlock::Allow;
 use crate::sys::namespace::Namespaces;
-use crate::sys::{apparmor, memfd, scm};
+use crate::sys::{apparmor, memfd, process, scm};
 
 /// The compiler.
 const PARSER: &str = "/usr/sbin/apparmor_parser";
 /// How long it may take to its exec.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take for one profile: tens of milliseconds are usual, and nobody else is served meanwhile.
+const COMPILED_BY: Duration = Duration::from_secs(20);
 /// The most bytes of a compiled profile.
-const COMPILED_MAX: u64 = 4 << 20;
+const COMPILED_MAX: usize = 4 << 20;
+/// The most bytes of its complaints.
+const WORDS_MAX: usize = 4096;
 
 /// Compiles a domain's profile as `uid` and gives it to the kernel.
 pub(super) fn load(uuid: DomainUuid, wanted: &[ProfileRule], uid: u32) -> Result<(), Refusal> {
@@ -82,14 +85,20 @@ fn compile(text: &str, uid: u32) -> io::Result<Vec<u8>> {
     })
     .map_err(|error| io::Error::other(error.to_string()))?;
     drop((writing, said));
-    let mut compiled = Vec::new();
-    let read = File::from(reading).take(COMPILED_MAX).read_to_end(&mut compiled);
-    let mut words = String::new();
-    let heard = File::from(heard).take(4096).read_to_string(&mut words);
+    let until = Instant::now() + COMPILED_BY;
+    let compiled = process::read_to_end_by(reading.as_fd(), COMPILED_MAX, until);
+    let words = process::read_to_end_by(heard.as_fd(), WORDS_MAX, until);
+    // Whether it has ended or hangs.
     child.end()?;
-    read.and(heard)?;
+    let late = |error: io::Error| match error.kind() {
+        io::ErrorKind::TimedOut => {
+            io::Error::other(format!("{PARSER} took more than {} s", COMPILED_BY.as_secs()))
+        }
+        _ => error,
+    };
+    let (compiled, words) = (compiled.map_err(late)?, words.map_err(late)?);
     if compiled.is_empty() {
-        return Err(io::Error::other(format!("apparmor_parser: {}", words.trim())));
+        return Err(io::Error::other(format!("apparmor_parser: {}", String::from_utf8_lossy(&words).trim())));
     }
     Ok(compiled)
 }

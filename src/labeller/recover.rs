@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::domain::{Domain, Phase};
 use super::journal::{self, ASIDE, Entry, Journal, Left, ProcessRole, Undo};
 use super::launcher::Slots;
-use super::lease::{Hold, Leases};
+use super::lease::{Hold, Leases, ObjectId};
 use super::server::Server;
 use super::start::identity;
 use super::undo;
@@ -27,6 +27,7 @@ struct Story {
     plan: LaunchPlan,
     undos: Vec<Undo>,
     held: Vec<((u64, u64), Hold, String)>,
+    bound: Vec<(String, (u64, u64))>,
     device_model: Option<ProcessId>,
     supervisor: Option<ProcessId>,
     helpers: Vec<(String, ProcessId)>,
@@ -42,6 +43,7 @@ impl Story {
             plan,
             undos: Vec::new(),
             held: Vec::new(),
+            bound: Vec::new(),
             device_model: None,
             supervisor: None,
             helpers: Vec::new(),
@@ -49,7 +51,8 @@ impl Story {
         };
         for entry in left.entries {
             match entry {
-                Entry::Begin { .. } | Entry::Bound { .. } => {}
+                Entry::Begin { .. } => {}
+                Entry::Bound { path, id } => story.bound.push((path, id)),
                 Entry::Held { path, id, access, sharing } => {
                     story.held.push((id, Hold { access, sharing }, path));
                 }
@@ -209,9 +212,14 @@ impl Server {
                 }
             }
         }
-        // Of what was set aside only labels and names are left; a cgroup or socket of that name may be another's.
-        let lasting = |undo: &&Undo| !aside || is_lasting(undo, &self.leases);
-        let undos: Vec<Undo> = story.undos.iter().filter(lasting).cloned().collect();
+        // What was set aside may be another start's by now, of the same domain even.
+        let free = story.boot == self.boot && !self.domains.contains_key(&uuid);
+        let undos: Vec<Undo> = match aside {
+            false => story.undos.clone(),
+            true => {
+                story.undos.iter().filter_map(|undo| late(undo, &self.leases, &story.bound, free)).collect()
+            }
+        };
         let ran = story.running.is_some();
         let failed = undo::all(uuid, &undos, ran, &mut self.leases, &mut *self.launcher);
         let journal = Journal::reopen(&self.journals, &story.name)?;
@@ -224,14 +232,22 @@ impl Server {
     }
 }
 
-/// Whether an effect outlives its domain's processes and is nobody else's by now.
-fn is_lasting(undo: &Undo, leases: &Leases) -> bool {
+/// How to undo an effect long after its domain's end; `None` where it is gone or somebody else's by now. `free` says that
+/// the host has not booted since, and that the domain does not run again.
+fn late(undo: &Undo, leases: &Leases, bound: &[(String, ObjectId)], free: bool) -> Option<Undo> {
     match undo {
-        Undo::Label { .. } | Undo::Name { .. } | Undo::Swap { .. } => true,
+        Undo::Label { .. } | Undo::Name { .. } | Undo::Swap { .. } => Some(undo.clone()),
         // A domain that runs may have given it to its own helper since.
-        Undo::Owner { id, .. } => !leases.is_used(*id),
+        Undo::Owner { id, .. } => (!leases.is_used(*id)).then(|| undo.clone()),
         // No interface outlives its domain's processes, and its number is not used again before the next boot.
-        Undo::Cgroup | Undo::Plug { .. } | Undo::Profile | Undo::Socket { .. } => false,
+        Undo::Plug { .. } => None,
+        // Both are named after the domain.
+        Undo::Cgroup | Undo::Profile => free.then(|| undo.clone()),
+        // Another socket may have the name: only the very one is removed.
+        Undo::Socket { path } => {
+            let (_, id) = bound.iter().rev().find(|(of, _)| of == path)?;
+            Some(Undo::Name { path: path.clone(), id: *id, keep_after_run: false })
+        }
     }
 }
 
@@ -283,12 +299,30 @@ mod tests {
 
     #[test]
     fn an_owner_that_was_set_aside_is_given_back_unless_the_file_is_in_use() {
-        let owner = Undo::Owner { path: "/t".into(), id: (1, 2) };
+        let owner = Undo::Owner { path: "/t".into(), id: (1, 2), mode: 0o600 };
         let mut leases = Leases::default();
-        assert!(is_lasting(&owner, &leases));
+        assert_eq!(late(&owner, &leases, &[], false), Some(owner.clone()));
         let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
         leases.object(DomainUuid(uuid::Uuid::nil()), (1, 2), hold, "/t").unwrap();
-        assert!(!is_lasting(&owner, &leases));
-        assert!(!is_lasting(&Undo::Cgroup, &leases));
+        assert_eq!(late(&owner, &leases, &[], true), None);
+    }
+
+    #[test]
+    fn what_is_named_after_a_domain_is_taken_back_unless_it_runs_again() {
+        let leases = Leases::default();
+        for undo in [Undo::Cgroup, Undo::Profile] {
+            assert_eq!(late(&undo, &leases, &[], true), Some(undo.clone()));
+            assert_eq!(late(&undo, &leases, &[], false), None);
+        }
+    }
+
+    #[test]
+    fn of_a_socket_that_was_set_aside_only_the_very_one_is_removed() {
+        let leases = Leases::default();
+        let socket = Undo::Socket { path: "/s".into() };
+        assert_eq!(late(&socket, &leases, &[], true), None, "never bound");
+        let bound = [("/s".to_owned(), (1, 2)), ("/other".to_owned(), (3, 4))];
+        let name = Undo::Name { path: "/s".into(), id: (1, 2), keep_after_run: false };
+        assert_eq!(late(&socket, &leases, &bound, true), Some(name));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::fault;
 use super::journal::Undo;
@@ -37,7 +37,9 @@ pub(super) fn all(
                     Ok(())
                 }
             }
-            Undo::Owner { path, id } => restore_owner(path, *id).map_err(|error| error.to_string()),
+            Undo::Owner { path, id, mode } => {
+                restore_owner(path, *id, *mode).map_err(|error| error.to_string())
+            }
             Undo::Name { keep_after_run: true, .. } if ran => Ok(()),
             Undo::Name { path, id, .. } => remove_name(path, Some(*id)).map_err(|error| error.to_string()),
             Undo::Swap { path, aside, new, old } => {
@@ -110,12 +112,15 @@ fn restore_label(
     memory::give_back(&fd, first, restore).map_err(|error| format!("{path}: {error}"))
 }
 
-/// Gives a file back to root; one that is gone or another by now is nobody's business.
-fn restore_owner(path: &str, id: ObjectId) -> io::Result<()> {
+/// Gives a file back to root with the mode that it had; one that is gone or another by now is nobody's business.
+fn restore_owner(path: &str, id: ObjectId, mode: u32) -> io::Result<()> {
     match path::resolve(path) {
         Ok(found) if found.found.id() == id => {
             let file = path::reopen(&found.fd, OFlags::RDONLY)?;
-            std::os::unix::fs::fchown(&file, Some(0), Some(0))
+            // Closed while it changes hands: neither owner's mode is meant for the other's.
+            rustix::fs::fchmod(&file, Mode::empty())?;
+            std::os::unix::fs::fchown(&file, Some(0), Some(0))?;
+            Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777))?)
         }
         _ => Ok(()),
     }
@@ -155,4 +160,32 @@ fn remove_name(path: &str, id: Option<ObjectId>) -> io::Result<()> {
         path::unlink_if(&directory, name.as_ref(), found.id())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    #[test]
+    fn a_file_comes_back_with_owner_and_mode() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("state");
+        std::fs::write(&file, "x").unwrap();
+        let path = file.to_str().unwrap();
+        let found = std::fs::metadata(&file).unwrap();
+        std::os::unix::fs::chown(&file, Some(1_915_000_009), Some(1_915_000_009)).unwrap();
+        // What the meanwhile owner may do.
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o6777)).unwrap();
+        restore_owner(path, (found.dev(), found.ino()), 0o640).unwrap();
+        let now = std::fs::metadata(&file).unwrap();
+        assert_eq!((now.uid(), now.gid(), now.mode() & 0o7777), (0, 0, 0o640));
+        restore_owner(path, (found.dev(), found.ino() + 1), 0o600).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o7777, 0o640, "another file is left alone");
+    }
 }

@@ -84,8 +84,20 @@ pub fn reap(fd: impl AsFd) -> Option<Exit> {
     status.exit_status().map(Exit::Code).or_else(|| status.terminating_signal().map(Exit::Signal))
 }
 
-/// Reaps every child that nobody waits for by name. `known` are left alone.
+/// Reaps every child of this thread that nobody waits for by name. `known` are left alone.
 pub fn reap_orphans(known: &dyn Fn(i32) -> bool) {
+    // Only kernels without CONFIG_PROC_CHILDREN have no such file.
+    let Ok(children) = std::fs::read_to_string("/proc/thread-self/children") else {
+        return reap_peeked(known);
+    };
+    for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| !known(*pid)) {
+        let Some(pid) = Pid::from_raw(pid) else { continue };
+        // One that runs on is no error, and one that is gone was somebody's.
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
+fn reap_peeked(known: &dyn Fn(i32) -> bool) {
     while let Ok(Some(status)) = peek() {
         if known(status) {
             // Its owner reaps it; `peek` would show the same one again, so leave the rest for the next time.
@@ -145,4 +157,25 @@ pub fn of_uid(uid: u32) -> io::Result<Vec<i32>> {
         }
     }
     Ok(pids)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::sys::process;
+
+    #[test]
+    fn a_known_child_that_has_ended_hides_no_orphan() {
+        let known = process::fork(|| 0).unwrap();
+        let orphans = [process::fork(|| 0).unwrap(), process::fork(|| 0).unwrap()];
+        for child in orphans.iter().chain([&known]) {
+            while !wait_ended(&child.pidfd, 60_000).unwrap() {}
+        }
+        reap_orphans(&|pid| pid == known.pid);
+        assert_eq!(reap(&known.pidfd), Some(Exit::Code(0)), "its owner reaps it");
+        for orphan in &orphans {
+            assert_eq!(reap(&orphan.pidfd), None, "nothing is left to reap");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::AtFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,12 +41,53 @@ impl Child {
 
 /// Whether `fd` becomes readable (or hangs up) within `timeout`.
 pub fn readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    ready(fd, PollFlags::IN, timeout)
+}
+
+/// Writes everything before `deadline`, to a pipe or socket that nobody else writes to: it becomes non-blocking.
+pub fn write_all_by(fd: BorrowedFd<'_>, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?;
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !ready(fd, PollFlags::OUT, left)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match rustix::io::write(fd, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads to the end, but at most `most` bytes and not past `deadline`.
+pub fn read_to_end_by(fd: BorrowedFd<'_>, most: usize, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; most.clamp(1, 65_536)];
+    while bytes.len() < most {
+        if !readable(fd, deadline.saturating_duration_since(Instant::now()))? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match rustix::io::read(fd, &mut chunk[..]) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend(chunk.iter().take(count.min(most - bytes.len()))),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bytes)
+}
+
+fn ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout: Duration) -> io::Result<bool> {
     let limit = Timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
     };
     loop {
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
         match poll(&mut fds, Some(&limit)) {
             Ok(ready) => return Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => {}
@@ -130,6 +171,11 @@ pub fn set_dumpable(yes: bool) -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(behavior)?)
 }
 
+/// Makes this process, and what it starts, the first to go where memory runs out.
+pub fn offer_to_oom_killer() -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", "1000")
+}
+
 /// Starts a new session without a controlling terminal.
 pub fn new_session() -> io::Result<()> {
     rustix::process::setsid()?;
@@ -194,26 +240,39 @@ pub fn place_fds(placed: &[(RawFd, RawFd)], kept: &mut [RawFd]) -> io::Result<()
 ///
 /// For a forked child that runs under another uid: whoever gets hold of such a process gets what it has open.
 pub fn leave_terminal() -> io::Result<()> {
-    placed_on_null(&[])
+    place_on_null(&[], &mut [])
 }
 
-/// The same, and leaves every other descriptor but `kept`, which is number 3 from then on.
+/// The same, and executes a program that gets `given` as number 3 and no other descriptor. `last` is done before
+/// the exec, when nothing of ours but the program can be reached through this process's descriptors any more.
 ///
-/// For a forked child that uses no descriptor object any more.
-pub fn keep_only(kept: BorrowedFd<'_>) -> io::Result<()> {
-    placed_on_null(&[(kept.as_raw_fd(), 3)])?;
-    // SAFETY: close_range reads no memory, and the caller has promised to use no descriptor object any more.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 4u32, libc::c_uint::MAX, 0u32) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// For a forked child that uses no descriptor object any more. Returns only the error.
+#[must_use]
+pub fn exec_apart(
+    program: BorrowedFd<'_>,
+    argv: &[&CStr],
+    env: &[&CStr],
+    given: BorrowedFd<'_>,
+    last: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+) -> io::Error {
+    let mut program = [program.as_raw_fd()];
+    let [number] = match place_on_null(&[(given.as_raw_fd(), 3)], &mut program) {
+        Ok(()) => program,
+        Err(error) => return error,
+    };
+    match last(borrow(&3)) {
+        Ok(()) => exec_fd(borrow(&number), argv, env),
+        Err(error) => error,
+    }
 }
 
-fn placed_on_null(more: &[(RawFd, RawFd)]) -> io::Result<()> {
+fn place_on_null(more: &[(RawFd, RawFd)], kept: &mut [RawFd]) -> io::Result<()> {
     new_session()?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     let null = std::os::fd::IntoRawFd::into_raw_fd(null);
     let placed: Vec<(RawFd, RawFd)> =
         (0..3).map(|number| (null, number)).chain(more.iter().copied()).collect();
-    place_fds(&placed, &mut [])
+    place_fds(&placed, kept)
 }
 
 /// Marks every descriptor from 3 on close-on-exec.
@@ -235,4 +294,31 @@ pub fn borrow(fd: &RawFd) -> BorrowedFd<'_> {
     let fd = if *fd < 0 { 0 } else { *fd };
     // SAFETY: the number is not -1. The caller is the only thread and closes nothing between here and exec.
     unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn who_never_reads_and_who_never_ends_hold_nobody_up() {
+        let (reading, writing) = std::io::pipe().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(50);
+        let error = write_all_by(writing.as_fd(), &[7; 1 << 20], soon()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let error = read_to_end_by(reading.as_fd(), 1 << 20, soon()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "what was written is there, and no end");
+    }
+
+    #[test]
+    fn what_is_written_is_read_up_to_the_most() {
+        let (reading, writing) = std::io::pipe().unwrap();
+        let later = Instant::now() + Duration::from_secs(60);
+        write_all_by(writing.as_fd(), b"abcdef", later).unwrap();
+        drop(writing);
+        assert_eq!(read_to_end_by(reading.as_fd(), 4, later).unwrap(), b"abcd");
+        assert_eq!(read_to_end_by(reading.as_fd(), 9, later).unwrap(), b"ef");
+    }
 }

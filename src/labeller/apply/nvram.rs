@@ -61,11 +61,13 @@ impl Apply<'_> {
             (None, Some(template)) => self.copied(&directory, path, template)?,
             (None, None) => path::nameless(&directory, 0o600, OFlags::RDWR).map_err(error)?,
         };
-        let id = Found::of(&fd).map_err(error)?.id();
+        let found = Found::of(&fd).map_err(error)?;
+        let id = found.id();
         self.hold(id, Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive }, path)?;
         lock::take(&fd, lock::ImageLock::new(true, false))
             .map_err(|error| lock_refusal(path, &fd, &error))?;
-        let back = owner.map(|_| Undo::Owner { path: path.to_owned(), id });
+        let mode = found.mode & 0o777;
+        let back = owner.map(|_| Undo::Owner { path: path.to_owned(), id, mode });
         if there.is_none() {
             let file = fd.try_clone().map_err(error)?;
             let path = path.to_owned();
