@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use svirt::inspect;
 use svirt::probe::catalogue::Targets;
-use svirt::probe::decoy::Decoy;
+use svirt::probe::decoy::{Decoy, Dress};
 use svirt::probe::matrix::{self, Outcome, Row, Verdict};
 use svirt::probe::place::{Layer, Place};
 
@@ -73,24 +73,26 @@ fn an_unconfined_qemu_reaches_its_neighbour_and_a_sandbox_stops_little() {
         return;
     }
     let bare = Bare::start();
-    let facts = inspect::read::process("qemu", bare.pid()).unwrap();
+    let place = Place::open("qemu", bare.pid(), None).unwrap();
+    let facts = &place.facts;
     assert_eq!(facts.status.uids, [UID; 4]);
     assert_eq!(facts.status.capabilities.effective, 0);
     let filters = facts.filters.as_ref().expect("root reads filters");
     assert!(!filters.is_empty() && filters.iter().all(|filter| !filter.0.is_empty()));
     assert!(facts.namespaces.values().all(|namespace| namespace.host));
 
-    let place = Place::open(facts, None).unwrap();
     assert!(place.has(Layer::Seccomp) && !place.has(Layer::Landlock) && !place.has(Layer::Namespaces));
     let directory = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir()
         .unwrap();
     // A stock manager gives every guest the same uid, so the neighbour has it too.
-    let decoy = Decoy::new(directory.path(), UID).unwrap();
-    only_a_socket(decoy.targets().neighbour_pid);
+    let program = std::fs::File::open(env!("CARGO_BIN_EXE_svirt")).unwrap();
+    let decoy = Decoy::new(directory.path(), UID, &Dress::default(), &program).unwrap();
+    nothing_of_roots(decoy.targets().neighbour_pid);
     let targets = Targets { manager_file: Some("/etc/shadow".into()), ..decoy.targets().clone() };
-    let rows = matrix::run(&place, &targets).unwrap();
+    let (rows, untried) = matrix::run(&place, &targets).unwrap();
+    assert_eq!(untried, []);
     for row in &rows {
         println!("{:28} control {:?} placed {:?} by {:?}", row.id, row.control, row.placed, row.stopped_by);
     }
@@ -127,12 +129,17 @@ fn an_unconfined_qemu_reaches_its_neighbour_and_a_sandbox_stops_little() {
     assert!(!std::path::Path::new(&left).exists());
 }
 
-/// Whoever has the neighbour's uid can take its descriptors: root's terminal is none of them.
-fn only_a_socket(pid: i32) {
+/// Whoever has the neighbour's uid can take its descriptors and its memory: nothing of root's is there, and the process
+/// itself can do nothing.
+fn nothing_of_roots(pid: i32) {
     let facts = inspect::read::process("neighbour", pid).unwrap();
     let found: Vec<_> =
         facts.fds.iter().map(|fd| (fd.number, fd.target.split(':').next().unwrap())).collect();
-    assert_eq!(found, [(0, "/dev/null"), (1, "/dev/null"), (2, "/dev/null"), (3, "socket")]);
+    assert_eq!(found, [(0, "/dev/null"), (1, "/dev/null"), (2, "/dev/null")]);
+    assert_eq!(facts.status.uids, [UID; 4]);
+    assert_eq!((facts.status.capabilities.permitted, facts.status.seccomp_mode), (0, 2));
+    let environ = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    assert_eq!(environ, "SECRET=the neighbour's\0");
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
     assert_eq!(session, pid.to_string(), "a session without a terminal");
@@ -159,10 +166,9 @@ fn nothing_of_the_targets_is_executed() {
     while !ready() {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let facts = inspect::read::process("qemu", target.pid()).unwrap();
-    let place = Place::open(facts, None).unwrap();
+    let place = Place::open("qemu", target.pid(), None).unwrap();
     assert!(place.has(Layer::Namespaces));
-    let rows = matrix::run(&place, &Targets::default()).unwrap();
+    let (rows, _) = matrix::run(&place, &Targets::default()).unwrap();
     let exec = row(&rows, "host-exec");
     assert_eq!((exec.control, exec.placed), (Outcome::Through, Outcome::Through));
     std::thread::sleep(Duration::from_millis(200));

@@ -75,6 +75,13 @@ pub enum Command {
     Inspect(Look),
     /// Put an attacker where a device model is, and say what got through and what stopped the rest
     Probe(Look),
+    /// Play the neighbour that an attacker of `svirt probe` is aimed at; started by it
+    #[command(hide = true)]
+    Neighbour {
+        /// The label to take on
+        #[arg(long)]
+        label: Option<String>,
+    },
     /// Show which label each security model gives to each thing that a domain uses
     #[command(subcommand)]
     Label(Label),

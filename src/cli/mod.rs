@@ -71,6 +71,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Schema => validate::schema(),
         Command::Stop(stop) => stop::run(stop, &args.config, args.quiet),
         Command::Validate(wanted) => validate::run(wanted, &args.config, args.quiet),
+        Command::Neighbour { label } => probe::neighbour(label.as_deref()),
         Command::Probe(wanted) => probe::run(wanted, &config::load(&args.config)?),
     }
 }

@@ -86,6 +86,12 @@ fn filters(pid: i32, status: &facts::Status) -> (Option<Vec<SeccompProgram>>, Op
     }
 }
 
+/// The security module's context of a process, if it has one and is there.
+#[must_use]
+pub fn label_of(pid: i32) -> Option<String> {
+    label(&ProcDir::open(pid).ok()?)
+}
+
 /// The security module's context; a kernel without one answers with an error.
 fn label(dir: &ProcDir) -> Option<String> {
     let text = dir.read("attr/current").ok()?;

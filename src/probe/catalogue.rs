@@ -1,8 +1,9 @@
 //! The attacks: what a taken-over device model would try first.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -12,9 +13,10 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
+use rustix::fs::{FileType, OFlags};
 use serde::Serialize;
 
-use crate::sys::attack;
+use crate::sys::{attack, held};
 
 /// What an attack is aimed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -53,8 +55,75 @@ pub struct Targets {
     pub manager_pid: Option<i32>,
     /// A file that only the manager may read.
     pub manager_file: Option<String>,
-    /// A block device of the host.
-    pub block_device: Option<String>,
+    /// A block device of the host, and its number.
+    pub block_device: Option<(String, u64)>,
+}
+
+/// Who attacks: what it is aimed at, and what it needs in its hands.
+pub struct Attacker<'a> {
+    /// Where the attacks are aimed.
+    pub targets: &'a Targets,
+    /// Set where names are those of the target's root directory and the attacker still has root's rights, which the
+    /// target has not: a procfs of the host, through which only what was meant is opened (see [`held`]).
+    pub careful: Option<BorrowedFd<'a>>,
+    /// Whether numbers of processes are those of the target's namespace.
+    pub own_numbers: bool,
+    /// A procfs of the host.
+    pub proc: BorrowedFd<'a>,
+    /// What [`Attack::prepare`] made or held.
+    pub prepared: Option<BorrowedFd<'a>>,
+}
+
+impl Attacker<'_> {
+    /// Opens a name for reading, or for writing without changing anything.
+    fn open(&self, path: &str, write: bool) -> io::Result<File> {
+        let flags = if write { OFlags::WRONLY } else { OFlags::RDONLY };
+        match self.careful {
+            Some(proc) => held::regular(proc, path, flags).map(File::from),
+            None => OpenOptions::new()
+                .read(!write)
+                .write(write)
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+                .open(path),
+        }
+    }
+
+    /// Opens a file and reads at most one byte: an open that succeeds is not yet a read.
+    fn read_first(&self, path: &str) -> io::Result<()> {
+        self.open(path, false)?.read(&mut [0]).map(drop)
+    }
+
+    fn connect(&self, path: &str) -> io::Result<()> {
+        match self.careful {
+            Some(proc) => held::connect(proc, path),
+            None => UnixStream::connect(path).map(drop),
+        }
+    }
+
+    /// Reads from a whole disk.
+    fn read_disk(&self, path: &str, number: u64) -> io::Result<()> {
+        match self.careful {
+            Some(proc) => File::from(held::block_device(proc, path, number)?).read(&mut [0]).map(drop),
+            None => self.read_first(path),
+        }
+    }
+
+    /// Makes a file of this process's own name and removes it.
+    fn make_file(&self, directory: &str) -> io::Result<()> {
+        let name = format!("svirt-probe-{}", std::process::id());
+        if self.careful.is_some() {
+            return held::make_file(directory, &name);
+        }
+        let path = format!("{directory}/{name}");
+        OpenOptions::new().write(true).create_new(true).open(&path)?;
+        fs::remove_file(path)
+    }
+
+    /// The neighbour's number; where numbers are the target's own, one that nobody has, so that no process of the
+    /// target's is taken for the neighbour.
+    fn neighbour(&self) -> i32 {
+        if self.own_numbers { NOBODY } else { self.targets.neighbour_pid }
+    }
 }
 
 /// One attack.
@@ -70,7 +139,7 @@ pub struct Attack {
     /// What closes the hole where svirt does not run the guest.
     pub closes: &'static str,
     /// Tries it; success means that nothing stopped it.
-    pub run: fn(&Targets) -> io::Result<()>,
+    pub run: fn(&Attacker<'_>) -> io::Result<()>,
 }
 
 impl Attack {
@@ -79,9 +148,23 @@ impl Attack {
     pub fn executes(&self) -> bool {
         self.id == EXEC
     }
+
+    /// Makes or holds what the attack opens, before anything stands in its way.
+    #[must_use]
+    pub fn prepare(&self, targets: &Targets) -> Option<OwnedFd> {
+        match self.id {
+            NODE => device_node(targets).ok(),
+            IMAGE_HELD => held::hold(&targets.image, FileType::RegularFile).ok(),
+            _ => None,
+        }
+    }
 }
 
+/// Above the highest number that the kernel gives to a process (2^22).
+const NOBODY: i32 = i32::MAX;
 const EXEC: &str = "host-exec";
+const NODE: &str = "host-device-node";
+const IMAGE_HELD: &str = "neighbour-image-held";
 const UID: &str = "a uid of its own for each guest: run it under svirt, or give it a static dac label \
                    (<seclabel type='static' model='dac' relabel='yes'><label>+UID:+GID</label></seclabel>)";
 const ROOT: &str = "a minimal root and Landlock: run it under svirt; libvirt hides only /dev";
@@ -98,7 +181,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "open a neighbour's image for reading",
         gain: "every byte on another guest's disk",
         closes: UID,
-        run: |targets| read_first(&targets.image),
+        run: |it| it.read_first(&it.targets.image),
     },
     Attack {
         id: "neighbour-image-write",
@@ -106,7 +189,18 @@ pub const ATTACKS: &[Attack] = &[
         title: "open a neighbour's image for writing",
         gain: "code in another guest at its next boot",
         closes: UID,
-        run: |targets| OpenOptions::new().write(true).open(&targets.image).map(drop),
+        run: |it| it.open(&it.targets.image, true).map(drop),
+    },
+    Attack {
+        id: IMAGE_HELD,
+        aim: Aim::Neighbour,
+        title: "open a neighbour's image wherever it turns up (no directory in the way)",
+        gain: "every byte on another guest's disk, once any path leads to it",
+        closes: UID,
+        run: |it| {
+            it.prepared
+                .map_or_else(|| not_here("no image"), |image| held::open_again(it.proc, image).map(drop))
+        },
     },
     Attack {
         id: "neighbour-memory",
@@ -114,7 +208,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "read a neighbour's memory (process_vm_readv)",
         gain: "another guest's memory, keys included",
         closes: UID,
-        run: |targets| attack::read_memory(targets.neighbour_pid, targets.secret_address).map(drop),
+        run: |it| attack::read_memory(it.neighbour(), it.targets.secret_address).map(drop),
     },
     Attack {
         id: "neighbour-ptrace",
@@ -122,7 +216,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "trace a neighbour's process (ptrace)",
         gain: "control over another guest's device model",
         closes: UID,
-        run: |targets| attack::ptrace_seize(targets.neighbour_pid),
+        run: |it| attack::ptrace_seize(it.neighbour()),
     },
     Attack {
         id: "neighbour-proc-mem",
@@ -130,9 +224,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "open a neighbour's /proc/PID/mem for writing",
         gain: "control over another guest's device model",
         closes: UID,
-        run: |targets| {
-            OpenOptions::new().write(true).open(format!("/proc/{}/mem", targets.neighbour_pid)).map(drop)
-        },
+        run: |it| it.open(&format!("/proc/{}/mem", it.neighbour()), true).map(drop),
     },
     Attack {
         id: "neighbour-environ",
@@ -140,7 +232,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "read a neighbour's /proc/PID/environ",
         gain: "paths and secrets of another guest",
         closes: UID,
-        run: |targets| read_first(&format!("/proc/{}/environ", targets.neighbour_pid)),
+        run: |it| it.read_first(&format!("/proc/{}/environ", it.neighbour())),
     },
     Attack {
         id: "neighbour-signal",
@@ -148,7 +240,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "send a signal to a neighbour's process",
         gain: "another guest stopped or killed",
         closes: PIDS,
-        run: |targets| Ok(kill(Pid::from_raw(targets.neighbour_pid), Signal::SIGCONT)?),
+        run: |it| Ok(kill(Pid::from_raw(it.neighbour()), Signal::SIGCONT)?),
     },
     Attack {
         id: "neighbour-monitor",
@@ -156,7 +248,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "connect to a neighbour's monitor socket",
         gain: "every management command of another guest",
         closes: UID,
-        run: |targets| UnixStream::connect(&targets.monitor).map(drop),
+        run: |it| it.connect(&it.targets.monitor),
     },
     Attack {
         id: "neighbour-abstract-socket",
@@ -164,8 +256,8 @@ pub const ATTACKS: &[Attack] = &[
         title: "connect to an abstract socket of another process",
         gain: "services that no file mode protects",
         closes: NET,
-        run: |targets| {
-            let address = std::os::unix::net::SocketAddr::from_abstract_name(&targets.abstract_name)?;
+        run: |it| {
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(&it.targets.abstract_name)?;
             UnixStream::connect_addr(&address).map(drop)
         },
     },
@@ -175,7 +267,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "attach a neighbour's System V shared memory",
         gain: "memory that another guest shares with its helpers",
         closes: "an ipc namespace: run it under svirt",
-        run: |targets| attack::shm_attach(targets.segment),
+        run: |it| attack::shm_attach(it.targets.segment),
     },
     Attack {
         id: "host-shadow",
@@ -183,7 +275,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "read /etc/shadow",
         gain: "password hashes of the host",
         closes: ROOT,
-        run: |_| read_first("/etc/shadow"),
+        run: |it| it.read_first("/etc/shadow"),
     },
     Attack {
         id: "host-files",
@@ -191,7 +283,7 @@ pub const ATTACKS: &[Attack] = &[
         title: "read /etc/passwd, that is, any file that everybody may read",
         gain: "the host's users, software and configuration",
         closes: ROOT,
-        run: |_| read_first("/etc/passwd"),
+        run: |it| it.read_first("/etc/passwd"),
     },
     Attack {
         id: "host-write",
@@ -199,7 +291,10 @@ pub const ATTACKS: &[Attack] = &[
         title: "make a file in /tmp, /var/tmp or /dev/shm",
         gain: "a place to leave things for other processes to trip over",
         closes: ROOT,
-        run: |_| any(["/tmp", "/var/tmp", "/dev/shm"], make_file),
+        run: |it| {
+            let tries = ["/tmp", "/var/tmp", "/dev/shm"].map(|directory| it.make_file(directory));
+            tries.into_iter().reduce(Result::or).unwrap_or(Ok(()))
+        },
     },
     Attack {
         id: "host-block-device",
@@ -207,7 +302,20 @@ pub const ATTACKS: &[Attack] = &[
         title: "open a block device of the host",
         gain: "every file system of the host",
         closes: "cgroup device rules and a private /dev: run it under svirt",
-        run: |targets| targets.block_device.as_deref().map_or(not_here("no block device"), read_first),
+        run: |it| {
+            let disk = it.targets.block_device.as_ref();
+            disk.map_or_else(|| not_here("no block device"), |(path, number)| it.read_disk(path, *number))
+        },
+    },
+    Attack {
+        id: NODE,
+        aim: Aim::Host,
+        title: "open a device of the host through a node that reached it",
+        gain: "the host's disk or kernel log, should a device node turn up in its root or as a descriptor",
+        closes: "cgroup device rules: run it under svirt, or leave cgroup_device_acl and cgroup_controllers of qemu.conf as they are",
+        run: |it| {
+            it.prepared.map_or_else(|| not_here("no device node can be made"), attack::open_device_node)
+        },
     },
     Attack {
         id: EXEC,
@@ -239,8 +347,8 @@ pub const ATTACKS: &[Attack] = &[
         title: "connect to a service on the host's loopback address",
         gain: "services that trust whoever is on this machine",
         closes: NET,
-        run: |targets| {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, targets.port));
+        run: |it| {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, it.targets.port));
             TcpStream::connect_timeout(&address, Duration::from_secs(2)).map(drop)
         },
     },
@@ -346,7 +454,10 @@ pub const ATTACKS: &[Attack] = &[
         title: "connect to the manager's socket",
         gain: "the right to start, stop and redefine guests",
         closes: ROOT,
-        run: |targets| targets.manager_socket.as_ref().map_or(not_here("no manager found"), connect),
+        run: |it| {
+            let socket = it.targets.manager_socket.as_deref();
+            socket.map_or_else(|| not_here("no manager found"), |path| it.connect(path))
+        },
     },
     Attack {
         id: "manager-control",
@@ -354,7 +465,10 @@ pub const ATTACKS: &[Attack] = &[
         title: "connect to its own supervisor's control socket",
         gain: "its own monitor, and with it a way to open new files",
         closes: ROOT,
-        run: |targets| targets.control_socket.as_ref().map_or(not_here("no supervisor"), connect),
+        run: |it| {
+            let socket = it.targets.control_socket.as_deref();
+            socket.map_or_else(|| not_here("no supervisor"), |path| it.connect(path))
+        },
     },
     Attack {
         id: "manager-ptrace",
@@ -362,7 +476,10 @@ pub const ATTACKS: &[Attack] = &[
         title: "trace its supervisor or managing daemon",
         gain: "the phase gate and the monitor",
         closes: UID,
-        run: |targets| targets.manager_pid.map_or(not_here("no manager found"), attack::ptrace_seize),
+        run: |it| match it.targets.manager_pid {
+            None => not_here("no manager found"),
+            Some(pid) => attack::ptrace_seize(if it.own_numbers { NOBODY } else { pid }),
+        },
     },
     Attack {
         id: "manager-state",
@@ -370,7 +487,10 @@ pub const ATTACKS: &[Attack] = &[
         title: "read the manager's journal or secrets",
         gain: "the plans, paths and labels of every guest",
         closes: ROOT,
-        run: |targets| targets.manager_file.as_deref().map_or(not_here("no file found"), read_first),
+        run: |it| {
+            let file = it.targets.manager_file.as_deref();
+            file.map_or_else(|| not_here("no file found"), |path| it.read_first(path))
+        },
     },
 ];
 
@@ -379,32 +499,18 @@ fn not_here(why: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, why))
 }
 
-/// Opens a file and reads at most one byte: an open that succeeds is not yet a read.
-fn read_first(path: &str) -> io::Result<()> {
-    let mut byte = [0];
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?.read(&mut byte).map(drop)
-}
-
-fn connect(path: &String) -> io::Result<()> {
-    UnixStream::connect(path).map(drop)
+/// Makes the node that an attack opens: of a disk, or of the kernel's log, which is as closed to guests.
+fn device_node(targets: &Targets) -> io::Result<OwnedFd> {
+    match &targets.block_device {
+        Some((_, number)) => attack::device_node(FileType::BlockDevice, *number),
+        None => attack::device_node(FileType::CharacterDevice, rustix::fs::makedev(1, 11)),
+    }
 }
 
 /// Opens a raw socket of a family and closes it.
 fn raw_socket(family: AddressFamily) -> io::Result<()> {
     socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
     Ok(())
-}
-
-/// Makes a file of this process's own name and removes it.
-fn make_file(directory: &str) -> io::Result<()> {
-    let path = format!("{directory}/svirt-probe-{}", std::process::id());
-    OpenOptions::new().write(true).create_new(true).open(&path)?;
-    fs::remove_file(path)
-}
-
-/// Succeeds where one of the tries does; else the last error.
-fn any<const N: usize>(places: [&str; N], attempt: fn(&str) -> io::Result<()>) -> io::Result<()> {
-    places.into_iter().map(attempt).reduce(Result::or).unwrap_or(Ok(()))
 }
 
 /// Mounts a tmpfs over an empty directory of the attacker's own mount namespace only.

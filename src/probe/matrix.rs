@@ -1,11 +1,12 @@
 //! Runs every attack where the device model is, with nothing in its way, and behind each layer alone.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::catalogue::{ATTACKS, Aim, Attack, Targets};
+use super::catalogue::{ATTACKS, Aim, Attack, Attacker, Targets};
 use super::place::{Layer, Place};
 use crate::sys::attack::{self, ChildEnd};
 use crate::sys::process;
@@ -69,6 +70,8 @@ pub struct Row {
     pub placed: Outcome,
     /// Layers that stop it even alone.
     pub stopped_by: Vec<Layer>,
+    /// Layers that the device model has and the attacker could not take on: what they would stop is not known.
+    pub untried: Vec<Layer>,
     /// What it comes to.
     pub verdict: Verdict,
 }
@@ -85,24 +88,71 @@ pub enum Verdict {
     Unproven,
 }
 
-/// Judges one attack from its two tries.
+/// A layer that the device model has and the attacker could not take on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Untried {
+    /// Which.
+    pub layer: Layer,
+    /// Why.
+    pub why: String,
+}
+
+/// Judges one attack from its two tries; `whole` says whether the attacker had every layer of the device model.
 #[must_use]
-pub fn verdict(control: Outcome, placed: Outcome) -> Verdict {
+pub fn verdict(control: Outcome, placed: Outcome, whole: bool) -> Verdict {
     match (control, placed) {
+        // A layer that was not tried may stop it.
+        (_, Outcome::Through) if !whole => Verdict::Unproven,
         // What gets through got through, whatever the control says.
         (_, Outcome::Through) => Verdict::Through,
+        // What some of the layers stop, all of them do.
         (Outcome::Through, placed) if placed.stopped() => Verdict::Stopped,
         _ => Verdict::Unproven,
     }
 }
 
-/// Runs the whole catalogue.
-pub fn run(place: &Place, targets: &Targets) -> io::Result<Vec<Row>> {
-    let present: Vec<Layer> = Layer::ALL.into_iter().filter(|layer| place.has(*layer)).collect();
-    ATTACKS.iter().map(|attack| row(attack, place, targets, &present)).collect()
+/// Runs the whole catalogue. The second value names the layers that could not be taken on.
+pub fn run(place: &Place, targets: &Targets) -> io::Result<(Vec<Row>, Vec<Untried>)> {
+    let mut present = Vec::new();
+    let mut untried = Vec::new();
+    for layer in Layer::ALL.into_iter().filter(|layer| place.has(*layer)) {
+        match refusal(place, layer)? {
+            None => present.push(layer),
+            Some(why) => untried.push(Untried { layer, why }),
+        }
+    }
+    let rows = ATTACKS.iter().map(|attack| row(attack, place, targets, &present, &untried));
+    Ok((rows.collect::<io::Result<_>>()?, untried))
 }
 
-fn row(attack: &Attack, place: &Place, targets: &Targets, present: &[Layer]) -> io::Result<Row> {
+/// Why a layer cannot be taken on, found out by a child that does nothing else.
+fn refusal(place: &Place, layer: Layer) -> io::Result<Option<String>> {
+    if let Some(why) = place.closed(layer) {
+        return Ok(Some(why));
+    }
+    let end = attack::in_child(|| {
+        attack::alarm(PATIENCE);
+        let tried = match layer {
+            Layer::Cgroup => place.join_cgroup(),
+            Layer::Namespaces => place.enter(),
+            _ => place.take_on(&[layer]),
+        };
+        code(tried)
+    })?;
+    Ok(match Outcome::of(end) {
+        Outcome::Through => None,
+        Outcome::Refused(errno) => Some(Errno::from_raw(errno).desc().to_lowercase()),
+        other => Some(format!("{other:?}").to_lowercase()),
+    })
+}
+
+fn row(
+    attack: &Attack,
+    place: &Place,
+    targets: &Targets,
+    present: &[Layer],
+    untried: &[Untried],
+) -> io::Result<Row> {
     let control = attempt(attack, place, targets, &[])?;
     let placed = attempt(attack, place, targets, present)?;
     let mut stopped_by = Vec::new();
@@ -122,7 +172,8 @@ fn row(attack: &Attack, place: &Place, targets: &Targets, present: &[Layer]) -> 
         control,
         placed,
         stopped_by,
-        verdict: verdict(control, placed),
+        untried: untried.iter().map(|untried| untried.layer).collect(),
+        verdict: verdict(control, placed, untried.is_empty()),
     })
 }
 
@@ -135,15 +186,27 @@ fn attempt(attack: &Attack, place: &Place, targets: &Targets, layers: &[Layer]) 
         if process::leave_terminal().is_err() {
             return STEP_FAILED;
         }
-        if layers.contains(&Layer::Namespaces) && place.enter().is_err() {
+        let prepared = attack.prepare(targets);
+        if layers.contains(&Layer::Cgroup) && place.join_cgroup().is_err() {
             return STEP_FAILED;
         }
+        let elsewhere = layers.contains(&Layer::Namespaces);
+        if elsewhere && place.enter().is_err() {
+            return STEP_FAILED;
+        }
+        let attacker = Attacker {
+            targets,
+            careful: (elsewhere && !layers.contains(&Layer::Ids)).then(|| place.proc()),
+            own_numbers: elsewhere && place.own_numbers(),
+            proc: place.proc(),
+            prepared: prepared.as_ref().map(AsFd::as_fd),
+        };
         let body = || {
             attack::alarm(PATIENCE);
             if place.take_on(layers).is_err() {
                 return STEP_FAILED;
             }
-            code((attack.run)(targets))
+            code((attack.run)(&attacker))
         };
         let inner = if attack.executes() { attack::in_traced_child(body) } else { attack::in_child(body) };
         match inner {
@@ -186,19 +249,29 @@ mod tests {
     #[test]
     fn what_gets_through_is_through_whatever_the_control_says() {
         for control in [Outcome::Through, Outcome::Refused(1), Outcome::NotHere, Outcome::Unplaced] {
-            assert_eq!(verdict(control, Outcome::Through), Verdict::Through);
+            assert_eq!(verdict(control, Outcome::Through, true), Verdict::Through);
         }
     }
 
     #[test]
     fn a_refusal_proves_nothing_without_a_control() {
-        assert_eq!(verdict(Outcome::Refused(1), Outcome::Refused(1)), Verdict::Unproven);
-        assert_eq!(verdict(Outcome::NotHere, Outcome::Refused(1)), Verdict::Unproven);
-        assert_eq!(verdict(Outcome::Through, Outcome::Unplaced), Verdict::Unproven);
-        assert_eq!(verdict(Outcome::Through, Outcome::Refused(13)), Verdict::Stopped);
-        assert_eq!(verdict(Outcome::Through, Outcome::Killed(31)), Verdict::Stopped);
-        assert_eq!(verdict(Outcome::Through, Outcome::Killed(9)), Verdict::Unproven, "the target may have");
-        assert_eq!(verdict(Outcome::Through, Outcome::Killed(14)), Verdict::Unproven, "our own alarm");
+        assert_eq!(verdict(Outcome::Refused(1), Outcome::Refused(1), true), Verdict::Unproven);
+        assert_eq!(verdict(Outcome::NotHere, Outcome::Refused(1), true), Verdict::Unproven);
+        assert_eq!(verdict(Outcome::Through, Outcome::Unplaced, true), Verdict::Unproven);
+        assert_eq!(verdict(Outcome::Through, Outcome::Refused(13), true), Verdict::Stopped);
+        assert_eq!(verdict(Outcome::Through, Outcome::Killed(31), true), Verdict::Stopped);
+        assert_eq!(
+            verdict(Outcome::Through, Outcome::Killed(9), true),
+            Verdict::Unproven,
+            "the target may have"
+        );
+        assert_eq!(verdict(Outcome::Through, Outcome::Killed(14), true), Verdict::Unproven, "our own alarm");
+    }
+
+    #[test]
+    fn a_layer_that_was_not_tried_may_stop_what_got_through_and_lets_nothing_through() {
+        assert_eq!(verdict(Outcome::Through, Outcome::Through, false), Verdict::Unproven);
+        assert_eq!(verdict(Outcome::Through, Outcome::Refused(13), false), Verdict::Stopped);
     }
 
     #[test]

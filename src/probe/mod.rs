@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
+mod cgroup;
 pub mod decoy;
 pub mod matrix;
 pub mod place;

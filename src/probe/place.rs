@@ -1,20 +1,23 @@
 //! Where a device model is, and the way there, one layer at a time.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
+use super::cgroup::{self, Found};
 use crate::inspect::facts::ProcessFacts;
+use crate::inspect::read::{self, ReadError};
 use crate::privsep::confinement::{LandlockAccess, LandlockSpec};
-use crate::sys::{enter, label, landlock, seccomp};
+use crate::sys::{enter, label, landlock, path, pidfd, seccomp};
 
 /// One layer of confinement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layer {
+    /// The cgroup, with its device rules.
+    Cgroup,
     /// Namespaces and the root directory.
     Namespaces,
     /// uid, gid and groups.
@@ -31,14 +34,22 @@ pub enum Layer {
 
 impl Layer {
     /// Every layer, in the order in which they are taken on.
-    pub const ALL: [Self; 6] =
-        [Self::Namespaces, Self::Label, Self::Ids, Self::Capabilities, Self::Landlock, Self::Seccomp];
+    pub const ALL: [Self; 7] = [
+        Self::Cgroup,
+        Self::Namespaces,
+        Self::Capabilities,
+        Self::Ids,
+        Self::Label,
+        Self::Landlock,
+        Self::Seccomp,
+    ];
 
     /// The layer's name, for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Capabilities => "capabilities",
+            Self::Cgroup => "cgroup",
             Self::Ids => "uid",
             Self::Label => "label",
             Self::Landlock => "Landlock",
@@ -54,20 +65,65 @@ pub struct Place {
     pub facts: ProcessFacts,
     /// Its Landlock ruleset, from the plan.
     pub landlock: Option<LandlockSpec>,
+    cgroup: Found,
+    module: label::Module,
     pidfd: OwnedFd,
     root: OwnedFd,
     /// The host's procfs: the device model's root has none.
     proc: OwnedFd,
 }
 
+/// Why there is no way to a process.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// It ended while it was looked at, so what was read may be of another one.
+    #[error("process {0} has ended")]
+    Ended(i32),
+    /// The kernel refused.
+    #[error("cannot open process {0}")]
+    Kernel(i32, #[source] io::Error),
+    /// It could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
 impl Place {
-    /// Opens the way to a process; `facts` must be of the same one.
-    pub fn open(facts: ProcessFacts, landlock: Option<LandlockSpec>) -> io::Result<Self> {
-        let pid = Pid::from_raw(facts.pid).ok_or(io::ErrorKind::InvalidInput)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let root = std::fs::File::open(format!("/proc/{}/root", facts.pid))?.into();
-        let proc = std::fs::File::open("/proc")?.into();
-        Ok(Self { facts, landlock, pidfd, root, proc })
+    /// Opens the way to a process and reads it. All of it is of one process, whatever becomes of its number.
+    pub fn open(role: &str, pid: i32, landlock: Option<LandlockSpec>) -> Result<Self, PlaceError> {
+        let kernel = |error| PlaceError::Kernel(pid, error);
+        let pidfd = pidfd::open(pid).map_err(kernel)?;
+        let facts = read::process(role, pid)?;
+        let root = path::directory(&format!("/proc/{pid}/root")).map_err(kernel)?;
+        // It had this number all the time if it has it still.
+        if pidfd::has_ended(&pidfd).map_err(kernel)? {
+            return Err(PlaceError::Ended(pid));
+        }
+        let cgroup = cgroup::find(&facts.cgroups);
+        let proc = path::directory("/proc").map_err(kernel)?;
+        let module = label::Module::running();
+        Ok(Self { facts, landlock, cgroup, module, pidfd, root, proc })
+    }
+
+    /// Why a layer that may be there cannot even be tried.
+    #[must_use]
+    pub fn closed(&self, layer: Layer) -> Option<String> {
+        match (layer, &self.cgroup, &self.facts.filters_error) {
+            (Layer::Cgroup, Found::Unreachable(why), _) => Some(why.clone()),
+            (Layer::Seccomp, _, Some(error)) => Some(format!("its filters could not be copied: {error}")),
+            _ => None,
+        }
+    }
+
+    /// The host's procfs.
+    #[must_use]
+    pub fn proc(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
+    }
+
+    /// Whether its processes are numbered apart, so that the numbers of the host mean others there.
+    #[must_use]
+    pub fn own_numbers(&self) -> bool {
+        self.facts.namespaces.get("pid").is_some_and(|namespace| !namespace.host)
     }
 
     /// Whether the process has this layer at all, as far as can be known.
@@ -75,11 +131,21 @@ impl Place {
     pub fn has(&self, layer: Layer) -> bool {
         match layer {
             Layer::Capabilities => self.facts.status.capabilities.effective != u64::MAX,
+            Layer::Cgroup => !matches!(self.cgroup, Found::None),
             Layer::Ids => true,
             Layer::Label => self.facts.label.as_deref().is_some_and(|label| label != "unconfined"),
             Layer::Landlock => self.landlock.is_some(),
             Layer::Namespaces => self.facts.namespaces.values().any(|namespace| !namespace.host),
             Layer::Seccomp => self.facts.status.seccomp_mode != 0,
+        }
+    }
+
+    /// Joins the cgroup of the process, which holds for children forked afterwards.
+    pub fn join_cgroup(&self) -> io::Result<()> {
+        match &self.cgroup {
+            Found::Own(cgroup) => cgroup.enter(),
+            Found::None => Ok(()),
+            Found::Unreachable(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -94,9 +160,6 @@ impl Place {
     pub fn take_on(&self, layers: &[Layer]) -> io::Result<()> {
         let status = &self.facts.status;
         let wants = |layer| layers.contains(&layer);
-        if wants(Layer::Label) {
-            self.facts.label.as_deref().map_or(Ok(()), |text| label::take_on(self.proc.as_fd(), text))?;
-        }
         // Only a process with CAP_SETPCAP can empty its bounding set, so this comes before the ids.
         if wants(Layer::Capabilities) {
             enter::bounding(status.capabilities.bounding)?;
@@ -112,10 +175,18 @@ impl Place {
                 enter::no_new_privs()?;
             }
         }
-        if let (true, Some(spec)) = (wants(Layer::Landlock), &self.landlock) {
+        let landlock = match self.landlock.as_ref().filter(|_| wants(Layer::Landlock)) {
+            Some(spec) => Some(landlock::prepare(landlock::effective_abi(spec.abi), &rules(spec))?),
+            None => None,
+        };
+        // A guest's label gives none of the rights that the steps before need; Landlock and the filters would keep
+        // the attacker from asking for it.
+        if let Some(text) = self.facts.label.as_deref().filter(|_| wants(Layer::Label)) {
+            label::take_on(self.proc.as_fd(), self.module, text)?;
+        }
+        if let Some(ruleset) = landlock {
             enter::no_new_privs()?;
-            let abi = landlock::effective_abi(spec.abi);
-            landlock::prepare(abi, &rules(spec))?.restrict_self()?;
+            ruleset.restrict_self()?;
         }
         if wants(Layer::Seccomp) {
             enter::no_new_privs()?;

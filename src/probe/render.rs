@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use super::catalogue::Aim;
-use super::matrix::{Outcome, Row, Verdict};
+use super::matrix::{Outcome, Row, Untried, Verdict};
 use super::place::Layer;
 
 /// Everything that a probe found.
@@ -18,7 +18,9 @@ pub struct Report {
     pub target: String,
     /// Layers that the process has.
     pub layers: Vec<Layer>,
-    /// What could not be taken on or known, by name.
+    /// Layers that the process has and the attacker could not take on.
+    pub untried: Vec<Untried>,
+    /// What could not be known, by name.
     pub unknown: Vec<String>,
     /// The attacks.
     pub rows: Vec<Row>,
@@ -57,11 +59,30 @@ pub fn human(report: &Report) -> String {
         report.count(Verdict::Through),
         report.count(Verdict::Unproven),
     );
+    for untried in &report.untried {
+        let _ = writeln!(
+            text,
+            "NOT TRIED  {}: the attacker could not take it on ({}); what it alone would stop is unproven here{}",
+            untried.layer.name(),
+            untried.why,
+            remedy(untried.layer)
+        );
+    }
     for name in &report.unknown {
         let _ = writeln!(text, "note: {name}");
     }
     open_ends(report, &mut text);
     text
+}
+
+/// What makes a layer testable, where an administrator can do something about it.
+fn remedy(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Label => {
+            "; on a staging host with SELinux, load svirt-probe.cil, which lets an administrator take on a guest's label"
+        }
+        _ => "",
+    }
 }
 
 /// What got through, below the one change that closes it.
@@ -111,7 +132,9 @@ fn outcome(outcome: Outcome) -> String {
 
 fn stopped_by(row: &Row) -> String {
     let names: Vec<String> = row.stopped_by.iter().map(|layer| layer.name().to_owned()).collect();
+    let untried: Vec<&str> = row.untried.iter().map(|layer| layer.name()).collect();
     match row.verdict {
+        Verdict::Unproven if row.placed == Outcome::Through => format!("not tried: {}", untried.join(", ")),
         Verdict::Unproven => format!("control: {}", outcome(row.control)),
         Verdict::Stopped if names.is_empty() => "only all of them together".to_owned(),
         _ => names.join(", "),

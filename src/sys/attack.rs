@@ -4,6 +4,7 @@
 //! number that the kernel looks at only after every permission check has passed. [`Reached`] tells the two apart.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
@@ -12,11 +13,14 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, chmodat, mknodat, openat};
 
-use super::process;
+use super::{pidfd, process};
 
 /// `O_PATH` of fcntl.h on x86-64, as an argument.
 const O_PATH: usize = 0o10_000_000;
+
+const NODE: &str = "node";
 
 /// Whether a call got as far as its arguments.
 pub type Reached = io::Result<()>;
@@ -182,11 +186,34 @@ pub fn shm_remove(id: i32) -> Reached {
     Ok(())
 }
 
+/// Makes a node for a device on a file system that no path leads to, and returns its directory; open it with
+/// [`open_device_node`]. It is gone with the descriptor.
+pub fn device_node(kind: FileType, number: u64) -> io::Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    mknodat(&mount, NODE, kind, Mode::from_raw_mode(0o666), number)?;
+    // Only device rules are to stand in the way, no file mode.
+    chmodat(&mount, NODE, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+    Ok(mount)
+}
+
+/// Opens the node in a directory that [`device_node`] gave, for reading, and reads nothing.
+pub fn open_device_node(directory: BorrowedFd<'_>) -> Reached {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    openat(directory, NODE, flags, Mode::empty())?;
+    Ok(())
+}
+
 /// userfaultfd(2) for faults of the kernel too.
 pub fn userfaultfd() -> Reached {
     let flags = usize::try_from(libc::O_CLOEXEC).map_err(io::Error::other)?;
     reached(call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0]), &[])
 }
+
+/// Milliseconds after which a child is killed from outside.
+const CHILD_MOST: u16 = 60_000;
 
 /// How a child of [`in_child`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,11 +224,15 @@ pub enum ChildEnd {
     Signal(i32),
 }
 
-/// Runs `body` in a forked child and waits for it; the child never returns into the caller's code.
+/// Runs `body` in a forked child and waits for it; the child never returns into the caller's code. One that does not
+/// end in [`CHILD_MOST`] is killed: where it went, its own alarm may not reach it.
 pub fn in_child(body: impl FnOnce() -> u8) -> io::Result<ChildEnd> {
     // A panic must not look like an errno.
     let caught = || i32::from(catch_unwind(AssertUnwindSafe(body)).unwrap_or(u8::MAX));
     let child = process::fork(caught)?;
+    if !pidfd::wait_ended(&child.pidfd, CHILD_MOST)? {
+        pidfd::kill(&child.pidfd)?;
+    }
     let pid = nix::unistd::Pid::from_raw(child.pid);
     loop {
         match waitpid(pid, None) {

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod cred;
 pub mod enter;
 pub mod file;
+pub mod held;
 pub mod imageprobe;
 pub mod inherit;
 pub mod kvm;

@@ -53,6 +53,22 @@ if [ $# = 2 ]; then
     denied "the own image" 'operation="open".*name="/var/lib/svirt/images/alpha.*.qcow2"'
     denied "the signal" 'operation="\(signal\|capable\)".*\(kill\|signal\)'
     denied "the shell" 'operation="exec"'
+    # The same between the running domains, by svirt's own attacker; the neighbour runs under the other one's profile.
+    . /payload/label.sh
+    as_admin=
+    mark
+    probe_json 'alpha*[1]'
+    is "svirt probe tries every layer" "$(verdict_of untried)" "" || cat /run/probe.err
+    verdict_of notes | sed 's/^/note /'
+    is "svirt probe: nothing gets through" "$probed" 0
+    stops label neighbour-image-read neighbour-image-write neighbour-image-held neighbour-memory neighbour-ptrace \
+        neighbour-proc-mem neighbour-environ neighbour-signal host-shadow host-files host-write host-block-device \
+        host-loopback host-exec manager-ptrace manager-state
+    # AppArmor of this kernel has no rule for a socket that has a name; other layers refuse it.
+    case $(verdict_of neighbour-monitor label) in "through "*" stopped") pass "the neighbour's monitor is refused" ;; *) fail "the neighbour's monitor is refused" "$(verdict_of neighbour-monitor label)" ;; esac
+    stops cgroup host-device-node
+    denied "the neighbour's image, by svirt probe" 'operation="open".*neighbour.img'
+    denied "the neighbour's process, by svirt probe" 'operation="ptrace".*peer="'"${two% (enforce)}"
     svirt inspect beta >/run/out 2>&1; is "svirt inspect finds everything as planned" "$?" 0 || tail -n 5 /run/out
 else
     fail "two device models run" "$*"

@@ -41,6 +41,7 @@ if svirt run --help >/dev/null 2>&1; then
             avc "the running neighbour's image" "denied .*scontext=$one tcontext=system_u:object_r:svirt_guest_image_t:$(echo "$two" | cut -d: -f4-) tclass=file"
             # Another uid's process: the capability is asked for before the signal itself, and SELinux refuses that.
             avc "the signal to the running neighbour" "denied .*{ kill }.*scontext=$one tcontext=$one tclass=capability"
+            . /payload/staging.sh
         fi
         # What a taken-over device model could reach without a label module: its uid against the neighbour.
         if setpriv --reuid "$first" --regid "$first" --clear-groups cat "/proc/$2/environ" >/dev/null 2>&1; then fail "the neighbour's environ is refused" "read"; else pass "the neighbour's environ is refused"; fi
@@ -57,6 +58,12 @@ if svirt run --help >/dev/null 2>&1; then
         grep -q 'degraded: .*andlock' /run/degraded && pass "the older Landlock is degraded by name" || fail "the older Landlock is degraded by name" "$(tr '\n' ' ' </run/degraded)"
         svirt inspect alpha >/run/out 2>&1; is "svirt inspect finds everything as planned" "$?" 0 || tail -n 5 /run/out
         # An attacker where alpha's device model is, each attack proven by its control.
+        . /payload/label.sh
+        as_admin=
+        probe_json alpha
+        is "svirt probe tries every layer" "$(verdict_of untried)" ""
+        case " $(verdict_of layers) " in *" cgroup "*) pass "the domain has a cgroup" ;; *) fail "the domain has a cgroup" "$(verdict_of layers); $(verdict_of notes)" ;; esac
+        stops cgroup host-device-node
         svirt probe alpha >/run/out 2>&1; is "svirt probe: nothing got through" "$?" 0 || cat /run/out
         stopped=$(sed -n 's/^alpha: \([0-9]*\) of .* attacks stopped.*/\1/p' /run/out)
         if [ "${stopped:-0}" -ge 25 ]; then pass "svirt probe: $stopped attacks are proven stopped"; else fail "svirt probe proves too little" "$(tail -n 3 /run/out | tr '\n' ' ')"; fi
