@@ -39,6 +39,8 @@ pub struct Targets {
     pub secret_address: usize,
     /// The neighbour's image.
     pub image: String,
+    /// Another one, which every uid may read.
+    pub open_image: String,
     /// The neighbour's monitor socket.
     pub monitor: String,
     /// An abstract socket of the neighbour.
@@ -154,7 +156,7 @@ impl Attack {
     pub fn prepare(&self, targets: &Targets) -> Option<OwnedFd> {
         match self.id {
             NODE => device_node(targets).ok(),
-            IMAGE_HELD => held::hold(&targets.image, FileType::RegularFile).ok(),
+            IMAGE_HELD => held::hold(&targets.open_image, FileType::RegularFile).ok(),
             _ => None,
         }
     }
@@ -194,9 +196,9 @@ pub const ATTACKS: &[Attack] = &[
     Attack {
         id: IMAGE_HELD,
         aim: Aim::Neighbour,
-        title: "open a neighbour's image wherever it turns up (no directory in the way)",
-        gain: "every byte on another guest's disk, once any path leads to it",
-        closes: UID,
+        title: "open a neighbour's image that everybody may read, wherever it turns up",
+        gain: "every byte on another guest's disk, once no directory is in the way",
+        closes: "a security module's label, or Landlock: run it under svirt",
         run: |it| {
             it.prepared
                 .map_or_else(|| not_here("no image"), |image| held::open_again(it.proc, image).map(drop))

@@ -69,15 +69,19 @@ impl Decoy {
     fn fill(directory: &Path, uid: u32, dress: &Dress, program: &File) -> io::Result<Self> {
         let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
         let image = directory.join("neighbour.img");
-        let mut file = File::create(&image)?;
-        file.write_all(b"the neighbour's secret")?;
-        // Without this right the image would be tested as one that no domain has.
-        let undressed_image =
-            dress.image.as_deref().map(|label| xattr::set_selinux_label(&file, Some(label)));
+        let open_image = directory.join("open.img");
+        let mut undressed_image = None;
+        for path in [&image, &open_image] {
+            let mut file = File::create(path)?;
+            file.write_all(b"the neighbour's secret")?;
+            if let Some(label) = dress.image.as_deref() {
+                undressed_image = xattr::set_selinux_label(&file, Some(label)).err().or(undressed_image);
+            }
+        }
         let monitor = directory.join("monitor.sock");
         let listener = UnixListener::bind(&monitor)?;
-        for path in [&image, &monitor] {
-            fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        for (path, mode) in [(&image, 0o600), (&open_image, 0o644), (&monitor, 0o600)] {
+            fs::set_permissions(path, Permissions::from_mode(mode))?;
             chown(path, owner, group)?;
         }
         let abstract_name = format!("svirt-probe-{}", std::process::id());
@@ -86,7 +90,7 @@ impl Decoy {
         let (process, segment, told) = Self::process(uid, dress, program)?;
         let (secret_address, undressed) = told;
         let mut lacking: Vec<String> = Vec::new();
-        if let Some(Err(error)) = undressed_image {
+        if let Some(error) = undressed_image {
             lacking.push(format!("its image has no label of a neighbour's ({error})"));
         }
         if let Some(errno) = undressed {
@@ -97,6 +101,7 @@ impl Decoy {
             neighbour_pid: process.pid,
             secret_address,
             image: image.display().to_string(),
+            open_image: open_image.display().to_string(),
             monitor: monitor.display().to_string(),
             abstract_name,
             segment,
