@@ -59,6 +59,21 @@ fn a_guest_survives_what_watches_it() {
     eventually("another labeller serves", || rig.labeller_pid().is_some_and(|pid| pid != labeller));
     assert_eq!(rig.status("lasts").unwrap().qemu_pid, first.qemu_pid);
 
+    // Both at once: what either would have given to the next one is in the guard.
+    let (labeller, supervisor) = (rig.labeller_pid().unwrap(), rig.status("lasts").unwrap().supervisor_pid);
+    send(labeller, Signal::SIGSTOP);
+    send(supervisor, Signal::SIGKILL);
+    send(labeller, Signal::SIGKILL);
+    eventually("another labeller starts another supervisor", || {
+        rig.status("lasts").is_some_and(|now| {
+            now.supervisor_pid != supervisor
+                && svirt::driver::Control::connect(&now.control).and_then(|mut it| it.status()).is_ok()
+        })
+    });
+    assert_eq!(rig.status("lasts").unwrap().qemu_pid, first.qemu_pid);
+    answers(&rig, "lasts", 9);
+    assert!(rig.control("lasts").status().unwrap().sealed);
+
     // Guard and labeller at once: a start brings both back, and the domain is found again.
     for pid in rig.labeller_pids() {
         send(pid, Signal::SIGKILL);
@@ -72,6 +87,39 @@ fn a_guest_survives_what_watches_it() {
     let listed = rig.svirt(&["list"]).expect(0).out;
     assert!(listed.contains("lasts") && listed.contains("sealed") && !listed.contains("second"), "{listed}");
     rig.svirt(&["stop", "lasts", "--timeout", "30"]).expect(0);
+    rig.same_as(&before);
+}
+
+#[test]
+fn a_network_that_dies_all_the_time_is_gone_and_that_is_said() {
+    if !possible() || !has_default_route() {
+        return;
+    }
+    let rig = Rig::new();
+    let definition = rig.bare("net", "<interface type='user'><model type='virtio'/></interface>");
+    let before = rig.snapshot();
+    rig.start(&definition);
+    assert!(!rig.svirt(&["list"]).expect(0).out.contains("gone"));
+    // Also by a labeller that took the domain over.
+    send(rig.labeller_pid().unwrap(), Signal::SIGKILL);
+    eventually("the domain is known again", || rig.status("net").is_some());
+    let mut died = 0;
+    eventually("no passt is started any more", || {
+        if let Some(pid) = rig.helper("net", "net0") {
+            send(pid, Signal::SIGKILL);
+            eventually("its end is known", || rig.helper("net", "net0") != Some(pid));
+            died += 1;
+            return false;
+        }
+        true
+    });
+    assert!((2..=6).contains(&died), "{died}: the first one, and not for ever");
+    let listed = rig.svirt(&["list"]).expect(0).out;
+    assert!(listed.contains("running, network net0 is gone"), "{listed}");
+    let inspected = rig.svirt(&["inspect", "net"]).expect(6).out;
+    assert!(inspected.contains("DIFFERENT  net0 process: planned running, found none"), "{inspected}");
+    assert!(rig.labeller_log().contains("its network is gone"), "{}", rig.labeller_log());
+    rig.end("net");
     rig.same_as(&before);
 }
 
@@ -162,28 +210,6 @@ fn a_device_model_that_is_killed() {
     rig.svirt(&["stop", "killed"]).expect(3);
     rig.svirt(&["console", "killed"]).expect(3);
     rig.svirt(&["inspect", "killed"]).expect(3);
-}
-
-#[test]
-fn a_helper_that_is_killed_is_missed() {
-    if !possible() || !has_default_route() {
-        return;
-    }
-    let rig = Rig::new();
-    let definition = rig.bare("alone", "<interface type='user'><model type='virtio'/></interface>");
-    let before = rig.snapshot();
-    rig.start(&definition);
-    let passt = rig.processes().into_iter().find(|pid| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("passt"))
-    });
-    send(passt.unwrap(), Signal::SIGKILL);
-    eventually("inspect misses it", || {
-        let ran = rig.svirt(&["inspect", "alone"]);
-        ran.code == Some(6) && ran.out.contains("DIFFERENT  net0 process: planned running, found none")
-    });
-    assert!(rig.svirt(&["list"]).expect(0).out.contains("running"));
-    rig.end("alone");
-    rig.same_as(&before);
 }
 
 #[test]

@@ -35,7 +35,9 @@ fn main() -> ExitCode {
         Ok(true)
     });
     let options = match common {
-        Ok(common) => Options { config: common.config, socket, on_demand, session, ready: common.ready },
+        Ok(common) => {
+            Options { config: common.config, socket, on_demand, session, ready: common.ready, store: None }
+        }
         Err(code) => return code,
     };
     if options.session

@@ -26,6 +26,8 @@ struct Row {
     label: Option<String>,
     sealed: Option<bool>,
     degraded: Vec<String>,
+    /// Helpers of the plan that do not run: networks and TPMs that the guest has lost.
+    lost: Vec<String>,
 }
 
 /// Runs `svirt list`.
@@ -68,7 +70,19 @@ fn row(status: &DomainStatus, described: Option<&Described>, state: Option<&Stat
             .or_else(|| described.and_then(profile)),
         sealed: state.map(|state| state.sealed),
         degraded: described.map(|described| described.degraded.clone()).unwrap_or_default(),
+        lost: described.map(lost).unwrap_or_default(),
     }
+}
+
+/// Helpers that have ended while the guest goes on.
+fn lost(described: &Described) -> Vec<String> {
+    let planned = described.plan.ops.iter().filter_map(|op| match op {
+        Op::SpawnPasst { alias, .. } => Some((alias, format!("network {alias} is gone"))),
+        Op::SpawnSwtpm { alias, .. } => Some((alias, format!("{alias} is gone"))),
+        _ => None,
+    });
+    let runs = |alias: &str| described.helpers.iter().any(|(of, _)| of == alias);
+    planned.filter(|(alias, _)| !runs(alias)).map(|(_, what)| what).collect()
 }
 
 /// The AppArmor profile of the device model, where one was loaded.
@@ -76,6 +90,14 @@ fn profile(described: &Described) -> Option<String> {
     let lacks = described.degraded.iter().any(|layer| layer.starts_with("AppArmor"));
     let planned = described.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }));
     (planned && !lacks).then(|| profile_name(described.status.domain.uuid))
+}
+
+/// What it does, and what it has lost.
+fn state(row: &Row) -> String {
+    std::iter::once(row.state.as_str())
+        .chain(row.lost.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -86,7 +108,7 @@ fn table(rows: &[Row]) -> Table {
         let unknown = || "-".to_owned();
         table.add_row([
             printable(&row.name),
-            printable(&row.state),
+            printable(&state(row)),
             row.pid.to_string(),
             row.uid.map_or_else(unknown, |uid| uid.to_string()),
             row.sealed.map_or_else(unknown, |sealed| if sealed { "sealed".into() } else { "open".into() }),

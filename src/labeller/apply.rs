@@ -36,6 +36,8 @@ pub(super) struct Applied {
     pub(super) undos: Vec<Undo>,
     /// Helpers by alias.
     pub(super) helpers: Vec<(String, Child)>,
+    /// Copies of the ends of channels that passt has, by alias.
+    pub(super) channels: Vec<(String, OwnedFd)>,
     /// Listening addresses and ptys by slot.
     pub(super) listening: Vec<(String, String)>,
     /// New files that take their names once the guest runs.
@@ -380,7 +382,8 @@ impl Apply<'_> {
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;
-        self.out.slots.remove(slot);
+        // For another passt, should this one die.
+        self.out.channels.extend(self.out.slots.remove(slot).map(|channel| (alias.to_owned(), channel)));
         Ok(())
     }
 

@@ -128,6 +128,25 @@ impl CgroupHost {
         Ok(group)
     }
 
+    /// Opens a domain's cgroup as it stands, for one more process; what is not there is left out.
+    pub fn open(&self, uuid: &DomainUuid) -> Result<DomainCgroup, CgroupError> {
+        let mut group = DomainCgroup { unified: None, join: Vec::new(), path: None, unenforced: Vec::new() };
+        if let Some((own, mount)) = &self.unified {
+            let dir = own.join(name(uuid));
+            if dir.is_dir() {
+                group.unified = Some(at("open", &dir, File::open(&dir))?);
+                group.path = dir.strip_prefix(mount).ok().map(|path| path.display().to_string());
+            }
+        }
+        for (controller, own) in &self.legacy {
+            let dir = own.join(name(uuid));
+            if dir.is_dir() {
+                group.join.push((controller, tasks(&dir)?));
+            }
+        }
+        Ok(group)
+    }
+
     fn create_unified(
         &self,
         own: &Path,
@@ -254,6 +273,11 @@ fn create_legacy(controller: &'static str, dir: &Path, limits: &CgroupLimits) ->
             }
         }
     }
+    tasks(dir)
+}
+
+/// Opens a version 1 cgroup for whoever joins it.
+fn tasks(dir: &Path) -> Result<File, CgroupError> {
     // Whoever joins has one thread and writes 0, for itself: through `tasks` the kernel then moves it without the lock
     // over all forks of the host, which `cgroup.procs` takes and which waits for an RCU grace period (7 ms).
     let procs = dir.join("tasks");

@@ -7,12 +7,12 @@
 //!     v      device model ends  Ending -- every process gone --> undone, answered
 //!  Running ----------------------^
 //!     ^  | supervisor ends
-//!     +--+ a replacement takes the monitor over
+//!     +--+ a replacement takes the monitor over; passt is started again on the same channel
 //! ```
 //!
 //! Owns the processes' pidfds and the descriptors that a later supervisor needs. Decides nothing about policy.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::apply::NewLog;
@@ -20,6 +20,7 @@ use super::connection::ConnectionId;
 use super::journal::{Journal, Undo};
 use super::launcher::Slots;
 use super::spawn::Launching;
+use super::store::Name;
 use crate::base::{Layer, Refusal};
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op, Spawn};
 use crate::privsep::request::{Described, DomainStatus, Refused, Reply, Started};
@@ -70,6 +71,10 @@ pub(super) struct Domain {
     pub(super) heard: u32,
     /// Helpers that have not ended.
     pub(super) helpers: Vec<(String, Child)>,
+    /// Copies of the channel ends that passts have, by alias; without one there can be no other passt.
+    pub(super) channels: Vec<(String, OwnedFd)>,
+    /// When passts were started again.
+    pub(super) restarted: Vec<Instant>,
     /// What a later supervisor gets.
     pub(super) kept: Slots,
     /// The device model's standard error, for a later supervisor.
@@ -199,17 +204,41 @@ impl Domain {
         }
     }
 
-    /// Notes a process that has ended. `true` if the supervisor is to be replaced.
-    pub(super) fn reap(&mut self) -> bool {
-        let gone = |child: &Child| pidfd::has_ended(&child.pidfd).unwrap_or(true);
+    /// How a passt of the plan is started: its uid and label.
+    pub(super) fn passt(&self, of: &str) -> Option<(u32, Option<&str>)> {
+        self.plan.ops.iter().find_map(|op| match op {
+            Op::SpawnPasst { alias, uid, selinux_label, .. } if alias == of => {
+                Some((*uid, selinux_label.as_deref()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Notes the helpers that have ended, and names the passts that a running guest has lost.
+    pub(super) fn reap_helpers(&mut self) -> Vec<String> {
+        let mut lost = Vec::new();
         self.helpers.retain(|(alias, helper)| {
-            let ended = gone(helper);
+            let ended = pidfd::has_ended(&helper.pidfd).unwrap_or(true);
             if ended {
                 let exit = pidfd::reap(&helper.pidfd);
-                tracing::info!(alias, ?exit, "a helper has ended");
+                tracing::info!(domain = %self.plan.domain.name, alias, ?exit, "a helper has ended");
+                lost.push(alias.clone());
             }
             !ended
         });
+        // With the device model its helpers end, too.
+        let lives = self.phase == Phase::Running
+            && self
+                .device_model
+                .as_ref()
+                .is_some_and(|child| !pidfd::has_ended(&child.pidfd).unwrap_or(true));
+        lost.retain(|alias| lives && self.passt(alias).is_some());
+        lost
+    }
+
+    /// Notes a process that has ended. `true` if the supervisor is to be replaced.
+    pub(super) fn reap(&mut self) -> bool {
+        let gone = |child: &Child| pidfd::has_ended(&child.pidfd).unwrap_or(true);
         if self.device_model.as_ref().is_some_and(gone) {
             self.exit = self.device_model.take().and_then(|child| pidfd::reap(&child.pidfd));
             self.device_model_ended();
@@ -257,14 +286,49 @@ impl Domain {
         )
     }
 
+    /// What another supervisor and another passt would need.
+    pub(super) fn lasting(&self) -> Vec<(Name, BorrowedFd<'_>)> {
+        let slots = self.kept.iter().map(|(slot, fd)| (Name::Slot(slot.clone()), fd.as_fd()));
+        let channels = self.channels.iter().map(|(alias, fd)| (Name::Channel(alias.clone()), fd.as_fd()));
+        let stderr = self.stderr.iter().map(|fd| (Name::Stderr, fd.as_fd()));
+        slots.chain(channels).chain(stderr).collect()
+    }
+
+    /// Takes what an earlier labeller kept, as far as it is not there.
+    pub(super) fn take_back(&mut self, kept: Vec<(Name, OwnedFd)>) {
+        for (name, fd) in kept {
+            match name {
+                Name::Channel(alias) if self.channels.iter().all(|(of, _)| *of != alias) => {
+                    self.channels.push((alias, fd));
+                }
+                Name::Channel(_) => {}
+                Name::Slot(slot) => {
+                    self.kept.entry(slot).or_insert(fd);
+                }
+                Name::Stderr => {
+                    self.stderr.get_or_insert(fd);
+                }
+            }
+        }
+    }
+
+    /// The passts of the plan that do not run.
+    pub(super) fn lost_passts(&self) -> Vec<String> {
+        let planned = self.plan.ops.iter().filter_map(|op| match op {
+            Op::SpawnPasst { alias, .. } => Some(alias),
+            _ => None,
+        });
+        planned.filter(|alias| self.helpers.iter().all(|(of, _)| of != *alias)).cloned().collect()
+    }
+
     /// Whether another supervisor may be started now; keeps count.
     pub(super) fn may_replace(&mut self, now: Instant) -> bool {
-        self.replaced.retain(|at| now.duration_since(*at) < REPLACE_WITHIN);
-        if self.replaced.len() >= REPLACE_MOST {
-            return false;
-        }
-        self.replaced.push(now);
-        true
+        once_more(&mut self.replaced, now)
+    }
+
+    /// The same of a passt: one that dies all the time is a guest's doing, which shall not have as many tries as it likes.
+    pub(super) fn may_restart(&mut self, now: Instant) -> bool {
+        once_more(&mut self.restarted, now)
     }
 
     /// When a domain that has lost too many supervisors may have another one.
@@ -347,6 +411,16 @@ impl Domain {
         }
         ended
     }
+}
+
+/// Counts one more among those of the last [`REPLACE_WITHIN`], if there may be one.
+fn once_more(times: &mut Vec<Instant>, now: Instant) -> bool {
+    times.retain(|at| now.duration_since(*at) < REPLACE_WITHIN);
+    if times.len() >= REPLACE_MOST {
+        return false;
+    }
+    times.push(now);
+    true
 }
 
 fn kill(child: &Child) {

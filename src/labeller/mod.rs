@@ -38,9 +38,11 @@ mod session;
 pub mod spawn;
 mod start;
 mod storage;
+mod store;
 mod swtpm;
 mod undo;
 
 pub use guard::guarded;
 pub use run::{LabellerError, Options, run};
 pub use session::{SessionError, enter as enter_session};
+pub use store::Store;

@@ -38,7 +38,7 @@ pub(super) fn confine(io_uring: bool) -> io::Result<()> {
     // Started on demand it would keep a directory of somebody else's busy.
     std::env::set_current_dir("/")?;
     // A deep chain has hundreds of layers, each one a descriptor; the shell's soft limit is 1024.
-    rlimit::set(rlimit::Kind::Nofile, rlimit::hard(rlimit::Kind::Nofile))?;
+    raise_descriptors()?;
     // For domains with <locked/> memory; every other one gets 0. Where it cannot be had, such a start says so.
     let _lower = rlimit::set(rlimit::Kind::Memlock, None);
     mount::enter_slave_namespace()?;
@@ -47,6 +47,11 @@ pub(super) fn confine(io_uring: bool) -> io::Result<()> {
     // Without no_new_privs: a device model's SELinux context comes by a transition at exec, and CAP_SYS_ADMIN
     // allows the filter all the same.
     seccomp::load(&program)
+}
+
+/// Lets this process have as many descriptors as it may.
+pub(super) fn raise_descriptors() -> io::Result<()> {
+    rlimit::set(rlimit::Kind::Nofile, rlimit::hard(rlimit::Kind::Nofile))
 }
 
 /// Gives up every capability that no labeller needs.

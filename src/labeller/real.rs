@@ -80,6 +80,11 @@ impl Launcher for Real {
     ) -> Result<Child, Refusal> {
         let argv = passt::argv(self.host_loopback);
         let limit = |resource, value| Rlimit { resource, value: Some(value) };
+        // One that follows another finds the cgroup as the start left it.
+        let opened = match self.cgroups.contains_key(&domain.uuid) {
+            true => None,
+            false => Some(self.host.open(&domain.uuid).map_err(|error| error.refusal())?),
+        };
         spawn::helper(&Helper {
             program: &self.passt,
             argv: &argv,
@@ -88,7 +93,7 @@ impl Launcher for Real {
             fds: &[(channel.as_fd(), passt::CHANNEL)],
             // passt moves itself into its own namespaces and an empty root, and loads its own filter.
             reach: None,
-            cgroup: self.cgroups.get(&domain.uuid),
+            cgroup: self.cgroups.get(&domain.uuid).or(opened.as_ref()),
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)],
             namespaces: Namespaces::default(),
             selinux_exec: selinux_label,

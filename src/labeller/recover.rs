@@ -9,7 +9,7 @@ use super::launcher::Slots;
 use super::lease::{Hold, Leases, ObjectId};
 use super::server::Server;
 use super::start::identity;
-use super::undo;
+use super::{passt, undo};
 use crate::base::{DomainUuid, Refusal};
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::request::Started;
@@ -91,10 +91,33 @@ impl Server {
                 None => rest.push(story),
             }
         }
+        if let Some(store) = &mut self.store {
+            store.forget_rest();
+        }
         for story in rest {
             self.take_back(story)?;
         }
+        self.restart_what_died();
         Ok(())
+    }
+
+    /// Starts again what ended while no labeller watched.
+    fn restart_what_died(&mut self) {
+        let domains = self.domains.iter();
+        let died: Vec<(DomainUuid, bool, Vec<String>)> = domains
+            .map(|(uuid, domain)| {
+                let alone = domain.supervisor.is_none() && domain.stderr.is_some();
+                (*uuid, alone, domain.lost_passts())
+            })
+            .collect();
+        for (uuid, alone, passts) in died {
+            if alone {
+                self.replace_supervisor(uuid);
+            }
+            for alias in passts {
+                self.restart_passt(uuid, &alias);
+            }
+        }
     }
 
     fn still_runs(&self, story: &Story) -> io::Result<Option<Child>> {
@@ -142,6 +165,8 @@ impl Server {
             link: None,
             heard: 0,
             helpers,
+            channels: Vec::new(),
+            restarted: Vec::new(),
             kept: Slots::new(),
             stderr: None,
             logs: Vec::new(),
@@ -156,7 +181,12 @@ impl Server {
             replaced: Vec::new(),
         };
         copy_from_supervisor(&mut domain);
-        if domain.supervisor.is_none() {
+        copy_from_passt(&mut domain);
+        if let Some(store) = &mut self.store {
+            domain.take_back(store.take(uuid));
+            store.keep(uuid, &domain.lasting());
+        }
+        if domain.supervisor.is_none() && domain.stderr.is_none() {
             tracing::error!(name, "runs on without a supervisor: its monitor ended with the last one");
         }
         tracing::info!(name, "still runs and is taken over");
@@ -276,6 +306,20 @@ fn copy_from_supervisor(domain: &mut Domain) {
     let stderr = pidfd::copy_descriptor(&supervisor.pidfd, STDERR_FD).ok();
     domain.kept = kept;
     domain.stderr = stderr;
+}
+
+/// Takes copies of the channels that another passt needs from the ones that run.
+fn copy_from_passt(domain: &mut Domain) {
+    let passts = domain.helpers.iter().filter(|(alias, _)| domain.passt(alias).is_some());
+    let copied =
+        passts.filter_map(|(alias, child)| match pidfd::copy_descriptor(&child.pidfd, passt::CHANNEL) {
+            Ok(channel) => Some((alias.clone(), channel)),
+            Err(error) => {
+                tracing::warn!(alias, %error, "cannot copy a helper's channel");
+                None
+            }
+        });
+    domain.channels = copied.collect();
 }
 
 /// Tries for a while to get the lock that one labeller has; the last one may just be going.

@@ -12,6 +12,7 @@ use super::lease::Leases;
 use super::own;
 use super::recover::retry;
 use super::server::{self, Server};
+use super::store::Store;
 use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError, UserDirectories};
 use crate::sys::{cred, file, listen, lock, path, pidfd, selinux};
 
@@ -28,6 +29,8 @@ pub struct Options {
     pub session: bool,
     /// Gets a byte once the socket listens.
     pub ready: Option<OwnedFd>,
+    /// Where descriptors outlive this labeller, where it has a guard.
+    pub store: Option<Store>,
 }
 
 /// Why the labeller cannot serve.
@@ -82,6 +85,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         complained: (None, 0),
         next: 0,
         on_demand: options.on_demand,
+        store: options.store,
         idle: None,
     };
     server.recover().map_err(step("take over what an earlier labeller left"))?;

@@ -1,20 +1,22 @@
 //! What each request does, and what supervisors' reports and processes' ends lead to.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
 use super::journal::{Entry, ProcessRole};
-use super::launcher::LaunchRequest;
+use super::launcher::{LaunchRequest, Launcher};
 use super::places::Places;
 use super::probe::{Probe, Spare};
 use super::server::{Server, refused};
-use super::undo;
+use super::{passt, undo};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::FileIdentity;
 use crate::privsep::request::{Refused, Reply, Request, Survey};
 use crate::privsep::supervisor::Report;
 use crate::sys::pidfd::ProcessId;
+use crate::sys::process::Child;
 
 /// Ends that are remembered for those who ask a moment too late.
 const PAST_MAX: usize = 64;
@@ -157,10 +159,45 @@ impl Server {
         }
     }
 
+    /// Starts another passt on the channel of one that died; where that cannot be, the network is gone for good and QEMU
+    /// is told so by the end of the channel.
+    pub(super) fn restart_passt(&mut self, uuid: DomainUuid, alias: &str) {
+        let Some(domain) = self.domains.get_mut(&uuid) else { return };
+        let name = domain.plan.domain.name.to_string();
+        let again = domain.may_restart(Instant::now());
+        let Some(at) = domain.channels.iter().position(|(of, _)| of == alias) else {
+            tracing::error!(name, alias, "its network is gone: the channel ended with the last passt");
+            return;
+        };
+        let (_, channel) = domain.channels.swap_remove(at);
+        let started = if again {
+            start_passt(&mut *self.launcher, domain, alias, &channel)
+        } else {
+            Err(TOO_OFTEN.into())
+        };
+        match started {
+            Ok(child) => {
+                tracing::warn!(
+                    name,
+                    alias,
+                    pid = child.pid,
+                    "passt died, and another one serves its network"
+                );
+                domain.channels.push((alias.to_owned(), channel));
+                domain.helpers.push((alias.to_owned(), child));
+            }
+            Err(error) => tracing::error!(name, alias, error, "its network is gone: passt died"),
+        }
+    }
+
     /// Takes a domain back of which nothing runs any longer, and answers whoever waits for that.
     pub(super) fn finish(&mut self, uuid: DomainUuid) {
         let Some(mut domain) = self.domains.remove(&uuid) else { return };
         domain.kept.clear();
+        domain.channels.clear();
+        if let Some(store) = self.store.as_ref().filter(|_| domain.ran) {
+            store.forget(uuid);
+        }
         let failed = undo::all(uuid, &domain.undos, domain.ran, &mut self.leases, &mut *self.launcher);
         self.leases.release(uuid);
         if failed == 0 {
@@ -185,6 +222,28 @@ impl Server {
             }
         }
     }
+}
+
+/// Why a passt is not started again.
+const TOO_OFTEN: &str = "it died too often within a minute";
+
+fn start_passt(
+    launcher: &mut dyn Launcher,
+    domain: &mut Domain,
+    alias: &str,
+    channel: &OwnedFd,
+) -> Result<Child, String> {
+    passt::quiet(channel.as_fd()).map_err(|error| error.to_string())?;
+    let (uid, label) = domain.passt(alias).ok_or("the plan has none")?;
+    let child =
+        launcher.passt(&domain.plan.domain, channel, uid, label).map_err(|refusal| refusal.to_string())?;
+    let noted = ProcessId::of(child.pid).and_then(|id| {
+        domain.journal.write(&Entry::Process { role: ProcessRole::Helper(alias.to_owned()), id })
+    });
+    if let Err(error) = noted {
+        tracing::error!(alias, %error, "cannot note a helper in the journal");
+    }
+    Ok(child)
 }
 
 /// A supervisor's words for the log: one line, and not without end.

@@ -17,6 +17,7 @@ use super::launcher::Launcher;
 use super::lease::Leases;
 use super::probe::{PROBES_MAX, Probe, Spare};
 use super::spawn::Launching;
+use super::store::Store;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::request::{Refused, Reply};
 use crate::privsep::supervisor::Ended;
@@ -71,6 +72,8 @@ pub(super) struct Server {
     pub(super) next: u64,
     /// Whether to leave once nothing is left to do.
     pub(super) on_demand: bool,
+    /// Where descriptors outlive this labeller.
+    pub(super) store: Option<Store>,
     /// Since when nothing is left to do.
     pub(super) idle: Option<Instant>,
 }
@@ -335,6 +338,10 @@ impl Server {
         // What a supervisor said before it left counts more than that it left.
         self.link(uuid);
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
+        for alias in domain.reap_helpers() {
+            self.restart_passt(uuid, &alias);
+        }
+        let Some(domain) = self.domains.get_mut(&uuid) else { return };
         if domain.reap() {
             self.replace_supervisor(uuid);
         }
@@ -348,6 +355,7 @@ impl Server {
         for domain in self.domains.values_mut() {
             domain.settle(now);
             if matches!(domain.phase, Phase::Ending(_)) {
+                domain.reap_helpers();
                 domain.reap();
             }
         }

@@ -79,6 +79,8 @@ impl Server {
             link: None,
             heard: 0,
             helpers: out.helpers,
+            channels: out.channels,
+            restarted: Vec::new(),
             kept: out.slots,
             stderr: None,
             logs: out.logs,
@@ -139,6 +141,9 @@ impl Server {
         domain.phase = Phase::Running;
         domain.ran = true;
         domain.logs.clear();
+        if let Some(store) = &self.store {
+            store.keep(uuid, &domain.lasting());
+        }
         if let Some(client) = domain.starter.take() {
             self.outbox.push_back((client, Reply::Started(domain.started.clone())));
         }

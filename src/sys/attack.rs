@@ -225,7 +225,7 @@ pub enum ChildEnd {
 }
 
 /// Runs `body` in a forked child and waits for it; the child never returns into the caller's code. One that does not
-/// end in [`CHILD_MOST`] is killed: where it went, its own alarm may not reach it.
+/// end in `CHILD_MOST` is killed: where it went, its own alarm may not reach it.
 pub fn in_child(body: impl FnOnce() -> u8) -> io::Result<ChildEnd> {
     // A panic must not look like an errno.
     let caught = || i32::from(catch_unwind(AssertUnwindSafe(body)).unwrap_or(u8::MAX));

@@ -286,6 +286,13 @@ impl Rig {
         self.status(name).expect("it runs").domain.uuid
     }
 
+    /// Pid of a helper of a domain, while it runs.
+    pub fn helper(&self, name: &str, alias: &str) -> Option<i32> {
+        let uuid = self.status(name)?.domain.uuid;
+        let described = Labeller::connect(&self.settings).ok()?.describe(uuid).ok()?;
+        described.helpers.into_iter().find_map(|(of, pid)| (of == alias).then_some(pid))
+    }
+
     /// Pids of everything that runs under a uid of this installation, but for the image probe that waits.
     pub fn processes(&self) -> Vec<i32> {
         let own = self.uids();
