@@ -45,7 +45,11 @@ fn it_connects_and_tells_of_the_host() {
     assert!(host.complains(&["nodesuspend", "mem", "60"]).contains(text));
     let nobody = host.complains(&["domstate", "nobody"]);
     assert!(nobody.contains("failed to get domain 'nobody'"), "{nobody}");
-    assert!(host.complains(&["net-info", "default"]).contains("failed to get network 'default'"));
+    let network = host.says(&["net-info", "default"]);
+    assert!(network.contains("Active:         yes") && network.contains("Autostart:      yes"), "{network}");
+    assert!(host.says(&["net-dumpxml", "default"]).contains("<forward mode='nat'/>"));
+    assert!(host.complains(&["net-info", "other"]).contains("failed to get network 'other'"));
+    assert!(host.complains(&["net-destroy", "default"]).contains("virNetworkDestroy"));
     assert!(host.says(&["-r", "list", "--all"]).contains("Id"));
 }
 

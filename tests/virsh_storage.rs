@@ -143,7 +143,9 @@ fn volumes_are_made_listed_and_removed() {
     let above = ["--backing-vol", "base.qcow2", "--backing-vol-format", "qcow2"];
     let words = ["vol-create-as", "p", "top.qcow2", "20M", "--format", "qcow2"];
     host.says(&[words.as_slice(), above.as_slice()].concat());
-    for (name, size) in [("base.qcow2", 10 << 20), ("top.qcow2", 20 << 20)] {
+    host.says(&["vol-create-as", "p", "full.qcow2", "3G", "--format", "qcow2", "--prealloc-metadata"]);
+    assert!(std::fs::metadata(format!("{path}/full.qcow2")).unwrap().blocks() * 512 < 1 << 20);
+    for (name, size) in [("base.qcow2", 10_u64 << 20), ("top.qcow2", 20 << 20), ("full.qcow2", 3 << 30)] {
         let image = format!("{path}/{name}");
         let Some(_) = qemu_img(&["check", "-f", "qcow2", &image]) else { break };
         let info = qemu_img(&["info", "-f", "qcow2", "--output", "json", &image]).unwrap();
@@ -164,7 +166,7 @@ fn volumes_are_made_listed_and_removed() {
     assert_eq!(host.says(&["vol-path", "raw", "p"]), format!("{path}/raw"));
     assert_eq!(host.says(&["vol-pool", &format!("{path}/raw")]), "p");
     let details = host.says(&["vol-list", "p", "--details"]);
-    assert_eq!(details.lines().filter(|line| line.contains(" file ")).count(), 4, "{details}");
+    assert_eq!(details.lines().filter(|line| line.contains(" file ")).count(), 5, "{details}");
 
     for (words, text) in [
         (["vol-create-as", "p", "raw", "1M"].as_slice(), "storage volume 'raw' exists already"),
@@ -189,7 +191,7 @@ fn volumes_are_made_listed_and_removed() {
     assert!(host.complains(&["vol-key", "found", "p"]).contains("failed to get vol 'found'"));
     host.says(&["pool-refresh", "p"]);
     assert_eq!(host.says(&["vol-key", "found", "p"]), format!("{path}/found"));
-    for name in ["raw", "sparse", "top.qcow2", "base.qcow2", "found"] {
+    for name in ["raw", "sparse", "full.qcow2", "top.qcow2", "base.qcow2", "found"] {
         host.says(&["vol-delete", name, "p"]);
         assert!(!Path::new(&format!("{path}/{name}")).exists());
     }
@@ -257,4 +259,62 @@ fn rules_say_who_may_do_what_to_pools() {
     host.virsh_as(tenant, gid, &["pool-info", "p"]).expect(1).says(&["failed to get pool 'p'"]);
     let read_only = host.virsh(&["-r", "pool-destroy", "p"]).expect(1).err;
     assert!(read_only.contains("read only access prevents"), "{read_only}");
+}
+
+const VIRT_INSTALL: &str = "/usr/bin/virt-install";
+
+/// Installs a guest as people do: its name, and what of its disk stands in the command.
+#[track_caller]
+fn install(host: &Host, name: &str, disk: &str) {
+    let mut command = Command::new(VIRT_INSTALL);
+    // Nothing of the person's who runs the tests, and nothing kept for them.
+    let home = host.rig.text("home");
+    command.env("LC_ALL", "C").env("HOME", &home).env("XDG_CACHE_HOME", &home);
+    command.args(["--connect", &host.uri(), "--name", name, "--memory", "64", "--vcpus", "1", "--import"]);
+    command.args(["--disk", disk, "--osinfo", "linux2020", "--virt-type", "qemu"]);
+    command.args(["--graphics", "none", "--network", "user", "--noautoconsole"]);
+    let ran = e2e_rig::finish(
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped()),
+    );
+    ran.expect(0);
+    assert_eq!(host.says(&["domstate", name]), "running");
+}
+
+#[test]
+fn virt_install_makes_its_disk_and_starts_a_guest() {
+    if !virsh_possible() {
+        return;
+    }
+    if !Path::new(VIRT_INSTALL).exists() || !e2e_rig::has_default_route() {
+        println!("skipped: needs {VIRT_INSTALL} and a default route");
+        return;
+    }
+    let host = Host::new();
+    let pool = host.rig.text("images/pool");
+    host.says(&["pool-create-as", "--build", "default", "dir", "--target", &pool]);
+    install(&host, "in-pool", "pool=default,size=1");
+    let info = host.says(&["vol-info", "in-pool.qcow2", "default"]);
+    assert!(info.contains("Capacity:       1.00 GiB"), "{info}");
+    assert!(host.says(&["domblklist", "in-pool"]).contains(&format!("{pool}/in-pool.qcow2")));
+
+    // A path in a directory without a pool: virt-install defines and starts one for it.
+    std::fs::create_dir(host.rig.path("images/own")).unwrap();
+    let path = host.rig.text("images/own/by-path.img");
+    install(&host, "by-path", &format!("path={path},size=1,format=raw,sparse=yes"));
+    assert!(host.says(&["pool-list"]).contains(" own "), "{}", host.says(&["pool-list"]));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30);
+
+    // One that is there already, in a directory that a pool has.
+    std::fs::write(host.rig.path("images/own/there.img"), vec![0; 1 << 20]).unwrap();
+    let there = host.rig.text("images/own/there.img");
+    install(&host, "there", &format!("path={there},format=raw"));
+    for name in ["in-pool", "by-path", "there"] {
+        host.says(&["destroy", name]);
+        host.says(&["undefine", name, "--remove-all-storage"]);
+    }
+    assert!(!Path::new(&path).exists() && !Path::new(&there).exists());
+    assert!(!host.says(&["vol-list", "default"]).contains("in-pool"));
 }

@@ -65,6 +65,10 @@ pub enum Content {
     Qcow2 {
         /// What a guest sees, in bytes; a multiple of 512.
         size: u64,
+        /// Whether each cluster has a place from the beginning; the places are holes.
+        preallocate: bool,
+        /// Whether refcounts may be written late, and repaired after a crash.
+        lazy_refcounts: bool,
         /// What it is a layer above.
         backing: Option<BackingFile>,
     },

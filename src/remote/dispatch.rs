@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Service, Session, connect, domain, empty, event, lifecycle, live, measure, metadata, stats, storage,
+    Service, Session, connect, domain, empty, event, lifecycle, live, measure, metadata, network, stats,
+    storage,
 };
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
@@ -187,6 +188,7 @@ fn route(procedure: Procedure) -> Option<Route> {
                 .or_else(|| event::handler(procedure))
                 .or_else(|| storage::fast(procedure))
                 .or_else(|| measure::fast(procedure))
+                .or_else(|| network::handler(procedure))
                 .or_else(|| empty::handler(procedure));
             let slow = || {
                 let others = || {

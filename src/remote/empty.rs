@@ -8,22 +8,17 @@ use crate::rpc::{self, List, Procedure};
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
-        P::ConnectListAllNetworks
-        | P::ConnectListAllInterfaces
+        P::ConnectListAllInterfaces
         | P::ConnectListAllNodeDevices
         | P::ConnectListAllNwfilters
         | P::ConnectListAllNwfilterBindings
         | P::ConnectListAllSecrets => list_all,
-        P::ConnectNumOfNetworks
-        | P::ConnectNumOfDefinedNetworks
-        | P::ConnectNumOfInterfaces
+        P::ConnectNumOfInterfaces
         | P::ConnectNumOfDefinedInterfaces
         | P::ConnectNumOfNwfilters
         | P::ConnectNumOfSecrets
         | P::NodeNumOfDevices => |call| call.answer(&0_i32),
-        P::ConnectListNetworks
-        | P::ConnectListDefinedNetworks
-        | P::ConnectListInterfaces
+        P::ConnectListInterfaces
         | P::ConnectListDefinedInterfaces
         | P::ConnectListNwfilters
         | P::ConnectListSecrets => names,
@@ -39,14 +34,37 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 fn lookup(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
-        P::NetworkLookupByName => |call| missing(call, Code::NoNetwork, From::Network, "no network"),
-        P::NetworkLookupByUuid => |call| missing_uuid(call, Code::NoNetwork, From::Network, "no network"),
-        P::InterfaceLookupByName => |call| missing(call, Code::NoInterface, From::Interface, "no interface"),
-        P::NodeDeviceLookupByName => {
+        P::InterfaceLookupByMacString => |call| {
+            let address: &str = call.arguments()?;
+            let text = format!("couldn't find interface with MAC address '{address}'");
+            Err(Failure::new(Code::NoInterface, From::Interface, text))
+        },
+        P::InterfaceLookupByName => |call| {
+            let name: &str = call.arguments()?;
+            let text = format!("couldn't find interface named '{name}'");
+            Err(Failure::new(Code::NoInterface, From::Interface, text))
+        },
+        P::NodeDeviceGetParent
+        | P::NodeDeviceGetXmlDesc
+        | P::NodeDeviceIsActive
+        | P::NodeDeviceIsPersistent
+        | P::NodeDeviceListCaps
+        | P::NodeDeviceLookupByName
+        | P::NodeDeviceNumOfCaps => {
             |call| missing(call, Code::NoNodeDevice, From::NodeDevice, "no node device")
         }
+        P::NwfilterBindingLookupByPortDev => |call| {
+            let port: &str = call.arguments()?;
+            let text = format!("no nwfilter binding for port dev '{port}'");
+            Err(Failure::new(Code::NoNwfilterBinding, From::Nwfilter, text))
+        },
         P::NwfilterLookupByName => |call| missing(call, Code::NoNwfilter, From::Nwfilter, "no nwfilter"),
         P::NwfilterLookupByUuid => |call| missing_uuid(call, Code::NoNwfilter, From::Nwfilter, "no nwfilter"),
+        P::SecretLookupByUsage => |call| {
+            let (_kind, usage): (i32, &str) = call.arguments()?;
+            let text = format!("no secret with matching usage '{usage}'");
+            Err(Failure::new(Code::NoSecret, From::Secret, text))
+        },
         P::SecretLookupByUuid => |call| missing_uuid(call, Code::NoSecret, From::Secret, "no secret"),
         _ => return None,
     })
@@ -89,6 +107,7 @@ fn snapshot_names(call: &Call<'_>) -> Answer {
 }
 
 fn missing(call: &Call<'_>, code: Code, from: From, what: &str) -> Answer {
+    // Some have flags behind the name, and there is nothing that they could ask for.
     let name: &str = call.arguments()?;
     Err(Failure::new(code, from, format!("{what} with matching name '{name}'")))
 }

@@ -31,6 +31,7 @@ pub(super) enum Code {
     ConfigUnsupported = 67,
     NoMetadata = 80,
     AccessDenied = 88,
+    NoNwfilterBinding = 101,
     VolumeExists = 90,
 }
 
@@ -137,6 +138,7 @@ impl Code {
             Self::OperationInvalid => "Requested operation is not valid",
             Self::NoInterface => "Interface not found",
             Self::NoNwfilter => "Network filter not found",
+            Self::NoNwfilterBinding => "Network filter binding not found",
             Self::NoSecret => "Secret not found",
             Self::ConfigUnsupported => "unsupported configuration",
             Self::NoMetadata => "metadata not found",

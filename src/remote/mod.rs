@@ -18,6 +18,7 @@ mod measure;
 mod messages;
 mod metadata;
 mod needs;
+mod network;
 mod node;
 mod session;
 mod stats;

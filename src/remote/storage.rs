@@ -76,10 +76,14 @@ pub(super) fn slow(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 }
 
 /// The pool of a reference, once the call is permitted on it.
-fn pool(call: &Call<'_>, (_, uuid): PoolRef<'_>, flags: u32) -> Result<Pool, Failure> {
+fn pool(call: &Call<'_>, (name, uuid): PoolRef<'_>, flags: u32) -> Result<Pool, Failure> {
     let uuid = uuid::Uuid::from_bytes(uuid);
-    call.permit_on(Object::StoragePool, flags, || StorageError::NoPoolUuid(uuid).into())?;
-    Ok(call.pools().by_uuid(uuid)?)
+    let missing = || {
+        let text = format!("no storage pool with matching uuid '{uuid}' ({name})");
+        Failure::new(Code::NoPool, From::Storage, text)
+    };
+    call.permit_on(Object::StoragePool, flags, missing)?;
+    call.pools().by_uuid(uuid).map_err(|_| missing())
 }
 
 fn found(call: &Call<'_>, find: impl Fn() -> Result<Pool, StorageError>, unseen: StorageError) -> Answer {
@@ -327,11 +331,15 @@ fn volume_xml(call: &Call<'_>) -> Answer {
     call.answer(&call.pools().volume_xml(&volume)?)
 }
 
+/// VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA, which virt-install asks for.
+const PREALLOC_METADATA: u32 = 1;
+
 fn create_volume(call: &Call<'_>) -> Answer {
     let (reference, text, flags): (PoolRef<'_>, &str, u32) = call.arguments()?;
     call.permit_new(flags)?;
-    call.only_flags(flags, 0)?;
-    let volume = call.pools().create_volume(uuid::Uuid::from_bytes(reference.1), text)?;
+    call.only_flags(flags, PREALLOC_METADATA)?;
+    let (pool, preallocate) = (uuid::Uuid::from_bytes(reference.1), flags & PREALLOC_METADATA != 0);
+    let volume = call.pools().create_volume(pool, text, preallocate)?;
     call.answer(&volume_reference(&volume))
 }
 

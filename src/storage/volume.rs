@@ -1,7 +1,7 @@
 //! What is done to volumes.
 
 use super::{Pool, Pools, Seen, StorageError};
-use crate::conf::storage::{self as xml, VolumeState};
+use crate::conf::storage::{self as xml, Below, FileFacts, VolumeState};
 use crate::driver::DriverError;
 use crate::image::{self, Header};
 use crate::privsep::storage::{BackingFile, BackingFormat, Content, FileState, StorageOp, Stored};
@@ -72,7 +72,12 @@ impl Pools {
     }
 
     /// Makes a volume.
-    pub fn create_volume(&self, pool: uuid::Uuid, text: &str) -> Result<Volume, StorageError> {
+    pub fn create_volume(
+        &self,
+        pool: uuid::Uuid,
+        text: &str,
+        preallocate: bool,
+    ) -> Result<Volume, StorageError> {
         let _job = self.job();
         let pool = self.by_uuid(pool)?;
         pool.must_be_active()?;
@@ -86,17 +91,21 @@ impl Pools {
         }
         let path = format!("{}/{name}", pool.definition.path);
         let mode = wanted.mode.unwrap_or(FILE_MODE);
-        let content = self.content_of(&wanted)?;
+        let content = self.content_of(&wanted, preallocate)?;
         self.ask(StorageOp::Create { path: path.clone(), content, mode })?;
         self.look(&pool)?;
         Ok(Volume { pool: pool.definition.name.clone(), name: name.clone(), path, directory: false })
     }
 
-    fn content_of(&self, wanted: &xml::Volume) -> Result<Content, StorageError> {
+    fn content_of(&self, wanted: &xml::Volume, preallocate: bool) -> Result<Content, StorageError> {
+        if preallocate && !wanted.qcow2 {
+            return Err(StorageError::Lacks("metadata preallocation only available with qcow2".into()));
+        }
+        let lazy_refcounts = wanted.lazy_refcounts;
         let Some(backing) = &wanted.backing else {
             let size = wanted.capacity.unwrap_or(0);
             return Ok(if wanted.qcow2 {
-                Content::Qcow2 { size: whole(size), backing: None }
+                Content::Qcow2 { size: whole(size), preallocate, lazy_refcounts, backing: None }
             } else {
                 let allocation = wanted.allocation.unwrap_or(size);
                 Content::Raw { size: size.max(allocation), allocation }
@@ -104,6 +113,11 @@ impl Pools {
         };
         if !wanted.qcow2 {
             return Err(StorageError::Lacks("backing storage not supported for raw volumes".into()));
+        }
+        if preallocate {
+            return Err(StorageError::Unsupported(
+                "metadata preallocation conflicts with backing store".into(),
+            ));
         }
         // It must be in a configured place and be what it is said to be; a guest may have written its header.
         let below = self.header(&backing.path)?;
@@ -115,6 +129,8 @@ impl Pools {
         let size = wanted.capacity.unwrap_or(below.virtual_size);
         Ok(Content::Qcow2 {
             size: whole(size),
+            preallocate: false,
+            lazy_refcounts,
             backing: Some(BackingFile { path: backing.path.clone(), format }),
         })
     }
@@ -194,9 +210,19 @@ impl Pools {
             format: header.as_ref().map_or("dir", |header| &header.format),
             permissions: (file.mode & 0o777, file.uid, file.gid),
             times: [file.accessed, file.modified, file.changed],
-            backing: backing.as_deref().map(|path| (path, format)),
+            backing: backing.as_deref().map(|path| Below { path, format, file: self.below(path) }),
         };
         Ok(state.format())
+    }
+
+    /// What is told of a layer below, where the labeller tells it.
+    fn below(&self, path: &str) -> Option<FileFacts> {
+        match self.ask(StorageOp::Look { path: path.into() }) {
+            Ok(Stored::File(file)) => {
+                Some(((file.mode & 0o777, file.uid, file.gid), [file.accessed, file.modified, file.changed]))
+            }
+            _ => None,
+        }
     }
 
     /// What a volume is now: its file, and the header of one that is no directory.

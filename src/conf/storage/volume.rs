@@ -23,6 +23,8 @@ pub struct Volume {
     pub allocation: Option<u64>,
     /// Whether it is a qcow2 image; else raw.
     pub qcow2: bool,
+    /// Whether a qcow2 image's refcounts may be written late.
+    pub lazy_refcounts: bool,
     /// Permission bits.
     pub mode: Option<u32>,
     /// The layer below.
@@ -59,8 +61,22 @@ pub struct VolumeState<'a> {
     pub permissions: (u32, u32, u32),
     /// Last read, last write, last change of the inode: seconds and nanoseconds since 1970.
     pub times: [(i64, u32); 3],
-    /// The layer below: its path and, where the header tells it, its format.
-    pub backing: Option<(&'a str, Option<&'a str>)>,
+    /// The layer below.
+    pub backing: Option<Below<'a>>,
+}
+
+/// Mode, owner and group; last read, last write and last change as seconds and nanoseconds since 1970.
+pub type FileFacts = ((u32, u32, u32), [(i64, u32); 3]);
+
+/// A layer below a volume that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Below<'a> {
+    /// Its path.
+    pub path: &'a str,
+    /// Its format, where the header above tells it.
+    pub format: Option<&'a str>,
+    /// Mode, owner and group, and the times, where it is a file of a configured place.
+    pub file: Option<FileFacts>,
 }
 
 impl Volume {
@@ -86,7 +102,13 @@ impl Volume {
         if let Some(target) = target {
             only_what_is_made(target)?;
         }
-        Ok(Self { name, capacity, allocation, qcow2: format == "qcow2", mode: mode(target)?, backing })
+        let features = target.and_then(|target| target.one("features"));
+        let lazy_refcounts = features.is_some_and(|features| features.one("lazy_refcounts").is_some());
+        let (qcow2, mode) = (format == "qcow2", mode(target)?);
+        if lazy_refcounts && !qcow2 {
+            return Err(unsupported("format features only available with qcow2"));
+        }
+        Ok(Self { name, capacity, allocation, qcow2, lazy_refcounts, mode, backing })
     }
 }
 
@@ -121,7 +143,7 @@ fn only_what_is_made(target: At<'_>) -> Result<(), StorageXmlError> {
             "path" | "format" | "permissions" | "timestamps" => {}
             "compat" if text.trim() == "1.1" => {}
             "clusterSize" if bytes(inner)? == 65_536 => {}
-            "features" if inner.elements().next().is_none() => {}
+            "features" if inner.elements().all(|feature| feature.name() == "lazy_refcounts") => {}
             other => {
                 let text = format!(
                     "<{}> of a volume: svirt makes plain images, qcow2 of version 1.1 in clusters of 64 KiB",
@@ -151,24 +173,32 @@ impl VolumeState<'_> {
         w.text("path", &[], self.path);
         w.empty("format", &[("type", &if FORMATS.contains(&self.format) { self.format } else { "raw" })]);
         write_permissions(&mut w, self.permissions);
-        w.open("timestamps", &[]);
-        for (name, (seconds, nanoseconds)) in ["atime", "mtime", "ctime"].into_iter().zip(self.times) {
-            match nanoseconds {
-                0 => w.text(name, &[], seconds),
-                _ => w.text(name, &[], format_args!("{seconds}.{nanoseconds:09}")),
-            }
-        }
+        write_times(&mut w, self.times);
         w.close();
-        w.close();
-        if let Some((path, format)) = self.backing {
+        if let Some(below) = &self.backing {
             w.open("backingStore", &[]);
-            w.text("path", &[], path);
-            if let Some(format) = format.filter(|format| FORMATS.contains(format)) {
+            w.text("path", &[], below.path);
+            if let Some(format) = below.format.filter(|format| FORMATS.contains(format)) {
                 w.empty("format", &[("type", &format)]);
+            }
+            if let Some((permissions, times)) = below.file {
+                write_permissions(&mut w, permissions);
+                write_times(&mut w, times);
             }
         }
         w.finish()
     }
+}
+
+fn write_times(w: &mut Writer, times: [(i64, u32); 3]) {
+    w.open("timestamps", &[]);
+    for (name, (seconds, nanoseconds)) in ["atime", "mtime", "ctime"].into_iter().zip(times) {
+        match nanoseconds {
+            0 => w.text(name, &[], seconds),
+            _ => w.text(name, &[], format_args!("{seconds}.{nanoseconds:09}")),
+        }
+    }
+    w.close();
 }
 
 #[cfg(test)]
@@ -196,7 +226,7 @@ mod tests {
             ("'file'", "'block'"),
             ("type='qcow2'", "type='vmdk'"),
             ("type='qcow2'", "type='foo'"),
-            ("<features/>", "<features><lazy_refcounts/></features>"),
+            ("<features/>", "<features><extended_l2/></features>"),
             ("<features/>", "<compat>0.10</compat>"),
             ("<features/>", "<clusterSize unit='KiB'>4</clusterSize>"),
             ("<features/>", "<encryption format='luks'/>"),
@@ -226,7 +256,7 @@ mod tests {
             format: "qcow2",
             permissions: (0o600, 0, 0),
             times: [(5, 0), (6, 7), (8, 9)],
-            backing: Some(("/images/b<", Some("raw"))),
+            backing: Some(Below { path: "/images/b<", format: Some("raw"), file: None }),
             ..VolumeState::default()
         };
         let text = state.format();

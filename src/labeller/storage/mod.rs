@@ -7,9 +7,8 @@
 mod qcow2;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufWriter, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{self, AtFlags, Dir, FallocateFlags, Mode, OFlags, Stat};
 
@@ -174,7 +173,7 @@ fn create(
                 })?;
             }
         }
-        Content::Qcow2 { size, backing } => {
+        Content::Qcow2 { size, preallocate, lazy_refcounts, backing } => {
             admit_size(settings, "create", path, *size)?;
             let named = backing.as_ref().map_or("/-", |backing| backing.path.as_str());
             if *size % 512 != 0 || *size > qcow2::SIZE_MAX || named.len() > qcow2::NAME_MAX {
@@ -189,7 +188,15 @@ fn create(
                     "write it whole",
                 ));
             }
-            file.write_all_at(&qcow2::image(*size, backing.as_ref()), 0).map_err(io)?;
+            if *preallocate && (*size > qcow2::PREALLOCATED_MAX || backing.is_some()) {
+                let rule = "tables are made ahead only up to 1 TiB, and not above a backing file";
+                return Err(policy("create", path, rule, "create it without preallocation"));
+            }
+            let layout = qcow2::Layout::new(*size, *preallocate, *lazy_refcounts);
+            let mut out = BufWriter::with_capacity(1 << 16, &file);
+            layout.write(&mut out, backing.as_ref()).and_then(|()| out.flush()).map_err(io)?;
+            drop(out);
+            file.set_len(layout.length()).map_err(io)?;
         }
     }
     file.sync_all().map_err(io)?;

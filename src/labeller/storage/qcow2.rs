@@ -1,6 +1,8 @@
-//! An empty qcow2 image, as QEMU's `docs/interop/qcow2.txt` lays it out: header, refcounts, and an L1 table of zeros.
+//! An empty qcow2 image, as QEMU's `docs/interop/qcow2.txt` lays it out: header, refcounts, and tables.
 //!
 //! Only written, never read.
+
+use std::io::{self, Write};
 
 use crate::privsep::storage::{BackingFile, BackingFormat};
 
@@ -18,25 +20,83 @@ const HEADER: u32 = 104;
 /// The header extension that names the backing file's format.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 
-/// The bytes of an image of `size` bytes up to the end of its L1 table.
-///
-/// Clusters: the header, the refcount table, the one refcount block, the L1 table.
-pub(super) fn image(size: u64, backing: Option<&BackingFile>) -> Vec<u8> {
-    let entries = size.div_ceil(PER_L1_ENTRY).max(1);
-    let clusters = 3 + (entries * 8).div_ceil(CLUSTER);
-    let mut out = header(size, entries, backing);
-    let at = |out: &mut Vec<u8>, cluster: u64| out.resize(usize::try_from(cluster * CLUSTER).unwrap_or(0), 0);
-    at(&mut out, 1);
-    out.extend((2 * CLUSTER).to_be_bytes());
-    at(&mut out, 2);
-    for _ in 0..clusters {
-        out.extend(1_u16.to_be_bytes());
-    }
-    at(&mut out, clusters);
-    out
+/// The largest image whose tables are all made at once: they have 160 MiB then.
+pub(super) const PREALLOCATED_MAX: u64 = 1 << 40;
+/// How many clusters one block of refcounts counts.
+const PER_BLOCK: u64 = CLUSTER / 2;
+/// An entry that stands for a cluster which nothing else refers to.
+const COPIED: u64 = 1 << 63;
+
+/// Where what lies, in clusters: the header, the refcount table, its blocks, the L1 table, the L2 tables, the data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    size: u64,
+    entries: u64,
+    blocks: u64,
+    l1: u64,
+    l2: u64,
+    data: u64,
+    lazy_refcounts: bool,
 }
 
-fn header(size: u64, entries: u64, backing: Option<&BackingFile>) -> Vec<u8> {
+impl Layout {
+    /// Of an image of `size` bytes; `preallocate` gives each of its clusters a place from the beginning.
+    pub(super) fn new(size: u64, preallocate: bool, lazy_refcounts: bool) -> Self {
+        let entries = size.div_ceil(PER_L1_ENTRY).max(1);
+        let data = if preallocate { size.div_ceil(CLUSTER) } else { 0 };
+        let l2 = data.div_ceil(CLUSTER / 8);
+        let mut layout =
+            Self { size, entries, blocks: 1, l1: (entries * 8).div_ceil(CLUSTER), l2, data, lazy_refcounts };
+        // Blocks count themselves too; each round adds fewer.
+        while layout.blocks < layout.clusters().div_ceil(PER_BLOCK) {
+            layout.blocks = layout.clusters().div_ceil(PER_BLOCK);
+        }
+        layout
+    }
+
+    /// All clusters of the file.
+    fn clusters(self) -> u64 {
+        2 + self.blocks + self.l1 + self.l2 + self.data
+    }
+
+    /// The length of the file in bytes.
+    pub(super) fn length(self) -> u64 {
+        // The end of the last table may be left away, as QEMU does.
+        match self.l2 {
+            0 => (2 + self.blocks) * CLUSTER + self.entries * 8,
+            _ => self.clusters() * CLUSTER,
+        }
+    }
+
+    /// Writes everything up to the data, which is a hole.
+    pub(super) fn write(self, out: &mut impl Write, backing: Option<&BackingFile>) -> io::Result<()> {
+        let first_l1 = 2 + self.blocks;
+        let (first_l2, counted) = (first_l1 + self.l1, self.blocks * PER_BLOCK);
+        let mut head = header(&self, first_l1 * CLUSTER, backing);
+        head.resize(usize::try_from(CLUSTER).unwrap_or(0), 0);
+        out.write_all(&head)?;
+        table(out, 1, (0..self.blocks).map(|block| (2 + block) * CLUSTER))?;
+        for cluster in 0..counted {
+            out.write_all(&u16::from(cluster < self.clusters()).to_be_bytes())?;
+        }
+        table(out, self.l1, (0..self.l2).map(|l2| ((first_l2 + l2) * CLUSTER) | COPIED))?;
+        let first_data = first_l2 + self.l2;
+        table(out, self.l2, (0..self.data).map(|cluster| ((first_data + cluster) * CLUSTER) | COPIED))
+    }
+}
+
+/// Writes entries, and zeros up to the end of so many clusters.
+fn table(out: &mut impl Write, clusters: u64, entries: impl Iterator<Item = u64>) -> io::Result<()> {
+    let places = clusters * CLUSTER / 8;
+    let zeros = std::iter::repeat(0);
+    for (entry, _) in entries.chain(zeros).zip(0..places) {
+        out.write_all(&entry.to_be_bytes())?;
+    }
+    Ok(())
+}
+
+fn header(layout: &Layout, l1_table: u64, backing: Option<&BackingFile>) -> Vec<u8> {
+    let Layout { size, entries, .. } = *layout;
     let mut extensions = Vec::new();
     if let Some(backing) = backing {
         let format: &[u8] = match backing.format {
@@ -61,12 +121,14 @@ fn header(size: u64, entries: u64, backing: Option<&BackingFile>) -> Vec<u8> {
     out.extend(size.to_be_bytes());
     // No encryption; the L1 table.
     u32s(&mut out, &[0, u32::try_from(entries).unwrap_or(u32::MAX)]);
-    out.extend((3 * CLUSTER).to_be_bytes());
+    out.extend(l1_table.to_be_bytes());
     // The refcount table, of one cluster.
     out.extend(CLUSTER.to_be_bytes());
     u32s(&mut out, &[1, 0]);
-    // Snapshots, and the three sets of features.
-    out.extend([0; 8 + 3 * 8]);
+    // Snapshots, and the sets of incompatible, compatible and automatically cleared features.
+    out.extend([0; 8 + 8]);
+    out.extend(u64::from(layout.lazy_refcounts).to_be_bytes());
+    out.extend([0; 8]);
     // Refcounts of 16 bits.
     u32s(&mut out, &[4, HEADER]);
     out.extend(extensions);
@@ -75,22 +137,38 @@ fn header(size: u64, entries: u64, backing: Option<&BackingFile>) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn everything_lies_where_the_header_says() {
         let backing = BackingFile { path: "/images/base".into(), format: BackingFormat::Raw };
-        for (size, clusters) in
-            [(0, 4), (512, 4), (PER_L1_ENTRY * 8192, 4), (PER_L1_ENTRY * 8193, 5), (SIZE_MAX, 35)]
-        {
-            let image = image(size, Some(&backing));
-            assert_eq!(image.len() as u64, clusters * CLUSTER, "{size}");
+        let cases = [(0, 4), (512, 4), (PER_L1_ENTRY * 8192, 4), (PER_L1_ENTRY * 8193, 5), (SIZE_MAX, 35)];
+        for (size, clusters) in cases {
+            let layout = Layout::new(size, false, false);
+            let mut image = Vec::new();
+            layout.write(&mut image, Some(&backing)).unwrap();
+            assert_eq!(
+                (image.len() as u64, layout.length()),
+                (clusters * CLUSTER, clusters * CLUSTER),
+                "{size}"
+            );
             assert_eq!(image.get(24..32), Some(size.to_be_bytes().as_slice()));
             assert_eq!(image.get(104 + 24..104 + 24 + 12), Some(b"/images/base".as_slice()));
             let counts = image.get(2 << CLUSTER_BITS..3 << CLUSTER_BITS).unwrap_or_default();
             let counted = counts.chunks(2).take_while(|count| *count == [0, 1]).count();
             assert_eq!(counted as u64, clusters);
+        }
+    }
+
+    #[test]
+    fn blocks_of_refcounts_count_themselves() {
+        for size in [0, 1, CLUSTER, PER_BLOCK * CLUSTER, 3 * PER_BLOCK * CLUSTER + 1, PREALLOCATED_MAX] {
+            let layout = Layout::new(size, true, true);
+            let needed = layout.clusters().div_ceil(PER_BLOCK);
+            assert!(layout.blocks == needed && layout.blocks <= CLUSTER / 8, "{layout:?}");
+            assert!(layout.data * CLUSTER >= size && layout.l2 * PER_L1_ENTRY >= size);
         }
     }
 }
