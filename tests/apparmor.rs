@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use svirt::base::DomainUuid;
-use svirt::privsep::apparmor::{ProfileRule, profile_name, render};
+use svirt::privsep::apparmor::{ProfilePart, ProfileRule, part_name, profile_name, render, render_part};
 
 /// The parser with `text`; `None` where it is not installed.
 fn parse(text: &str, arguments: &[&str]) -> Option<Output> {
@@ -40,6 +40,22 @@ fn a_profile_is_what_the_parser_takes() {
         assert!(done.stdout.len() > 1000, "only {} bytes came out", done.stdout.len());
         let name = profile_name(uuid());
         assert!(done.stdout.windows(name.len()).any(|bytes| bytes == name.as_bytes()));
+    }
+}
+
+#[test]
+fn the_profiles_of_all_processes_are_taken_together() {
+    let mut text = render(uuid(), &[]).unwrap();
+    for part in ProfilePart::ALL {
+        text.push_str(
+            &render_part(uuid(), part, "/usr/libexec/svirt/program", "/var/lib/svirt/tpm").unwrap(),
+        );
+    }
+    let Some(done) = parse(&text, &["--stdout", "--quiet"]) else { return };
+    assert!(done.status.success(), "{}\n{text}", String::from_utf8_lossy(&done.stderr));
+    for part in ProfilePart::ALL {
+        let name = part_name(uuid(), part);
+        assert!(done.stdout.windows(name.len()).any(|bytes| bytes == name.as_bytes()), "{name}");
     }
 }
 

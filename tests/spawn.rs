@@ -268,6 +268,7 @@ fn a_guest_outlives_its_supervisor_and_another_takes_over() {
     std::thread::sleep(Duration::from_millis(50));
     assert!(!pidfd::has_ended(&launched.qemu.pidfd).unwrap(), "the guest must go on");
     let takeover = Takeover {
+        profiled: false,
         domain: &rig.domain,
         spec: &rig.spawn.supervisor,
         fds: &rig.fds,

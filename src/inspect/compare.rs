@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::facts::{Descriptor, ProcessFacts};
-use crate::privsep::apparmor::profile_name;
+use crate::privsep::apparmor::{DEGRADED, ProfilePart, part_name, profile_name};
 use crate::privsep::confinement::{RlimitKind, SeccompProgram};
 use crate::privsep::op::{Access, DeviceNode, Op, Spawn};
 use crate::privsep::request::Described;
@@ -70,7 +70,7 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
         let mut notes = Notes { role: &facts.role, found: Vec::new() };
         match facts.role.as_str() {
             "qemu" => device_model(spawn, described, facts, &mut notes),
-            "supervisor" => supervisor(spawn, facts, &mut notes),
+            "supervisor" => supervisor(spawn, described, facts, &mut notes),
             _ => helper(described, facts, &mut notes),
         }
         all.extend(notes.found);
@@ -138,21 +138,28 @@ fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, note
     limits(spawn, facts, notes);
     if let Some(label) = &planned.selinux_exec {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
-    } else if described.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }))
-        && !described.degraded.iter().any(|layer| layer.starts_with("AppArmor"))
-    {
-        let profile = format!("{} (enforce)", profile_name(described.plan.domain.uuid));
-        notes.expect("AppArmor profile", Some(profile), facts.label.clone());
+    } else {
+        profile(described, profile_name(described.plan.domain.uuid), facts, notes);
     }
     in_cgroup(described, facts, notes);
 }
 
-fn supervisor(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+/// The AppArmor profile of a process, where the domain's were loaded.
+fn profile(described: &Described, name: String, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let planned = described.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }));
+    if planned && !described.degraded.iter().any(|layer| layer.starts_with(DEGRADED)) {
+        notes.expect("AppArmor profile", Some(format!("{name} (enforce)")), facts.label.clone());
+    }
+}
+
+fn supervisor(spawn: &Spawn, described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let planned = &spawn.supervisor;
     common(planned.uid, planned.uid, &[], facts, notes);
     filter(&planned.seccomp, facts, notes);
     if let Some(label) = &planned.selinux_label {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
+    } else {
+        profile(described, part_name(described.plan.domain.uuid, ProfilePart::Supervisor), facts, notes);
     }
 }
 
@@ -162,11 +169,15 @@ fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
         | Op::SpawnSwtpm { alias, uid, selinux_label, .. }
             if *alias == facts.role =>
         {
-            Some((*uid, selinux_label.as_ref()))
+            let part = match op {
+                Op::SpawnPasst { .. } => ProfilePart::Passt,
+                _ => ProfilePart::Swtpm,
+            };
+            Some((*uid, selinux_label.as_ref(), part))
         }
         _ => None,
     });
-    let Some((uid, label)) = planned else {
+    let Some((uid, label, part)) = planned else {
         notes.note("process", "none of this name", format!("pid {}", facts.pid));
         return;
     };
@@ -176,6 +187,8 @@ fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     notes.expect("seccomp mode", 2, facts.status.seccomp_mode);
     if let Some(label) = label {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
+    } else {
+        profile(described, part_name(described.plan.domain.uuid, part), facts, notes);
     }
     in_cgroup(described, facts, notes);
 }

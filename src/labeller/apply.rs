@@ -13,14 +13,14 @@ use rustix::fs::OFlags;
 
 use super::fault;
 use super::journal::{Entry, Journal, ProcessRole, Undo};
-use super::launcher::{LaunchRequest, Launcher, Slots};
+use super::launcher::{HelperLabels, LaunchRequest, Launcher, Slots};
 use super::lease::{Hold, Leases, ObjectId};
 use super::places::{DirectoryUse, PlaceKind, Places};
 use super::remember::Memory;
 use super::spawn::Launching;
 use super::{memory, profile};
 use crate::base::{Layer, Refusal, Slot};
-use crate::privsep::apparmor::{ProfileRule, profile_name};
+use crate::privsep::apparmor::{DEGRADED, ProfilePart, ProfileRule, part_name, profile_name};
 use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing, TpmVersion};
 use crate::settings::Settings;
 use crate::sys::path::{self, Found};
@@ -285,14 +285,35 @@ impl Apply<'_> {
     fn profile(&mut self, rules: &[ProfileRule], required: bool) -> Result<(), Refusal> {
         let uuid = self.plan.domain.uuid;
         self.intent(Undo::Profile)?;
-        match profile::load(uuid, rules, self.settings.uids.imageprobe) {
+        let parts = self.profile_parts();
+        let wanted = profile::Wanted { uuid, rules, parts: &parts, states: &self.settings.tpm.state };
+        match profile::load(&wanted, self.settings.uids.imageprobe) {
             Ok(()) => self.out.profile = Some(profile_name(uuid)),
             Err(refusal) if !required && self.settings.confinement.degraded => {
-                self.out.degraded.push(format!("AppArmor: no profile, {}", refusal.rule));
+                self.out.degraded.push(format!("{DEGRADED}: no profile, {}", refusal.rule));
             }
             Err(refusal) => return Err(refusal),
         }
         Ok(())
+    }
+
+    /// The processes of this plan beside the device model, and what each executes.
+    fn profile_parts(&self) -> Vec<(ProfilePart, String)> {
+        let supervisor = self.launcher.supervisor().display().to_string();
+        let mut parts = vec![(ProfilePart::Supervisor, supervisor)];
+        let has = |name: &str| self.plan.ops.iter().any(|op| op.name() == name);
+        if has("spawn-passt") {
+            parts.push((ProfilePart::Passt, self.settings.network.passt.clone()));
+        }
+        if has("spawn-swtpm") {
+            parts.push((ProfilePart::Swtpm, self.settings.tpm.swtpm.clone()));
+        }
+        parts
+    }
+
+    /// The profile of a helper, where this domain's were loaded.
+    fn part(&self, part: ProfilePart) -> Option<String> {
+        self.out.profile.as_ref().map(|_| part_name(self.plan.domain.uuid, part))
     }
 
     fn listen(&mut self, slot: &Slot, at: &ListenAt) -> Result<(), Refusal> {
@@ -375,10 +396,12 @@ impl Apply<'_> {
     }
 
     fn passt(&mut self, alias: &str, slot: &Slot, uid: u32, label: Option<&str>) -> Result<(), Refusal> {
+        let profile = self.part(ProfilePart::Passt);
+        let labels = HelperLabels { selinux: label, apparmor: profile.as_deref() };
         let Some(channel) = self.out.slots.get(slot) else {
             return Err(Refusal::new(Layer::Policy, "start passt for", alias, "its channel is not open", ""));
         };
-        let child = self.launcher.passt(&self.plan.domain, channel, uid, label)?;
+        let child = self.launcher.passt(&self.plan.domain, channel, uid, labels)?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;
@@ -396,6 +419,8 @@ impl Apply<'_> {
         version: TpmVersion,
         label: Option<&str>,
     ) -> Result<(), Refusal> {
+        let profile = self.part(ProfilePart::Swtpm);
+        let labels = HelperLabels { selinux: label, apparmor: profile.as_deref() };
         let (Some(channel), Some(file)) = (self.out.slots.get(slot), self.out.slots.get(state)) else {
             return Err(Refusal::new(
                 Layer::Policy,
@@ -405,7 +430,7 @@ impl Apply<'_> {
                 "",
             ));
         };
-        let child = self.launcher.swtpm(&self.plan.domain, (channel, file), uid, version, label)?;
+        let child = self.launcher.swtpm(&self.plan.domain, (channel, file), uid, version, labels)?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;

@@ -22,6 +22,7 @@ use super::launcher::Slots;
 use super::spawn::Launching;
 use super::store::Name;
 use crate::base::{Layer, Refusal};
+use crate::privsep::apparmor::DEGRADED;
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op, Spawn};
 use crate::privsep::request::{Described, DomainStatus, Refused, Reply, Started};
 use crate::privsep::supervisor::{Ended, Order};
@@ -108,6 +109,12 @@ impl Domain {
             Some(Op::Spawn(spawn)) => Some(spawn),
             _ => None,
         }
+    }
+
+    /// Whether the profiles that the plan names were loaded: nothing of AppArmor was degraded then.
+    pub(super) fn is_profiled(&self) -> bool {
+        self.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }))
+            && !self.started.degraded.iter().any(|layer| layer.starts_with(DEGRADED))
     }
 
     /// As it stands in a survey.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use super::spawn::Launching;
 use crate::base::{DomainRef, DomainUuid, Refusal, Slot};
@@ -12,6 +13,15 @@ use crate::sys::process::Child;
 /// Descriptors by slot.
 pub(super) type Slots = BTreeMap<Slot, OwnedFd>;
 
+/// What a helper is executed under.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HelperLabels<'a> {
+    /// Its SELinux context.
+    pub(super) selinux: Option<&'a str>,
+    /// Its AppArmor profile.
+    pub(super) apparmor: Option<&'a str>,
+}
+
 /// What a device model and its supervisor are started from.
 pub(super) struct LaunchRequest<'a> {
     /// Whose.
@@ -20,7 +30,7 @@ pub(super) struct LaunchRequest<'a> {
     pub(super) spawn: &'a Spawn,
     /// With which descriptors; they stay open here.
     pub(super) slots: &'a Slots,
-    /// The AppArmor profile that the device model is executed under, where one was loaded.
+    /// The AppArmor profile that the device model is executed under, where one was loaded; the supervisor has one then, too.
     pub(super) profile: Option<String>,
 }
 
@@ -37,13 +47,16 @@ pub(super) trait Launcher {
     /// Kills what is left in the domain's cgroup and removes it; none being there is no error.
     fn remove_cgroup(&mut self, uuid: DomainUuid) -> std::io::Result<()>;
 
+    /// What a supervisor executes.
+    fn supervisor(&self) -> &Path;
+
     /// Starts passt on a channel end.
     fn passt(
         &mut self,
         domain: &DomainRef,
         channel: &OwnedFd,
         uid: u32,
-        selinux_label: Option<&str>,
+        labels: HelperLabels<'_>,
     ) -> Result<Child, Refusal>;
 
     /// Starts swtpm on a channel end, with its state.
@@ -53,7 +66,7 @@ pub(super) trait Launcher {
         descriptors: (&OwnedFd, &OwnedFd),
         uid: u32,
         version: TpmVersion,
-        selinux_label: Option<&str>,
+        labels: HelperLabels<'_>,
     ) -> Result<Child, Refusal>;
 
     /// Forks the supervisor and under it the device model, and does not wait for them.

@@ -51,6 +51,48 @@ pub(super) fn quiet(channel: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// What of the host keeps passt from running at all, and what to do; passt itself would end, and leave the guest with
+/// a dead interface. What cannot be read is taken for being there.
+pub(super) fn missing() -> Option<(&'static str, &'static str)> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let off = |path: &str| read(path).is_some_and(|text| text.trim() == "0");
+    if off("/proc/sys/user/max_user_namespaces") || off("/proc/sys/kernel/unprivileged_userns_clone") {
+        return Some((
+            "user namespaces are switched off, in which passt empties its own root",
+            "raise user.max_user_namespaces (or kernel.unprivileged_userns_clone), or use type='bridge'",
+        ));
+    }
+    let none = read("/proc/net/route").is_some_and(|v4| {
+        let v6 = read("/proc/net/ipv6_route").unwrap_or_default();
+        !has_default_route(&v4, &v6)
+    });
+    none.then_some((
+        "the host has no default route, and passt takes the guest's addresses from its interface",
+        "give the host a default route, or use type='bridge'",
+    ))
+}
+
+/// Whether the kernel's tables have a default route; an unreachable one of the kernel's own (`RTF_REJECT`) is none.
+fn has_default_route(v4: &str, v6: &str) -> bool {
+    let v4 = v4.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let v6 = v6.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let any4 =
+        v4.into_iter().any(|words| words.get(1) == Some(&"00000000") && words.get(7) == Some(&"00000000"));
+    let zero = |word: Option<&&str>| word.is_some_and(|word| word.bytes().all(|byte| byte == b'0'));
+    let usable = |flags: Option<&&str>| {
+        flags
+            .and_then(|flags| u32::from_str_radix(flags, 16).ok())
+            .is_some_and(|flags| flags & RTF_REJECT == 0)
+    };
+    let any6 = v6
+        .into_iter()
+        .any(|words| zero(words.first()) && words.get(1) == Some(&"00") && usable(words.get(8)));
+    any4 || any6
+}
+
+/// linux/route.h
+const RTF_REJECT: u32 = 0x200;
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -78,6 +120,19 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(ours);
         flood.join().unwrap();
+    }
+
+    #[test]
+    fn a_default_route_is_found_in_either_table() {
+        let head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
+        let local = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        let zero = "0".repeat(32);
+        let six = |flags: &str| format!("{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 {flags} lo\n");
+        assert!(!has_default_route(head, ""));
+        assert!(!has_default_route(&format!("{head}{local}"), &six("00200200")));
+        assert!(has_default_route(&format!("{head}{local}{default}"), ""));
+        assert!(has_default_route(head, &six("00000003")));
     }
 
     #[test]

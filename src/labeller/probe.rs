@@ -72,6 +72,7 @@ impl Spare {
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Fsize, 0)],
             namespaces: Namespaces { ipc: true, mount: true, net: true, uts: true, ..Namespaces::default() },
             selinux_exec: None,
+            apparmor_exec: None,
             seccomp: None,
             die_with_labeller: true,
             timeout: TIME,

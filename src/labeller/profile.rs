@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::spawn::{Helper, helper};
 use crate::base::{DomainUuid, Layer, Refusal};
-use crate::privsep::apparmor::{self as rules, ProfileRule};
+use crate::privsep::apparmor::{self as rules, ProfilePart, ProfileRule, RenderError};
 use crate::sys::landlock::Allow;
 use crate::sys::namespace::Namespaces;
 use crate::sys::{apparmor, memfd, process, scm};
@@ -23,8 +23,31 @@ const COMPILED_MAX: usize = 4 << 20;
 /// The most bytes of its complaints.
 const WORDS_MAX: usize = 4096;
 
-/// Compiles a domain's profile as `uid` and gives it to the kernel.
-pub(super) fn load(uuid: DomainUuid, wanted: &[ProfileRule], uid: u32) -> Result<(), Refusal> {
+/// What a domain's profiles are made from.
+pub(super) struct Wanted<'a> {
+    /// Whose they are.
+    pub(super) uuid: DomainUuid,
+    /// What the device model's says beyond the template.
+    pub(super) rules: &'a [ProfileRule],
+    /// The processes beside it, and what each executes.
+    pub(super) parts: &'a [(ProfilePart, String)],
+    /// The directory of TPMs' states.
+    pub(super) states: &'a str,
+}
+
+impl Wanted<'_> {
+    fn text(&self) -> Result<String, RenderError> {
+        let mut text = rules::render(self.uuid, self.rules)?;
+        for (part, program) in self.parts {
+            text.push_str(&rules::render_part(self.uuid, *part, program, self.states)?);
+        }
+        Ok(text)
+    }
+}
+
+/// Compiles a domain's profiles as `uid`, all at once, and gives them to the kernel.
+pub(super) fn load(wanted: &Wanted<'_>, uid: u32) -> Result<(), Refusal> {
+    let uuid = wanted.uuid;
     let name = rules::profile_name(uuid);
     let refuse = |rule: String, remedy: &str| {
         let remedy = format!("{remedy}, or write <seclabel type='none' model='apparmor'/>");
@@ -39,7 +62,8 @@ pub(super) fn load(uuid: DomainUuid, wanted: &[ProfileRule], uid: u32) -> Result
         }
         Err(error) => return refuse(error.to_string(), "mount securityfs and /proc"),
     }
-    let loaded = rules::render(uuid, wanted)
+    let loaded = wanted
+        .text()
         .map_err(io::Error::other)
         .and_then(|text| compile(&text, uid))
         .and_then(|compiled| apparmor::load(&compiled));
@@ -51,9 +75,10 @@ pub(super) fn load(uuid: DomainUuid, wanted: &[ProfileRule], uid: u32) -> Result
     }
 }
 
-/// Takes a domain's profile out of the kernel.
+/// Takes a domain's profiles out of the kernel, as many as there are.
 pub(super) fn remove(uuid: DomainUuid) -> io::Result<()> {
-    apparmor::remove(&rules::profile_name(uuid))
+    let parts = ProfilePart::ALL.into_iter().map(|part| apparmor::remove(&rules::part_name(uuid, part)));
+    parts.fold(apparmor::remove(&rules::profile_name(uuid)), io::Result::and)
 }
 
 fn compile(text: &str, uid: u32) -> io::Result<Vec<u8>> {
@@ -78,6 +103,7 @@ fn compile(text: &str, uid: u32) -> io::Result<Vec<u8>> {
         rlimits: &[],
         namespaces: Namespaces::default(),
         selinux_exec: None,
+        apparmor_exec: None,
         cgroup: None,
         seccomp: None,
         die_with_labeller: true,

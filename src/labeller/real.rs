@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cgroup::{CgroupHost, DomainCgroup};
-use super::launcher::{LaunchRequest, Launcher};
+use super::launcher::{HelperLabels, LaunchRequest, Launcher};
 use super::root::RootStore;
 use super::spawn::{self, Helper, Launching};
 use super::{passt, swtpm};
@@ -71,13 +71,26 @@ impl Launcher for Real {
         self.host.remove(&uuid).map_err(io::Error::other)
     }
 
+    fn supervisor(&self) -> &Path {
+        &self.supervisor
+    }
+
     fn passt(
         &mut self,
         domain: &DomainRef,
         channel: &OwnedFd,
         uid: u32,
-        selinux_label: Option<&str>,
+        labels: HelperLabels<'_>,
     ) -> Result<Child, Refusal> {
+        if let Some((rule, remedy)) = passt::missing() {
+            return Err(Refusal::new(
+                Layer::Kernel,
+                "start passt for",
+                domain.name.to_string(),
+                rule,
+                remedy,
+            ));
+        }
         let argv = passt::argv(self.host_loopback);
         let limit = |resource, value| Rlimit { resource, value: Some(value) };
         // One that follows another finds the cgroup as the start left it.
@@ -96,7 +109,8 @@ impl Launcher for Real {
             cgroup: self.cgroups.get(&domain.uuid).or(opened.as_ref()),
             rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)],
             namespaces: Namespaces::default(),
-            selinux_exec: selinux_label,
+            selinux_exec: labels.selinux,
+            apparmor_exec: labels.apparmor,
             seccomp: None,
             die_with_labeller: false,
             timeout: TO_EXEC,
@@ -110,7 +124,7 @@ impl Launcher for Real {
         (channel, state): (&OwnedFd, &OwnedFd),
         uid: u32,
         version: TpmVersion,
-        selinux_label: Option<&str>,
+        labels: HelperLabels<'_>,
     ) -> Result<Child, Refusal> {
         let argv = swtpm::argv(version);
         let limit = |resource, value| Rlimit { resource, value: Some(value) };
@@ -135,7 +149,8 @@ impl Launcher for Real {
             ],
             // It has two descriptors and needs no other way to anybody.
             namespaces: Namespaces { ipc: true, net: true, uts: true, ..Namespaces::default() },
-            selinux_exec: selinux_label,
+            selinux_exec: labels.selinux,
+            apparmor_exec: labels.apparmor,
             seccomp: None,
             die_with_labeller: false,
             timeout: TO_EXEC,
@@ -176,6 +191,7 @@ impl Launcher for Real {
             domain: request.domain,
             spec: &request.spawn.supervisor,
             fds: request.slots,
+            profiled: request.profile.is_some(),
             qemu_pid: device_model.pid,
             qemu: device_model.pidfd.as_fd(),
             stderr: stderr.as_fd(),

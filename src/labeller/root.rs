@@ -253,6 +253,7 @@ impl RootStore {
             rlimits: &[],
             namespaces: Namespaces::default(),
             selinux_exec: None,
+            apparmor_exec: None,
             seccomp: None,
             die_with_labeller: true,
             timeout: LOADER_TIMEOUT,

@@ -6,12 +6,13 @@ use std::time::Instant;
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
 use super::journal::{Entry, ProcessRole};
-use super::launcher::{LaunchRequest, Launcher};
+use super::launcher::{HelperLabels, LaunchRequest, Launcher};
 use super::places::Places;
 use super::probe::{Probe, Spare};
 use super::server::{Server, refused};
 use super::{passt, undo};
 use crate::base::{DomainUuid, Layer, Refusal};
+use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
 use crate::privsep::op::FileIdentity;
 use crate::privsep::request::{Refused, Reply, Request, Survey};
 use crate::privsep::supervisor::Report;
@@ -139,8 +140,8 @@ impl Server {
             return;
         }
         let (Some(spawn), Some(device_model)) = (domain.spawn(), &domain.device_model) else { return };
-        let request =
-            LaunchRequest { domain: &domain.plan.domain, spawn, slots: &domain.kept, profile: None };
+        let profile = domain.is_profiled().then(|| profile_name(uuid));
+        let request = LaunchRequest { domain: &domain.plan.domain, spawn, slots: &domain.kept, profile };
         match self.launcher.take_over(&request, device_model, domain.stderr.as_ref()) {
             Ok((child, link)) => {
                 tracing::info!(name, pid = child.pid, "another supervisor takes over");
@@ -235,8 +236,10 @@ fn start_passt(
 ) -> Result<Child, String> {
     passt::quiet(channel.as_fd()).map_err(|error| error.to_string())?;
     let (uid, label) = domain.passt(alias).ok_or("the plan has none")?;
+    let profile = domain.is_profiled().then(|| part_name(domain.plan.domain.uuid, ProfilePart::Passt));
+    let labels = HelperLabels { selinux: label, apparmor: profile.as_deref() };
     let child =
-        launcher.passt(&domain.plan.domain, channel, uid, label).map_err(|refusal| refusal.to_string())?;
+        launcher.passt(&domain.plan.domain, channel, uid, labels).map_err(|refusal| refusal.to_string())?;
     let noted = ProcessId::of(child.pid).and_then(|id| {
         domain.journal.write(&Entry::Process { role: ProcessRole::Helper(alias.to_owned()), id })
     });

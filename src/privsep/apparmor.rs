@@ -1,4 +1,5 @@
-//! The AppArmor profile of a device model: a fixed template, what a plan may add to it, and its text.
+//! The AppArmor profiles of a device model, its supervisor and its helpers: a fixed template each, what a plan may add
+//! to the device model's, and their text.
 //!
 //! No path of a definition is in it. Images, taps and sockets are descriptors that the labeller opened, and the
 //! kernel takes what an unconfined process opened as given; so the profile need not name a file that may be
@@ -44,6 +45,106 @@ impl ProfileRule {
     }
 }
 
+/// A process beside the device model, with a profile of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProfilePart {
+    /// The user network.
+    Passt,
+    /// The supervisor.
+    Supervisor,
+    /// The TPM emulator.
+    Swtpm,
+}
+
+impl ProfilePart {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Passt, Self::Supervisor, Self::Swtpm];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Passt => "passt",
+            Self::Supervisor => "supervisor",
+            Self::Swtpm => "swtpm",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Passt => include_str!("../../labels/apparmor/passt.toml"),
+            Self::Supervisor => include_str!("../../labels/apparmor/supervisor.toml"),
+            Self::Swtpm => include_str!("../../labels/apparmor/swtpm.toml"),
+        }
+    }
+
+    /// The shipped template.
+    pub fn template(self) -> Result<Vec<TemplateRule>, toml::de::Error> {
+        toml::from_str::<Template>(self.text()).map(|template| template.rule)
+    }
+}
+
+/// Why a profile has no text.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// A path of the configuration would be a pattern, or more than one word.
+    #[error("the path {0:?} of the configuration has other characters than letters, digits and / . _ - +")]
+    Path(String),
+    /// A shipped template is wrong.
+    #[error(transparent)]
+    Template(#[from] toml::de::Error),
+}
+
+/// The name of the profile of a process beside the device model.
+#[must_use]
+pub fn part_name(uuid: DomainUuid, part: ProfilePart) -> String {
+    format!("{}-{}", profile_name(uuid), part.word())
+}
+
+/// The text of the profile of a process beside the device model. `program` is what it executes, `states` the
+/// directory of TPMs' states; both are the labeller's configuration, and no text of a definition comes here.
+pub fn render_part(
+    uuid: DomainUuid,
+    part: ProfilePart,
+    program: &str,
+    states: &str,
+) -> Result<String, RenderError> {
+    let mut own = vec![(format!("{} mr,", literal(program)?), "its own program, mapped at exec")];
+    match part {
+        ProfilePart::Passt => {
+            let reason = "it would execute a build for newer CPUs, and does without: nothing here executes";
+            own.push((format!("deny {program}.avx2 x,"), reason));
+        }
+        ProfilePart::Supervisor => {
+            own.push((format!("signal (send) peer={},", profile_name(uuid)), "it ends its device model"));
+        }
+        ProfilePart::Swtpm => {
+            let states = literal(states.trim_end_matches('/'))?;
+            let text = format!("\"{states}/{{{uuid}.tpm[12],#[0-9]*}}\" rwk,");
+            own.push((
+                text,
+                "its state, opened anew by its descriptor; one that is new has no name but a number",
+            ));
+        }
+    }
+    let name = part_name(uuid, part);
+    let mut text =
+        format!("# {name}, made by svirt.\nprofile {name} flags=(attach_disconnected,mediate_deleted) {{\n");
+    let shipped = part.template()?;
+    let rules = shipped.iter().map(|rule| (rule.text.as_str(), rule.reason.as_str()));
+    for (rule, reason) in rules.chain(own.iter().map(|(rule, reason)| (rule.as_str(), *reason))) {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "  # {reason}\n  {rule}");
+    }
+    text.push_str("}\n");
+    Ok(text)
+}
+
+/// A path that is no pattern.
+fn literal(path: &str) -> Result<&str, RenderError> {
+    let plain = path.starts_with('/')
+        && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte));
+    if plain { Ok(path) } else { Err(RenderError::Path(path.to_owned())) }
+}
+
 /// One rule of the template.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +165,9 @@ struct Template {
 pub fn template() -> Result<Vec<TemplateRule>, toml::de::Error> {
     toml::from_str::<Template>(TEMPLATE).map(|template| template.rule)
 }
+
+/// How what is degraded begins where no profile could be loaded.
+pub const DEGRADED: &str = "AppArmor";
 
 /// The name of a domain's profile. It holds the uuid and nothing that a definition could choose.
 #[must_use]
@@ -86,6 +190,8 @@ pub fn render(uuid: DomainUuid, rules: &[ProfileRule]) -> Result<String, toml::d
     for (rule, reason) in rules.iter().flat_map(|rule| rule.texts()) {
         put(rule, reason);
     }
+    let peer = part_name(uuid, ProfilePart::Supervisor);
+    put(&format!("signal (receive) peer={peer},"), "its supervisor ends it");
     text.push_str("}\n");
     Ok(text)
 }
@@ -94,6 +200,24 @@ pub fn render(uuid: DomainUuid, rules: &[ProfileRule]) -> Result<String, toml::d
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_has_reasons_and_no_way_to_execute() {
+        for part in ProfilePart::ALL {
+            for rule in part.template().unwrap() {
+                assert!(!rule.reason.is_empty() && !rule.reason.contains('\n'), "{rule:?}");
+                assert!(rule.text.ends_with(',') && !rule.text.contains(['\n', '#']), "{rule:?}");
+                let access = rule.text.trim_end_matches(',').rsplit(' ').next().unwrap();
+                assert!(!rule.text.starts_with('/') || !access.contains(['x', 'a', 'l']), "{rule:?}");
+            }
+            for program in ["/usr/bin/{a,b}", "/usr/bin/a b", "/usr/bin/*", "relative", "/usr/bin/a\nb"] {
+                assert!(
+                    render_part(DomainUuid(uuid::Uuid::nil()), part, program, "/s").is_err(),
+                    "{program:?}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn every_rule_of_the_template_has_a_reason_and_is_one_rule() {

@@ -8,7 +8,7 @@ use super::resource::{Kind, Place, Process, Resource, Use};
 use super::selinux::ELSEWHERE;
 use crate::base::DomainUuid;
 use crate::conf::domain::{Domain, SecLabelKind};
-use crate::privsep::apparmor::profile_name;
+use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
 
 /// The profile of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,10 @@ pub fn profile(domain: &Domain, uuid: DomainUuid) -> Result<Option<Profile>, Lab
 }
 
 impl Profile {
+    fn part(&self, part: ProfilePart, reason: &str) -> Decision {
+        Decision::given(Action::Run, part_name(self.uuid, part), reason)
+    }
+
     /// What is done for one resource.
     #[must_use]
     pub fn decide(&self, resource: &Resource) -> Decision {
@@ -46,10 +50,16 @@ impl Profile {
                 profile_name(self.uuid),
                 "a profile of its own, named after the uuid alone",
             ),
-            Kind::Process(Process::Supervisor | Process::Passt(_) | Process::Swtpm(_)) => nothing(
-                Action::Never,
-                "no profile of svirt's yet: its uid, capabilities, Landlock and filter hold it",
+            Kind::Process(Process::Supervisor) => self.part(
+                ProfilePart::Supervisor,
+                "it opens nothing by name, and signals its device model alone",
             ),
+            Kind::Process(Process::Passt(_)) => {
+                self.part(ProfilePart::Passt, "flows of one domain, and the empty root that it makes itself")
+            }
+            Kind::Process(Process::Swtpm(_)) => {
+                self.part(ProfilePart::Swtpm, "one state, one channel, and no way to execute or connect")
+            }
             Kind::Image(image) => match (image.place, image.used()) {
                 (Place::Elsewhere, _) => nothing(Action::Refused, ELSEWHERE),
                 (Place::Readable, Use::Private | Use::Shared) => {
@@ -69,9 +79,11 @@ impl Profile {
                 "mounted there, alone and read-only, from a descriptor of the labeller's",
             ),
             Kind::Channel => nothing(Action::Handed, "the profile admits sockets that are connected already"),
-            Kind::HelperState(_) => {
-                nothing(Action::Never, "the helper has it; no rule of the profile names it")
-            }
+            Kind::HelperState(_) => Decision::given(
+                Action::Rule,
+                format!("{}.tpm[12] rwk, in {}", self.uuid, part_name(self.uuid, ProfilePart::Swtpm)),
+                "the emulator opens it anew; no rule of the device model's profile names it",
+            ),
             Kind::Vsock => nothing(Action::Handed, "opened by the labeller; no rule names the device"),
             Kind::Tap => {
                 nothing(Action::Handed, "opened by the labeller; no rule of the profile names the device")

@@ -6,7 +6,8 @@
 grep -q apparmor /sys/kernel/security/lsm && pass "AppArmor is on" || fail "AppArmor is on" "$(cat /sys/kernel/security/lsm)"
 install_programs
 mkdir -p /var/lib/svirt/images /etc/svirt
-loaded() { grep -c '^svirt-[0-9a-f]' /sys/kernel/security/apparmor/profiles; }
+# Profiles of device models; those of the processes beside them have longer names.
+loaded() { grep -c '^svirt-[0-9a-f-]\{36\} ' /sys/kernel/security/apparmor/profiles; }
 for domain in 'alpha*[1]' beta; do define "$domain"; done
 mark
 for domain in 'alpha*[1]' beta; do
@@ -75,6 +76,8 @@ else
 fi
 for domain in 'alpha*[1]' beta; do svirt stop --force "$domain" >/run/out 2>&1 && pass "svirt stop $domain" || fail "svirt stop $domain" "$(head -n 3 /run/out)"; done
 is "no profile is left" "$(loaded)" 0
+is "no profile of any process is left" "$(grep -c '^svirt-[0-9a-f]' /sys/kernel/security/apparmor/profiles)" 0
+. /payload/apparmor-helpers.sh
 # A labeller that is killed takes its profiles out when the next one starts.
 svirt run --detach /tmp/beta.xml >/run/out 2>&1 || fail "svirt run beta again" "$(head -n 3 /run/out)"
 kill -KILL $(pgrep -x svirt-labeller) $(pgrep qemu-system)

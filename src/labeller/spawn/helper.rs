@@ -12,7 +12,7 @@ use crate::labeller::cgroup::DomainCgroup;
 use crate::privsep::confinement::{Rlimit, SeccompProgram};
 use crate::sys::landlock::{self, Allow};
 use crate::sys::namespace::{self, Namespaces};
-use crate::sys::{process, rlimit, scm, seccomp, selinux};
+use crate::sys::{apparmor, process, rlimit, scm, seccomp, selinux};
 
 /// One process to start. Its capability sets are empty and `no_new_privs` is set, whatever stands here.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Helper<'a> {
     pub namespaces: Namespaces,
     /// The context that SELinux gives at exec.
     pub selinux_exec: Option<&'a str>,
+    /// The AppArmor profile that it is executed under.
+    pub apparmor_exec: Option<&'a str>,
     /// A filter, loaded last; it must allow `execveat`.
     pub seccomp: Option<&'a SeccompProgram>,
     /// Whether it is killed when the labeller ends.
@@ -128,6 +130,9 @@ impl Plan<'_> {
         }
         if let Some(context) = helper.selinux_exec {
             selinux::set_exec_context(context).at_object(Step::ExecLabel, context)?;
+        }
+        if let Some(profile) = helper.apparmor_exec {
+            apparmor::set_exec_profile(profile).at_object(Step::Profile, profile)?;
         }
         process::set_umask(0o077);
         let mut placed: Vec<(RawFd, RawFd)> = (0..3)

@@ -45,7 +45,7 @@ pub struct Launch<'a> {
     pub spawn: &'a Spawn,
     /// What the plan has opened. The caller keeps the objects and closes its copies when it likes.
     pub fds: &'a Fds,
-    /// The AppArmor profile of the device model, where one was loaded.
+    /// The AppArmor profile of the device model, where one was loaded; the supervisor's was then, too.
     pub profile: Option<&'a str>,
     /// The minimal root of this emulator.
     pub root: &'a PreparedRoot,
@@ -91,7 +91,8 @@ pub fn launch(launch: Launch<'_>) -> Result<Launching, SpawnError> {
     let mut degraded = launch.cgroup.map_or_else(Vec::new, |cgroup| cgroup.unenforced().to_vec());
     let Launch { domain, spawn, fds, profile, root, cgroup, net, supervisor, timeout } = launch;
     let model = Model::prepare(spawn, (fds, profile), root, cgroup, net, &mut degraded)?;
-    let supervisor = Supervisor::prepare(supervisor, domain, &spawn.supervisor, fds, false)?;
+    let supervisor =
+        Supervisor::prepare(supervisor, domain, &spawn.supervisor, (fds, profile.is_some()), false)?;
     let sockets = Sockets::make(&spawn.program)?;
     let child = fork_both(&model, &supervisor, &sockets)
         .map_err(SpawnError::own("fork the supervisor of", &spawn.program))?;
@@ -119,6 +120,8 @@ pub struct Takeover<'a> {
     pub spec: &'a SupervisorSpec,
     /// The descriptors of `spec`.
     pub fds: &'a Fds,
+    /// Whether the domain's AppArmor profiles were loaded.
+    pub profiled: bool,
     /// The device model's pid.
     pub qemu_pid: i32,
     /// The device model's pidfd.
@@ -134,7 +137,7 @@ pub struct Takeover<'a> {
 /// Starts another supervisor over a running device model; returns it and the labeller's end of its socket.
 pub fn take_over(takeover: &Takeover<'_>) -> Result<(Child, OwnedFd), SpawnError> {
     let Takeover { domain, spec, fds, supervisor, .. } = *takeover;
-    let prepared = Supervisor::prepare(supervisor, domain, spec, fds, true)?;
+    let prepared = Supervisor::prepare(supervisor, domain, spec, (fds, takeover.profiled), true)?;
     let pair = || scm::seqpacket_pair().map_err(SpawnError::own("make a socket for", supervisor));
     let ((ours, theirs), (control, peer)) = (pair()?, pair()?);
     let child = process::fork(|| {

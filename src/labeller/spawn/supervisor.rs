@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use super::common::{self, Command, Fds};
 use super::report::{At, Failure, SpawnError, Step, Who};
 use crate::base::DomainRef;
+use crate::privsep::apparmor::{ProfilePart, part_name};
 use crate::privsep::supervisor::{
     BOOTSTRAP_FD, Bootstrap, FIRST_PLAN_FD, HANDOFF_FD, LABELLER_FD, PIDFD, STDERR_FD, SupervisorSpec,
 };
 use crate::sys::landlock::{self, Allow};
-use crate::sys::{memfd, process, rlimit, selinux};
+use crate::sys::{apparmor, memfd, process, rlimit, selinux};
 
 /// Everything that a supervisor's process needs, made before the fork.
 pub(super) struct Supervisor<'a> {
@@ -21,6 +22,7 @@ pub(super) struct Supervisor<'a> {
     program: OwnedFd,
     bootstrap: Bootstrap,
     selinux: Option<&'a str>,
+    apparmor: Option<String>,
     placed: Vec<(RawFd, RawFd)>,
     rules: Vec<(PathBuf, Allow)>,
     null: OwnedFd,
@@ -42,7 +44,7 @@ impl<'a> Supervisor<'a> {
         path: &Path,
         domain: &DomainRef,
         spec: &'a SupervisorSpec,
-        fds: &Fds,
+        (fds, profiled): (&Fds, bool),
         takeover: bool,
     ) -> Result<Self, SpawnError> {
         let text = path.display().to_string();
@@ -54,6 +56,7 @@ impl<'a> Supervisor<'a> {
             program: common::open_program(path)?,
             bootstrap: Bootstrap { domain: domain.clone(), spec: spec.clone(), takeover, qemu_pid: 0 },
             selinux: spec.selinux_label.as_deref(),
+            apparmor: profiled.then(|| part_name(domain.uuid, ProfilePart::Supervisor)),
             placed: common::grants(fds, &spec.fds, FIRST_PLAN_FD)?,
             rules,
             null: common::open_null()?,
@@ -75,6 +78,9 @@ impl<'a> Supervisor<'a> {
         let bootstrap = memfd::sealed("svirt-bootstrap", &text).at(Step::Bootstrap)?;
         if let Some(context) = self.selinux {
             selinux::set_exec_context(context).at_object(Step::ExecLabel, context)?;
+        }
+        if let Some(profile) = &self.apparmor {
+            apparmor::set_exec_profile(profile).at_object(Step::Profile, profile)?;
         }
         process::set_umask(0o077);
         let null = self.null.as_raw_fd();
