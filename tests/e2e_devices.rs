@@ -1,6 +1,8 @@
 //! Each device of the first cut runs under the real `svirt`, behind its own filter and with its gate shut.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
+#[path = "common/bridge.rs"]
+mod bridge;
 mod e2e_rig;
 
 use std::io::{Read, Write};
@@ -10,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
+use bridge::{Bridge, is_interface};
 use e2e_rig::{Rig, eventually, guest, has_default_route, possible};
 use svirt::sys::pidfd;
 
@@ -203,43 +206,6 @@ fn a_tap() {
     rig.same_as(&before);
 }
 
-/// A bridge of this host with an address, removed at the end.
-struct Bridge {
-    name: String,
-    /// The first three bytes of its network.
-    network: String,
-}
-
-impl Bridge {
-    fn new() -> Option<Self> {
-        let pid = std::process::id();
-        let bridge = Self {
-            name: format!("svbr{pid}"),
-            network: format!("10.{}.{}", 100 + pid / 256 % 100, pid % 256),
-        };
-        let ip = |words: &[&str]| Command::new("ip").args(words).status().is_ok_and(|done| done.success());
-        if !ip(&["link", "add", &bridge.name, "type", "bridge"]) {
-            println!("skipped: no bridge can be made here");
-            return None;
-        }
-        assert!(ip(&["address", "add", &format!("{}.1/24", bridge.network), "dev", &bridge.name]));
-        assert!(ip(&["link", "set", &bridge.name, "mtu", "1400", "up"]));
-        Some(bridge)
-    }
-
-    /// Its ports.
-    fn ports(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(format!("/sys/class/net/{}/brif", self.name)).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    }
-}
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "delete", &self.name]).status();
-    }
-}
-
 /// Two guests on a bridge reach the host and each other; their interfaces are gone with them, however they end.
 #[test]
 fn a_bridge() {
@@ -275,13 +241,18 @@ fn a_bridge() {
         assert_eq!(talk.ends(), Some(0));
         fine(&rig, name);
     }
+    // The interfaces are the device models' alone, so guests outlive the labeller with them; the next one takes them away.
+    let labeller = rig.labeller_pid().unwrap();
+    pidfd::kill(pidfd::open(labeller).unwrap()).unwrap();
+    eventually("another labeller serves", || rig.labeller_pid().is_some_and(|pid| pid != labeller));
+    assert_eq!(bridge.ports().len(), 2);
     // A device model that is killed leaves no interface either.
     let pid = rig.status("one").unwrap().qemu_pid;
     pidfd::kill(pidfd::open(pid).unwrap()).unwrap();
     eventually("the first interface is gone", || bridge.ports().len() == 1);
     rig.end("two");
     eventually("the second interface is gone", || bridge.ports().is_empty());
-    assert!(!std::path::Path::new("/sys/class/net").join(&tap).exists());
+    assert!(!is_interface(&tap));
     rig.same_as(&before);
     // Not everybody's bridge, and no name of the host's.
     let other = interface("type='bridge'><source bridge='virbr1'");
@@ -289,7 +260,7 @@ fn a_bridge() {
     let source = format!("type='bridge'><source bridge='{}'/><target dev='svown0'", bridge.name);
     rig.refused(&rig.bare("other", &interface(&source)), 1, &["network.taps"]);
     let missing = interface("type='bridge'><source bridge='virbr0'");
-    if !std::path::Path::new("/sys/class/net/virbr0").exists() {
+    if !is_interface("virbr0") {
         rig.refused(&rig.bare("other", &missing), 1, &["virbr0", "make the bridge first"]);
     }
 }

@@ -17,7 +17,7 @@ fn walk(kind: &str) {
         println!("skipped: needs root, QEMU and a debug build");
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = Rig::bridged();
     let image = rig.image("a.raw");
     rig.set_label(&image, "system_u:object_r:was_t:s0");
     std::fs::write(rig.path("log/1.log"), "as it was").unwrap();
@@ -60,7 +60,7 @@ fn killed_processes_of_a_running_domain() {
     if !possible() {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = Rig::bridged();
     let image = rig.image("a.raw");
     rig.set_label(&image, "system_u:object_r:was_t:s0");
     rig.serve("");

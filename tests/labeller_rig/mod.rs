@@ -10,6 +10,8 @@
     unused_imports
 )]
 
+#[path = "../common/bridge.rs"]
+mod bridge;
 #[path = "../common/install.rs"]
 mod install;
 
@@ -30,12 +32,14 @@ use svirt::privsep::supervisor::{ConsoleSpec, Lifecycle, LifecycleAction, Superv
 use svirt::sys::xattr::Remembered;
 use svirt::sys::{landlock, pidfd, xattr};
 
+use bridge::{Bridge, is_interface};
 use install::Install;
 pub use install::{QEMU, eventually, possible};
 
 pub struct Rig {
     install: Install,
     pub labeller: Option<Child>,
+    bridge: Option<Bridge>,
 }
 
 impl std::ops::Deref for Rig {
@@ -62,6 +66,7 @@ pub struct Snapshot {
     mounts: Vec<String>,
     cgroups: Vec<String>,
     processes: Vec<u32>,
+    interfaces: Vec<String>,
 }
 
 impl Snapshot {
@@ -85,7 +90,24 @@ impl Rig {
         let mut install = Install::new();
         install.settings.limits.start_timeout = 60;
         install.write();
-        Self { install, labeller: None }
+        Self { install, labeller: None, bridge: None }
+    }
+
+    /// The same; where this host can make a bridge, plans have an interface on it.
+    pub fn bridged() -> Self {
+        let mut rig = Self::new();
+        rig.bridge = Bridge::new();
+        if let Some(bridge) = &rig.bridge {
+            rig.install.settings.network.bridges = vec![bridge.name.clone()];
+            rig.install.settings.network.taps = vec![format!("{}*", rig.tap(""))];
+            rig.install.write();
+        }
+        rig
+    }
+
+    /// The name of that interface.
+    fn tap(&self, n: impl std::fmt::Display) -> String {
+        format!("svt{}{n}", self.first_uid)
     }
 
     /// Starts a labeller and waits until it listens, or has ended by a fault.
@@ -161,7 +183,7 @@ impl Rig {
             name: DomainName::new(format!("vm{n}")).unwrap(),
             uuid: uuid((u128::from(self.first_uid) << 8) | u128::from(n)),
         };
-        LaunchPlan {
+        let mut plan = LaunchPlan {
             version: PLAN_VERSION,
             domain,
             notes: vec![],
@@ -194,7 +216,24 @@ impl Rig {
                 },
                 Op::Spawn(Box::new(self.spawn(n))),
             ],
-        }
+        };
+        self.plug(n, &mut plan.ops);
+        plan
+    }
+
+    fn plug(&self, n: u32, ops: &mut Vec<Op>) {
+        let Some(bridge) = &self.bridge else { return };
+        let make = Op::MakeTap {
+            slot: slot("net0"),
+            bridge: bridge.name.clone(),
+            name: self.tap(n),
+            mac: [0xfe, 0x54, 0, 1, 2, 3],
+            mtu: None,
+        };
+        ops.insert(ops.iter().position(|op| op.name() == "open-image").unwrap(), make);
+        let Some(Op::Spawn(spawn)) = ops.last_mut() else { panic!("no spawn") };
+        spawn.fds.push(FdGrant { slot: slot("net0"), number: 13 });
+        spawn.argv.extend(["-netdev", "tap,id=net0,fd=13"].map(ToOwned::to_owned));
     }
 
     fn spawn(&self, n: u32) -> Spawn {
@@ -306,7 +345,9 @@ impl Rig {
             .filter(|uid| *uid != self.settings.uids.imageprobe)
             .filter(|uid| !pidfd::of_uid(*uid).unwrap().is_empty())
             .collect();
-        Snapshot { files, mounts, cgroups, processes }
+        let mut interfaces = self.bridge.as_ref().map(Bridge::ports).unwrap_or_default();
+        interfaces.extend((1..=2).map(|n| self.tap(n)).filter(|tap| is_interface(tap)));
+        Snapshot { files, mounts, cgroups, processes, interfaces }
     }
 
     /// The labeller's view is empty, or not, as expected.
