@@ -7,6 +7,9 @@ use crate::store::StoreError;
 /// Why something did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
+    /// The labeller cannot be asked; nothing was.
+    #[error("{}", .0.refusal())]
+    Away(DriverError),
     /// Something else than a definition that the caller said is wrong.
     #[error("{0}")]
     Argument(String),

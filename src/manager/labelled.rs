@@ -18,7 +18,7 @@ impl Core for Labelled {
         let uuid = wanted.definition.uuid;
         let mut domain = wanted.definition.to_start()?;
         domain.uuid = Some(uuid);
-        let mut labeller = Labeller::connect(wanted.settings)?;
+        let mut labeller = Labeller::connect(wanted.settings).map_err(ManagerError::Away)?;
         let launch = driver::start(&mut labeller, domain, wanted.facts, wanted.settings, wanted.paused)?;
         let status = Control::connect(&launch.started.control).and_then(|mut control| control.status());
         Ok(Begun {

@@ -161,7 +161,7 @@ impl std::convert::From<ManagerError> for Failure {
                 Self::new(Code::NoDomain, From::Qemu, text)
             }
             ManagerError::Definition(refusal) => definition(&refusal),
-            ManagerError::Driver(error) => {
+            ManagerError::Away(error) | ManagerError::Driver(error) => {
                 let said = match error.stderr().trim() {
                     "" => String::new(),
                     stderr => format!("\n  the device model said: {}", stderr.replace('\n', "\n    ")),
