@@ -37,9 +37,7 @@ impl Manager {
         let autostart = domain.autostart;
         self.commit(vec![Change::Define(store::Definition { uuid, summary, text, autostart, owner })])?;
         let kept = self.keep(definition, owner);
-        if let Some(domain) = self.table().get(uuid) {
-            domain.definition = Some(kept);
-        }
+        self.table().define(uuid, Some(kept));
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ const SHUTOFF_CRASHED: i32 = 3;
 const SHUTOFF_FAILED: i32 = 6;
 
 /// The most definitions: a list of more is no message of libvirt's.
-const DEFINITIONS_MAX: usize = 16_384;
+const DEFINITIONS_MAX: u64 = 16_384;
 
 /// How a domain is started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,9 +47,8 @@ impl Manager {
         let kept = self.keep(definition, owner);
         let domain = {
             let mut table = self.table();
-            let domain = table.entry(uuid, &name);
-            domain.definition = Some(kept);
-            domain.clone()
+            let domain = table.entry(uuid, &name).clone();
+            table.define(uuid, Some(kept)).cloned().unwrap_or(domain)
         };
         self.tell(&domain, if anew { Lifecycle::Updated } else { Lifecycle::Added });
         Ok(domain)
@@ -111,8 +110,7 @@ impl Manager {
         }
         self.commit(vec![Change::Undefine(uuid)])?;
         let mut table = self.table();
-        let Some(domain) = table.get(uuid) else { return Ok(()) };
-        domain.definition = None;
+        let Some(domain) = table.define(uuid, None) else { return Ok(()) };
         domain.autostart = false;
         let domain = domain.clone();
         table.tidy(uuid);

@@ -78,9 +78,9 @@ impl Manager {
                 },
             };
             let mut table = self.table();
-            let domain = table.entry(summary.uuid, &summary.name);
-            domain.definition = Some(Kept { summary, whole: None, owner, bytes });
-            domain.autostart = autostart;
+            let uuid = summary.uuid;
+            table.entry(uuid, &summary.name).autostart = autostart;
+            table.define(uuid, Some(Kept { summary, whole: None, owner, bytes }));
         }
         if !rewritten.is_empty()
             && let Err(error) = self.commit(rewritten)

@@ -1,5 +1,6 @@
 //! Which domains there are. No I/O.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -132,6 +133,8 @@ pub(super) struct Table {
     domains: BTreeMap<DomainUuid, Domain>,
     names: HashMap<String, DomainUuid>,
     ids: HashMap<i32, DomainUuid>,
+    /// How many definitions each uid has handed in, and their bytes; nobody that has none.
+    held: HashMap<u32, (u64, u64)>,
     last_id: i32,
 }
 
@@ -170,16 +173,41 @@ impl Table {
         })
     }
 
+    /// Notes what a domain is defined as, or that it no longer is. The one place where that changes, for it is counted.
+    pub(super) fn define(&mut self, uuid: DomainUuid, kept: Option<Kept>) -> Option<&mut Domain> {
+        let domain = self.domains.get_mut(&uuid)?;
+        if let Some(before) = &domain.definition
+            && let Entry::Occupied(mut held) = self.held.entry(before.owner)
+        {
+            let (count, bytes) = *held.get();
+            if count > 1 {
+                held.insert((count - 1, bytes.saturating_sub(before.bytes)));
+            } else {
+                held.remove();
+            }
+        }
+        if let Some(kept) = &kept {
+            let (count, bytes) = self.held.entry(kept.owner).or_default();
+            *count = count.saturating_add(1);
+            *bytes = bytes.saturating_add(kept.bytes);
+        }
+        domain.definition = kept;
+        Some(domain)
+    }
+
     /// How many definitions there are.
-    pub(super) fn definitions(&self) -> usize {
-        self.domains.values().filter(|domain| domain.definition.is_some()).count()
+    pub(super) fn definitions(&self) -> u64 {
+        self.held.values().map(|(count, _)| count).sum()
     }
 
     /// How many definitions one uid has handed in, and their bytes, without those of one domain.
     pub(super) fn owned(&self, owner: u32, but: DomainUuid) -> (u64, u64) {
-        let kept = self.domains.values().filter(|domain| domain.uuid != but);
-        let own = kept.filter_map(|domain| domain.definition.as_ref()).filter(|kept| kept.owner == owner);
-        own.fold((0, 0), |(count, bytes), kept| (count + 1, bytes + kept.bytes))
+        let (count, bytes) = self.held.get(&owner).copied().unwrap_or_default();
+        let without = self.domains.get(&but).and_then(|domain| domain.definition.as_ref());
+        match without.filter(|kept| kept.owner == owner) {
+            Some(kept) => (count.saturating_sub(1), bytes.saturating_sub(kept.bytes)),
+            None => (count, bytes),
+        }
     }
 
     /// Domains that are to end with a connection.
@@ -194,8 +222,7 @@ impl Table {
         self.names.remove(domain.name.as_str());
         self.names.insert(name.to_string(), uuid);
         domain.name = name.clone();
-        domain.definition = Some(kept);
-        Some(domain.clone())
+        self.define(uuid, Some(kept)).cloned()
     }
 
     /// A domain to change.
@@ -264,6 +291,37 @@ mod tests {
             ports: vec![],
             runtime: Runtime::default(),
         }
+    }
+
+    fn kept(uuid: DomainUuid, owner: u32, bytes: u64) -> Kept {
+        let name = DomainName::new("a").unwrap();
+        let summary = Summary { uuid, name, memory: 0, current_memory: 0, vcpus: 1 };
+        Kept { summary: summary.into(), whole: None, owner, bytes }
+    }
+
+    #[test]
+    fn what_each_uid_has_handed_in_is_counted_as_it_changes() {
+        let mut table = Table::default();
+        let uuids = [1, 2, 3, 4].map(|number| DomainUuid(uuid::Uuid::from_u128(number)));
+        let others = DomainUuid(uuid::Uuid::from_u128(9));
+        for (uuid, name) in uuids.into_iter().zip(["a", "b", "c", "d"]) {
+            table.entry(uuid, &DomainName::new(name).unwrap());
+            table.define(uuid, Some(kept(uuid, 7, 10)));
+        }
+        assert_eq!((table.definitions(), table.owned(7, others), table.owned(8, others)), (4, (4, 40), (0, 0)));
+        assert_eq!((table.owned(7, uuids[0]), table.owned(8, uuids[0])), ((3, 30), (0, 0)));
+        // Somebody else's from now on; longer; under another name; defined no longer.
+        table.define(uuids[0], Some(kept(uuids[0], 8, 5)));
+        table.define(uuids[1], Some(kept(uuids[1], 7, 100)));
+        table.rename(uuids[2], &DomainName::new("z").unwrap(), kept(uuids[2], 7, 11)).unwrap();
+        table.define(uuids[3], None);
+        assert_eq!((table.definitions(), table.owned(7, others), table.owned(8, others)), (3, (2, 111), (1, 5)));
+        assert!(table.define(others, Some(kept(others, 7, 1))).is_none(), "one that is not there is not counted");
+        for uuid in uuids {
+            table.define(uuid, None);
+            table.tidy(uuid);
+        }
+        assert!(table.held.is_empty() && table.domains.is_empty());
     }
 
     #[test]
