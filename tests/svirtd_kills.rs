@@ -4,7 +4,13 @@
 mod e2e_rig;
 mod virsh_rig;
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use e2e_rig::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use svirt::rpc::{Domain, Procedure};
 use virsh_rig::raw::Raw;
 use virsh_rig::{Host, virsh_possible};
@@ -115,6 +121,93 @@ fn a_daemon_that_ends_at_any_step_of_a_commit_keeps_what_it_acknowledged() {
         }
     }
     assert!(ended >= 15, "six changes and more have three steps each, and only {ended} were walked");
+}
+
+/// The number that a definition has in its title.
+fn number(raw: &mut Raw, name: &str) -> usize {
+    let found = raw.call(Procedure::DomainLookupByName, &name).unwrap();
+    assert_eq!(found.status, 0, "{name} is lost");
+    let at = 4 + name.len().div_ceil(4) * 4;
+    let uuid = found.payload[at..at + 16].try_into().unwrap();
+    let text = raw.call(Procedure::DomainGetXmlDesc, &(Domain { name, uuid, id: -1 }, 0_u32)).unwrap();
+    let text = String::from_utf8(text.payload[4..].to_vec()).unwrap();
+    text.split_once("<title>").unwrap().1.split_once('<').unwrap().0.parse().unwrap()
+}
+
+#[test]
+fn a_crowd_that_defines_loses_nothing_that_was_acknowledged() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let base = std::fs::read_to_string(host.rig.bare("base", "")).unwrap();
+    let (before, rest) = base.split_once("<uuid>").unwrap();
+    let base = format!("{before}<title>0</title>{}", rest.split_once("</uuid>").unwrap().1);
+    let acknowledged = Mutex::new(BTreeMap::new());
+    for round in 0..3 {
+        let told = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let (base, acknowledged, host, told) = (&base, &acknowledged, &host, &told);
+            for client in 0..8 {
+                scope.spawn(move || {
+                    let mut raw = Raw::open(host);
+                    // Each name again and again, with a number that only grows.
+                    for number in (round * 100_000..).take(100_000) {
+                        let name = format!("crowd-{client}-{}", number % 7);
+                        let xml = base.replace("<title>0<", &format!("<title>{number}<"));
+                        let xml = xml.replace("<name>base<", &format!("<name>{name}<"));
+                        let Ok(reply) = raw.call(Procedure::DomainDefineXml, &xml.as_str()) else { break };
+                        assert_eq!(reply.status, 0);
+                        acknowledged.lock().unwrap().insert(name, number);
+                        told.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            eventually("many are defined", || told.load(Ordering::Relaxed) > 150 * (round + 1));
+            // While the others still define: what they were told until then is what counts.
+            kill(Pid::from_raw(i32::try_from(host.daemon_pid()).unwrap()), Signal::SIGKILL).unwrap();
+        });
+        host.kill_daemon();
+        host.start_daemon();
+        let mut raw = Raw::open(&host);
+        for (name, told) in acknowledged.lock().unwrap().iter() {
+            let kept = number(&mut raw, name);
+            assert!(kept >= *told, "{name} was acknowledged as {told}, and is {kept} after round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_labeller_that_is_killed_at_any_step_of_a_life_leaves_what_is_told() {
+    if !virsh_possible() || !cfg!(debug_assertions) {
+        println!("skipped: needs a debug build");
+        return;
+    }
+    let mut host = Host::new();
+    let file = host.rig.bare("step", "");
+    host.says(&["define", &file]);
+    let mut ended = 0;
+    for step in (0..).step_by(5) {
+        host.kill_labeller();
+        host.start_faulty_labeller(&format!("kill:{step}"));
+        let done = |words: [&str; 2]| host.virsh(&words).code == Some(0);
+        if done(["start", "step"]) && done(["destroy", "step"]) && !host.labeller_died() {
+            break;
+        }
+        ended += 1;
+        eventually("it has ended", || host.labeller_died());
+        host.start_labeller();
+        // What failed has left a guest that runs, or none; svirtd tells which.
+        let runs = host.rig.status("step").is_some();
+        let state = if runs { "running" } else { "shut off" };
+        eventually("it tells what is", || host.says(&["domstate", "step"]) == state);
+        if !runs {
+            eventually("it can be started", || host.virsh(&["start", "step"]).code == Some(0));
+        }
+        host.says(&["destroy", "step"]);
+        assert!(host.rig.status("step").is_none());
+    }
+    assert!(ended >= 5, "only {ended} steps were walked");
 }
 
 #[test]

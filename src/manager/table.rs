@@ -308,15 +308,24 @@ mod tests {
             table.entry(uuid, &DomainName::new(name).unwrap());
             table.define(uuid, Some(kept(uuid, 7, 10)));
         }
-        assert_eq!((table.definitions(), table.owned(7, others), table.owned(8, others)), (4, (4, 40), (0, 0)));
+        assert_eq!(
+            (table.definitions(), table.owned(7, others), table.owned(8, others)),
+            (4, (4, 40), (0, 0))
+        );
         assert_eq!((table.owned(7, uuids[0]), table.owned(8, uuids[0])), ((3, 30), (0, 0)));
         // Somebody else's from now on; longer; under another name; defined no longer.
         table.define(uuids[0], Some(kept(uuids[0], 8, 5)));
         table.define(uuids[1], Some(kept(uuids[1], 7, 100)));
         table.rename(uuids[2], &DomainName::new("z").unwrap(), kept(uuids[2], 7, 11)).unwrap();
         table.define(uuids[3], None);
-        assert_eq!((table.definitions(), table.owned(7, others), table.owned(8, others)), (3, (2, 111), (1, 5)));
-        assert!(table.define(others, Some(kept(others, 7, 1))).is_none(), "one that is not there is not counted");
+        assert_eq!(
+            (table.definitions(), table.owned(7, others), table.owned(8, others)),
+            (3, (2, 111), (1, 5))
+        );
+        assert!(
+            table.define(others, Some(kept(others, 7, 1))).is_none(),
+            "one that is not there is not counted"
+        );
         for uuid in uuids {
             table.define(uuid, None);
             table.tidy(uuid);

@@ -110,6 +110,18 @@ impl Host {
         eventually("the labeller serves", || Labeller::connect(&self.rig.settings).is_ok());
     }
 
+    /// Starts it with faults on purpose: see `src/labeller/fault.rs`.
+    pub fn start_faulty_labeller(&mut self, fault: &str) {
+        let mut command = command(&self.rig, env!("CARGO_BIN_EXE_svirt-labeller"), "labeller.out");
+        self.labeller = command.env("SVIRT_FAULT", fault).spawn().unwrap();
+        eventually("the labeller serves", || Labeller::connect(&self.rig.settings).is_ok());
+    }
+
+    /// Whether it has ended by itself.
+    pub fn labeller_died(&mut self) -> bool {
+        self.labeller.try_wait().unwrap().is_some()
+    }
+
     /// kill -9
     pub fn kill_daemon(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
