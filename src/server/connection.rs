@@ -89,7 +89,7 @@ impl Client {
                 Err(_) | Ok(0) => break false,
                 Ok(_) => pings = 0,
             }
-            match self.packets(&mut deframer).await {
+            match self.packets(&mut deframer, stream).await {
                 Some(last) => break last,
                 None if !counted.holds(deframer.held()) => break false,
                 None => {}
@@ -113,11 +113,11 @@ impl Client {
     }
 
     /// Deals with every whole packet; `Some` where no more are read.
-    async fn packets(self: &Arc<Self>, deframer: &mut Deframer) -> Option<bool> {
+    async fn packets(self: &Arc<Self>, deframer: &mut Deframer, stream: &OwnedReadHalf) -> Option<bool> {
         loop {
             match deframer.next_packet() {
                 Ok(Some(packet)) => {
-                    if self.packet(packet).await {
+                    if self.packet(packet, stream).await {
                         return Some(true);
                     }
                     // One piece of input may hold hundreds of calls: others get their turn between any two of them,
@@ -138,11 +138,11 @@ impl Client {
     }
 
     /// Deals with one packet; true where it was the last one.
-    async fn packet(self: &Arc<Self>, packet: Packet) -> bool {
+    async fn packet(self: &Arc<Self>, packet: Packet, stream: &OwnedReadHalf) -> bool {
         let (header, bytes) = (packet.header, packet.payload.len());
         match self.service.packet(&self.session, packet) {
             Outcome::Nothing => {}
-            Outcome::Reply(bytes) => self.queue.push(bytes),
+            Outcome::Reply(bytes) => self.queue.send(bytes, |bytes| stream.as_ref().try_write(bytes)),
             Outcome::Last(bytes) => {
                 self.queue.push(bytes);
                 return true;

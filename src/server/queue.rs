@@ -1,6 +1,7 @@
 //! What is to be sent to one client: bounded, so that one that does not read holds up nobody else.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -66,8 +67,27 @@ impl Queue {
         self.push_within(packet, CLIENT_MAX);
     }
 
+    /// Takes a packet, of which nothing waits that `write` takes at once: an answer need not wait until somebody else
+    /// gets to run. Where others wait before it, it comes behind them.
+    pub(super) fn send(&self, mut packet: Vec<u8>, write: impl FnOnce(&[u8]) -> io::Result<usize>) {
+        let state = self.state();
+        // Bytes are counted until they are sent: with none, nobody else is writing either.
+        if state.bytes == 0 && !state.finished && !state.closed {
+            // What went wrong goes wrong again for whoever sends what waits.
+            let sent = write(&packet).unwrap_or(0);
+            if sent >= packet.len() {
+                return;
+            }
+            packet.drain(..sent);
+        }
+        self.put(state, packet, CLIENT_MAX);
+    }
+
     fn push_within(&self, packet: Vec<u8>, max: usize) {
-        let mut state = self.state();
+        self.put(self.state(), packet, max);
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State>, packet: Vec<u8>, max: usize) {
         if state.finished || state.closed || packet.is_empty() {
             return;
         }
@@ -193,6 +213,28 @@ mod tests {
         queue.sent(2);
         assert_eq!(now(queue.next()), Some(None));
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_can_be_sent_at_once_does_not_wait_and_overtakes_nothing() {
+        let (budget, queue) = queue();
+        queue.send(vec![1, 2, 3], |bytes| Ok(bytes.len()));
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0);
+        queue.send(vec![1, 2, 3], |_| Ok(1));
+        queue.send(vec![4], |_| panic!("something waits before it"));
+        assert_eq!(now(queue.next()), Some(Some(vec![2, 3])));
+        queue.send(vec![5], |_| panic!("somebody else is writing"));
+        queue.sent(2);
+        assert_eq!(now(queue.next()), Some(Some(vec![4])));
+        queue.sent(1);
+        assert_eq!(now(queue.next()), Some(Some(vec![5])));
+        queue.sent(1);
+        queue.send(vec![6], |_| Err(io::ErrorKind::WouldBlock.into()));
+        queue.finish();
+        queue.send(vec![7], |_| panic!("nothing comes after the end"));
+        assert_eq!(now(queue.next()), Some(Some(vec![6])));
+        queue.sent(1);
+        assert_eq!(now(queue.next()), Some(None));
     }
 
     #[test]
