@@ -140,13 +140,15 @@ fn pins(
     length: i32,
 ) -> Result<(Vec<u8>, i32), Failure> {
     const BYTES_MAX: usize = 8 << 20;
+    // REMOTE_CPUMAP_MAX: 16,384 CPUs. A short call is not to be answered with megabytes of zeroes.
+    const MAP_MAX: usize = 2048;
     let target = call.domain(reference, flags)?;
     call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     definition(&target.domain)?;
     let kept = impact(&target, flags)?.config;
     let tree = call.manager().tree(&target.domain, kept)?;
     let sets = read(&tree, call.facts().cpus);
-    let length = usize::try_from(length).ok().filter(|length| *length > 0);
+    let length = usize::try_from(length).ok().filter(|length| (1..=MAP_MAX).contains(length));
     let length = length.filter(|length| sets.len().saturating_mul(*length) <= BYTES_MAX);
     let length = length.ok_or_else(|| invalid("maplen is out of its bounds"))?;
     let mut maps = Vec::with_capacity(sets.len() * length);
