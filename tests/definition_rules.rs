@@ -74,6 +74,33 @@ const LABELS: &[(&str, Option<ErrorClass>, Option<ErrorClass>)] = &[
         Some(XmlError),
         Some(XmlInvalidSchema),
     ),
+    (
+        "<seclabel model='selinux'><baselabel>b</baselabel><imagelabel>i</imagelabel><label>l</label></seclabel>",
+        None,
+        None,
+    ),
+    (
+        "<seclabel type='static' model='dac' relabel='yes'><label>+1:+1</label><imagelabel>+1:+1</imagelabel></seclabel>",
+        None,
+        None,
+    ),
+    ("<seclabel type='none' model='selinux'><label>x</label></seclabel>", None, Some(XmlInvalidSchema)),
+    ("<seclabel type='none' model='dac'><baselabel>x</baselabel></seclabel>", None, Some(XmlInvalidSchema)),
+    ("<seclabel type='none' relabel='maybe' model='dac'/>", Some(XmlError), Some(XmlInvalidSchema)),
+    (
+        "<seclabel type='Static' model='dac'><label>x</label></seclabel>",
+        Some(XmlError),
+        Some(XmlInvalidSchema),
+    ),
+    ("<seclabel type='none' relabel='yes' model='none'/>", None, Some(XmlInvalidSchema)),
+    ("<seclabel type='static' model='none'><label>x</label></seclabel>", None, Some(XmlInvalidSchema)),
+    ("<seclabel type='static' relabel='no'/>", Some(XmlError), Some(XmlInvalidSchema)),
+    (
+        "<seclabel model='dac'/><seclabel model='selinux'/><seclabel type='none' model='dac'/>",
+        Some(XmlDetail),
+        Some(XmlDetail),
+    ),
+    ("<seclabel model='selinux'/><seclabel model='SELinux'/>", None, None),
     ("<seclabel model='selinux'><whatever/></seclabel>", Some(ConfigUnsupported), Some(XmlInvalidSchema)),
     ("<seclabel model='selinux' lable='x'/>", Some(ConfigUnsupported), Some(XmlInvalidSchema)),
 ];
@@ -255,12 +282,27 @@ fn what_weakens_isolation_is_never_dropped() {
 #[test]
 fn names_are_held_to_what_can_be_a_file_name() {
     let named = |name: &str| small("", "").replace("<name>a</name>", &format!("<name>{name}</name>"));
-    for good in ["a", "a b", "50%", "a*[b]?", "d\u{f6}main", "\u{430}dmin", &"x".repeat(255), "..a", "-a"] {
+    let (long, wide) = ("x".repeat(255), "\u{f6}".repeat(127) + "x");
+    let looks = ["\u{430}dmin", "a\u{2215}b", "a\u{ff0f}b", "\u{2024}\u{2024}"];
+    for good in
+        ["a", "a b", "50%", "%s%n", "a*[b]?", "{a,b}", "~", "$(a)", "d\u{f6}main", "..a", "-a", &long, &wide]
+            .into_iter()
+            .chain(looks)
+    {
         let (definition, _) = kept(&named(good));
         assert_eq!(definition.name().as_str(), good);
     }
-    for bad in ["", " ", ".", "..", "../a", "a/b", "a\nb", "a&#7;b", "a&#9;b", &"x".repeat(256), "a\u{85}b"] {
-        refused(&named(bad), Lenient);
+    let (long, wide) = ("x".repeat(256), "\u{f6}".repeat(128));
+    for bad in [
+        "", " ", "\n", ".", "..", "../a", "a/b", "a/../b", "/", "a\nb", "a&#10;b", "a&#x2f;b", "a&#7;b",
+        "a&#9;b", "a\u{85}b", "a&#127;b", "a\0b", "<b/>", &long, &wide,
+    ] {
+        for strictness in [Lenient, Strict] {
+            let error = refused(&named(bad), strictness);
+            let class = error.kind.class();
+            assert!(matches!(class, XmlError | XmlInvalidSchema), "{bad:?}: {error}");
+            assert!(!error.remedy.is_empty() && error.line >= 2, "{bad:?}: {error}");
+        }
     }
 }
 

@@ -81,3 +81,75 @@ fn every_definition_leads_to_its_labels() {
     assert!(plans.len() >= 12 && own.len() >= 10, "only {plans:?} and {own:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The range of a static label, and the one of the device model; none where the start is refused.
+const RANGES: &[(&str, Option<&str>)] = &[
+    ("s0:c41,c264", Some("s0:c41,c264")),
+    ("s0:c0,c1023", Some("s0:c0,c1023")),
+    ("s0-s0:c41,c264", None),
+    // Reversed: the kernel has no order of categories either.
+    ("s0:c264,c41", Some("s0:c41,c264")),
+    // Two that are next to each other, as a span.
+    ("s0:c41.c42", Some("s0:c41,c42")),
+    // Spans of more, and spans that end before they begin.
+    ("s0:c0.c1023", None),
+    ("s0:c41.c43", None),
+    ("s0:c264.c41", None),
+    // Out of range.
+    ("s0:c41,c1024", None),
+    ("s0:c41,c65577", None),
+    ("s0:c-1,c41", None),
+    ("s16:c41,c264", None),
+    ("s1:c41,c264", None),
+    // Fewer than two, more than two.
+    ("s0", None),
+    ("s0:c41", None),
+    ("s0:c41,c41", None),
+    ("s0:c41,c264,c300", None),
+    // Numbers that are written otherwise, and ones that only look like digits.
+    ("s0:c041,c264", None),
+    ("s0:c+41,c264", None),
+    ("s0:c\u{0664}1,c264", None),
+    ("s0:\u{0441}41,c264", None),
+    // Two levels.
+    ("s0-s1:c41,c264", None),
+    ("s1-s0:c41,c264", None),
+    ("s0:c41,c264-s0:c41,c264", Some("s0:c41,c264")),
+    ("s0:c41,c264-s0:c0.c1023", None),
+    ("s0:c0.c1023-s0:c41,c264", None),
+    // What is no range.
+    ("", None),
+    ("s0:", None),
+    ("s0:c41,", None),
+    ("s0:c41,c264:c1", None),
+    ("s0:c41, c264", None),
+    ("%s", None),
+    ("*", None),
+];
+
+#[test]
+fn categories_are_one_pair_or_nothing_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("selinux-ranges.xml");
+    let definition = fs::read_to_string(format!("{GOLDEN}/selinux-static.xml")).unwrap();
+    // Who shares an image has its pair besides its own.
+    let definition = definition.replace("<shareable/>", "");
+    for (range, expected) in RANGES {
+        let text = definition.replace("s0:c41,c264", range);
+        fs::write(&file, &text).unwrap();
+        match (plans::labels_of(&file, &[Model::Selinux]), expected) {
+            (Ok(rows), Some(expected)) => {
+                let label = rows.iter().find(|row| row.decision.action == Action::Run).unwrap();
+                let label = label.decision.label.as_deref().unwrap();
+                assert_eq!(label, format!("system_u:system_r:svirt_guest_t:{expected}"), "{range:?}");
+            }
+            (Err(refusal), None) => {
+                // The label as it was written, its line, and what to do.
+                assert!(refusal.object.contains("(line 20)"), "{range:?}: {refusal}");
+                assert!(!refusal.rule.is_empty() && !refusal.remedy.is_empty(), "{range:?}: {refusal}");
+            }
+            (Ok(_), None) => panic!("{range:?} starts"),
+            (Err(refusal), Some(_)) => panic!("{range:?}: {refusal}"),
+        }
+    }
+}

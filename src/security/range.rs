@@ -205,13 +205,13 @@ impl Range {
     }
 }
 
-fn number(text: &str, prefix: char, below: u16) -> Option<u16> {
+/// A number as a policy names it: `c41` is a category, and `c041` is none.
+pub(super) fn number(text: &str, prefix: char, below: u16) -> Option<u16> {
     let digits = text.strip_prefix(prefix)?;
     // from_str alone takes a sign.
-    if digits.is_empty() || digits.len() > 4 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok().filter(|n| *n < below)
+    let plain = !digits.is_empty() && digits.len() <= 4 && digits.bytes().all(|b| b.is_ascii_digit());
+    let plain = plain && (digits == "0" || !digits.starts_with('0'));
+    digits.parse().ok().filter(|n| plain && *n < below)
 }
 
 impl FromStr for Level {
@@ -293,6 +293,8 @@ mod tests {
             "s0:c",
             "s0:c1024",
             "s0:c+1",
+            "s0:c01",
+            "s00",
             "s0:c5.c3",
             "s0:c1,,c2",
             "s0:c1-s0",

@@ -113,6 +113,9 @@ fn domain_label(label: &mut Node, place: &Place, dropped: &mut Vec<Warning>) -> 
     // Dynamic without a type, as the manual always said and libvirt 12.8 does; the model none is of type none.
     let kind = if no_model { "none" } else { label.attribute("type").unwrap_or("dynamic") }.to_owned();
     let relabel = label.attribute("relabel").map(|word| word == "yes");
+    if no_model && relabel == Some(true) && label.attribute("type") == Some("none") {
+        dropped.push(place.dropped("relabel='yes' of <seclabel type='none'>"));
+    }
     match kind.as_str() {
         "dynamic" if relabel == Some(false) => {
             return Err(place.request("a dynamic label must relabel", "remove relabel='no'"));
