@@ -152,7 +152,7 @@ pub struct LabelPlan {
 /// `svirt label translate`
 #[derive(Debug, clap::Args)]
 pub struct LabelTranslate {
-    /// The security model; tables exist for SELinux
+    /// The security model: selinux or dac
     #[arg(long, value_enum, default_value_t = LabelModel::Selinux, value_name = "MODEL")]
     pub model: LabelModel,
     /// The domain of interpretation that the labels belong to

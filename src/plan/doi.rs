@@ -236,6 +236,30 @@ mod tests {
     }
 
     #[test]
+    fn owners_are_translated_by_a_table_of_the_hosts() {
+        let binding = "<s:seclabel model='dac' doi='elsewhere'/>";
+        let own = domain(
+            binding,
+            "<seclabel model='dac' type='static' relabel='no'><label>+1000:+1001</label></seclabel>",
+        );
+        let mut host = host(false);
+        let table = "model = \"dac\"\nfrom = \"elsewhere\"\nto = \"0\"\nreviewed = \"yes\"\n\
+            [[uid]]\nfrom = \"1000-1009\"\nto = \"7000-7009\"\nreason = \"r\"\n\
+            [[gid]]\nfrom = \"1001\"\nto = \"7\"\nreason = \"r\"\n";
+        host.doi_tables = vec![("ids.toml".into(), table.into())];
+        let settings = Settings::default();
+        let bound = bind(&own, &[], &host, &settings, &|model| runs(&host, model)).unwrap();
+        let SecLabelKind::Static { label, .. } = &bound.domain.seclabels[0].kind else { unreachable!() };
+        assert_eq!((label.as_str(), bound.notes.len()), ("+7000:+7", 1));
+        let root = domain(
+            binding,
+            "<seclabel model='dac' type='static' relabel='no'><label>+0:+1001</label></seclabel>",
+        );
+        let refusal = bind(&root, &[], &host, &settings, &|model| runs(&host, model)).unwrap_err().refusal();
+        assert!(refusal.rule.contains("the uid 0 has no image"), "{refusal}");
+    }
+
+    #[test]
     fn a_table_that_is_none_starts_nothing_that_needs_one() {
         let domain = domain(SELINUX, STATIC);
         let settings = Settings::default();

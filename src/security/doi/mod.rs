@@ -4,17 +4,21 @@
 //! and after, so that nobody reaches more than before. What a table does not name has no image. Pure: the tables that
 //! ship with svirt are compiled in, those of the configured directory are arguments.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod contexts;
+mod owners;
+
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::Deserialize;
 
+use self::contexts::Contexts;
+use self::owners::Owners;
 use super::context::Context;
-use super::range::{Categories, Level, Range};
-use crate::base::{CATEGORY_COUNT, Layer, Refusal};
+use crate::base::{Layer, Refusal};
 
 /// The tables that ship with svirt.
 const SHIPPED: &[(&str, &str)] =
-    &[("selinux-libvirt-svirt.toml", include_str!("../../labels/doi/selinux-libvirt-svirt.toml"))];
+    &[("selinux-libvirt-svirt.toml", include_str!("../../../labels/doi/selinux-libvirt-svirt.toml"))];
 /// The most tables, and the most steps from one domain of interpretation to another.
 const TABLES_MAX: usize = 256;
 
@@ -32,14 +36,16 @@ pub struct TableError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TranslateError {
     /// It is no label of its model.
-    #[error("{label:?} is no SELinux context: {reason}")]
+    #[error("{label:?} is no label of {model}: {reason}")]
     Label {
+        /// The model.
+        model: &'static str,
         /// The label.
         label: String,
         /// Why not.
         reason: String,
     },
-    /// Tables exist for SELinux alone.
+    /// A label of a model that has no tables.
     #[error("labels of the model {0:?} have no parts that a table could name")]
     Model(String),
     /// No table leads there.
@@ -88,8 +94,13 @@ struct RawTable {
     sensitivity: Vec<RawRow>,
     #[serde(default)]
     categories: Vec<RawRow>,
+    #[serde(default)]
+    uid: Vec<RawRow>,
+    #[serde(default)]
+    gid: Vec<RawRow>,
 }
 
+/// A part and its image.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRow {
@@ -104,12 +115,14 @@ struct Table {
     name: String,
     from: String,
     to: String,
-    users: BTreeMap<String, String>,
-    roles: BTreeMap<String, String>,
-    types: BTreeMap<String, String>,
-    sensitivities: BTreeMap<u8, u8>,
-    /// The image of each category, by number.
-    categories: BTreeMap<u16, u16>,
+    parts: Parts,
+}
+
+/// What a table says, by the model of its labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Parts {
+    Dac(Owners),
+    Selinux(Box<Contexts>),
 }
 
 /// All tables of a host.
@@ -125,7 +138,10 @@ impl Tables {
         for (name, text) in shipped.chain(more.iter().map(|(name, text)| (name.as_str(), text.as_str()))) {
             let table = Table::parse(name, text)?;
             let wrong = |what: String| Err(TableError { name: name.to_owned(), what });
-            if let Some(same) = tables.iter().find(|other| other.from == table.from && other.to == table.to) {
+            let same = |other: &&Table| {
+                (other.model(), &other.from, &other.to) == (table.model(), &table.from, &table.to)
+            };
+            if let Some(same) = tables.iter().find(same) {
                 return wrong(format!("{} leads from {:?} to {:?} already", same.name, same.from, same.to));
             }
             if tables.len() >= TABLES_MAX {
@@ -144,36 +160,50 @@ impl Tables {
         to: &str,
         label: &str,
     ) -> Result<Translated, TranslateError> {
-        if model != "selinux" {
-            return Err(TranslateError::Model(model.to_owned()));
-        }
-        let bad = |reason: String| TranslateError::Label { label: label.to_owned(), reason };
-        let mut context: Context = label.parse().map_err(|error| bad(format!("{error}")))?;
-        let way =
-            self.way(from, to).ok_or_else(|| TranslateError::NoTable { from: from.into(), to: to.into() })?;
+        let way = || {
+            let none = || TranslateError::NoTable { from: from.into(), to: to.into() };
+            self.way(model, from, to).ok_or_else(none)
+        };
+        let bad = |model, reason: String| TranslateError::Label { model, label: label.to_owned(), reason };
         let mut tables = Vec::new();
-        for table in way {
-            context = table.context(&context)?;
-            tables.push(table.name.clone());
-        }
-        Ok(Translated { label: context.to_string(), tables })
+        let translated = match model {
+            "selinux" => {
+                let mut context: Context =
+                    label.parse().map_err(|error| bad("selinux", format!("{error}")))?;
+                for table in way()? {
+                    context = table.context(&context)?;
+                    tables.push(table.name.clone());
+                }
+                context.to_string()
+            }
+            "dac" => {
+                let mut ids = Owners::read(label).map_err(|why| bad("dac", why.to_owned()))?;
+                for table in way()? {
+                    ids = table.owner(ids)?;
+                    tables.push(table.name.clone());
+                }
+                Owners::write(ids)
+            }
+            other => return Err(TranslateError::Model(other.to_owned())),
+        };
+        Ok(Translated { label: translated, tables })
     }
 
     /// Whether tables lead from one domain of interpretation to another.
     #[must_use]
     pub fn lead(&self, model: &str, from: &str, to: &str) -> bool {
-        model == "selinux" && self.way(from, to).is_some()
+        matches!(model, "dac" | "selinux") && self.way(model, from, to).is_some()
     }
 
     /// The shortest way; of equals the one whose tables come first.
-    fn way(&self, from: &str, to: &str) -> Option<Vec<&Table>> {
+    fn way(&self, model: &str, from: &str, to: &str) -> Option<Vec<&Table>> {
         let mut seen = BTreeSet::from([from]);
         let mut open: VecDeque<(&str, Vec<&Table>)> = VecDeque::from([(from, Vec::new())]);
         while let Some((at, way)) = open.pop_front() {
             if at == to {
                 return Some(way);
             }
-            for table in self.0.iter().filter(|table| table.from == at) {
+            for table in self.0.iter().filter(|table| table.model() == model && table.from == at) {
                 if seen.insert(&table.to) {
                     let further = way.iter().copied().chain([table]).collect();
                     open.push_back((&table.to, further));
@@ -189,9 +219,6 @@ impl Table {
         let wrong = |what: String| TableError { name: name.to_owned(), what };
         let raw: RawTable =
             toml::from_str(text).map_err(|error| wrong(error.to_string().trim().to_owned()))?;
-        if raw.model != "selinux" {
-            return Err(wrong(format!("tables of the model {:?} are not known", raw.model)));
-        }
         for doi in [&raw.from, &raw.to] {
             if let Some(complaint) = crate::settings::doi_complaint(doi) {
                 return Err(wrong(complaint));
@@ -200,139 +227,55 @@ impl Table {
         if raw.from == raw.to {
             return Err(wrong("it leads nowhere".into()));
         }
-        let rows = [&raw.user, &raw.role, &raw.kind, &raw.sensitivity, &raw.categories];
-        let unreasoned = rows.into_iter().flatten().find(|row| row.reason.trim().is_empty());
+        let contexts = [&raw.user, &raw.role, &raw.kind, &raw.sensitivity, &raw.categories];
+        let owners = [&raw.uid, &raw.gid];
+        let strange = match raw.model.as_str() {
+            "dac" => contexts.iter().any(|rows| !rows.is_empty()),
+            "selinux" => owners.iter().any(|rows| !rows.is_empty()),
+            "apparmor" => {
+                let why = "a profile is named after its domain and made anew on each host";
+                return Err(wrong(format!("there are no tables of apparmor: {why}")));
+            }
+            other => return Err(wrong(format!("tables of the model {other:?} are not known"))),
+        };
+        if strange {
+            return Err(wrong(format!("it names parts that labels of {} do not have", raw.model)));
+        }
+        let unreasoned =
+            contexts.into_iter().chain(owners).flatten().find(|row| row.reason.trim().is_empty());
         if let Some(row) = unreasoned {
             return Err(wrong(format!("{:?} has no reason", row.from)));
         }
         if raw.reviewed.trim().is_empty() {
             return Err(wrong("it was not reviewed".into()));
         }
-        Ok(Self {
-            name: name.to_owned(),
-            users: words("user", &raw.user).map_err(wrong)?,
-            roles: words("role", &raw.role).map_err(wrong)?,
-            types: words("type", &raw.kind).map_err(wrong)?,
-            sensitivities: sensitivities(&raw.sensitivity).map_err(wrong)?,
-            categories: categories(&raw.categories).map_err(wrong)?,
-            from: raw.from,
-            to: raw.to,
-        })
+        let parts = match raw.model.as_str() {
+            "dac" => Parts::Dac(Owners::new(&raw.uid, &raw.gid).map_err(wrong)?),
+            _ => Parts::Selinux(Box::new(Contexts::new(&raw).map_err(wrong)?)),
+        };
+        Ok(Self { name: name.to_owned(), from: raw.from, to: raw.to, parts })
+    }
+
+    fn model(&self) -> &'static str {
+        match self.parts {
+            Parts::Dac(_) => "dac",
+            Parts::Selinux(_) => "selinux",
+        }
+    }
+
+    fn owner(&self, ids: (u32, u32)) -> Result<(u32, u32), TranslateError> {
+        let Parts::Dac(owners) = &self.parts else { return Err(self.unmapped("the owner".into())) };
+        owners.translate(ids).map_err(|part| self.unmapped(part))
     }
 
     fn context(&self, context: &Context) -> Result<Context, TranslateError> {
-        let word = |map: &BTreeMap<String, String>, part: &str, name: &str| {
-            map.get(name).cloned().ok_or_else(|| self.unmapped(format!("the {part} {name}")))
-        };
-        let range = Range::new(self.level(context.range.low())?, self.level(context.range.high())?);
-        Ok(Context {
-            user: word(&self.users, "user", &context.user)?,
-            role: word(&self.roles, "role", &context.role)?,
-            kind: word(&self.types, "type", &context.kind)?,
-            // Both maps keep the order, so this holds whenever it held before.
-            range: range.map_err(|error| self.unmapped(format!("the range {}: {error}", context.range)))?,
-        })
-    }
-
-    fn level(&self, level: &Level) -> Result<Level, TranslateError> {
-        let sensitivity = self.sensitivities.get(&level.sensitivity).copied();
-        let mut categories = Categories::default();
-        for category in level.categories.iter() {
-            let image = self.categories.get(&category);
-            categories.insert(*image.ok_or_else(|| self.unmapped(format!("the category c{category}")))?);
-        }
-        Ok(Level {
-            sensitivity: sensitivity
-                .ok_or_else(|| self.unmapped(format!("the sensitivity s{}", level.sensitivity)))?,
-            categories,
-        })
+        let Parts::Selinux(parts) = &self.parts else { return Err(self.unmapped("the context".into())) };
+        parts.translate(context).map_err(|part| self.unmapped(part))
     }
 
     fn unmapped(&self, part: String) -> TranslateError {
         TranslateError::Unmapped { part, to: self.to.clone(), table: self.name.clone() }
     }
-}
-
-/// Rows of names; two never become one, and none becomes two.
-fn words(part: &str, rows: &[RawRow]) -> Result<BTreeMap<String, String>, String> {
-    let good = |name: &str| {
-        (1..=128).contains(&name.len())
-            && name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
-    };
-    let mut map = BTreeMap::new();
-    let mut images = BTreeSet::new();
-    for row in rows {
-        if let Some(bad) = [&row.from, &row.to].into_iter().find(|name| !good(name)) {
-            return Err(format!("{bad:?} is no {part}"));
-        }
-        if !images.insert(row.to.clone()) {
-            return Err(format!(
-                "two {part}s become {:?}, and whoever has one would have the other too",
-                row.to
-            ));
-        }
-        if map.insert(row.from.clone(), row.to.clone()).is_some() {
-            return Err(format!("the {part} {:?} stands there twice", row.from));
-        }
-    }
-    Ok(map)
-}
-
-fn sensitivities(rows: &[RawRow]) -> Result<BTreeMap<u8, u8>, String> {
-    let read = |text: &str| {
-        let level: Level = text.parse().map_err(|_| format!("{text:?} is no sensitivity"))?;
-        if level.categories.is_empty() {
-            Ok(level.sensitivity)
-        } else {
-            Err(format!("{text:?} is no sensitivity"))
-        }
-    };
-    let mut map = BTreeMap::new();
-    for row in rows {
-        if map.insert(read(&row.from)?, read(&row.to)?).is_some() {
-            return Err(format!("the sensitivity {:?} stands there twice", row.from));
-        }
-    }
-    let images: Vec<u8> = map.values().copied().collect();
-    if images.is_sorted_by(|lower, higher| lower < higher) {
-        return Ok(map);
-    }
-    Err("sensitivities change their order, and what dominated would be dominated".into())
-}
-
-/// Runs of categories, each onto a run as long.
-fn categories(rows: &[RawRow]) -> Result<BTreeMap<u16, u16>, String> {
-    let mut map = BTreeMap::new();
-    let mut images = BTreeSet::new();
-    for row in rows {
-        let (from, to) = (run(&row.from)?, run(&row.to)?);
-        if from.1 - from.0 != to.1 - to.0 {
-            return Err(format!("{} and {} are not as long as each other", row.from, row.to));
-        }
-        for (own, image) in (from.0..=from.1).zip(to.0..=to.1) {
-            if map.insert(own, image).is_some() {
-                return Err(format!("the category c{own} stands there twice"));
-            }
-            if !images.insert(image) {
-                return Err(format!("two categories become c{image}, and two domains could share a pair"));
-            }
-        }
-    }
-    Ok(map)
-}
-
-/// `c5` or `c0.c1023`.
-fn run(text: &str) -> Result<(u16, u16), String> {
-    let wrong = || format!("{text:?} is no run of categories");
-    let (first, last) = text.split_once('.').unwrap_or((text, text));
-    let number = |part: &str| {
-        let digits =
-            part.strip_prefix('c').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
-        digits.and_then(|d| d.parse::<u16>().ok()).filter(|number| *number < CATEGORY_COUNT).ok_or_else(wrong)
-    };
-    let (first, last) = (number(first)?, number(last)?);
-    if first <= last { Ok((first, last)) } else { Err(wrong()) }
 }
 
 impl From<TableError> for Refusal {
@@ -352,8 +295,13 @@ impl TranslateError {
     #[must_use]
     pub fn refusal(&self, label: &str) -> Refusal {
         let remedy = match self {
+            Self::Label { model: "dac", .. } => {
+                "write +UID:+GID; a name may mean another number on another host"
+            }
             Self::Label { .. } => "write a whole context: user:role:type:range",
-            Self::Model(_) => "name --model selinux; owners and profiles are given anew on each host",
+            Self::Model(_) => {
+                "name --model selinux or dac; a profile is made anew on each host, for its domain"
+            }
             Self::NoTable { .. } => {
                 "write a reviewed table into the directory of paths.doi; docs/doi.md shows one"
             }
@@ -361,7 +309,11 @@ impl TranslateError {
                 "give the part an image in the table, with a reason, or choose another label"
             }
         };
-        Refusal::new(Layer::Selinux, "translate the label", label, self.to_string(), remedy)
+        let layer = match self {
+            Self::Label { model: "dac", .. } => Layer::Dac,
+            _ => Layer::Selinux,
+        };
+        Refusal::new(layer, "translate the label", label, self.to_string(), remedy)
     }
 }
 
@@ -371,6 +323,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::security::range::{Categories, Level};
 
     fn table(from: &str, to: &str, rows: &str) -> (String, String) {
         (
@@ -435,9 +388,11 @@ mod tests {
         assert!(matches!(no("two", "one"), TranslateError::NoTable { .. }), "no table is read backwards");
         assert!(matches!(no("one", "four"), TranslateError::NoTable { .. }));
         assert!(matches!(
-            tables.translate("dac", "one", "two", "+1:+1").unwrap_err(),
+            tables.translate("apparmor", "one", "two", "svirt-x").unwrap_err(),
             TranslateError::Model(_)
         ));
+        let dac = tables.translate("dac", "one", "two", "+1:+1").unwrap_err();
+        assert!(matches!(dac, TranslateError::NoTable { .. }), "tables of one model lead nowhere in another");
     }
 
     #[test]
@@ -470,7 +425,8 @@ mod tests {
         let types = crate::settings::Selinux::default();
         let known = [&types.guest_type, &types.guest_tcg_type, &types.image_type, &types.content_type];
         for table in &tables.0 {
-            for image in table.types.values() {
+            let Parts::Selinux(parts) = &table.parts else { continue };
+            for image in parts.types.values() {
                 assert!(known.contains(&image), "{image} is no type of labels/selinux");
             }
         }
