@@ -64,3 +64,26 @@ fn xml() {
 fn rpc() {
     replay("rpc", svirt::rpc::fuzz_rpc);
 }
+
+#[cfg(feature = "frontend")]
+#[test]
+fn storage() {
+    replay("storage", svirt::conf::storage::fuzz_storage);
+}
+
+#[cfg(feature = "frontend")]
+#[test]
+fn metadata() {
+    replay("metadata", svirt::conf::definition::fuzz_metadata);
+}
+
+#[cfg(feature = "frontend")]
+#[test]
+fn labels() {
+    replay("labels", svirt::security::fuzz_labels);
+}
+
+#[test]
+fn request() {
+    replay("request", svirt::labeller::fuzz_request);
+}

@@ -46,3 +46,28 @@ pub use guard::guarded;
 pub use run::{LabellerError, Options, run};
 pub use session::{SessionError, enter as enter_session};
 pub use store::Store;
+
+/// Holds whatever a client says against the labeller's limits; for fuzzers and the replay of their corpus. What is
+/// admitted runs as nobody but those whom the configuration names.
+pub fn fuzz_request(data: &[u8]) {
+    use crate::privsep::op::Op;
+    use crate::privsep::request::Request;
+
+    let mut framed = data.to_vec();
+    while let Ok(Some(_)) = crate::privsep::wire::decode::<Request>(&mut framed) {}
+    let settings = crate::settings::Settings::default();
+    let Ok(Request::Start { plan }) = serde_json::from_slice(data) else { return };
+    for selinux in [false, true] {
+        if let Err(not) = admit::check(&plan, &settings, selinux) {
+            assert!(!not.refusal.rule.is_empty());
+            continue;
+        }
+        for op in &plan.ops {
+            let Op::Spawn(spawn) = op else { continue };
+            let (runs, watches) = (spawn.confinement.uid, spawn.supervisor.uid);
+            assert!(settings.uids.domains.contains(runs) && settings.uids.supervisors.contains(watches));
+            assert!(runs != 0 && watches != 0 && spawn.confinement.gid == runs);
+            assert!(!spawn.confinement.seccomp.0.is_empty() && !spawn.supervisor.seccomp.0.is_empty());
+        }
+    }
+}

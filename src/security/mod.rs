@@ -96,6 +96,28 @@ impl LabelError {
     }
 }
 
+/// Reads whatever is given as a label, and as a table that translates it; for fuzzers and the replay of their corpus.
+/// The label is the first line, the table the rest.
+pub fn fuzz_labels(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (label, table) = text.split_once('\n').unwrap_or((text, ""));
+    if let Ok(context) = label.parse::<context::Context>() {
+        let again = context.to_string().parse();
+        assert_eq!(again, Ok(context), "{label:?} is written otherwise than it was read");
+    }
+    let Ok(tables) = doi::Tables::load(&[("fuzzed".into(), table.into())]) else { return };
+    for model in ["dac", "selinux"] {
+        match tables.translate(model, "a", "b", label) {
+            Ok(translated) => {
+                let root = translated.label.split(':').zip(label.split(':'));
+                let mut root = root.filter(|(there, _)| *there == "+0");
+                assert!(root.all(|(_, here)| matches!(here, "0" | "+0")), "{label:?} becomes root's");
+            }
+            Err(error) => assert!(!error.refusal(label).remedy.is_empty()),
+        }
+    }
+}
+
 fn at_line(line: u32) -> String {
     if line == 0 { String::new() } else { format!(" (line {line})") }
 }

@@ -1,7 +1,7 @@
 //! Title, description and the elements of other programs, as calls for them read and set them.
 
 use super::node::Foreign;
-use super::{Definition, foreign};
+use super::{Definition, Strictness, View, foreign};
 use crate::conf::xml::Document;
 
 /// Why an element cannot be put into `<metadata>`.
@@ -72,6 +72,31 @@ impl Definition {
     }
 }
 
+/// Sets whatever is given, and sees that it says nothing about anything else; for fuzzers and the replay of their corpus.
+/// Title, namespace, prefix and element stand behind each other, with a zero byte between them.
+pub fn fuzz_metadata(data: &[u8]) {
+    const START: &[u8] = b"<domain type='test'><name>a</name><metadata><o:x xmlns:o='urn:other'/></metadata>\
+        <memory>1024</memory><os><type>hvm</type></os></domain>";
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut parts = text.splitn(4, '\0');
+    let mut part = || parts.next().unwrap_or_default();
+    let (title, namespace, key, xml) = (part(), part(), part(), part());
+    let parse = |text: &[u8]| Definition::parse(text, Strictness::Strict);
+    let Ok((mut definition, _)) = parse(START) else { return };
+    definition.set_title(Some(title));
+    definition.set_description(Some(title));
+    if definition.set_metadata(namespace, Some((key, xml))).is_err() {
+        definition.set_title(None);
+    }
+    let text = definition.format(View { secure: true, migratable: false });
+    // What cannot be read back is refused before it is kept.
+    let Ok((again, _)) = parse(text.as_bytes()) else { return };
+    let other = |definition: &Definition| definition.metadata("urn:other").map(str::to_owned);
+    assert_eq!(definition.name(), again.name(), "{text}");
+    assert!(namespace == "urn:other" || other(&definition) == other(&again), "{text}");
+    assert_eq!(definition.metadata(namespace), again.metadata(namespace), "{text}");
+}
+
 fn is_prefix(key: &str) -> bool {
     let inner = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     key.starts_with(|c: char| c.is_alphabetic() || c == '_')
@@ -83,7 +108,6 @@ fn is_prefix(key: &str) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::conf::definition::{Strictness, View};
 
     fn definition(metadata: &str) -> Definition {
         let xml = format!(

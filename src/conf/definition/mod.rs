@@ -27,7 +27,7 @@ use super::{DefinitionError, DefinitionErrorKind, domain_xml};
 use crate::base::{DomainName, DomainUuid};
 use node::Node;
 
-pub use metadata::MetadataError;
+pub use metadata::{MetadataError, fuzz_metadata};
 pub use running::{Running, RunningLabel};
 
 /// The namespace of svirt's own facts in `<metadata>`.
