@@ -1,12 +1,11 @@
 #!/bin/sh
 # A libvirtd of the test's own, below the directory $1: the first process of its own process, mount, network and IPC
 # namespaces. What libvirtd keeps stands in that directory and nowhere else; its sockets are in $1/sock. All of it ends
-# when standard input does.
+# when standard input does. A $1/etc/qemu.conf that is there already is the one that holds.
 set -eu
 exec 3<&0
 dir=$1
 mkdir -p "$dir/etc" "$dir/lib" "$dir/run" "$dir/log" "$dir/cache" "$dir/sock"
-for place in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do mkdir -p "$place"; done
 cat >"$dir/libvirtd.conf" <<CONF
 unix_sock_dir = "$dir/sock"
 auth_unix_rw = "none"
@@ -14,7 +13,7 @@ auth_unix_ro = "none"
 log_outputs = "3:stderr"
 CONF
 # No security driver and no mount namespaces: neither is what is compared.
-cat >"$dir/etc/qemu.conf" <<CONF
+[ -e "$dir/etc/qemu.conf" ] || cat >"$dir/etc/qemu.conf" <<CONF
 security_driver = "none"
 user = "root"
 group = "root"
@@ -22,6 +21,10 @@ stdio_handler = "file"
 namespaces = []
 CONF
 mount --make-rprivate /
+# What the host does not have is made where the host does not see it.
+for place in /var/lib /var/log /var/cache; do
+    [ -d "$place/libvirt" ] || { mount -t tmpfs none "$place" && mkdir "$place/libvirt"; }
+done
 mount --bind "$dir/etc" /etc/libvirt
 mount --bind "$dir/lib" /var/lib/libvirt
 # All of it: neither the host's service manager nor its bus is to hear of this.
