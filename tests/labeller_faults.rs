@@ -6,7 +6,10 @@ mod labeller_rig;
 
 use std::process::Command;
 
-use labeller_rig::{Rig, eventually, possible, rule};
+use labeller_rig::{Rig, eventually, possible, rule, slot};
+use svirt::driver::Labeller;
+use svirt::privsep::op::{LaunchPlan, Op};
+use svirt::privsep::plug::{Gone, Plug, PlugSteps, SetGrant, Top};
 use svirt::sys::pidfd;
 
 /// More steps than a start of the rig's plan has.
@@ -125,4 +128,92 @@ fn killed_processes_of_a_running_domain() {
     });
     rig.assert_nothing_leased();
     assert!(pidfd::of_uid(rig.settings.uids.domains.first + 1).unwrap().is_empty());
+}
+
+const WAS: &str = "system_u:object_r:was_t:s0";
+
+/// A machine that takes USB devices in and lets them go without asking its guest.
+fn with_usb(mut plan: LaunchPlan) -> LaunchPlan {
+    if let Some(Op::Spawn(spawn)) = plan.ops.last_mut() {
+        spawn.argv[2] = "pc".into();
+        spawn.argv.push("-usb".into());
+    }
+    plan
+}
+
+/// The image and label of another plan, plugged in as a USB disk.
+fn plug_of(plan: &LaunchPlan, other: &LaunchPlan) -> Plug {
+    let label = plan.ops.iter().find(|op| matches!(op, Op::LabelSelinux { .. })).unwrap().clone();
+    let open = other.ops.iter().find(|op| matches!(op, Op::OpenImage(_))).unwrap().clone();
+    let node = r#"{"driver":"file","node-name":"sdb-0-format","filename":"/dev/fdset/9","locking":"off"}"#;
+    let object = r#"{"driver":"usb-storage","id":"usb-disk1","drive":"sdb-0-format"}"#;
+    let alias = String::from("usb-disk1");
+    let steps = PlugSteps {
+        alias: alias.clone(),
+        sets: vec![SetGrant { slot: slot("disk"), set: 9 }],
+        nodes: vec![node.into()],
+        top: Top::Device { object: object.into() },
+    };
+    Plug { alias, ops: vec![open, label], steps, note: String::new() }
+}
+
+/// A plug that fails, or whose labeller is killed, at every step: the guest goes on, and nothing of the plug stays.
+fn walk_plug(kind: &str) {
+    if !possible() || !cfg!(debug_assertions) {
+        println!("skipped: needs root, QEMU and a debug build");
+        return;
+    }
+    let mut rig = Rig::new();
+    let (image, second) = (rig.image("a.raw"), rig.image("b.raw"));
+    rig.set_label(&second, WAS);
+    rig.serve("");
+    let plan = with_usb(rig.plan(1, &image));
+    let (uuid, plug) = (plan.domain.uuid, plug_of(&plan, &rig.plan(2, &second)));
+    let started = rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    for step in 0..STEPS_MAX {
+        rig.end_labeller("-KILL");
+        rig.serve(&format!("{kind}:{step}"));
+        let mut done = false;
+        eventually("an outcome", || {
+            if rig.labeller_is_dead() {
+                return true;
+            }
+            let outcome = Labeller::connect(&rig.settings).and_then(|mut it| it.plug(uuid, plug.clone()));
+            done = outcome.is_ok();
+            // The one that was cut short before may be on its way out still.
+            done || kind == "fail"
+        });
+        if !done && kind == "kill" {
+            rig.labeller = None;
+            rig.serve("");
+        }
+        let plugs = |rig: &Rig| rig.client().describe(uuid).unwrap().plugs.len();
+        if done {
+            assert!(step >= 8, "only {step} steps were walked");
+            assert_eq!((plugs(&rig), rig.label(&second).as_deref() != Some(WAS)), (1, true));
+            // The next labeller knows it, and gives back what it held.
+            rig.end_labeller("-KILL");
+            rig.serve("");
+            assert_eq!(plugs(&rig), 1);
+            assert!(rule(&rig.client().start(rig.plan(2, &second)).unwrap_err()).contains("in use by"));
+            let which = Gone { alias: "usb-disk1".into(), medium: false };
+            assert!(rig.client().unplug(uuid, which, false).unwrap());
+            assert_eq!((plugs(&rig), rig.label(&second).as_deref()), (0, Some(WAS)));
+            rig.client().start(rig.plan(2, &second)).unwrap_or_else(|e| panic!("{}", rule(&e)));
+            return;
+        }
+        eventually("it is taken back", || rig.label(&second).as_deref() == Some(WAS) && plugs(&rig) == 0);
+        assert_eq!(rig.client().describe(uuid).unwrap().status.qemu_pid, started.qemu_pid, "step {step}");
+    }
+    panic!("no plug succeeded");
+}
+
+#[test]
+fn a_plug_that_fails_at_any_step_leaves_the_guest_as_it_was() {
+    walk_plug("fail");
+}
+
+#[test]
+fn a_plug_whose_labeller_is_killed_at_any_step_leaves_the_guest_as_it_was() {
+    walk_plug("kill");
 }

@@ -22,6 +22,10 @@ fn linux(host: &Host, name: &str, devices: &str) -> String {
     file
 }
 
+fn by_hand<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    [&["qemu-monitor-command", "live"][..], words].concat()
+}
+
 /// `virsh event --all --loop` in the background.
 struct Listener<'a> {
     host: &'a Host,
@@ -120,9 +124,160 @@ fn a_guest_is_rebooted_reset_and_measured() {
     host.says(&["setmaxmem", "live", "200M", "--config"]);
     assert!(host.says(&["dumpxml", "live", "--inactive"]).contains("<memory unit='KiB'>204800</memory>"));
 
+    // By hand one may only look, and the domain is marked for it.
+    assert!(host.says(&by_hand(&["{\"execute\":\"query-status\"}"])).contains("\"running\":true"));
+    assert!(host.says(&by_hand(&["--hmp", "info status"])).contains("VM status: running"));
+    for command in ["{\"execute\":\"quit\"}", "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"x\"}}"] {
+        assert!(host.complains(&by_hand(&[command])).contains("operation forbidden"));
+    }
+    assert!(host.complains(&by_hand(&["--hmp", "quit"])).contains("operation forbidden"));
+    assert!(host.says(&["dominfo", "live"]).contains("custom monitor control commands issued"));
+    assert!(
+        host.complains(&["qemu-agent-command", "live", "{\"execute\":\"guest-ping\"}"])
+            .contains("not configured")
+    );
+
     // A power-off that nobody called a reboot ends it.
     host.says(&["shutdown", "live"]);
     listener.hears("event 'lifecycle' for domain 'live': Stopped Shutdown");
     assert_eq!(host.says(&["domstate", "live"]), "shut off");
     assert!(host.complains(&["reset", "live"]).contains("domain is not running"));
+}
+
+const PORTS: &str = "<controller type='pci' index='0' model='pcie-root'/>\
+    <controller type='pci' index='1' model='pcie-root-port'/><controller type='pci' index='2' model='pcie-root-port'/>\
+    <controller type='pci' index='3' model='pcie-root-port'/><controller type='pci' index='4' model='pcie-root-port'/>\
+    <controller type='pci' index='5' model='pcie-root-port'/>";
+
+/// Types a line at the guest's shell.
+fn types(host: &Host, name: &str, line: &str) {
+    let terminal = host.says(&["ttyconsole", name]);
+    std::fs::write(terminal, format!("{line}\n")).unwrap();
+}
+
+/// Nothing was refused at the gate, and the processes hold what they should.
+fn fine(host: &Host, name: &str) {
+    let status = host.rig.control(name).status().unwrap();
+    assert!(status.sealed && status.refused.is_empty(), "{status:?}");
+    let inspected = host.rig.svirt(&["inspect", name]).expect(0);
+    assert!(inspected.out.contains("everything is as planned"), "{}", inspected.out);
+}
+
+#[test]
+fn disks_come_and_go_while_the_guest_runs() {
+    if !is_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let (first, second) = (host.rig.raw("first.raw", 16), host.rig.qcow2("second", &["-o", "size=24M"]));
+    let iso = host.rig.raw("medium.raw", 4);
+    let disk = format!(
+        "{PORTS}<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{first}'/>\
+         <target dev='vda' bus='virtio'/></disk>\
+         <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><target dev='sda' bus='sata'/><readonly/></disk>"
+    );
+    host.says(&["define", &linux(&host, "plug", &disk)]);
+    let other = host.rig.bare(
+        "other",
+        &format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{second}'/>\
+             <target dev='vda' bus='virtio'/></disk>"
+        ),
+    );
+    let before = host.rig.snapshot();
+    host.says(&["start", "plug"]);
+    let listener = Listener::new(&host);
+    host.rig.heard("plug", "guest: ready");
+
+    let attach = ["attach-disk", "plug", &second, "vdb", "--subdriver", "qcow2"];
+    host.says(&[&attach[..], &["--live", "--config"]].concat());
+    listener.hears("event 'device-added' for domain 'plug': virtio-disk1");
+    types(&host, "plug", "sleep 3; cat /proc/partitions; dd if=/dev/vdb of=/dev/null && echo all of v''db");
+    host.rig.heard("plug", "all of vdb");
+    assert!(host.rig.log("plug").contains("24576 vdb"), "{}", host.rig.log("plug"));
+    fine(&host, "plug");
+    for view in [&["dumpxml", "plug"][..], &["dumpxml", "plug", "--inactive"]] {
+        let text = host.says(view);
+        assert!(text.contains(&second) && text.contains("vdb"), "{text}");
+    }
+    assert!(host.says(&["domblkstat", "plug", "vdb"]).contains("vdb rd_bytes"));
+    assert!(host.complains(&attach).contains("target vdb already exists"));
+    // It is held like any other image.
+    let refused = host.rig.svirt(&["run", "--detach", &other]);
+    assert_ne!(refused.code, Some(0));
+    assert!(refused.err.contains("in use by domain plug"), "{}", refused.err);
+    // What names a file that nobody may use is refused, and changes nothing.
+    let told = host.complains(&["attach-disk", "plug", "/etc/shadow", "vdc", "--live"]);
+    assert!(told.contains("/etc/shadow"), "{told}");
+
+    // Everybody may be killed; the disk stays, and can be taken out.
+    drop(listener);
+    let daemon = host.daemon_pid();
+    host.kill_daemon();
+    host.start_daemon();
+    let before = before.with_process(daemon, host.daemon_pid());
+    assert!(host.says(&["dumpxml", "plug"]).contains(&second));
+    host.says(&["detach-disk", "plug", "vdb", "--live", "--config"]);
+    eventually("the disk is gone", || !host.says(&["dumpxml", "plug"]).contains(&second));
+    eventually("the image is free", || {
+        let ran = host.rig.svirt(&["run", "--detach", &other]);
+        ran.code == Some(0)
+    });
+    host.rig.end("other");
+    fine(&host, "plug");
+    assert!(host.complains(&["detach-disk", "plug", "vdb", "--live"]).contains("vdb"));
+
+    host.says(&["change-media", "plug", "sda", &iso, "--insert", "--live"]);
+    assert!(host.says(&["domblkinfo", "plug", "sda"]).contains(&format!("Capacity:       {}", 4 << 20)));
+    fine(&host, "plug");
+    host.says(&["change-media", "plug", "sda", "--eject", "--live"]);
+    assert!(!host.says(&["dumpxml", "plug"]).contains(&iso));
+    host.says(&["destroy", "plug"]);
+    host.rig.same_as(&before);
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_guest_outlives_its_supervisor_and_its_end_is_told() {
+    if !is_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let image = host.rig.raw("more.raw", 8);
+    let disk = host.rig.raw("disk.raw", 48);
+    let devices = format!(
+        "{PORTS}<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>\
+         <target dev='vda' bus='virtio'/></disk>"
+    );
+    host.says(&["define", &linux(&host, "crash", &devices)]);
+    host.says(&["start", "crash"]);
+    host.rig.heard("crash", "guest: ready");
+
+    // Another supervisor takes over: console, events and devices go on.
+    let before = host.rig.status("crash").unwrap();
+    kill(before.supervisor_pid);
+    eventually("another supervisor", || {
+        let pid = host.rig.status("crash").unwrap().supervisor_pid;
+        pid > 0 && pid != before.supervisor_pid
+    });
+    eventually("it answers", || host.virsh(&["dommemstat", "crash"]).code == Some(0));
+    types(&host, "crash", "echo still he''re");
+    host.rig.heard("crash", "still here");
+    host.says(&["attach-disk", "crash", &image, "vdb", "--live"]);
+    fine(&host, "crash");
+
+    // The daemon too: it knows the disk that was plugged in.
+    host.kill_daemon();
+    host.start_daemon();
+    assert!(host.says(&["domblklist", "crash"]).contains(&image));
+    let listener = Listener::new(&host);
+    kill(host.rig.status("crash").unwrap().qemu_pid);
+    listener.hears("event 'lifecycle' for domain 'crash': Stopped Failed");
+    assert_eq!(host.says(&["domstate", "crash", "--reason"]), "shut off (crashed)");
+    assert!(!host.says(&["dumpxml", "crash"]).contains(&image), "what was plugged in was for that run only");
+    host.says(&["start", "crash"]);
+    host.says(&["destroy", "crash"]);
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::DriverError;
 use crate::base::DomainUuid;
 use crate::privsep::op::LaunchPlan;
+use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
 use crate::privsep::storage::{StorageOp, Stored};
 use crate::privsep::supervisor::Ended;
@@ -83,6 +84,23 @@ impl Labeller {
         }
     }
 
+    /// Plugs a device into a running domain.
+    pub fn plug(&mut self, uuid: DomainUuid, plug: Plug) -> Result<(), DriverError> {
+        match self.call(&Request::Plug { uuid, plug: Box::new(plug) })? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("plug", &other)),
+        }
+    }
+
+    /// Takes a device or its medium out; `false` where the guest was asked and has not let go yet.
+    pub fn unplug(&mut self, uuid: DomainUuid, which: Gone, force: bool) -> Result<bool, DriverError> {
+        match self.call(&Request::Unplug { uuid, which, force })? {
+            Reply::Done => Ok(true),
+            Reply::Pending => Ok(false),
+            other => Err(unexpected("unplug", &other)),
+        }
+    }
+
     /// One image header, read in a confined process.
     pub fn probe(&mut self, path: &str) -> Result<Probed, DriverError> {
         match self.call(&Request::Probe { path: path.into() })? {
@@ -127,6 +145,8 @@ impl Labeller {
 fn unexpected(request: &str, reply: &Reply) -> DriverError {
     let name = match reply {
         Reply::Described(_) => "described",
+        Reply::Done => "done",
+        Reply::Pending => "pending",
         Reply::Ended(_) => "ended",
         Reply::NoDomain => "no domain",
         Reply::Probed(_) => "probed",

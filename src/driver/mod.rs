@@ -5,6 +5,7 @@
 mod client;
 mod control;
 mod ondemand;
+mod plug;
 mod prober;
 mod start;
 
@@ -12,6 +13,7 @@ pub use crate::plan::disk_aliases;
 pub use client::Labeller;
 pub use control::Control;
 pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};
+pub use plug::{Plugging, plan_plug};
 pub use prober::{LabellerProber, OwnProber};
 pub use start::{Launch, Prepared, draw, prepare, prepare_unread, start};
 

@@ -234,7 +234,8 @@ fn device_path(device: DeviceNode) -> &'static str {
 fn images(described: &Described) -> BTreeMap<(u64, u64), bool> {
     let variables = described.nvrams.iter().map(|file| ((file.device, file.inode), true));
     let mut images: BTreeMap<_, _> = variables.collect();
-    for op in &described.plan.ops {
+    let plugged = described.plugs.iter().flat_map(|plug| &plug.ops);
+    for op in described.plan.ops.iter().chain(plugged) {
         if let Op::OpenImage(image) = op {
             let identity = (image.identity.device, image.identity.inode);
             // One file may serve two read-only disks.

@@ -15,6 +15,7 @@ use crate::privsep::op::{
     CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole, VNET,
 };
 use crate::privsep::order;
+use crate::privsep::plug::Plug;
 use crate::settings::{Network, Settings};
 use crate::sys::path::is_plain;
 
@@ -106,6 +107,42 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
     }
     for (at, op) in plan.ops.iter().enumerate() {
         admission.op(op).map_err(|refusal| NotAdmitted { op: Some(at), refusal })?;
+    }
+    Ok(())
+}
+
+/// Checks a device that is to be plugged into a domain that runs by this plan.
+pub(super) fn plug(
+    plug: &Plug,
+    plan: &LaunchPlan,
+    settings: &Settings,
+    selinux: bool,
+) -> Result<(), Refusal> {
+    let refuse = |rule: &str| policy("plug in", plug.alias.clone(), rule, "plan again");
+    crate::privsep::plug::check(plug).map_err(|error| refuse(&error.to_string()))?;
+    let pair = plan.ops.iter().find_map(|op| match op {
+        Op::LeaseCategories { pair } => Some(*pair),
+        _ => None,
+    });
+    let mut admission = Admission {
+        settings,
+        selinux,
+        pair,
+        shares: Vec::new(),
+        images: Vec::new(),
+        readables: Vec::new(),
+        nvrams: Vec::new(),
+        states: Vec::new(),
+        labelled: HashSet::new(),
+    };
+    for op in &plug.ops {
+        if let Op::OpenImage(image) = op
+            && image.sharing == Sharing::Writers
+            && selinux
+        {
+            return Err(refuse("a running domain's categories cannot take a shared image in"));
+        }
+        admission.op(op)?;
     }
     Ok(())
 }

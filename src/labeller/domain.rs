@@ -19,11 +19,13 @@ use super::apply::NewLog;
 use super::connection::ConnectionId;
 use super::journal::{Journal, Undo};
 use super::launcher::Slots;
+use super::plug::Plugged;
 use super::spawn::Launching;
 use super::store::Name;
 use crate::base::{Layer, Refusal};
 use crate::privsep::apparmor::DEGRADED;
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op, Spawn};
+use crate::privsep::plug::Gone;
 use crate::privsep::request::{Described, DomainStatus, Refused, Reply, Started};
 use crate::privsep::supervisor::{Ended, Order};
 use crate::sys::packet;
@@ -100,6 +102,12 @@ pub(super) struct Domain {
     pub(super) exit: Option<Exit>,
     /// When supervisors were replaced.
     pub(super) replaced: Vec<Instant>,
+    /// What was plugged in.
+    pub(super) plugs: Vec<Plugged>,
+    /// What of the plan was taken out.
+    pub(super) gone: Vec<Gone>,
+    /// When what could not be taken out is tried again.
+    pub(super) plug_again: Option<Instant>,
 }
 
 impl Domain {
@@ -136,6 +144,8 @@ impl Domain {
             nvrams: self.nvrams.clone(),
             degraded: self.started.degraded.clone(),
             cgroup: self.cgroup.clone(),
+            plugs: self.plugs.iter().filter(|plugged| plugged.certain).map(|it| it.plug.clone()).collect(),
+            gone: self.gone.clone(),
         }))
     }
 

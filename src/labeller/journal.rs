@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::lease::ObjectId;
 use crate::base::DomainUuid;
 use crate::privsep::op::{Access, LaunchPlan, Sharing};
+use crate::privsep::plug::Plug;
 use crate::privsep::request::Started;
 use crate::sys::pidfd::ProcessId;
 
@@ -56,6 +57,25 @@ pub(super) enum Entry {
         access: Access,
         /// Who else may.
         sharing: Sharing,
+    },
+    /// A device is about to be plugged in; intents and holds from here on are its own.
+    PlugBegin {
+        /// What.
+        plug: Box<Plug>,
+    },
+    /// It is there.
+    PlugDone {
+        /// Its alias.
+        alias: String,
+        /// Whether it is a medium.
+        medium: bool,
+    },
+    /// A device was taken out, or was not plugged in after all; what it held was given back.
+    Unplugged {
+        /// Its alias.
+        alias: String,
+        /// Whether it is a medium.
+        medium: bool,
     },
     /// A process runs for the domain.
     Process {

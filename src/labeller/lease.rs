@@ -209,6 +209,30 @@ impl Leases {
         free
     }
 
+    /// The objects that a domain holds besides these; one that it holds twice is there twice.
+    pub(super) fn since(&self, domain: DomainUuid, before: &[ObjectId]) -> Vec<ObjectId> {
+        let all =
+            self.objects.iter().flat_map(|(id, held)| held.iter().map(move |(holder, _)| (*id, *holder)));
+        let mut held: Vec<ObjectId> = all.filter(|(_, holder)| *holder == domain).map(|(id, _)| id).collect();
+        for id in before {
+            if let Some(at) = held.iter().position(|other| other == id) {
+                held.swap_remove(at);
+            }
+        }
+        held
+    }
+
+    /// Gives one object back.
+    pub(super) fn release_object(&mut self, domain: DomainUuid, id: ObjectId) {
+        let Some(held) = self.objects.get_mut(&id) else { return };
+        if let Some(at) = held.iter().position(|(holder, _)| *holder == domain) {
+            held.swap_remove(at);
+        }
+        if held.is_empty() {
+            self.objects.remove(&id);
+        }
+    }
+
     /// Gives back everything that a domain holds.
     pub(super) fn release(&mut self, domain: DomainUuid) {
         self.names.remove(&domain);

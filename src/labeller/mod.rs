@@ -25,6 +25,7 @@ mod memory;
 mod own;
 mod passt;
 mod places;
+mod plug;
 mod probe;
 mod profile;
 mod real;

@@ -7,11 +7,13 @@ use super::domain::{Domain, Phase};
 use super::journal::{self, ASIDE, Entry, Journal, Left, ProcessRole, Undo};
 use super::launcher::Slots;
 use super::lease::{Hold, Leases, ObjectId};
+use super::plug::{Plugged, split_own};
 use super::server::Server;
 use super::start::identity;
 use super::{passt, undo};
 use crate::base::{DomainUuid, Refusal};
 use crate::privsep::op::{LaunchPlan, Op};
+use crate::privsep::plug::Gone;
 use crate::privsep::request::Started;
 use crate::privsep::supervisor::STDERR_FD;
 use crate::sys::pidfd::{self, ProcessId};
@@ -32,6 +34,8 @@ struct Story {
     supervisor: Option<ProcessId>,
     helpers: Vec<(String, ProcessId)>,
     running: Option<(Started, Option<String>)>,
+    plugs: Vec<Plugged>,
+    gone: Vec<Gone>,
 }
 
 impl Story {
@@ -48,11 +52,30 @@ impl Story {
             supervisor: None,
             helpers: Vec::new(),
             running: None,
+            plugs: Vec::new(),
+            gone: Vec::new(),
         };
+        let mut held_by_plugs = Vec::new();
         for entry in left.entries {
             match entry {
                 Entry::Begin { .. } => {}
                 Entry::Bound { path, id } => story.bound.push((path, id)),
+                Entry::PlugBegin { plug } => {
+                    let (undos, held) = (Vec::new(), Vec::new());
+                    story.plugs.push(Plugged { plug: *plug, undos, held, certain: false });
+                }
+                Entry::PlugDone { alias, medium } => {
+                    let which = Gone { alias, medium };
+                    story.plugs.iter_mut().filter(|it| it.gone() == which).for_each(|it| it.certain = true);
+                }
+                Entry::Unplugged { alias, medium } => story.unplugged(Gone { alias, medium }),
+                Entry::Held { path, id, access, sharing } if story.plugging().is_some() => {
+                    held_by_plugs.push((id, Hold { access, sharing }, path));
+                    story.plugging().into_iter().for_each(|plugged| plugged.held.push(id));
+                }
+                Entry::Intent(undo) if story.plugging().is_some() => {
+                    story.plugging().into_iter().for_each(|plugged| plugged.undos.push(undo.clone()));
+                }
                 Entry::Held { path, id, access, sharing } => {
                     story.held.push((id, Hold { access, sharing }, path));
                 }
@@ -63,7 +86,32 @@ impl Story {
                 Entry::Running { started, cgroup } => story.running = Some((started, cgroup)),
             }
         }
+        // Of what plugs held only what is there still.
+        for plugged in &story.plugs {
+            for id in &plugged.held {
+                story.held.extend(held_by_plugs.iter().find(|(held, ..)| held == id).cloned());
+            }
+        }
         Some(story)
+    }
+
+    /// The device whose entries are being read.
+    fn plugging(&mut self) -> Option<&mut Plugged> {
+        self.plugs.last_mut().filter(|plugged| !plugged.certain)
+    }
+
+    fn unplugged(&mut self, which: Gone) {
+        if let Some(at) = self.plugs.iter().position(|plugged| plugged.gone() == which) {
+            self.plugs.remove(at);
+            return;
+        }
+        let (_, files) = split_own(&self.plan, &which, &self.gone, &mut self.undos);
+        for id in files {
+            if let Some(at) = self.held.iter().position(|(held, ..)| *held == id) {
+                self.held.remove(at);
+            }
+        }
+        self.gone.push(which);
     }
 
     fn uids(&self) -> impl Iterator<Item = u32> {
@@ -179,6 +227,9 @@ impl Server {
             ended: None,
             exit: None,
             replaced: Vec::new(),
+            plugs: story.plugs,
+            gone: story.gone,
+            plug_again: None,
         };
         copy_from_supervisor(&mut domain);
         copy_from_passt(&mut domain);
@@ -209,7 +260,7 @@ impl Server {
         for (id, hold, path) in &story.held {
             self.leases.object(uuid, *id, *hold, path)?;
         }
-        for undo in &story.undos {
+        for undo in story.undos.iter().chain(story.plugs.iter().flat_map(|plugged| &plugged.undos)) {
             if let Undo::Label { path, id, before, after, .. } = undo {
                 self.leases.label(uuid, *id, before.clone(), after, path)?;
             }
@@ -244,11 +295,11 @@ impl Server {
         }
         // What was set aside may be another start's by now, of the same domain even.
         let free = story.boot == self.boot && !self.domains.contains_key(&uuid);
+        let plugged = story.plugs.iter().flat_map(|plugged| &plugged.undos);
+        let all = story.undos.iter().chain(plugged);
         let undos: Vec<Undo> = match aside {
-            false => story.undos.clone(),
-            true => {
-                story.undos.iter().filter_map(|undo| late(undo, &self.leases, &story.bound, free)).collect()
-            }
+            false => all.cloned().collect(),
+            true => all.filter_map(|undo| late(undo, &self.leases, &story.bound, free)).collect(),
         };
         let ran = story.running.is_some();
         let failed = undo::all(uuid, &undos, ran, &mut self.leases, &mut *self.launcher);

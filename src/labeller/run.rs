@@ -78,6 +78,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         leases: Leases::default(),
         domains: BTreeMap::new(),
         probes: Vec::new(),
+        talks: Vec::new(),
         spare_probe: None,
         connections: BTreeMap::new(),
         past: VecDeque::new(),

@@ -45,6 +45,8 @@ impl Server {
                 }
                 None
             }
+            Request::Plug { uuid, plug } => self.plug(client, uuid, *plug),
+            Request::Unplug { uuid, which, force } => self.unplug(Some(client), uuid, which, force),
             Request::Probe { path } => self.probe(client, &path),
             Request::Start { plan } => self.start(client, *plan),
             Request::Storage { op } => Some(self.storage(&op).map_or_else(refused, Reply::Stored)),
@@ -198,6 +200,10 @@ impl Server {
         domain.channels.clear();
         if let Some(store) = self.store.as_ref().filter(|_| domain.ran) {
             store.forget(uuid);
+        }
+        self.end_talks(uuid);
+        for plugged in std::mem::take(&mut domain.plugs) {
+            domain.undos.extend(plugged.undos);
         }
         let failed = undo::all(uuid, &domain.undos, domain.ran, &mut self.leases, &mut *self.launcher);
         self.leases.release(uuid);

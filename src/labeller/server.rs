@@ -15,6 +15,7 @@ use super::connection::{Connection, ConnectionId, Turn};
 use super::domain::{Domain, Phase};
 use super::launcher::Launcher;
 use super::lease::Leases;
+use super::plug::Talk;
 use super::probe::{PROBES_MAX, Probe, Spare};
 use super::spawn::Launching;
 use super::store::Store;
@@ -60,6 +61,8 @@ pub(super) struct Server {
     pub(super) probes: Vec<Probe>,
     /// The image probe that waits for the next question.
     pub(super) spare_probe: Option<Spare>,
+    /// Conversations about devices that are plugged.
+    pub(super) talks: Vec<Talk>,
     /// Clients.
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     /// How the last domains have ended, the latest at the back.
@@ -85,6 +88,8 @@ enum Token {
     Link(DomainUuid),
     Listener,
     Probe(usize),
+    /// A supervisor that was asked about a device.
+    Plug,
     /// What a domain's new processes say.
     Launch(DomainUuid),
     /// One of a domain's processes.
@@ -107,7 +112,7 @@ impl Server {
                     Token::Link(uuid) => self.link(uuid),
                     Token::Launch(uuid) => self.launching(uuid),
                     Token::Process(uuid) => self.processes(uuid),
-                    Token::Probe(_) => {}
+                    Token::Probe(_) | Token::Plug => {}
                 }
             }
             self.advance();
@@ -147,6 +152,9 @@ impl Server {
         for (at, probe) in self.probes.iter().enumerate() {
             add(Token::Probe(at), probe.fd(), PollFlags::POLLIN);
         }
+        for talk in &self.talks {
+            add(Token::Plug, talk.fd(), PollFlags::POLLIN);
+        }
         match poll(&mut fds, self.timeout()) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -163,7 +171,8 @@ impl Server {
         let clients = self.connections.values().filter_map(Connection::deadline);
         let probes = self.probes.iter().map(|probe| probe.deadline);
         let idle = self.idle.map(|since| since + LINGER);
-        let Some(next) = domains.chain(clients).chain(probes).chain(idle).min() else {
+        let Some(next) = domains.chain(clients).chain(probes).chain(idle).chain(self.plug_deadline()).min()
+        else {
             return PollTimeout::NONE;
         };
         // Rounded up, so that the deadline has passed when the wait ends.
@@ -352,6 +361,7 @@ impl Server {
         let now = Instant::now();
         self.advance_probes(now);
         self.advance_launches(now);
+        self.advance_plugs(now);
         for domain in self.domains.values_mut() {
             domain.settle(now);
             if matches!(domain.phase, Phase::Ending(_)) {

@@ -99,6 +99,9 @@ impl Server {
             ended: None,
             exit: None,
             replaced: Vec::new(),
+            plugs: Vec::new(),
+            gone: Vec::new(),
+            plug_again: None,
         };
         domain.launching = out.launching;
         if let Err((op, refusal)) = applied {

@@ -2,7 +2,7 @@
 
 use super::{Definition, Label, ManagerError};
 use crate::conf::facts::HostFacts;
-use crate::driver::Control;
+use crate::driver::{Control, Labeller};
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::settings::Settings;
 
@@ -51,6 +51,9 @@ pub trait Core: Send + Sync {
 
     /// Whoever looks after a running domain, for what only a device model can do.
     fn control(&self, control: &str) -> Result<Control, ManagerError>;
+
+    /// Who opens and labels what is plugged into a running domain.
+    fn labeller(&self, settings: &Settings) -> Result<Labeller, ManagerError>;
 
     /// Whether a start and an end are told in several steps, as a device model goes through them.
     fn tells_between(&self) -> bool;

@@ -203,7 +203,7 @@ impl Definition {
     }
 }
 
-fn refused(error: DefinitionError) -> ManagerError {
+pub(super) fn refused(error: DefinitionError) -> ManagerError {
     match error.kind {
         DefinitionErrorKind::Xml(_) => ManagerError::Malformed(error.to_string()),
         _ => ManagerError::Definition(Box::new(Refusal::from(error))),

@@ -10,6 +10,18 @@ pub enum ManagerError {
     /// The labeller cannot be asked; nothing was.
     #[error("{}", .0.refusal())]
     Away(DriverError),
+    /// The guest's agent does not answer.
+    #[error("{0}")]
+    AgentSilent(String),
+    /// The domain has no channel for an agent.
+    #[error("{0}")]
+    NoAgent(String),
+    /// It did not work out.
+    #[error("{0}")]
+    Failed(String),
+    /// There is no such device.
+    #[error("{0}")]
+    NoDevice(String),
     /// Something else than a definition that the caller said is wrong.
     #[error("{0}")]
     Argument(String),

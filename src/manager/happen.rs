@@ -17,6 +17,11 @@ const AGENT_CHANNEL: i32 = 2;
 impl Manager {
     /// Something happened to the domain that runs under this number.
     pub fn happened(&self, uuid: DomainUuid, id: i32, happening: Happening) {
+        if let Happening::Port { alias, .. } = &happening
+            && self.agent_alias(uuid).ok().as_ref() != Some(alias)
+        {
+            return;
+        }
         let domain = {
             let mut table = self.table();
             let Some(live) = table.get(uuid).and_then(|domain| domain.live.as_mut()) else { return };
@@ -27,6 +32,9 @@ impl Manager {
             let Some(domain) = noted.then(|| table.by_uuid(uuid)).flatten() else { return };
             domain
         };
+        if let Happening::DeviceDeleted { alias } = &happening {
+            return self.released(uuid, alias);
+        }
         for what in told(&domain, happening) {
             self.tell_what(&domain, what);
         }
@@ -37,7 +45,7 @@ impl Manager {
 fn note(live: &mut Arc<Live>, happening: &Happening) -> bool {
     let paused = |live: &mut Arc<Live>, reason| Arc::make_mut(live).state = State::Paused(reason);
     match happening {
-        Happening::Agent { connected } => {
+        Happening::Port { connected, .. } => {
             let before = std::mem::replace(&mut Arc::make_mut(live).runtime.agent, *connected);
             return before != *connected;
         }
@@ -54,7 +62,7 @@ fn note(live: &mut Arc<Live>, happening: &Happening) -> bool {
 fn told(domain: &Domain, happening: Happening) -> Vec<What> {
     let mut all = Vec::with_capacity(2);
     match happening {
-        Happening::Agent { connected } => all.push(What::Agent { connected, reason: AGENT_CHANNEL }),
+        Happening::Port { connected, .. } => all.push(What::Agent { connected, reason: AGENT_CHANNEL }),
         Happening::Balloon { actual } => all.push(What::Balloon(actual)),
         Happening::DeviceDeleted { .. } | Happening::Resumed | Happening::Stopped => {}
         Happening::DeviceKept { alias } => all.push(What::DeviceKept(alias)),

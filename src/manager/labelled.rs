@@ -48,6 +48,10 @@ impl Core for Labelled {
         Ok(Control::connect(control)?)
     }
 
+    fn labeller(&self, settings: &Settings) -> Result<Labeller, ManagerError> {
+        Ok(Labeller::connect(settings)?)
+    }
+
     fn tells_between(&self) -> bool {
         true
     }

@@ -239,19 +239,20 @@ impl Manager {
                 tracing::warn!(%error, domain = %definition.name, "its ports are forgotten when svirtd ends");
             }
         }
+        let running = running(id, &begun.labels, &begun.consoles, begun.ports.clone());
         Ok(Live {
             id,
             definition: Some(definition.clone()),
             state: if paused { State::Paused(PAUSED_USER) } else { State::Running(BOOTED) },
             control: begun.control,
-            text: definition.running(&running(id, &begun.labels, &begun.consoles, begun.ports.clone())),
+            text: definition.running(&running),
             ports: begun.ports,
             labels: begun.labels,
             cgroup: begun.cgroup,
             consoles: begun.consoles,
             autodestroy: None,
             ending: false,
-            runtime: Runtime::default(),
+            runtime: Runtime { running, ..Runtime::default() },
         })
     }
 

@@ -81,6 +81,18 @@ impl Manager {
         Ok(self.core.control(&live.control)?.ask(ask)?)
     }
 
+    /// Asks QEMU what a person wrote; the domain is marked for it.
+    pub fn ask_by_hand(&self, uuid: DomainUuid, ask: Ask) -> Result<Value, ManagerError> {
+        let answer = self.ask(uuid, ask)?;
+        if let Some(live) = self.table().get(uuid).and_then(|domain| domain.live.as_mut())
+            && !live.runtime.tainted
+        {
+            tracing::warn!(%uuid, "is tainted: custom monitor control commands issued");
+            Arc::make_mut(live).runtime.tainted = true;
+        }
+        Ok(answer)
+    }
+
     /// The disk that a client names by target or path.
     fn disk(&self, uuid: DomainUuid, name: &str) -> Result<DiskName, ManagerError> {
         let live = self.live(uuid)?;

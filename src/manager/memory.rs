@@ -5,7 +5,7 @@
 use super::{Begun, Core, Definition, Label, Manager, ManagerError, StartFlags, Wanted};
 use crate::base::DomainUuid;
 use crate::conf::definition::Strictness;
-use crate::driver::Control;
+use crate::driver::{Control, Labeller};
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::settings::Settings;
 
@@ -38,6 +38,10 @@ impl Core for Memory {
     }
 
     fn control(&self, _control: &str) -> Result<Control, ManagerError> {
+        Err(lacks())
+    }
+
+    fn labeller(&self, _settings: &Settings) -> Result<Labeller, ManagerError> {
         Err(lacks())
     }
 

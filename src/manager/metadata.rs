@@ -1,6 +1,6 @@
 //! Title, description and other programs' elements of a domain, and its name.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::event::What;
 use super::lifecycle::running;
@@ -54,6 +54,14 @@ impl Metadata<'_> {
     }
 }
 
+/// What a running domain's definitions become.
+struct Edited {
+    id: i32,
+    definition: Arc<Definition>,
+    /// What it was started with, where that is another.
+    started: Option<Arc<Definition>>,
+}
+
 impl Manager {
     /// The whole definition of what runs, or of what is kept.
     pub fn tree(&self, domain: &Domain, kept: bool) -> Result<Tree, ManagerError> {
@@ -83,13 +91,16 @@ impl Manager {
             let text = "svirt's own facts are followed at a start; use --config alone";
             return Err(ManagerError::state(text));
         }
+        // Nothing is plugged in meanwhile.
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         // What cannot be done to the one is not done to the other either.
         let edited = if live { Some(self.edited_live(uuid, what, key, text)?) } else { None };
         if config {
             self.edit(uuid, |tree| what.write(tree, key, text))?;
         }
-        if let Some((id, definition)) = edited {
-            self.put_live(uuid, id, definition)?;
+        if let Some(edited) = edited {
+            self.put_live(uuid, edited)?;
         }
         if let Ok(domain) = self.by_uuid(uuid) {
             self.tell_what(&domain, what.event());
@@ -103,21 +114,28 @@ impl Manager {
         what: Metadata<'_>,
         key: &str,
         text: Option<&str>,
-    ) -> Result<(i32, Definition), ManagerError> {
+    ) -> Result<Edited, ManagerError> {
         let live = self.live(uuid)?;
         let Some(definition) = &live.definition else {
             return Err(ManagerError::state("it was started without svirtd, which has no definition of it"));
         };
-        Ok((live.id, definition.edited(|tree| what.write(tree, key, text))?))
+        let edit = |definition: &Arc<Definition>| {
+            Ok::<_, ManagerError>(Arc::new(definition.edited(|tree| what.write(tree, key, text))?))
+        };
+        let started = live.runtime.started.as_ref().map(edit).transpose()?;
+        Ok(Edited { id: live.id, definition: edit(definition)?, started })
     }
 
     /// Notes what this very start of a domain runs with; returns once a later daemon would find it.
-    fn put_live(&self, uuid: DomainUuid, id: i32, definition: Definition) -> Result<(), ManagerError> {
+    fn put_live(&self, uuid: DomainUuid, edited: Edited) -> Result<(), ManagerError> {
+        let Edited { id, definition, started } = edited;
         let live = self.live(uuid)?;
         if live.id != id {
             return Err(ManagerError::state("domain is not running"));
         }
-        let (xml, ports) = (definition.text().to_owned(), live.ports.clone());
+        // What was plugged in since, the labeller tells a later daemon.
+        let xml = started.as_ref().unwrap_or(&definition).text().to_owned();
+        let ports = live.ports.clone();
         self.commit(vec![Change::Start(store::Live { uuid, id, xml, ports: ports.clone() })])?;
         let text = definition.running(&running(id, &live.labels, &live.consoles, ports));
         let mut table = self.table();
@@ -125,7 +143,8 @@ impl Manager {
         match now {
             Some(live) => {
                 let live = Arc::make_mut(live);
-                live.definition = Some(definition.into());
+                live.definition = Some(definition);
+                live.runtime.started = started;
                 live.text = text;
                 Ok(())
             }
@@ -140,7 +159,7 @@ impl Manager {
     /// Gives a persistent domain that does not run another name.
     pub fn rename(&self, uuid: DomainUuid, name: &DomainName) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         let _reserved = self.reserve(uuid, name);
         let before = self.by_uuid(uuid)?;
         let Some(kept) = &before.definition else {

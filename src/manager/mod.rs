@@ -6,6 +6,7 @@
 //! of sockets, or of who may do what.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod core;
 mod definition;
 mod edit;
@@ -17,6 +18,7 @@ mod lifecycle;
 mod live;
 mod memory;
 mod metadata;
+mod plug;
 mod recover;
 mod runtime;
 mod table;
@@ -37,6 +39,7 @@ pub use lifecycle::StartFlags;
 pub use live::{BlockInfo, BlockStats, DiskName};
 pub use memory::Memory;
 pub use metadata::Metadata;
+pub use plug::{Impact, target as disk_target};
 pub use runtime::Runtime;
 pub use table::{Domain, Kept, Label, Live, State};
 

@@ -1,7 +1,7 @@
 //! Finding again what is defined and what runs, when the daemon starts and while others start domains too.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::labelled::labels;
 use super::lifecycle::running;
@@ -164,6 +164,8 @@ impl Manager {
         };
         let row = self.left().get(&uuid).cloned();
         let definition = row.as_ref().and_then(|row| Definition::kept(&row.xml).ok());
+        let started = definition.clone().map(Arc::new);
+        let definition = definition.map(|definition| definition.with_plugged(&described));
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
         let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
         let mut table = self.table();
@@ -195,7 +197,7 @@ impl Manager {
             autodestroy: None,
             ending: false,
             ports,
-            runtime: Runtime::default(),
+            runtime: Runtime { running, started, ..Runtime::default() },
         };
         table.set_live(uuid, live);
         drop(table);

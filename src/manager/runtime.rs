@@ -1,10 +1,21 @@
 //! What of a running domain changes while it runs.
 
-/// What changed since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+use std::sync::Arc;
+
+use super::Definition;
+use crate::conf::definition::Running;
+
+/// What changed since the start, and what its text is made from when it does.
+#[derive(Clone, Debug, Default)]
 pub struct Runtime {
     /// How much memory the guest has, in bytes, where that was ever changed.
     pub balloon: Option<u64>,
     /// Whether the guest's agent is there.
     pub agent: bool,
+    /// Whether a person has asked its monitor something by hand.
+    pub tainted: bool,
+    /// What it was started with, where that has changed since.
+    pub(super) started: Option<Arc<Definition>>,
+    /// What was made for it when it started.
+    pub(super) running: Running,
 }

@@ -13,6 +13,7 @@ pub mod labels;
 mod network;
 #[cfg(test)]
 mod order_tests;
+pub mod plug;
 mod ports;
 #[cfg(test)]
 mod props;

@@ -33,6 +33,13 @@ pub enum Ask {
     },
     /// A non-maskable interrupt (`inject-nmi`).
     InjectNmi,
+    /// A command that a person wrote, from the closed list of those that only look ([`may_be_asked`]).
+    Monitor {
+        /// Its name.
+        execute: String,
+        /// Its arguments; an object, or null.
+        arguments: serde_json::Value,
+    },
     /// How a save goes (`query-migrate`).
     Migration,
     /// Powers the guest off by its own choice, and starts it again instead of ending it.
@@ -58,6 +65,7 @@ impl Ask {
             }
             Self::Balloon { bytes } => *bytes > 0 && i64::try_from(*bytes).is_ok(),
             Self::GuestMemoryPeriod { seconds } => i32::try_from(*seconds).is_ok(),
+            Self::Monitor { execute, arguments } => may_be_asked(execute, arguments),
             _ => true,
         }
     }
@@ -72,11 +80,34 @@ impl Ask {
             Self::Reset => "reset",
             Self::SendKey { .. } => "send keys to",
             Self::GuestMemoryPeriod { .. } => "set the reports of",
+            Self::Monitor { .. } => "ask",
             Self::BalloonSize | Self::Blocks | Self::BlockStats | Self::GuestMemory | Self::Migration => {
                 "measure"
             }
         }
     }
+}
+
+/// Whether a person's own command is one that only looks.
+///
+/// Nothing that plugs, opens, executes, migrates, changes an action or writes memory is among them: QEMU would do it, but
+/// labels, leases and the gate know nothing of it.
+#[must_use]
+pub fn may_be_asked(execute: &str, arguments: &serde_json::Value) -> bool {
+    /// Commands besides `query-*`.
+    const LOOKS: &[&str] =
+        &["device-list-properties", "qom-get", "qom-list", "qom-list-properties", "qom-list-types"];
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let query = execute.strip_prefix("query-").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(word));
+    // The one form of HMP: `info` writes nothing.
+    let line = arguments.get("command-line").and_then(serde_json::Value::as_str);
+    let info = execute == "human-monitor-command"
+        && arguments.as_object().is_some_and(|arguments| arguments.len() == 1)
+        && line.is_some_and(|line| {
+            line.strip_prefix("info ").is_some_and(|rest| rest.bytes().all(|b| word(b) || b == b' '))
+        });
+    let plain = arguments.is_null() || arguments.is_object();
+    plain && (query || info || LOOKS.contains(&execute))
 }
 
 /// Something that QEMU or the guest did, for whoever listens to the supervisor: one JSON line each.
@@ -85,9 +116,11 @@ impl Ask {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "happened", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Happening {
-    /// The guest's agent opened or closed its channel.
-    Agent {
-        /// Whether it is there.
+    /// A program in the guest opened or closed a channel.
+    Port {
+        /// The channel's alias.
+        alias: String,
+        /// Whether it is open.
         connected: bool,
     },
     /// The guest has this much memory now.
@@ -164,6 +197,29 @@ mod tests {
                 .is_err()
         );
         assert!(serde_json::from_str::<Verb>(r#"{"verb":"ask","ask":"human-monitor-command"}"#).is_err());
+    }
+
+    #[test]
+    fn a_person_may_only_look() {
+        use serde_json::{Value, json};
+        assert!(may_be_asked("query-status", &Value::Null));
+        assert!(may_be_asked("qom-get", &json!({"path": "/machine", "property": "type"})));
+        assert!(may_be_asked("human-monitor-command", &json!({"command-line": "info status"})));
+        for (execute, arguments) in [
+            ("cont", Value::Null),
+            ("qom-set", json!({})),
+            ("getfd", json!({"fdname": "x"})),
+            ("migrate", json!({"uri": "exec:id"})),
+            ("blockdev-add", json!({})),
+            ("query-", Value::Null),
+            ("query-status\n", Value::Null),
+            ("query-status", json!([1])),
+            ("human-monitor-command", json!({"command-line": "info status; quit"})),
+            ("human-monitor-command", json!({"command-line": "savevm x"})),
+            ("human-monitor-command", json!({"command-line": "info status", "cpu-index": 1})),
+        ] {
+            assert!(!may_be_asked(execute, &arguments), "{execute} {arguments}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod ask;
 pub mod confinement;
 pub mod op;
 pub mod order;
+pub mod plug;
 pub mod request;
 pub mod storage;
 pub mod supervisor;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
+use super::plug::{Gone, Plug};
 use super::storage::{StorageOp, Stored};
 use super::supervisor::Ended;
 use crate::base::{CategoryPair, DomainRef, DomainUuid, Refusal};
@@ -21,6 +22,13 @@ pub enum Request {
         /// Which.
         uuid: DomainUuid,
     },
+    /// Plugs a device into a running domain.
+    Plug {
+        /// Which.
+        uuid: DomainUuid,
+        /// What.
+        plug: Box<Plug>,
+    },
     /// Reads one image header in a confined process of its own.
     Probe {
         /// Absolute path; it must lie in a configured place.
@@ -38,6 +46,15 @@ pub enum Request {
     },
     /// Tells what is leased and which domains there are.
     Survey,
+    /// Takes a device, or its medium, out of a running domain.
+    Unplug {
+        /// Which domain.
+        uuid: DomainUuid,
+        /// What of it.
+        which: Gone,
+        /// Whether a guest that holds a tray shut is not asked.
+        force: bool,
+    },
     /// Waits until a domain has ended.
     Wait {
         /// Which.
@@ -51,10 +68,14 @@ pub enum Request {
 pub enum Reply {
     /// To `Describe`.
     Described(Box<Described>),
+    /// To `Plug` and `Unplug`: it is there, or gone.
+    Done,
     /// To `Wait` and `Kill`.
     Ended(Ended),
     /// To `Describe`, `Kill` and `Wait`: no domain with this uuid is there, or not any longer.
     NoDomain,
+    /// To `Unplug`: the guest was asked, and has not let go yet.
+    Pending,
     /// To `Probe`.
     Probed(Probed),
     /// The request was refused or failed; nothing of it stays.
@@ -153,4 +174,10 @@ pub struct Described {
     pub degraded: Vec<String>,
     /// The cgroup that holds the domain, relative to the cgroup mount, where there is one.
     pub cgroup: Option<String>,
+    /// What was plugged in since, and is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugs: Vec<Plug>,
+    /// What of the plan was taken out since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Gone>,
 }

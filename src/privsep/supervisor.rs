@@ -199,12 +199,18 @@ pub enum Verb {
     Listen,
     /// Stops the virtual CPUs.
     Pause,
+    /// Root only: plugs a device in. The first descriptor that comes with it is a memory file with JSON
+    /// [`PlugSteps`](super::plug::PlugSteps), the others those of its sets.
+    Plug,
     /// Lets the virtual CPUs go on.
     Resume,
     /// Asks the guest to power off.
     Shutdown,
     /// Tells the state.
     Status,
+    /// Root only: takes a device out. With it comes a memory file with JSON
+    /// [`UnplugSteps`](super::plug::UnplugSteps).
+    Unplug,
 }
 
 /// Supervisor to client: one JSON line.
@@ -218,6 +224,8 @@ pub enum Answer {
     },
     /// Done.
     Done,
+    /// The guest was asked, and has not answered yet.
+    Pending,
     /// Not done.
     Refused(Refusal),
     /// What QEMU returned, as it said it.

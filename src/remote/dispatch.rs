@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Service, Session, connect, domain, empty, event, lifecycle, live, measure, metadata, network, stats,
-    storage,
+    Service, Session, connect, domain, empty, event, guest, lifecycle, live, measure, metadata, network,
+    plug, stats, storage,
 };
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
@@ -96,7 +96,7 @@ impl Service {
         }
         match program {
             Some(Program::Remote) => {}
-            Some(Program::Qemu) => return Err(qemu(session, header.procedure)),
+            Some(Program::Qemu) => return self.qemu(session, packet),
             Some(Program::Lxc) if header.procedure == 1 => {
                 return Err(Failure::unsupported("virDomainLxcOpenNamespace"));
             }
@@ -132,6 +132,25 @@ impl Service {
             Route::Console => console(&call, header).map(Outcome::Console),
             Route::Close => Ok(Outcome::Last(reply(&header, Ok(Vec::new())))),
         }
+    }
+
+    /// A call of the QEMU program. Its permissions are those of the call that stands for it.
+    fn qemu(self: &Arc<Self>, session: &Arc<Session>, packet: &mut Packet) -> Result<Outcome, Failure> {
+        let header = packet.header;
+        if session.opened().is_none() {
+            return Err(Failure::not_open());
+        }
+        let procedure = QemuProcedure::of(header.procedure).filter(|procedure| procedure.api() != "-");
+        let procedure = procedure.ok_or_else(|| Failure::unknown_procedure(header.procedure))?;
+        let (handler, stands_for) =
+            guest::qemu_handler(procedure).ok_or_else(|| Failure::unsupported(procedure.api()))?;
+        let call = Call::new(self, session, stands_for, &packet.payload);
+        call.read_only(0)?;
+        let (service, session) = (self.clone(), session.clone());
+        let payload = std::mem::take(&mut packet.payload);
+        Ok(Outcome::Later(Box::new(move || {
+            reply(&header, handler(&Call::new(&service, &session, stands_for, &payload)))
+        })))
     }
 
     /// The bytes of an error that comes after its call was taken.
@@ -198,7 +217,11 @@ fn route(procedure: Procedure) -> Option<Route> {
                         .or_else(|| stats::waiting(procedure))
                         .or_else(|| storage::slow(procedure))
                 };
-                lifecycle::handler(procedure).or_else(|| domain::slow_handler(procedure)).or_else(others)
+                lifecycle::handler(procedure)
+                    .or_else(|| domain::slow_handler(procedure))
+                    .or_else(|| plug::handler(procedure))
+                    .or_else(|| guest::handler(procedure))
+                    .or_else(others)
             };
             fast.map(Route::Fast).or_else(|| slow().map(Route::Slow))
         }
@@ -213,16 +236,6 @@ fn keepalive(header: &Header) -> Outcome {
     }
     let pong = Header::event(Program::Keepalive, PONG, 0);
     Packet::bytes(&pong, &()).map_or(Outcome::Nothing, Outcome::Reply)
-}
-
-fn qemu(session: &Session, number: i32) -> Failure {
-    if session.opened().is_none() {
-        return Failure::not_open();
-    }
-    match QemuProcedure::of(number) {
-        Some(procedure) if procedure.api() != "-" => Failure::unsupported(procedure.api()),
-        _ => Failure::unknown_procedure(number),
-    }
 }
 
 /// virDomainConsoleFlags

@@ -29,10 +29,13 @@ pub(super) enum Code {
     NoNwfilter = 62,
     NoSecret = 66,
     ConfigUnsupported = 67,
+    ArgumentUnsupported = 74,
     NoMetadata = 80,
+    AgentUnresponsive = 86,
     AccessDenied = 88,
     NoNwfilterBinding = 101,
     VolumeExists = 90,
+    DeviceMissing = 99,
 }
 
 /// Where in libvirt an error would come from.
@@ -141,8 +144,11 @@ impl Code {
             Self::NoNwfilterBinding => "Network filter binding not found",
             Self::NoSecret => "Secret not found",
             Self::ConfigUnsupported => "unsupported configuration",
+            Self::ArgumentUnsupported => "argument unsupported",
+            Self::AgentUnresponsive => "Guest agent is not responding",
             Self::NoMetadata => "metadata not found",
             Self::AccessDenied => "access denied",
+            Self::DeviceMissing => "device not found",
         }
     }
 }
@@ -171,6 +177,10 @@ impl std::convert::From<ManagerError> for Failure {
             ManagerError::Limit(_) | ManagerError::NameTaken { .. } | ManagerError::UuidTaken { .. } => {
                 Self::new(Code::OperationFailed, From::Qemu, text)
             }
+            ManagerError::AgentSilent(_) => Self::new(Code::AgentUnresponsive, From::Qemu, text),
+            ManagerError::NoAgent(_) => Self::new(Code::ArgumentUnsupported, From::Qemu, text),
+            ManagerError::Failed(_) => Self::new(Code::OperationFailed, From::Qemu, text),
+            ManagerError::NoDevice(_) => Self::new(Code::DeviceMissing, From::Domain, text),
             ManagerError::Argument(_) => Self::new(Code::InvalidArgument, From::Domain, text),
             ManagerError::Malformed(_) => Self::new(Code::Xml, From::Domain, text),
             ManagerError::State(_) => Self::new(Code::OperationInvalid, From::Qemu, text),

@@ -20,9 +20,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainResume => |call| on(call, |target| does(target, Manager::resume)),
         P::DomainSetAutostart => set_autostart,
         P::DomainShutdown => |call| on(call, |target| does(target, Manager::shutdown)),
-        P::DomainShutdownFlags => {
-            |call| on_flags(call, SHUTDOWN_ACPI, |target| does(target, Manager::shutdown))
-        }
         P::DomainSuspend => |call| on(call, |target| does(target, Manager::suspend)),
         P::DomainUndefine => |call| on(call, |target| does(target, Manager::undefine)),
         P::DomainUndefineFlags => |call| on_flags(call, UNDEFINE, |target| does(target, Manager::undefine)),
@@ -30,8 +27,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     })
 }
 
-/// virDomainShutdownFlagValues: by a power button; through an agent nobody could be asked.
-const SHUTDOWN_ACPI: u32 = 1;
 /// virDomainDestroyFlagsValues: no signal that can be refused is sent anyway.
 const DESTROY_GRACEFUL: u32 = 1;
 /// virDomainUndefineFlagsValues: managed save, snapshots, NVRAM kept or not, checkpoints. There is none of these.

@@ -16,7 +16,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainGetDiskErrors => disk_errors,
         P::DomainInjectNmi => |call| order(call, 0, Ask::InjectNmi),
         P::DomainMemoryStats => memory_stats,
-        P::DomainReboot => |call| order(call, REBOOT_ACPI, Ask::Reboot),
         P::DomainReset => |call| order(call, 0, Ask::Reset),
         P::DomainSendKey => send_key,
         P::DomainSetMaxMemory => set_max_memory,
@@ -29,8 +28,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     })
 }
 
-/// virDomainRebootFlagValues: by a power button.
-const REBOOT_ACPI: u32 = 1;
 /// virDomainModificationImpact
 pub(super) const AFFECT_LIVE: u32 = 1;
 pub(super) const AFFECT_CONFIG: u32 = 2;

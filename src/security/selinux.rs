@@ -73,6 +73,16 @@ fn device_model_present(label: &DeviceLabel, host: &HostFacts, line: u32) -> Res
     }
 }
 
+/// The contexts of a domain that runs under its own pair, for what is plugged into it.
+pub fn running(domain: &Domain, types: &Selinux, own: CategoryPair) -> Result<Labels, LabelError> {
+    let labels = labels(domain, &[], types, &Survey::default(), 0)?;
+    if labels.pairs.own == own {
+        return Ok(labels);
+    }
+    let pairs = Pairs { own, shares: Vec::new() };
+    Ok(Labels::new(types, pairs, &labels.guest.kind, labels.relabel))
+}
+
 /// The contexts of a domain on a host with SELinux. `resources` tells the images that it shares.
 pub fn labels(
     domain: &Domain,

@@ -17,8 +17,13 @@ impl Server {
     /// Sends what a client asks; the reply comes back with `purpose`.
     pub(super) fn ask(&mut self, client: u64, ask: &Ask, purpose: Purpose) {
         if !ask.is_bounded() {
-            let refusal =
-                Refusal::new(Layer::Policy, ask.word(), "the domain", "a number is out of its bounds", "");
+            let refusal = Refusal::new(
+                Layer::Policy,
+                ask.word(),
+                "the domain",
+                "it is out of its bounds, or more than looking",
+                "libvirt's own calls do the rest",
+            );
             return self.control.answer(client, &Answer::Refused(refusal), std::time::Instant::now());
         }
         if *ask == Ask::Reboot {
@@ -42,8 +47,8 @@ impl Server {
     }
 }
 
-fn command(ask: &Ask) -> (&'static str, Value) {
-    let bare = |execute| (execute, Value::Null);
+fn command(ask: &Ask) -> (&str, Value) {
+    let bare = |execute: &'static str| (execute, Value::Null);
     match ask {
         Ask::Balloon { bytes } => ("balloon", json!({ "value": bytes })),
         Ask::BalloonSize => bare("query-balloon"),
@@ -56,6 +61,7 @@ fn command(ask: &Ask) -> (&'static str, Value) {
         ),
         Ask::InjectNmi => bare("inject-nmi"),
         Ask::Migration => bare("query-migrate"),
+        Ask::Monitor { execute, arguments } => (execute, arguments.clone()),
         Ask::Reboot => bare("system_powerdown"),
         Ask::Reset => bare("system_reset"),
         Ask::SendKey { keys, hold } => {
@@ -67,7 +73,15 @@ fn command(ask: &Ask) -> (&'static str, Value) {
 
 /// Whether what QEMU returns is passed on.
 pub(super) fn returns(ask: &Ask) -> bool {
-    matches!(ask, Ask::BalloonSize | Ask::Blocks | Ask::BlockStats | Ask::GuestMemory | Ask::Migration)
+    matches!(
+        ask,
+        Ask::Monitor { .. }
+            | Ask::BalloonSize
+            | Ask::Blocks
+            | Ask::BlockStats
+            | Ask::GuestMemory
+            | Ask::Migration
+    )
 }
 
 /// The answer with what QEMU returned, if it is short enough.
@@ -91,7 +105,8 @@ mod tests {
 
     #[test]
     fn keys_are_numbers() {
-        let (execute, arguments) = command(&Ask::SendKey { keys: vec![0x1d, 0xd3], hold: 5 });
+        let ask = Ask::SendKey { keys: vec![0x1d, 0xd3], hold: 5 };
+        let (execute, arguments) = command(&ask);
         assert_eq!(execute, "send-key");
         let keys = json!([{"type": "number", "data": 29}, {"type": "number", "data": 211}]);
         assert_eq!(arguments, json!({ "keys": keys, "hold-time": 5 }));

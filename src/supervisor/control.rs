@@ -1,6 +1,7 @@
 //! The control socket: who may speak, bounded lines in, one answer each, time limits.
 
-use std::os::fd::OwnedFd;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -10,6 +11,7 @@ use rustix::net::{SendFlags, SocketFlags, accept_with, send};
 use crate::base::{Layer, Refusal};
 use crate::privsep::ask::Happening;
 use crate::privsep::supervisor::{Answer, Verb};
+use crate::sys::scm;
 
 /// Connections at once; one more is closed.
 const CLIENTS_MAX: usize = 16;
@@ -49,6 +51,10 @@ struct Client {
     deadline: Instant,
     /// Whether it is nobody who may speak.
     stranger: bool,
+    /// Whether it is root, whose descriptors are taken.
+    root: bool,
+    /// The descriptors that came with what it says.
+    fds: Vec<OwnedFd>,
 }
 
 /// The listening socket and its connections.
@@ -67,6 +73,8 @@ pub(super) struct Request {
     pub(super) client: u64,
     /// What it asks.
     pub(super) verb: Verb,
+    /// What root handed over with it.
+    pub(super) fds: Vec<OwnedFd>,
 }
 
 impl Control {
@@ -106,6 +114,8 @@ impl Control {
             state: State::Reading,
             deadline: now + SPEAK_LIMIT,
             stranger,
+            root: is_root,
+            fds: Vec::new(),
         };
         if stranger {
             client.say(&Answer::Refused(refuse_stranger(peer.uid())));
@@ -129,7 +139,7 @@ impl Control {
             return None;
         }
         match client.read() {
-            Ok(verb) => verb.map(|verb| Request { client: id, verb }),
+            Ok(verb) => verb.map(|verb| Request { client: id, verb, fds: std::mem::take(&mut client.fds) }),
             Err(Some(answer)) => {
                 client.say(&answer);
                 client.state = State::Closing;
@@ -213,7 +223,8 @@ impl Control {
         let deadline = now + SPEAK_LIMIT;
         let state = State::Closing;
         let (line, out) = (Vec::new(), Vec::new());
-        let mut client = Client { id, socket, line, out, state, deadline, stranger: false };
+        let fds = Vec::new();
+        let mut client = Client { id, socket, line, out, state, deadline, stranger: false, root: false, fds };
         client.say(answer);
         client.flush();
         self.clients.push(client);
@@ -282,11 +293,23 @@ impl Client {
         }
         let mut buffer = [0; LINE_MAX];
         let room = LINE_MAX.saturating_sub(self.line.len());
-        match rustix::io::read(&self.socket, buffer.get_mut(..room).unwrap_or_default()) {
+        let room = buffer.get_mut(..room).unwrap_or_default();
+        let read = if self.root {
+            scm::recv(self.socket.as_fd(), room).map(|(length, fds)| {
+                self.fds.extend(fds);
+                length
+            })
+        } else {
+            rustix::io::read(&self.socket, room).map_err(Into::into)
+        };
+        match read {
             Ok(0) => return Err(None),
             Ok(length) => self.line.extend_from_slice(buffer.get(..length).unwrap_or_default()),
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(_) => return Err(None),
+        }
+        if self.fds.len() > scm::FDS_MAX {
+            return Err(Some(malformed("it brings too many descriptors")));
         }
         let Some(end) = self.line.iter().position(|&byte| byte == b'\n') else {
             return if self.line.len() >= LINE_MAX {

@@ -1,8 +1,11 @@
 //! The phase gate: which of the device model's launch-only calls are let through.
 //!
 //! ```text
-//! Launch ──seal()──▶ Sealed          every call: let through ──▶ EPERM, for ever
+//! Launch ──seal()──▶ Sealed          every call: let through ──▶ EPERM, but in a window
 //! ```
+//!
+//! A window is timed, and for the few calls of one action: while a device is plugged in, QEMU may look at what it was
+//! given. Which calls these are is a list here, not something that anybody asks for.
 //!
 //! A decision rests on the phase alone, never on what the caller's memory or arguments say: memory can change
 //! between the look and the call. [`Book`] is pure; [`Gate`] adds the listener.
@@ -10,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sys::process::readable;
 use crate::sys::seccomp::NotifyListener;
@@ -37,6 +40,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Book {
     sealed: Option<Sealed>,
+    /// The calls of a device that is being plugged in, until when.
+    window: Option<(&'static [i32], Instant)>,
     passed: u64,
     refused: BTreeMap<i32, u64>,
 }
@@ -49,8 +54,9 @@ impl Book {
     }
 
     /// Decides one call and counts it.
-    pub fn decide(&mut self, number: i32) -> Verdict {
-        if self.sealed.is_none() {
+    pub fn decide(&mut self, number: i32, now: Instant) -> Verdict {
+        let within = |(calls, until): (&[i32], Instant)| calls.contains(&number) && now < until;
+        if self.sealed.is_none() || self.window.is_some_and(within) {
             self.passed = self.passed.saturating_add(1);
             return Verdict::Continue;
         }
@@ -63,6 +69,16 @@ impl Book {
     /// Shuts the gate; there is no way back.
     pub fn seal(&mut self) -> Sealed {
         *self.sealed.get_or_insert(Sealed(()))
+    }
+
+    /// Lets these calls through until then, or until [`Book::close_window`]; every other one stays refused.
+    pub fn open_window(&mut self, calls: &'static [i32], until: Instant) {
+        self.window = Some((calls, until));
+    }
+
+    /// Ends the window.
+    pub fn close_window(&mut self) {
+        self.window = None;
     }
 
     /// The proof, if the gate is shut.
@@ -129,7 +145,7 @@ impl Gate {
             if !listener.id_valid(call.id)? {
                 continue;
             }
-            match self.book.decide(call.nr) {
+            match self.book.decide(call.nr, Instant::now()) {
                 Verdict::Continue => listener.reply_continue(call.id)?,
                 Verdict::Refuse => listener.reply_errno(call.id, nix::errno::Errno::EPERM as i32)?,
             };
@@ -166,15 +182,28 @@ mod tests {
     #[test]
     fn a_shut_gate_refuses_from_the_start() {
         let mut book = Book::shut();
-        assert_eq!(book.decide(59), Verdict::Refuse);
+        assert_eq!(book.decide(59, Instant::now()), Verdict::Refuse);
         assert_eq!((book.passed(), book.refused()), (0, vec![(59, 1)]));
+    }
+
+    #[test]
+    fn a_window_is_for_its_calls_and_its_time() {
+        let mut book = Book::shut();
+        let now = Instant::now();
+        book.open_window(&[21], now + Duration::from_secs(5));
+        assert_eq!(book.decide(21, now), Verdict::Continue);
+        assert_eq!(book.decide(59, now), Verdict::Refuse);
+        assert_eq!(book.decide(21, now + Duration::from_secs(5)), Verdict::Refuse);
+        book.close_window();
+        assert_eq!(book.decide(21, now), Verdict::Refuse);
+        assert_eq!((book.passed(), book.refused()), (1, vec![(21, 2), (59, 1)]));
     }
 
     #[test]
     fn counting_is_bounded() {
         let mut book = Book::shut();
         for number in 0..1000 {
-            book.decide(number);
+            book.decide(number, Instant::now());
         }
         assert_eq!(book.refused().len(), NUMBERS_MAX + 1);
         assert_eq!(book.refused().iter().map(|(_, count)| count).sum::<u64>(), 1000);
@@ -189,7 +218,7 @@ mod tests {
                     book.seal();
                 }
                 let expected = if index < at { Verdict::Continue } else { Verdict::Refuse };
-                prop_assert_eq!(book.decide(*number), expected);
+                prop_assert_eq!(book.decide(*number, Instant::now()), expected);
             }
             let refused: u64 = book.refused().iter().map(|(_, count)| count).sum();
             prop_assert_eq!(book.passed() + refused, calls.len() as u64);

@@ -73,6 +73,7 @@ impl Server {
             )),
             (Purpose::Client(ticket), outcome) => self.answered(ticket, outcome),
             (Purpose::Lifecycle, _) => {}
+            (Purpose::Plug, outcome) => self.plug_reply(outcome),
             (purpose, outcome) => self.vnc_reply(purpose, outcome),
         }
     }
@@ -132,6 +133,7 @@ impl Server {
         let word = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default();
         if let Some(happening) = super::tell::happening(event) {
             self.control.tell(&happening);
+            self.plug_event(&happening);
         }
         match event.name.as_str() {
             "SHUTDOWN" => {

@@ -154,12 +154,12 @@ mod tests {
         assert_eq!(launch.input(Input::Listener).unwrap(), None);
         assert_eq!(launch.input(Input::Ready).unwrap(), Some(Action::Query));
         assert_eq!(launch.input(Input::Status("prelaunch".into())).unwrap(), Some(Action::Seal));
-        assert_eq!(book.decide(59), Verdict::Continue);
+        assert_eq!(book.decide(59, std::time::Instant::now()), Verdict::Continue);
         let proof = book.seal();
         assert_eq!(launch.sealed(proof), Some(Action::Continue(proof)));
         assert_eq!(launch.input(Input::Continued).unwrap(), Some(Action::Running));
         assert_eq!(launch.step(), Step::Running);
-        assert_eq!(book.decide(59), Verdict::Refuse);
+        assert_eq!(book.decide(59, std::time::Instant::now()), Verdict::Refuse);
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
                     }
                 }
                 if launch.step() == Step::Running {
-                    prop_assert_eq!(book.decide(1), Verdict::Refuse);
+                    prop_assert_eq!(book.decide(1, std::time::Instant::now()), Verdict::Refuse);
                 }
             }
         }

@@ -42,6 +42,8 @@ pub(super) enum Purpose {
     VncAdd,
     /// The domain's lifecycle actions; nobody waits.
     Lifecycle,
+    /// The next step of plugging a device.
+    Plug,
 }
 
 /// The connection.

@@ -15,6 +15,7 @@ use super::gate::{Book, Gate};
 use super::handed::{Handed, nonblocking};
 use super::launch::{Input, Launch, Step};
 use super::monitor::Monitor;
+use super::plug::Plugging;
 use super::ring::Ring;
 use super::vnc::Vncs;
 use crate::base::{Layer, Refusal};
@@ -52,6 +53,8 @@ pub(super) struct Server {
     pub(super) control: Control,
     /// QEMU's reason for its end.
     pub(super) reason: Option<String>,
+    /// The device that is being plugged.
+    pub(super) plugging: Option<Plugging>,
     /// Whether the next power-off of the guest is the first half of a reboot.
     pub(super) rebooting: bool,
     start_by: Option<Instant>,
@@ -128,6 +131,7 @@ impl Server {
             control: Control::new(control, bootstrap.spec.clients),
             reason: None,
             rebooting: false,
+            plugging: None,
             start_by: (!takeover).then(|| Instant::now() + START_LIMIT),
             resync_by: takeover.then(|| Instant::now() + RESYNC_LIMIT),
             lost: None,
@@ -218,7 +222,8 @@ impl Server {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.start_by, self.resync_by, self.kill_at, self.leave_by, self.control.deadline()]
+        let plugging = self.plugging.as_ref().and_then(Plugging::deadline);
+        [self.start_by, self.resync_by, self.kill_at, self.leave_by, self.control.deadline(), plugging]
             .into_iter()
             .flatten()
             .min()
@@ -421,6 +426,7 @@ impl Server {
             self.kill_at = None;
             self.report(&Report::KillWanted);
         }
+        self.plug_tick(now);
         self.control.expire(now);
     }
 }

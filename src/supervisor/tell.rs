@@ -29,6 +29,7 @@ pub(super) fn happening(event: &Event) -> Option<Happening> {
         "STOP" => Happening::Stopped,
         "SUSPEND" => Happening::Suspended,
         "SUSPEND_DISK" => Happening::SuspendedToDisk,
+        "VSERPORT_CHANGE" => Happening::Port { alias: known(word("id"))?, connected: flag("open") },
         "WAKEUP" => Happening::Woke,
         "WATCHDOG" => Happening::Watchdog { action: word("action") },
         _ => return None,

@@ -20,7 +20,7 @@ impl Server {
     /// Does one request, or sends it on to QEMU.
     pub(super) fn request(&mut self, request: Request) {
         let now = Instant::now();
-        let Request { client, verb } = request;
+        let Request { client, verb, fds } = request;
         if let Verb::Console { alias, force } = verb {
             return self.attach(client, alias.as_deref(), force);
         }
@@ -44,6 +44,7 @@ impl Server {
                 let status = self.status(state.into());
                 self.control.answer(client, &Answer::Status(status), now);
             }
+            (verb @ (Verb::Plug | Verb::Unplug), true) => self.plug_verb(client, &verb, fds, now),
             (verb, true) => self.forward(client, verb, now),
             (verb, false) => {
                 let refusal = unreachable(&verb, started);
@@ -65,7 +66,12 @@ impl Server {
                 Some(proof) => self.resume(proof, purpose),
                 None => self.control.answer(client, &Answer::Refused(unreachable(&verb, false)), now),
             },
-            Verb::Status | Verb::Console { .. } | Verb::Destroy | Verb::Listen => {
+            Verb::Status
+            | Verb::Console { .. }
+            | Verb::Destroy
+            | Verb::Listen
+            | Verb::Plug
+            | Verb::Unplug => {
                 self.command("query-status", &Value::Null, purpose);
             }
         }
@@ -135,6 +141,8 @@ fn word(verb: &Verb) -> &'static str {
     match verb {
         Verb::Ask(ask) => ask.word(),
         Verb::Listen => "listen to",
+        Verb::Plug => "plug a device into",
+        Verb::Unplug => "take a device out of",
         Verb::Console { .. } => "attach to",
         Verb::Destroy => "destroy",
         Verb::Pause => "pause",

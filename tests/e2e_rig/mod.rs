@@ -114,6 +114,19 @@ pub struct Snapshot {
     processes: Vec<i32>,
 }
 
+impl Snapshot {
+    /// The same, after a process was started anew.
+    pub fn with_process(mut self, before: u32, after: u32) -> Self {
+        for pid in &mut self.processes {
+            if u32::try_from(*pid) == Ok(before) {
+                *pid = i32::try_from(after).unwrap();
+            }
+        }
+        self.processes.sort_unstable();
+        self
+    }
+}
+
 impl Rig {
     pub fn new() -> Self {
         Self::with(|_| {})

@@ -1,6 +1,8 @@
 //! Changes to single values of a kept definition, as calls for them make them.
 
-use super::Definition;
+use super::{Definition, Strictness};
+use crate::conf::DefinitionError;
+use crate::conf::xml::Document;
 
 impl Definition {
     /// Sets `<currentMemory>`, in bytes.
@@ -26,9 +28,99 @@ impl Definition {
         }
     }
 
+    /// Takes a disk out, by its target; `false` where there is none.
+    pub fn remove_disk(&mut self, target: &str) -> bool {
+        let Some(devices) = self.root.child_mut("devices") else { return false };
+        let is = |disk: &super::node::Node| {
+            let dev = disk.child("target").and_then(|node| node.attribute("dev"));
+            disk.name() == "disk" && dev == Some(target)
+        };
+        let found = devices.children().any(is);
+        devices.retain(|child| !is(child));
+        found
+    }
+
+    /// Takes the medium out of a drive.
+    pub fn eject(&mut self, target: &str) {
+        let disks = self.root.child_mut("devices").into_iter().flat_map(super::node::Node::children_mut);
+        for disk in disks.filter(|child| child.name() == "disk") {
+            if disk.child("target").and_then(|node| node.attribute("dev")) == Some(target) {
+                disk.remove_children("source");
+                disk.remove_children("backingStore");
+            }
+        }
+    }
+
+    /// The same with one more device, which is given as libvirt's clients give it: an element of its own.
+    pub fn with_device(&self, xml: &str) -> Result<Self, DefinitionError> {
+        let element = Self::device(xml)?;
+        let text = self.format(super::View { secure: true, migratable: false });
+        let text = match text.rfind("</devices>").map(|at| text.split_at(at)) {
+            Some((before, after)) => format!("{before}{element}\n{after}"),
+            None => text,
+        };
+        Self::parse(text.as_bytes(), Strictness::Lenient).map(|(tree, _)| tree)
+    }
+
+    /// The one element that a client's document is, without what stands around it: where it is put into another
+    /// document, nothing else comes with it.
+    pub fn device(xml: &str) -> Result<&str, DefinitionError> {
+        Document::parse(xml.as_bytes())?;
+        Ok(without_epilog(without_prolog(xml)))
+    }
+
     fn number(&mut self, name: &str, value: u64) {
         if let Some(node) = self.root.ensure(name) {
             node.text = value.to_string();
+        }
+    }
+}
+
+/// Comments and instructions, which are all that a well-formed document has around its element.
+const AROUND: [(&str, &str); 2] = [("<!--", "-->"), ("<?", "?>")];
+
+fn without_prolog(text: &str) -> &str {
+    let mut text = text.trim_start_matches('\u{feff}').trim_start();
+    let after = |text: &'_ str| {
+        let (_, end) = AROUND.iter().find(|(begin, _)| text.starts_with(begin))?;
+        text.find(end).map(|at| at + end.len())
+    };
+    while let Some(rest) = after(text).and_then(|at| text.get(at..)) {
+        text = rest.trim_start();
+    }
+    text
+}
+
+fn without_epilog(text: &str) -> &str {
+    let mut text = text.trim_end();
+    let before = |text: &'_ str| {
+        let (begin, _) = AROUND.iter().find(|(_, end)| text.ends_with(end))?;
+        text.rfind(begin)
+    };
+    while let Some(rest) = before(text).and_then(|at| text.get(..at)) {
+        text = rest.trim_end();
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_brings_nothing_with_it() {
+        let disk = "<disk type='file'><!-- in --><target dev='vda'/></disk>";
+        for (before, after) in [
+            ("", ""),
+            ("<?xml version='1.0'?>\n", "\n"),
+            ("\n<!-- <disk></devices><seclabel type='none'/><devices> -->", "<!-- </disk> --> <?x <!-- ?>"),
+            ("<?x <disk ?><!-- --> ", ""),
+        ] {
+            assert_eq!(Definition::device(&format!("{before}{disk}{after}")).unwrap(), disk);
+        }
+        for text in ["<disk/></devices><devices>", "<disk/><disk/>", "", "<!DOCTYPE a><a/>", "<disk>"] {
+            assert!(Definition::device(text).is_err(), "{text}");
         }
     }
 }

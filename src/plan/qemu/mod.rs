@@ -76,6 +76,11 @@ pub fn argv(guest: &Guest<'_>) -> Result<CommandLine, PlanError> {
     Ok(CommandLine { argv: args.argv, fds: args.fds })
 }
 
+/// Whether a machine is a PC with PCI Express, where only ports take devices while it runs.
+pub(super) fn is_q35(machine: &str) -> bool {
+    machine::board(machine).is_ok_and(|board| board == machine::Board::Q35)
+}
+
 struct Args {
     argv: Vec<String>,
     fds: Vec<FdGrant>,

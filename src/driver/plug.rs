@@ -1,0 +1,41 @@
+//! A disk or medium for a domain that runs: its layers are read, then it is planned and plugged in.
+
+use super::{DriverError, Labeller, LabellerProber};
+use crate::base::DomainUuid;
+use crate::conf::domain::Domain;
+use crate::conf::facts::HostFacts;
+use crate::plan::{chain, plug};
+use crate::privsep::request::Described;
+use crate::settings::Settings;
+
+/// What is plugged into what.
+#[derive(Clone, Copy, Debug)]
+pub struct Plugging<'a> {
+    /// What runs, with the new disk as the last.
+    pub domain: &'a Domain,
+    /// Its uuid.
+    pub uuid: DomainUuid,
+    /// What the labeller says of it.
+    pub described: &'a Described,
+    /// Whether only the medium of a drive is changed.
+    pub medium: bool,
+    /// Whether a guest that holds the tray shut is not asked.
+    pub force: bool,
+}
+
+/// Plans a plug.
+pub fn plan_plug(
+    labeller: &mut Labeller,
+    plugging: &Plugging<'_>,
+    host: &HostFacts,
+    settings: &Settings,
+) -> Result<plug::Planned, DriverError> {
+    let Plugging { domain, uuid, described, medium, force } = *plugging;
+    let Some(disk) = domain.devices.disks.last() else {
+        return Err(DriverError::Protocol("to nobody: there is no disk to plug in".into()));
+    };
+    let chain = chain::resolve(disk, settings.limits.chain_depth, &mut LabellerProber(labeller));
+    let chain = chain.map_err(|error| error.refusal())?;
+    let inputs = plug::PlugInputs { domain, uuid, host, settings, chain: &chain, described, medium, force };
+    plug::plug(&inputs).map_err(|error| error.refusal().into())
+}

@@ -1,0 +1,241 @@
+//! The guest's agent: asked through the domain's supervisor, one command at a time.
+//!
+//! What answers is the guest, which may be hostile: every answer is bounded in length, depth and time, and nothing of it
+//! is believed further than what was asked.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Manager, ManagerError};
+use crate::base::DomainUuid;
+use crate::conf::domain::CharTarget;
+
+/// The name of the channel that an agent listens to.
+pub(super) const CHANNEL: &str = "org.qemu.guest_agent.0";
+/// How long an agent may take to say that it is there; libvirt waits as long.
+const SYNC: Duration = Duration::from_secs(5);
+/// The longest time that a client may ask for.
+const PATIENCE_MAX: Duration = Duration::from_secs(120);
+/// The longest answer in bytes.
+const ANSWER_MAX: usize = 4 << 20;
+/// What an agent sends before an answer to `guest-sync-delimited`.
+const SENTINEL: u8 = 0xff;
+
+/// Why an agent did not do something.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AgentError {
+    /// It said so.
+    #[error("unable to execute QEMU agent command: {0}")]
+    Refused(String),
+    /// It does not answer, or answers nonsense.
+    #[error("{0}")]
+    Silent(String),
+}
+
+fn silent(error: impl std::fmt::Display) -> AgentError {
+    AgentError::Silent(error.to_string())
+}
+
+/// One conversation.
+struct Talk {
+    stream: UnixStream,
+    pending: Vec<u8>,
+    until: Instant,
+}
+
+impl Talk {
+    fn say(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
+        self.wait()?;
+        self.stream.write_all(bytes).map_err(silent)
+    }
+
+    fn wait(&mut self) -> Result<(), AgentError> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(silent("it took too long"));
+        }
+        self.stream.set_read_timeout(Some(left)).map_err(silent)?;
+        self.stream.set_write_timeout(Some(left)).map_err(silent)
+    }
+
+    /// Reads up to and with a byte.
+    fn until(&mut self, end: u8) -> Result<Vec<u8>, AgentError> {
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(at) = self.pending.iter().position(|byte| *byte == end) {
+                let rest = self.pending.split_off(at + 1);
+                return Ok(std::mem::replace(&mut self.pending, rest));
+            }
+            if self.pending.len() > ANSWER_MAX {
+                return Err(silent("its answer has no end"));
+            }
+            self.wait()?;
+            let length = match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(silent("its channel was closed")),
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => return Err(silent("QEMU guest agent is not connected")),
+            };
+            self.pending.extend_from_slice(chunk.get(..length).unwrap_or_default());
+        }
+    }
+
+    /// Brings both sides into step: what was said before is forgotten.
+    fn sync(&mut self, number: u32) -> Result<(), AgentError> {
+        let sync = json!({ "execute": "guest-sync-delimited", "arguments": { "id": number } });
+        let mut line = vec![SENTINEL];
+        line.extend(sync.to_string().into_bytes());
+        line.push(b'\n');
+        self.say(&line)?;
+        loop {
+            self.until(SENTINEL)?;
+            let answer = self.until(b'\n')?;
+            let answer: Option<Value> = serde_json::from_slice(&answer).ok();
+            if answer.and_then(|answer| answer.get("return")?.as_u64()) == Some(number.into()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Result<Value, AgentError> {
+        loop {
+            let line = self.until(b'\n')?;
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let mut answer: Value =
+                serde_json::from_slice(&line).map_err(|_| silent("the agent answers no JSON"))?;
+            if let Some(error) = answer.get("error") {
+                let text = error.get("desc").and_then(Value::as_str).unwrap_or("it does not say why");
+                let text = text.chars().filter(|c| !c.is_control()).take(500).collect();
+                return Err(AgentError::Refused(text));
+            }
+            return answer
+                .get_mut("return")
+                .map(Value::take)
+                .ok_or_else(|| silent("the agent answers neither a result nor an error"));
+        }
+    }
+}
+
+/// Has a command done. `early` are bytes that came before. One that ends the guest gets no answer.
+fn converse(
+    stream: UnixStream,
+    early: Vec<u8>,
+    command: &Value,
+    patience: Duration,
+    answers: bool,
+) -> Result<Value, AgentError> {
+    let mut talk = Talk { stream, pending: early, until: Instant::now() + SYNC.min(patience) };
+    talk.sync(u32::try_from(crate::driver::draw() >> 33).unwrap_or(1))?;
+    talk.until = Instant::now() + patience;
+    talk.say(format!("{command}\n").as_bytes())?;
+    if answers { talk.answer() } else { Ok(Value::Null) }
+}
+
+impl Manager {
+    /// The alias of the channel that the agent listens to.
+    pub(super) fn agent_alias(&self, uuid: DomainUuid) -> Result<String, ManagerError> {
+        let live = self.live(uuid)?;
+        let lacks = || ManagerError::NoAgent("QEMU guest agent is not configured".into());
+        let definition = live.definition.as_ref().ok_or_else(lacks)?;
+        let channels = definition.to_start()?.devices.channels;
+        let agent = |target: &CharTarget| matches!(target, CharTarget::Channel(name) if name == CHANNEL);
+        let at = channels.iter().position(|channel| agent(&channel.target)).ok_or_else(lacks)?;
+        Ok(format!("channel{at}"))
+    }
+
+    /// Has the guest's agent do something. `patience` is how long it may take; none is as long as it wants.
+    pub fn agent(
+        &self,
+        uuid: DomainUuid,
+        command: &Value,
+        patience: Option<Duration>,
+        answers: bool,
+    ) -> Result<Value, ManagerError> {
+        let alias = self.agent_alias(uuid)?;
+        let live = self.live(uuid)?;
+        if !matches!(live.state, super::State::Running(_)) {
+            return Err(ManagerError::state("domain is not running"));
+        }
+        let (_, stream, early) = self.core.control(&live.control)?.console(Some(alias), false)?;
+        let patience = patience.unwrap_or(PATIENCE_MAX).min(PATIENCE_MAX);
+        converse(stream, early, command, patience, answers).map_err(|error| match error {
+            AgentError::Refused(text) => ManagerError::Failed(text),
+            AgentError::Silent(text) => ManagerError::AgentSilent(text),
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    /// A guest that answers each line with what `answer` makes of it.
+    fn guest(answer: impl Fn(&Value) -> Vec<u8> + Send + 'static) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(theirs);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).unwrap() > 0 {
+                let text: Vec<u8> = line.iter().copied().filter(|byte| *byte != SENTINEL).collect();
+                let answer = answer(&serde_json::from_slice(&text).unwrap());
+                if reader.get_mut().write_all(&answer).is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        });
+        ours
+    }
+
+    fn ask(guest: UnixStream) -> Result<Value, AgentError> {
+        converse(
+            guest,
+            b"old {\"return\":7}\n".to_vec(),
+            &json!({"execute": "guest-ping"}),
+            Duration::from_secs(40),
+            true,
+        )
+    }
+
+    fn sync_answer(command: &Value) -> Option<Vec<u8>> {
+        let id = command.get("arguments")?.get("id")?;
+        let mut bytes = vec![SENTINEL];
+        bytes.extend(format!("{{\"return\":{id}}}\n").into_bytes());
+        Some(bytes)
+    }
+
+    #[test]
+    fn what_was_said_before_is_forgotten() {
+        let guest =
+            guest(|command| sync_answer(command).unwrap_or_else(|| b"{\"return\":{\"a\":1}}\n".to_vec()));
+        assert_eq!(ask(guest).unwrap(), json!({"a": 1}));
+    }
+
+    #[test]
+    fn refusals_are_told_without_control_characters() {
+        let error = b"{\"error\":{\"class\":\"GenericError\",\"desc\":\"no\\u001b[2J\"}}\n";
+        let guest = guest(|command| sync_answer(command).unwrap_or_else(|| error.to_vec()));
+        let told = ask(guest).unwrap_err().to_string();
+        assert!(told.ends_with("no[2J"), "{told}");
+    }
+
+    #[test]
+    fn answers_without_end_nonsense_and_depth_are_errors() {
+        let deep = format!("{}\n", "[".repeat(100_000)).into_bytes();
+        for answer in [vec![b'x'; ANSWER_MAX + 8192], deep, b"{}\n".to_vec()] {
+            let guest = guest(move |command| sync_answer(command).unwrap_or_else(|| answer.clone()));
+            assert!(matches!(ask(guest), Err(AgentError::Silent(_))));
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert!(matches!(ask(ours), Err(AgentError::Silent(_))));
+    }
+}

@@ -1,0 +1,334 @@
+//! Disks and media that come to a domain and leave it.
+
+use std::sync::{Arc, PoisonError};
+
+use super::{Definition, Manager, ManagerError, What};
+use crate::base::DomainUuid;
+use crate::conf::definition::{Definition as Tree, Strictness};
+use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain};
+use crate::driver::{Plugging, plan_plug};
+use crate::privsep::plug::Gone;
+use crate::privsep::request::Described;
+
+/// What a change concerns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Impact {
+    /// What runs.
+    pub live: bool,
+    /// What is kept.
+    pub config: bool,
+    /// Whether the guest is not asked.
+    pub force: bool,
+}
+
+impl Definition {
+    /// What runs of a definition that was started, after what was plugged in and out since.
+    pub(super) fn with_plugged(self, described: &Described) -> Self {
+        if described.plugs.is_empty() && described.gone.is_empty() {
+            return self;
+        }
+        let targets: Vec<(String, String)> =
+            self.disks().into_iter().flatten().map(|disk| (disk.alias, disk.target)).collect();
+        let edited = self.edited(|tree| {
+            for gone in &described.gone {
+                let Some((_, target)) = targets.iter().find(|(alias, _)| *alias == gone.alias) else {
+                    continue;
+                };
+                if gone.medium {
+                    tree.eject(target);
+                } else {
+                    tree.remove_disk(target);
+                }
+            }
+            for plug in &described.plugs {
+                if let Some((_, target)) = targets.iter().find(|(alias, _)| *alias == plug.alias) {
+                    tree.remove_disk(target);
+                }
+                *tree = tree.with_device(&plug.note).map_err(super::definition::refused)?;
+            }
+            Ok(())
+        });
+        // Nobody can tell then what it is; what it was started with is the best answer.
+        edited.unwrap_or(self)
+    }
+}
+
+fn wrong(text: impl Into<String>) -> ManagerError {
+    ManagerError::Argument(text.into())
+}
+
+/// The one disk that a client's XML describes, as part of a definition.
+fn described(definition: &Definition, xml: &str, replaces: bool) -> Result<(Definition, Disk), ManagerError> {
+    let before: Vec<String> = definition.disks()?.into_iter().map(|disk| disk.target).collect();
+    let mut found = None;
+    let with = definition.edited(|tree| {
+        let target = target(xml)?;
+        if replaces {
+            if !tree.remove_disk(&target) {
+                return Err(wrong(format!("target {target} not found")));
+            }
+        } else if before.contains(&target) {
+            return Err(ManagerError::Failed(format!("target {target} already exists")));
+        }
+        *tree = tree.with_device(xml).map_err(super::definition::refused)?;
+        found = Some(target);
+        Ok(())
+    })?;
+    let disks = with.to_start()?.devices.disks;
+    let disk = found.and_then(|target| disks.into_iter().find(|disk| disk.target == target));
+    disk.map(|disk| (with, disk)).ok_or_else(|| wrong("the device is no disk that can be plugged"))
+}
+
+/// The target that a client's disk names; nothing else of it is believed here.
+pub fn target(xml: &str) -> Result<String, ManagerError> {
+    let disk = Tree::device(xml).map_err(super::definition::refused)?;
+    let carrier = format!(
+        "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices></domain>"
+    );
+    let tree = Tree::parse(carrier.as_bytes(), Strictness::Lenient).map_err(super::definition::refused)?.0;
+    let mut disks = tree.domain().map_err(super::definition::refused)?.devices.disks.into_iter();
+    match (disks.next(), disks.next()) {
+        (Some(disk), None) => Ok(disk.target),
+        _ => Err(ManagerError::Unsupported("only disks are plugged while a domain runs".into())),
+    }
+}
+
+impl Manager {
+    /// Adds a disk.
+    pub fn attach(&self, uuid: DomainUuid, xml: &str, impact: Impact) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        // What cannot be kept is not plugged in either.
+        let kept =
+            if impact.config { Some(described(&*self.definition(&domain)?, xml, false)?) } else { None };
+        if impact.live {
+            self.plug(uuid, xml, false, false)?;
+        }
+        if kept.is_some() {
+            self.edit(uuid, |tree| {
+                *tree = tree.with_device(xml).map_err(super::definition::refused)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a disk out.
+    pub fn detach(&self, uuid: DomainUuid, target: &str, impact: Impact) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = || ManagerError::NoDevice(format!("no target device {target}"));
+        if impact.config && !self.definition(&domain)?.disks()?.iter().any(|disk| disk.target == target) {
+            return Err(missing());
+        }
+        if impact.live {
+            self.detach_live(uuid, target, impact.force)?;
+        }
+        if impact.config {
+            self.edit(uuid, |tree| {
+                tree.remove_disk(target);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn detach_live(&self, uuid: DomainUuid, target: &str, force: bool) -> Result<(), ManagerError> {
+        let missing = || ManagerError::NoDevice(format!("no target device {target}"));
+        let live = self.live(uuid)?;
+        let definition = live.definition.as_ref().ok_or_else(missing)?;
+        let alias =
+            definition.disks()?.into_iter().find(|disk| disk.target == target).ok_or_else(missing)?.alias;
+        let disks = definition.to_start()?.devices.disks;
+        let disk = disks.into_iter().find(|disk| disk.target == target).ok_or_else(missing)?;
+        if !matches!(disk.bus, DiskBus::Virtio | DiskBus::Scsi | DiskBus::Usb) {
+            return Err(ManagerError::Unsupported("disks on this bus cannot be hot unplugged".into()));
+        }
+        if disk.device == DiskDevice::Cdrom && disk.source.is_some() {
+            self.eject(uuid, target, &alias, force)?;
+        }
+        let which = Gone { alias, medium: false };
+        if self.core.labeller(&self.settings)?.unplug(uuid, which.clone(), force)? {
+            self.unplugged(uuid, &which.alias);
+        }
+        Ok(())
+    }
+
+    /// Takes the medium out of a drive.
+    fn eject(&self, uuid: DomainUuid, target: &str, alias: &str, force: bool) -> Result<(), ManagerError> {
+        let which = Gone { alias: alias.to_owned(), medium: true };
+        self.core.labeller(&self.settings)?.unplug(uuid, which, force)?;
+        self.replace_live(uuid, |tree| {
+            tree.eject(target);
+            Ok(())
+        })
+    }
+
+    /// Changes the medium of a drive.
+    pub fn update(&self, uuid: DomainUuid, xml: &str, impact: Impact) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if impact.config {
+            described(&*self.definition(&domain)?, xml, true)?;
+        }
+        if impact.live {
+            self.change_medium(uuid, xml, impact.force)?;
+        }
+        if impact.config {
+            self.edit(uuid, |tree| {
+                tree.remove_disk(&target(xml)?);
+                *tree = tree.with_device(xml).map_err(super::definition::refused)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn change_medium(&self, uuid: DomainUuid, xml: &str, force: bool) -> Result<(), ManagerError> {
+        let live = self.live(uuid)?;
+        let definition =
+            live.definition.as_ref().ok_or_else(|| ManagerError::state("it has no definition"))?;
+        let (with, disk) = described(definition, xml, true)?;
+        let before = definition.to_start()?.devices.disks.into_iter().find(|old| old.target == disk.target);
+        let same = before.as_ref().is_some_and(|old| {
+            let medium = Disk { source: disk.source.clone(), line: old.line, ..old.clone() };
+            medium == Disk { line: old.line, ..disk.clone() }
+        });
+        if !same {
+            return Err(ManagerError::Unsupported(
+                "only the medium of a drive can be changed while it runs".into(),
+            ));
+        }
+        let alias =
+            with.disks()?.into_iter().find(|named| named.target == disk.target).map(|named| named.alias);
+        if before.is_some_and(|old| old.source.is_some()) {
+            self.eject(uuid, &disk.target, &alias.unwrap_or_default(), force)?;
+        }
+        if disk.source.is_some() {
+            self.plug(uuid, xml, true, force)?;
+        }
+        Ok(())
+    }
+
+    /// Plugs a disk, or a drive's medium, into what runs.
+    fn plug(&self, uuid: DomainUuid, xml: &str, medium: bool, force: bool) -> Result<(), ManagerError> {
+        let live = self.live(uuid)?;
+        let lacks = || ManagerError::state("svirtd has no definition of what runs");
+        let definition = live.definition.as_ref().ok_or_else(lacks)?;
+        let (_, disk) = described(definition, xml, medium)?;
+        let mut labeller = self.core.labeller(&self.settings)?;
+        let described = labeller.describe(uuid)?;
+        let domain = everything(self.started(uuid)?, definition.to_start()?, disk);
+        let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force };
+        let (mut plug, place) = plan_plug(&mut labeller, &plugging, &self.facts, &self.settings)?;
+        plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, place);
+        let (alias, note) = (plug.alias.clone(), plug.note.clone());
+        labeller.plug(uuid, plug)?;
+        self.replace_live(uuid, |tree| {
+            if medium {
+                tree.remove_disk(&target(&note)?);
+            }
+            *tree = tree.with_device(&note).map_err(super::definition::refused)?;
+            Ok(())
+        })?;
+        if !medium && let Ok(domain) = self.by_uuid(uuid) {
+            self.tell_what(&domain, What::DeviceAdded(alias));
+        }
+        Ok(())
+    }
+
+    /// What the domain was started with.
+    fn started(&self, uuid: DomainUuid) -> Result<Domain, ManagerError> {
+        let live = self.live(uuid)?;
+        let started = live.runtime.started.as_ref().or(live.definition.as_ref());
+        started.ok_or_else(|| ManagerError::state("svirtd has no definition of what runs"))?.to_start()
+    }
+
+    /// Changes what a domain runs with, and so its text.
+    fn replace_live(
+        &self,
+        uuid: DomainUuid,
+        edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
+    ) -> Result<(), ManagerError> {
+        let live = self.live(uuid)?;
+        let Some(before) = &live.definition else { return Ok(()) };
+        let definition = Arc::new(before.edited(edit)?);
+        let text = definition.running(&live.runtime.running);
+        let mut table = self.table();
+        if let Some(now) =
+            table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|now| now.id == live.id)
+        {
+            let now = Arc::make_mut(now);
+            now.runtime.started.get_or_insert_with(|| before.clone());
+            now.definition = Some(definition);
+            now.text = text;
+        }
+        Ok(())
+    }
+
+    /// A device is gone from a domain: it is not shown any longer, and everybody hears of it.
+    pub(super) fn unplugged(&self, uuid: DomainUuid, alias: &str) {
+        let Ok(live) = self.live(uuid) else { return };
+        let disks =
+            live.definition.as_ref().and_then(|definition| definition.disks().ok()).unwrap_or_default();
+        let Some(disk) = disks.into_iter().find(|disk| disk.alias == alias) else { return };
+        let removed = self.replace_live(uuid, |tree| {
+            tree.remove_disk(&disk.target);
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::error!(%uuid, alias, %error, "a device that is gone is still shown");
+        }
+        if let Ok(domain) = self.by_uuid(uuid) {
+            self.tell_what(&domain, What::DeviceRemoved(alias.to_owned()));
+        }
+    }
+
+    /// A guest has let a device go, perhaps long after it was asked: what the device held is given back.
+    pub(super) fn released(&self, uuid: DomainUuid, alias: &str) {
+        let Ok(live) = self.live(uuid) else { return };
+        let disks =
+            live.definition.as_ref().and_then(|definition| definition.disks().ok()).unwrap_or_default();
+        if !disks.iter().any(|disk| disk.alias == alias) {
+            return;
+        }
+        // Whoever waits for it already does the rest.
+        let Some(domain) = self.by_uuid(uuid).ok() else { return };
+        let Ok(_job) = domain.job.try_lock() else { return };
+        let which = Gone { alias: alias.to_owned(), medium: false };
+        match self
+            .core
+            .labeller(&self.settings)
+            .and_then(|mut labeller| Ok(labeller.unplug(uuid, which, false)?))
+        {
+            Ok(true) => self.unplugged(uuid, alias),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%uuid, alias, %error, "what a device held is not given back yet"),
+        }
+    }
+}
+
+/// Everything that has or had a place in the machine: what was started, what was plugged in, and last the new disk.
+fn everything(started: Domain, now: Domain, disk: Disk) -> Domain {
+    let mut all = started;
+    for plugged in now.devices.disks {
+        if !all.devices.disks.iter().any(|known| known.target == plugged.target) {
+            all.devices.disks.push(plugged);
+        }
+    }
+    all.devices.disks.retain(|known| known.target != disk.target);
+    all.devices.disks.push(disk);
+    all
+}
+
+/// A disk's XML with its place, so that it is the same whatever comes and goes after it.
+fn placed(xml: &str, place: Option<(u8, u8)>) -> String {
+    let (Some((bus, slot)), Some(end)) = (place, xml.rfind("</disk>")) else { return xml.to_owned() };
+    if xml.contains("<address") {
+        return xml.to_owned();
+    }
+    let (before, after) = xml.split_at(end);
+    format!(
+        "{before}<address type='pci' domain='0x0000' bus='{bus:#04x}' slot='{slot:#04x}' function='0x0'/>{after}"
+    )
+}

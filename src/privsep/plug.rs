@@ -1,0 +1,291 @@
+//! Devices that come to a running domain and leave it: what the labeller does, and what the supervisor has QEMU do.
+//!
+//! QEMU's own words (JSON objects for `blockdev-add` and `device_add`) come from the plan, as a start's arguments do.
+//! [`check`] holds them to closed lists; the labeller and the supervisor both ask it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::op::Op;
+use crate::base::Slot;
+
+/// The most layers of one disk, and so the most descriptors of one plug.
+pub const SETS_MAX: usize = 240;
+/// The longest of QEMU's objects, in bytes.
+const OBJECT_MAX: usize = 4096;
+/// The longest note, in bytes.
+const NOTE_MAX: usize = 64 << 10;
+/// QEMU's longest name of a node.
+const NAME_MAX: usize = 31;
+
+/// One device or medium that is plugged in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plug {
+    /// The alias of the device, which is QEMU's id of it too.
+    pub alias: String,
+    /// What is opened and labelled for it, in order.
+    pub ops: Vec<Op>,
+    /// What QEMU is told.
+    pub steps: PlugSteps,
+    /// The device in its owner's words, kept for the owner; nobody else reads it.
+    pub note: String,
+}
+
+/// What QEMU is told, in order: descriptors, nodes, the device or the medium.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlugSteps {
+    /// The alias.
+    pub alias: String,
+    /// Each descriptor and the set that it becomes the only one of.
+    pub sets: Vec<SetGrant>,
+    /// Arguments of `blockdev-add`, the lowest layer first.
+    pub nodes: Vec<String>,
+    /// What uses the topmost node.
+    pub top: Top,
+}
+
+/// What uses a disk's topmost node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "top", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Top {
+    /// A new device: the arguments of `device_add`.
+    Device {
+        /// JSON.
+        object: String,
+    },
+    /// A drive that is there: its tray is opened, the medium changed, the tray closed.
+    Medium {
+        /// The topmost node's name; none leaves the drive empty.
+        node: Option<String>,
+        /// Whether a guest that holds the tray shut is not asked.
+        force: bool,
+    },
+}
+
+/// A descriptor and its set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetGrant {
+    /// What was opened.
+    pub slot: Slot,
+    /// The number of the set.
+    pub set: u32,
+}
+
+/// A device or medium, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gone {
+    /// The alias of the device.
+    pub alias: String,
+    /// Whether only its medium is meant.
+    pub medium: bool,
+}
+
+/// How a device or medium is taken away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnplugSteps {
+    /// The alias.
+    pub alias: String,
+    /// Whether the device stays and only its medium goes.
+    pub medium: bool,
+    /// Whether a guest that holds the tray shut is not asked.
+    pub force: bool,
+    /// The nodes, the topmost first.
+    pub nodes: Vec<String>,
+    /// The sets.
+    pub sets: Vec<u32>,
+}
+
+/// Why a plug is not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlugError(String);
+
+fn wrong<T>(text: impl Into<String>) -> Result<T, PlugError> {
+    Err(PlugError(text.into()))
+}
+
+/// Whether it is a name that aliases and nodes have.
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(plain)
+}
+
+/// Holds a plug to what plugs may do.
+pub fn check(plug: &Plug) -> Result<(), PlugError> {
+    if plug.alias != plug.steps.alias || plug.note.len() > NOTE_MAX {
+        return wrong("its alias differs, or its note is too long");
+    }
+    for op in &plug.ops {
+        if !matches!(op, Op::OpenImage(_) | Op::LabelSelinux { .. }) {
+            return wrong(format!("a running domain is given no {}", op.name()));
+        }
+    }
+    let opened =
+        plug.ops.iter().filter_map(|op| if let Op::OpenImage(image) = op { Some(&image.slot) } else { None });
+    let opened: Vec<&Slot> = opened.collect();
+    if opened.len() != plug.steps.sets.len()
+        || !plug.steps.sets.iter().zip(opened).all(|(set, slot)| set.slot == *slot)
+    {
+        return wrong("its descriptors are not those that it opens");
+    }
+    check_steps(&plug.steps)
+}
+
+/// Holds what QEMU is told to closed lists.
+pub fn check_steps(steps: &PlugSteps) -> Result<(), PlugError> {
+    if !is_name(&steps.alias) || steps.sets.len() > SETS_MAX || steps.nodes.len() > 2 * SETS_MAX {
+        return wrong("its alias is none, or it has too many layers");
+    }
+    for node in &steps.nodes {
+        check_node(node, &steps.sets)?;
+    }
+    match &steps.top {
+        Top::Device { object } => check_device(object, &steps.alias),
+        Top::Medium { node: Some(node), .. } if !is_name(node) => wrong("its node has no name"),
+        Top::Medium { .. } => Ok(()),
+    }
+}
+
+/// Holds the names of what is taken away to their form.
+pub fn check_unplug(steps: &UnplugSteps) -> Result<(), PlugError> {
+    let names = steps.nodes.iter().chain([&steps.alias]).all(|name| is_name(name));
+    if !names || steps.sets.len() > SETS_MAX || steps.nodes.len() > 2 * SETS_MAX {
+        return wrong("a name is none, or there are too many");
+    }
+    Ok(())
+}
+
+fn object(text: &str) -> Result<serde_json::Map<String, Value>, PlugError> {
+    if text.len() > OBJECT_MAX {
+        return wrong("an object is too long");
+    }
+    serde_json::from_str(text).or_else(|_| wrong("an object is no JSON"))
+}
+
+/// A node is a file in one of the plug's own sets, or a format over another node.
+fn check_node(text: &str, sets: &[SetGrant]) -> Result<(), PlugError> {
+    let object = object(text)?;
+    let word = |key: &str| object.get(key).and_then(Value::as_str);
+    let known: &[&str] = match word("driver") {
+        Some("file" | "host_device") => &[
+            "driver",
+            "node-name",
+            "filename",
+            "locking",
+            "aio",
+            "read-only",
+            "auto-read-only",
+            "discard",
+            "cache",
+        ],
+        Some("qcow2") => &["driver", "node-name", "read-only", "file", "backing", "discard", "cache"],
+        Some("raw") => &["driver", "node-name", "read-only", "file", "discard", "cache"],
+        _ => return wrong("a node has another driver than file, host_device, qcow2 and raw"),
+    };
+    if let Some(other) = object.keys().find(|key| !known.contains(&key.as_str())) {
+        return wrong(format!("a node has no property {other:?}"));
+    }
+    if !word("node-name").is_some_and(is_name) {
+        return wrong("a node has no name");
+    }
+    if let Some(filename) = object.get("filename") {
+        let own = |set: &SetGrant| filename.as_str() == Some(format!("/dev/fdset/{}", set.set).as_str());
+        if !sets.iter().any(own) || word("locking") != Some("off") {
+            return wrong("a node names a file that is not its own descriptor");
+        }
+        return Ok(());
+    }
+    // Without a backing node, or null for none, QEMU would follow the path in the header.
+    let backing = object.get("backing");
+    let named = backing.is_some_and(|node| node.is_null() || node.as_str().is_some_and(is_name));
+    if !word("file").is_some_and(is_name) || (word("driver") == Some("qcow2") && !named) {
+        return wrong("a format node names no node below it");
+    }
+    Ok(())
+}
+
+const DEVICES: &[&str] = &["virtio-blk-pci", "scsi-hd", "scsi-cd", "usb-storage"];
+
+fn check_device(text: &str, alias: &str) -> Result<(), PlugError> {
+    let object = object(text)?;
+    let word = |key: &str| object.get(key).and_then(Value::as_str);
+    if !word("driver").is_some_and(|driver| DEVICES.contains(&driver)) || word("id") != Some(alias) {
+        return wrong("the device is none that may be plugged in");
+    }
+    let known = [
+        "driver",
+        "id",
+        "drive",
+        "bus",
+        "addr",
+        "multifunction",
+        "port",
+        "channel",
+        "scsi-id",
+        "lun",
+        "bootindex",
+        "serial",
+        "write-cache",
+        "share-rw",
+    ];
+    match object
+        .iter()
+        .find(|(key, value)| !known.contains(&key.as_str()) || value.is_object() || value.is_array())
+    {
+        Some((key, _)) => wrong(format!("the device has no property {key:?}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn steps(node: &str, device: &str) -> PlugSteps {
+        PlugSteps {
+            alias: "virtio-disk1".into(),
+            sets: vec![SetGrant { slot: Slot::new("disk:vdb:0").unwrap(), set: 9 }],
+            nodes: vec![node.into()],
+            top: Top::Device { object: device.into() },
+        }
+    }
+
+    const NODE: &str = r#"{"driver":"file","node-name":"vdb-0-storage","filename":"/dev/fdset/9","locking":"off","read-only":false}"#;
+    const DEVICE: &str = r#"{"driver":"virtio-blk-pci","id":"virtio-disk1","drive":"vdb-0-format"}"#;
+
+    #[test]
+    fn a_disk_in_its_own_set_is_let_through() {
+        check_steps(&steps(NODE, DEVICE)).unwrap();
+        let format = r#"{"driver":"qcow2","node-name":"vdb-0-format","file":"vdb-0-storage","backing":null}"#;
+        check_steps(&steps(format, DEVICE)).unwrap();
+    }
+
+    #[test]
+    fn what_names_a_file_or_is_no_disk_is_refused() {
+        for node in [
+            NODE.replace("/dev/fdset/9", "/etc/shadow"),
+            NODE.replace("/dev/fdset/9", "/dev/fdset/1"),
+            NODE.replace("off", "on"),
+            NODE.replace(r#""driver":"file""#, r#""driver":"nbd""#),
+            NODE.replace("read-only", "pr-manager"),
+            r#"{"driver":"qcow2","node-name":"vdb-0-format","file":"vdb-0-storage"}"#.into(),
+            r#"{"driver":"raw","node-name":"a","file":{"driver":"file","filename":"/x"}}"#.into(),
+            "[]".into(),
+        ] {
+            assert!(check_steps(&steps(&node, DEVICE)).is_err(), "{node}");
+        }
+        for device in [
+            DEVICE.replace("virtio-blk-pci", "vfio-pci"),
+            DEVICE.replace("virtio-disk1", "other"),
+            DEVICE.replace("drive", "romfile"),
+        ] {
+            assert!(check_steps(&steps(NODE, &device)).is_err(), "{device}");
+        }
+    }
+}
