@@ -224,6 +224,9 @@ fn a_bridge() {
     assert_eq!(bridge.ports(), [tap.as_str()]);
     let fact = |name: &str| std::fs::read_to_string(format!("/sys/class/net/{tap}/{name}")).unwrap();
     assert_eq!((fact("address").trim(), fact("mtu").trim()), ("fe:54:00:12:34:56", "1400"));
+    // Whoever may open /dev/net/tun, even root: it has room for one, and that is the device model.
+    let other = svirt::sys::tap::attach(&tap).unwrap_err();
+    assert_eq!(other.kind(), std::io::ErrorKind::ResourceBusy, "{other}");
     rig.start(&two);
     assert_eq!(bridge.ports().len(), 2);
     let network = &bridge.network;

@@ -15,8 +15,9 @@ fn devices(rig: &Rig) -> String {
     rig.qcow2("system.qcow2", &["-o", "size=48M"]);
     rig.raw("data.raw", 8);
     let (images, sockets, log) = (rig.text("images"), rig.text("sockets"), rig.text("log"));
-    let network =
-        if has_default_route() { "<interface type='user'><model type='virtio'/></interface>" } else { "" };
+    // As virt-install writes it; by default it is the domain's own user network.
+    let network = "<interface type='network'><source network='default'/><model type='virtio'/></interface>";
+    let network = if has_default_route() { network } else { "" };
     format!(
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2' io='threads'/>\
          <source file='{images}/system.qcow2'/><target dev='vda' bus='virtio'/></disk>\
