@@ -43,20 +43,32 @@ fn a_profile_is_what_the_parser_takes() {
     }
 }
 
-#[test]
-fn the_profiles_of_all_processes_are_taken_together() {
+fn all_profiles(userns: bool) -> String {
     let mut text = render(uuid(), &[]).unwrap();
     for part in ProfilePart::ALL {
-        text.push_str(
-            &render_part(uuid(), part, "/usr/libexec/svirt/program", "/var/lib/svirt/tpm").unwrap(),
-        );
+        let rendered = render_part(uuid(), part, "/usr/libexec/svirt/program", "/var/lib/svirt/tpm", userns);
+        text.push_str(&rendered.unwrap());
     }
+    text
+}
+
+#[test]
+fn the_profiles_of_all_processes_are_taken_together() {
+    let text = all_profiles(false);
     let Some(done) = parse(&text, &["--stdout", "--quiet"]) else { return };
     assert!(done.status.success(), "{}\n{text}", String::from_utf8_lossy(&done.stderr));
     for part in ProfilePart::ALL {
         let name = part_name(uuid(), part);
         assert!(done.stdout.windows(name.len()).any(|bytes| bytes == name.as_bytes()), "{name}");
     }
+}
+
+/// The labeller knows by these words that the parser is too old, and compiles without.
+#[test]
+fn a_parser_takes_the_rule_for_user_namespaces_or_calls_it_a_syntax_error() {
+    let Some(done) = parse(&all_profiles(true), &["--stdout", "--quiet"]) else { return };
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() || said.contains("syntax error"), "{said}");
 }
 
 #[test]

@@ -36,10 +36,10 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn text(&self) -> Result<String, RenderError> {
+    fn text(&self, userns: bool) -> Result<String, RenderError> {
         let mut text = rules::render(self.uuid, self.rules)?;
         for (part, program) in self.parts {
-            text.push_str(&rules::render_part(self.uuid, *part, program, self.states)?);
+            text.push_str(&rules::render_part(self.uuid, *part, program, self.states, userns)?);
         }
         Ok(text)
     }
@@ -62,12 +62,7 @@ pub(super) fn load(wanted: &Wanted<'_>, uid: u32) -> Result<(), Refusal> {
         }
         Err(error) => return refuse(error.to_string(), "mount securityfs and /proc"),
     }
-    let loaded = wanted
-        .text()
-        .map_err(io::Error::other)
-        .and_then(|text| compile(&text, uid))
-        .and_then(|compiled| apparmor::load(&compiled));
-    match loaded {
+    match compiled(wanted, uid).and_then(|compiled| apparmor::load(&compiled)) {
         Ok(()) => Ok(()),
         Err(error) => {
             refuse(error.to_string(), "see that apparmor_parser is installed (Debian: apt install apparmor)")
@@ -79,6 +74,18 @@ pub(super) fn load(wanted: &Wanted<'_>, uid: u32) -> Result<(), Refusal> {
 pub(super) fn remove(uuid: DomainUuid) -> io::Result<()> {
     let parts = ProfilePart::ALL.into_iter().map(|part| apparmor::remove(&rules::part_name(uuid, part)));
     parts.fold(apparmor::remove(&rules::profile_name(uuid)), io::Result::and)
+}
+
+/// How the compiler calls a rule that it does not know.
+const UNKNOWN_RULE: &str = "syntax error";
+
+fn compiled(wanted: &Wanted<'_>, uid: u32) -> io::Result<Vec<u8>> {
+    let with = |userns| wanted.text(userns).map_err(io::Error::other).and_then(|text| compile(&text, uid));
+    match with(apparmor::mediates_userns()) {
+        // A compiler older than the kernel: what it makes leaves new user namespaces unmediated.
+        Err(error) if error.to_string().contains(UNKNOWN_RULE) => with(false).map_err(|_| error),
+        other => other,
+    }
 }
 
 fn compile(text: &str, uid: u32) -> io::Result<Vec<u8>> {

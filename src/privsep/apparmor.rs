@@ -101,17 +101,22 @@ pub fn part_name(uuid: DomainUuid, part: ProfilePart) -> String {
 
 /// The text of the profile of a process beside the device model. `program` is what it executes, `states` the
 /// directory of TPMs' states; both are the labeller's configuration, and no text of a definition comes here.
+/// `userns` says whether the kernel asks profiles for new user namespaces; compilers before AppArmor 4 know no such rule.
 pub fn render_part(
     uuid: DomainUuid,
     part: ProfilePart,
     program: &str,
     states: &str,
+    userns: bool,
 ) -> Result<String, RenderError> {
     let mut own = vec![(format!("{} mr,", literal(program)?), "its own program, mapped at exec")];
     match part {
         ProfilePart::Passt => {
             let reason = "it would execute a build for newer CPUs, and does without: nothing here executes";
             own.push((format!("deny {program}.avx2 x,"), reason));
+            if userns {
+                own.push(("userns create,".to_owned(), "the namespaces in which it empties its own root"));
+            }
         }
         ProfilePart::Supervisor => {
             own.push((format!("signal (send) peer={},", profile_name(uuid)), "it ends its device model"));
@@ -212,7 +217,7 @@ mod tests {
             }
             for program in ["/usr/bin/{a,b}", "/usr/bin/a b", "/usr/bin/*", "relative", "/usr/bin/a\nb"] {
                 assert!(
-                    render_part(DomainUuid(uuid::Uuid::nil()), part, program, "/s").is_err(),
+                    render_part(DomainUuid(uuid::Uuid::nil()), part, program, "/s", true).is_err(),
                     "{program:?}"
                 );
             }

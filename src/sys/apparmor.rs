@@ -12,6 +12,13 @@ pub fn running() -> bool {
     std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
 }
 
+/// Whether the kernel asks profiles for new user namespaces (Linux 6.7).
+#[must_use]
+pub fn mediates_userns() -> bool {
+    std::fs::read_to_string(format!("{ROOT}/features/namespaces/mask"))
+        .is_ok_and(|mask| mask.contains("userns_create"))
+}
+
 /// The profile of this process, or `unconfined`.
 pub fn own() -> io::Result<String> {
     let read = |path| std::fs::read_to_string(path);
