@@ -426,3 +426,49 @@ pub(super) fn running(
         disks: Vec::new(),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::conf::definition::Strictness;
+    use crate::conf::facts::HostFacts;
+    use crate::manager::{Event, Memory, Sink};
+    use crate::settings::Settings;
+
+    struct Deaf;
+
+    impl Sink for Deaf {
+        fn tell(&self, _event: &Event) {}
+    }
+
+    #[test]
+    fn a_name_and_a_uuid_belong_to_one_domain_however_they_are_written() {
+        const UUID: &str = "1b4e28ba-2fa1-4d2e-883f-0016d3cca427";
+        let (settings, facts) = (Settings::default(), HostFacts::default());
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
+        let define = |name: &str, uuid: &str| {
+            let xml = format!(
+                "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory><os><type>hvm</type></os></domain>"
+            );
+            let drawn = DomainUuid(uuid::Uuid::from_u128(9));
+            let read = Definition::read(&xml, drawn, Strictness::Strict)?;
+            manager.define(read, 0).map(|domain| domain.uuid.to_string())
+        };
+        assert_eq!(define("admin", UUID).unwrap(), UUID);
+        for same in [UUID.to_uppercase(), UUID.replace('-', ""), format!(" {UUID}\n")] {
+            assert_eq!(define("admin", &same).unwrap(), UUID, "{same}");
+            // Neither a name that only looks the same, nor one in other case, may take its uuid.
+            for other in ["\u{430}dmin", "Admin", "admin\u{200b}", "b"] {
+                let error = define(other, &same).unwrap_err();
+                assert!(matches!(error, ManagerError::UuidTaken { .. }), "{other} {same}: {error}");
+            }
+        }
+        let other = "2b4e28ba-2fa1-4d2e-883f-0016d3cca427";
+        assert!(matches!(define("admin", other).unwrap_err(), ManagerError::NameTaken { .. }));
+        assert_eq!(define("\u{430}dmin", other).unwrap(), other);
+        assert_eq!(manager.by_name("admin").unwrap().uuid.to_string(), UUID);
+    }
+}

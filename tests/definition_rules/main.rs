@@ -2,10 +2,12 @@
 #![cfg(feature = "frontend")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod labels;
+
 use svirt::conf::definition::{Definition, Strictness, View, Warning};
 use svirt::conf::{DefinitionError, DefinitionErrorKind as Kind, ErrorClass};
 
-use ErrorClass::{ConfigUnsupported, XmlDetail, XmlError, XmlInvalidSchema};
+use ErrorClass::{XmlError, XmlInvalidSchema};
 use Strictness::{Lenient, Strict};
 
 /// A small definition with `devices` in it, and `rest` behind the devices.
@@ -24,203 +26,6 @@ fn refused(xml: &str, strictness: Strictness) -> DefinitionError {
         Ok((definition, _)) => panic!("accepted:\n{xml}\nas {}", definition.format(View::default())),
         Err(error) => error,
     }
-}
-
-/// The definition's labels, as they are kept.
-fn labels(xml: &str) -> Vec<String> {
-    let text = kept(xml).0.format(View::default());
-    let lines = text.lines().filter(|line| line.starts_with("  <seclabel"));
-    lines.map(|line| line.trim().to_owned()).collect()
-}
-
-/// The rules of a domain's labels: without validation, and with it.
-const LABELS: &[(&str, Option<ErrorClass>, Option<ErrorClass>)] = &[
-    ("<seclabel model='selinux'/>", None, None),
-    ("<seclabel type='dynamic' model='selinux' relabel='yes'/>", None, None),
-    (
-        "<seclabel type='dynamic' model='selinux' relabel='no'/>",
-        Some(ConfigUnsupported),
-        Some(XmlInvalidSchema),
-    ),
-    (
-        "<seclabel type='none' model='selinux' relabel='yes'/>",
-        Some(ConfigUnsupported),
-        Some(XmlInvalidSchema),
-    ),
-    ("<seclabel type='none' model='selinux' relabel='no'/>", None, None),
-    ("<seclabel type='static' model='selinux'/>", Some(XmlError), Some(XmlInvalidSchema)),
-    ("<seclabel type='static' model='selinux'><label/></seclabel>", Some(XmlError), Some(XmlInvalidSchema)),
-    ("<seclabel type='static' model='selinux'><label>a:b:c:s0</label></seclabel>", None, None),
-    (
-        "<seclabel type='static' model='selinux'><label>a</label><baselabel>b</baselabel></seclabel>",
-        None,
-        Some(XmlInvalidSchema),
-    ),
-    ("<seclabel type='default' model='selinux'/>", Some(XmlError), Some(XmlInvalidSchema)),
-    ("<seclabel type='weird' model='selinux'/>", Some(XmlError), Some(XmlInvalidSchema)),
-    ("<seclabel model='selinux' relabel='maybe'/>", Some(XmlError), Some(XmlInvalidSchema)),
-    ("<seclabel model='selinux'/><seclabel model='selinux'/>", Some(XmlDetail), Some(XmlDetail)),
-    ("<seclabel model='selinux'/><seclabel model='dac'/>", None, None),
-    ("<seclabel model='selinux'/><seclabel/>", Some(XmlError), Some(XmlError)),
-    ("<seclabel/><seclabel/>", Some(XmlDetail), Some(XmlDetail)),
-    ("<seclabel/>", None, None),
-    ("<seclabel type='none'/>", None, None),
-    ("<seclabel><baselabel>a:b:c:s0</baselabel></seclabel>", Some(XmlError), Some(XmlError)),
-    ("<seclabel type='static'><label>a:b:c:s0</label></seclabel>", Some(XmlError), Some(XmlError)),
-    ("<seclabel model='smack'/>", None, None),
-    ("<seclabel type='dynamic' model='none'/>", None, None),
-    (
-        "<seclabel model='selinux'><label>x</label><label>y</label></seclabel>",
-        Some(XmlError),
-        Some(XmlInvalidSchema),
-    ),
-    (
-        "<seclabel model='selinux'><baselabel>b</baselabel><imagelabel>i</imagelabel><label>l</label></seclabel>",
-        None,
-        None,
-    ),
-    (
-        "<seclabel type='static' model='dac' relabel='yes'><label>+1:+1</label><imagelabel>+1:+1</imagelabel></seclabel>",
-        None,
-        None,
-    ),
-    ("<seclabel type='none' model='selinux'><label>x</label></seclabel>", None, Some(XmlInvalidSchema)),
-    ("<seclabel type='none' model='dac'><baselabel>x</baselabel></seclabel>", None, Some(XmlInvalidSchema)),
-    ("<seclabel type='none' relabel='maybe' model='dac'/>", Some(XmlError), Some(XmlInvalidSchema)),
-    (
-        "<seclabel type='Static' model='dac'><label>x</label></seclabel>",
-        Some(XmlError),
-        Some(XmlInvalidSchema),
-    ),
-    ("<seclabel type='none' relabel='yes' model='none'/>", None, Some(XmlInvalidSchema)),
-    ("<seclabel type='static' model='none'><label>x</label></seclabel>", None, Some(XmlInvalidSchema)),
-    ("<seclabel type='static' relabel='no'/>", Some(XmlError), Some(XmlInvalidSchema)),
-    (
-        "<seclabel model='dac'/><seclabel model='selinux'/><seclabel type='none' model='dac'/>",
-        Some(XmlDetail),
-        Some(XmlDetail),
-    ),
-    ("<seclabel model='selinux'/><seclabel model='SELinux'/>", None, None),
-    ("<seclabel model='selinux'><whatever/></seclabel>", Some(ConfigUnsupported), Some(XmlInvalidSchema)),
-    ("<seclabel model='selinux' lable='x'/>", Some(ConfigUnsupported), Some(XmlInvalidSchema)),
-];
-
-#[test]
-fn the_labels_of_a_domain_follow_libvirt() {
-    for (label, lenient, strict) in LABELS {
-        let xml = small("", label);
-        for (strictness, expected) in [(Lenient, lenient), (Strict, strict)] {
-            match (Definition::parse(xml.as_bytes(), strictness), expected) {
-                (Ok(_), None) => {}
-                (Err(error), Some(class)) => {
-                    assert_eq!(error.kind.class(), *class, "{strictness:?} {label}: {error}");
-                    assert_eq!(error.line, 8, "{label}: {error}");
-                    assert!(error.path.starts_with("/domain/seclabel"), "{error}");
-                }
-                (Ok(_), Some(class)) => panic!("{strictness:?} {label} should be {class:?}"),
-                (Err(error), None) => panic!("{strictness:?} {label}: {error}"),
-            }
-        }
-    }
-}
-
-#[test]
-fn the_labels_of_a_domain_get_their_defaults() {
-    let one = |label: &str| labels(&small("", label)).join("\n");
-    assert_eq!(
-        one("<seclabel model='selinux'/>"),
-        "<seclabel type='dynamic' model='selinux' relabel='yes'/>"
-    );
-    assert_eq!(one("<seclabel type='dynamic' model='none'/>"), "<seclabel type='none' model='none'/>");
-    assert_eq!(
-        one("<seclabel type='none' relabel='no' model='dac'/>"),
-        "<seclabel type='none' model='dac'/>"
-    );
-    // What belongs to a running domain is left out.
-    assert_eq!(
-        one("<seclabel model='dac'><label>+1:+1</label><imagelabel>+1:+1</imagelabel></seclabel>"),
-        "<seclabel type='dynamic' model='dac' relabel='yes'/>"
-    );
-    assert_eq!(
-        one("<seclabel type='static' model='dac'><label>+1:+1</label></seclabel>"),
-        "<seclabel type='static' model='dac' relabel='no'>"
-    );
-}
-
-/// The rules of an image's labels: the image's, the domain's, without validation.
-const OVERRIDES: &[(&str, &str, Option<ErrorClass>)] = &[
-    ("<seclabel model='selinux'><label>x</label></seclabel>", "", None),
-    ("<seclabel model='selinux' relabel='no'/>", "", None),
-    ("<seclabel relabel='no'/><seclabel relabel='no'/>", "", None),
-    ("<seclabel model='selinux' relabel='no'><label>x</label></seclabel>", "", Some(XmlError)),
-    ("<seclabel model='selinux' relabel='yes'/>", "", Some(XmlError)),
-    ("<seclabel model='selinux'/>", "", None),
-    ("<seclabel model='dac' relabel='no'/><seclabel model='dac' relabel='no'/>", "", Some(XmlDetail)),
-    (
-        "<seclabel model='selinux'><label>x</label></seclabel>",
-        "<seclabel type='static' model='selinux'><label>a</label></seclabel>",
-        Some(ConfigUnsupported),
-    ),
-    (
-        "<seclabel model='selinux'><label>x</label></seclabel>",
-        "<seclabel type='static' model='selinux' relabel='yes'><label>a</label></seclabel>",
-        None,
-    ),
-    (
-        "<seclabel model='selinux'><label>x</label></seclabel>",
-        "<seclabel type='none' model='selinux'/>",
-        Some(ConfigUnsupported),
-    ),
-    ("<seclabel model='selinux' relabel='no'/>", "<seclabel type='none' model='selinux'/>", None),
-    (
-        "<seclabel model='dac' relabel='no'/>",
-        "<seclabel type='static' model='selinux'><label>a</label></seclabel>",
-        None,
-    ),
-];
-
-#[test]
-fn the_labels_of_an_image_follow_libvirt() {
-    for (label, domain, expected) in OVERRIDES {
-        for place in [
-            format!("<disk><source file='/a'>{label}</source><target dev='vda'/></disk>"),
-            format!(
-                "<disk><source file='/a'/><backingStore type='file'><format type='raw'/><source file='/b'>{label}</source><backingStore/></backingStore><target dev='vda'/></disk>"
-            ),
-            format!("<serial type='file'><source path='/a'>{label}</source></serial>"),
-        ] {
-            let xml = small(&place, domain);
-            match (Definition::parse(xml.as_bytes(), Lenient), expected) {
-                (Ok(_), None) => {}
-                (Err(error), Some(class)) => {
-                    assert_eq!(error.kind.class(), *class, "{label}: {error}");
-                    assert!(error.path.ends_with("/source/seclabel"), "{error}");
-                }
-                (Ok(_), Some(class)) => panic!("{label} should be {class:?}"),
-                (Err(error), None) => panic!("{label}: {error}"),
-            }
-        }
-    }
-    let xml = small("<disk><source file='/a'><seclabel model='dac'/></source><target dev='vda'/></disk>", "");
-    let (definition, warnings) = kept(&xml);
-    assert!(!definition.format(View::default()).contains("seclabel"));
-    assert_eq!(warnings.len(), 1);
-    assert_eq!(refused(&xml, Strict).kind.class(), XmlInvalidSchema);
-}
-
-#[test]
-fn texts_have_their_limits() {
-    let label = |length: usize| {
-        small(
-            "",
-            &format!("<seclabel type='static' model='dac'><label>{}</label></seclabel>", "a".repeat(length)),
-        )
-    };
-    kept(&label(4096));
-    assert_eq!(refused(&label(4097), Lenient).kind.class(), XmlError);
-    let model = |length: usize| small("", &format!("<seclabel model='{}'/>", "a".repeat(length)));
-    kept(&model(256));
-    assert_eq!(refused(&model(257), Lenient).kind.class(), XmlError);
 }
 
 #[test]
@@ -311,14 +116,26 @@ fn a_uuid_is_one_whatever_its_case() {
     let with =
         |uuid: &str| small("", "").replace("<name>a</name>", &format!("<name>a</name><uuid>{uuid}</uuid>"));
     let wanted = "1b4e28ba-2fa1-4d2e-883f-0016d3cca427";
-    for same in [wanted, "1B4E28BA-2FA1-4D2E-883F-0016D3CCA427", "1b4e28ba2fa14d2e883f0016d3cca427"] {
+    for same in [
+        wanted,
+        "1B4E28BA-2FA1-4D2E-883F-0016D3CCA427",
+        "1b4E28bA-2fA1-4d2e-883f-0016D3cCA427",
+        "1b4e28ba2fa14d2e883f0016d3cca427",
+    ] {
         let (definition, _) = kept(&with(same));
         assert_eq!(definition.uuid().unwrap().to_string(), wanted);
         assert!(definition.format(View::default()).contains(&format!("<uuid>{wanted}</uuid>")));
     }
-    for bad in
-        ["", "1b4e28ba", "00000000-0000-0000-0000-000000000000", "{1b4e28ba-2fa1-4d2e-883f-0016d3cca427}"]
-    {
+    for bad in [
+        "",
+        "1b4e28ba",
+        "00000000-0000-0000-0000-000000000000",
+        "{1b4e28ba-2fa1-4d2e-883f-0016d3cca427}",
+        "urn:uuid:1b4e28ba-2fa1-4d2e-883f-0016d3cca427",
+        "1b4e28ba-2fa1-4d2e-883f-0016d3cca42g",
+        "1b4e28ba-2fa1-4d2e-883f-0016d3cca4270",
+        "1b4e28ba-2fa1-4d2e-883f-0016d3cca42\u{0667}",
+    ] {
         assert_eq!(refused(&with(bad), Lenient).kind.class(), XmlError, "{bad}");
     }
 }
@@ -334,6 +151,14 @@ fn nothing_stands_in_two_places() {
         disk("vda", pci) + &disk("vdb", "<address type='pci' domain='0' bus='0' slot='5' function='0'/>"),
         disk("sda", drive) + &disk("sdb", drive),
         disk("vda", pci) + "<sound model='ich9'><address type='pci' slot='0x5'/></sound>",
+        disk("vda", "<address type='pci' bus='0x10' slot='5'/>")
+            + &disk("vdb", "<address type='pci' bus='16' slot='0x05' multifunction='on'/>"),
+        "<input type='tablet' bus='usb'><address type='usb' bus='0' port='1.2'/></input>\n\
+         <input type='mouse' bus='usb'><address type='usb' bus='0' port='1.2'/></input>"
+            .to_owned(),
+        "<channel type='pty'><target type='virtio'/><address type='virtio-serial' port='1'/></channel>\n\
+         <channel type='pty'><target type='virtio'/><address type='virtio-serial' controller='0' bus='0' port='1'/></channel>"
+            .to_owned(),
         disk("vda", "<boot order='1'/>") + &disk("vdb", "<boot order='1'/>"),
         disk("vda", "<alias name='ua-x'/>") + &disk("vdb", "<alias name='ua-x'/>"),
         "<controller type='scsi' index='1'/>\n<controller type='scsi' index='1'/>".to_owned(),
