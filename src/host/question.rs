@@ -89,8 +89,8 @@ fn converse<T>(
         read: 0,
     };
     let result = talk(&mut conversation);
-    // Whatever it does now, it has nothing more to say.
-    let _ = answering.child.end();
+    // Whatever it does now, it has nothing more to say; but it must not stay.
+    answering.child.end().map_err(|error| format!("it could not be ended: {error}"))?;
     result
 }
 

@@ -17,6 +17,7 @@ pub mod cgroup;
 mod connection;
 mod domain;
 mod fault;
+mod fdstore;
 mod guard;
 mod journal;
 mod launcher;

@@ -67,6 +67,10 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
     // Confinement moves it to the root directory.
     let socket = options.socket.map(std::path::absolute).transpose().map_err(step("name its socket"))?;
     own::confine(settings.confinement.io_uring).map_err(step("confine itself"))?;
+    let store = match options.store {
+        Some(guards) => Some(guards),
+        None => Store::of_service_manager().map_err(step("take what systemd kept for it"))?,
+    };
     let mut server = Server {
         // An ordinary user may relabel nothing and load no profile.
         selinux: selinux::running() && !options.session,
@@ -86,7 +90,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         complained: (None, 0),
         next: 0,
         on_demand: options.on_demand,
-        store: options.store,
+        store,
         idle: None,
     };
     server.recover().map_err(step("take over what an earlier labeller left"))?;

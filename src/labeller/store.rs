@@ -1,5 +1,6 @@
-//! Copies of what a later supervisor and passt need, held by the guard: a labeller and a supervisor that are killed
-//! together then take nothing with them that another supervisor could not be given.
+//! Copies of what a later supervisor and passt need, held by the guard, or by systemd for a labeller that is a unit: a
+//! labeller and a supervisor that are killed together then take nothing with them that another supervisor could not be
+//! given.
 //!
 //! The guard holds descriptors and never uses one; it hears its own child and nobody else. A labeller inherits what its
 //! guard holds by being forked from it.
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::fdstore::ServiceManager;
 use crate::base::{DomainUuid, Slot};
 use crate::sys::{process, scm};
 
@@ -53,9 +55,20 @@ pub(super) struct Keeper {
 /// The labeller's side.
 #[derive(Debug)]
 pub struct Store {
-    socket: OwnedFd,
+    holder: Holder,
     inherited: Held,
 }
+
+/// Who holds the copies.
+#[derive(Debug)]
+enum Holder {
+    Guard(Guard),
+    ServiceManager(ServiceManager),
+}
+
+/// The guard, as its labeller reaches it.
+#[derive(Debug)]
+struct Guard(OwnedFd);
 
 /// Both sides. What the guard holds already is the labeller's once it is forked, see [`Store::inherit`].
 pub(super) fn pair() -> io::Result<(Keeper, Store)> {
@@ -65,7 +78,7 @@ pub(super) fn pair() -> io::Result<(Keeper, Store)> {
         let flags = rustix::fs::fcntl_getfl(socket)?;
         rustix::fs::fcntl_setfl(socket, flags | rustix::fs::OFlags::NONBLOCK)?;
     }
-    Ok((Keeper { socket: guard }, Store { socket: labeller, inherited: Held::new() }))
+    Ok((Keeper { socket: guard }, Store { holder: Holder::Guard(Guard(labeller)), inherited: Held::new() }))
 }
 
 impl AsFd for Keeper {
@@ -100,6 +113,12 @@ impl Keeper {
 }
 
 impl Store {
+    /// systemd's, where this process is a unit of it.
+    pub(super) fn of_service_manager() -> io::Result<Option<Self>> {
+        let found = ServiceManager::find()?;
+        Ok(found.map(|(manager, inherited)| Self { holder: Holder::ServiceManager(manager), inherited }))
+    }
+
     /// Takes over what the guard holds. Only in the forked child: the guard's own copy is another memory.
     pub(super) fn inherit(&mut self, held: &RefCell<Held>) {
         self.inherited = held.take();
@@ -117,25 +136,41 @@ impl Store {
         }
     }
 
-    /// Has the guard hold these for a domain, which can do without.
+    /// Has these held for a domain, which can do without.
     pub(super) fn keep(&self, uuid: DomainUuid, fds: &[(Name, BorrowedFd<'_>)]) {
-        let (names, fds): (Vec<Name>, Vec<BorrowedFd<'_>>) = fds.iter().cloned().unzip();
-        if let Err(error) = self.say(&Word::Keep(uuid, names), &fds) {
-            tracing::warn!(domain = %uuid, %error, "the guard holds nothing for this domain");
+        let kept = match &self.holder {
+            Holder::Guard(guard) => guard.keep(uuid, fds),
+            Holder::ServiceManager(manager) => manager.keep(uuid, fds),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(domain = %uuid, %error, "nobody holds copies of this domain's descriptors");
         }
     }
 
-    /// Has the guard let go of what it holds for a domain, and waits for that: a port that it held would still be taken.
+    /// Has let go of what is held for a domain, and waits for that: a port that was held would still be taken.
     pub(super) fn forget(&self, uuid: DomainUuid) {
-        let done = self.say(&Word::Forget(uuid), &[]).and_then(|()| {
-            if !process::readable(self.socket.as_fd(), PATIENCE)? {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            scm::recv(self.socket.as_fd(), &mut [0]).map(|_| ())
-        });
+        let done = match &self.holder {
+            Holder::Guard(guard) => guard.forget(uuid),
+            Holder::ServiceManager(manager) => manager.forget(uuid),
+        };
         if let Err(error) = done {
-            tracing::warn!(domain = %uuid, %error, "the guard may still hold descriptors of this domain");
+            tracing::warn!(domain = %uuid, %error, "somebody may still hold descriptors of this domain");
         }
+    }
+}
+
+impl Guard {
+    fn keep(&self, uuid: DomainUuid, fds: &[(Name, BorrowedFd<'_>)]) -> io::Result<()> {
+        let (names, fds): (Vec<Name>, Vec<BorrowedFd<'_>>) = fds.iter().cloned().unzip();
+        self.say(&Word::Keep(uuid, names), &fds)
+    }
+
+    fn forget(&self, uuid: DomainUuid) -> io::Result<()> {
+        self.say(&Word::Forget(uuid), &[])?;
+        if !process::readable(self.0.as_fd(), PATIENCE)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        scm::recv(self.0.as_fd(), &mut [0]).map(|_| ())
     }
 
     fn say(&self, word: &Word, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -143,12 +178,12 @@ impl Store {
         if bytes.len() > WORD_MAX || fds.len() > scm::FDS_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        scm::send(self.socket.as_fd(), &bytes, fds).map(|_| ())
+        scm::send(self.0.as_fd(), &bytes, fds).map(|_| ())
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 
@@ -172,9 +207,10 @@ mod tests {
             "the guard's copies keep it open"
         );
 
-        store.say(&Word::Forget(uuid(1)), &[]).unwrap();
+        let Holder::Guard(guard) = &store.holder else { panic!("it is the guard's") };
+        guard.say(&Word::Forget(uuid(1)), &[]).unwrap();
         assert!(keeper.hear(&held));
-        assert!(process::readable(store.socket.as_fd(), Duration::ZERO).unwrap(), "it says so");
+        assert!(process::readable(guard.0.as_fd(), Duration::ZERO).unwrap(), "it says so");
         let mut next = pair().unwrap().1;
         next.inherit(&held);
         assert_eq!(next.take(uuid(2)).len(), 2);
@@ -186,7 +222,8 @@ mod tests {
     fn a_labeller_that_is_gone_or_talks_nonsense_is_heard_no_more() {
         let held = RefCell::new(Held::new());
         let (keeper, store) = pair().unwrap();
-        scm::send(store.socket.as_fd(), b"nonsense", &[]).unwrap();
+        let Holder::Guard(guard) = &store.holder else { panic!("it is the guard's") };
+        scm::send(guard.0.as_fd(), b"nonsense", &[]).unwrap();
         assert!(!keeper.hear(&held));
         let (keeper, store) = pair().unwrap();
         drop(store);

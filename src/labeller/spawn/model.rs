@@ -144,7 +144,7 @@ impl<'a> Model<'a> {
             apparmor::set_exec_profile(profile).at_object(Step::Profile, profile)?;
         }
         self.root.enter()?;
-        namespace::set_hostname("guest").at(Step::Root)?;
+        namespace::set_hostname("guest").at_object(Step::Root, "host name")?;
         process::set_umask(0o077);
         Ok(())
     }
