@@ -19,6 +19,7 @@ mod live;
 mod memory;
 mod metadata;
 mod plug;
+mod recent;
 mod recover;
 mod runtime;
 mod table;
@@ -43,6 +44,7 @@ pub use plug::{Impact, target as disk_target};
 pub use runtime::Runtime;
 pub use table::{Domain, Kept, Label, Live, State};
 
+use recent::Recent;
 use recover::{Left, Reservations, Reserved};
 use table::Table;
 
@@ -55,6 +57,8 @@ pub struct Manager {
     /// `None` where nothing is to survive.
     store: Option<Store>,
     table: Mutex<Table>,
+    /// Definitions whose texts were read or written a short while ago.
+    recent: Mutex<Recent>,
     reservations: Reservations,
     /// What the store says of domains of which it is not known yet whether they run.
     left: Left,
@@ -81,6 +85,7 @@ impl Manager {
             core,
             store,
             table: Mutex::default(),
+            recent: Mutex::default(),
             reservations: Reservations::default(),
             left: Left::default(),
             surveying: Mutex::default(),
@@ -139,8 +144,24 @@ impl Manager {
         if let Some(whole) = &kept.whole {
             return Ok(whole.clone());
         }
+        if let Some(recent) = self.recent().find(&kept.summary) {
+            return Ok(recent);
+        }
         let text = self.text(domain.uuid)?.ok_or(ManagerError::NoUuid(domain.uuid))?;
-        Ok(Arc::new(Definition::stored(kept.summary.clone(), text)))
+        let definition = Arc::new(Definition::stored(kept.summary.clone(), text));
+        self.recent().add(definition.clone());
+        Ok(definition)
+    }
+
+    /// Whether [`Manager::definition`] answers without the disk.
+    #[must_use]
+    pub fn is_at_hand(&self, domain: &Domain) -> bool {
+        let at_hand = |kept: &Kept| kept.whole.is_some() || self.recent().find(&kept.summary).is_some();
+        domain.definition.as_ref().is_some_and(at_hand)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn text(&self, uuid: DomainUuid) -> Result<Option<Text>, StoreError> {

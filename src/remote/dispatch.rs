@@ -119,7 +119,9 @@ impl Service {
         }
         let Some(route) = route(procedure) else { return Err(Failure::unsupported(procedure.api())) };
         call.permit_connect()?;
+        let at_hand = || domain::at_hand(procedure).is_some_and(|at_hand| at_hand(&call));
         match route {
+            Route::Slow(handler) if at_hand() => Ok(Outcome::Reply(reply(&header, handler(&call)))),
             Route::Fast(handler) => Ok(Outcome::Reply(reply(&header, handler(&call)))),
             Route::Slow(handler) => {
                 let (service, session) = (self.clone(), session.clone());
