@@ -163,7 +163,7 @@ impl Manager {
             let _reserved = self.reserve(uuid, &name);
             self.admit(uuid, &name)?;
             if self.table().entry(uuid, &name).live.is_some() {
-                return Err(ManagerError::state(&format!("domain is already active as '{name}'")));
+                return Err(ManagerError::state(&format!("domain '{name}' is already active")));
             }
             self.claim(&definition, flags)
         };

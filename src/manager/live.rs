@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::table::Live;
-use super::{Definition, Manager, ManagerError};
+use super::{Definition, Domain, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::driver::disk_aliases;
 use crate::privsep::ask::Ask;
@@ -53,6 +53,14 @@ pub struct BlockInfo {
     pub physical: u64,
 }
 
+impl DiskName {
+    /// The image of one that is no empty drive.
+    pub fn medium(&self) -> Result<&str, ManagerError> {
+        let none = || format!("disk '{}' does not currently have a source assigned", self.target);
+        self.source.as_deref().ok_or_else(|| ManagerError::Argument(none()))
+    }
+}
+
 impl Definition {
     /// Its disks as calls name them.
     pub fn disks(&self) -> Result<Vec<DiskName>, ManagerError> {
@@ -66,6 +74,11 @@ impl Definition {
             target: disk.target,
         });
         Ok(named.collect())
+    }
+
+    /// How many network interfaces it has.
+    pub fn interfaces(&self) -> Result<usize, ManagerError> {
+        Ok(self.to_start()?.devices.interfaces.len())
     }
 }
 
@@ -97,10 +110,12 @@ impl Manager {
     fn disk(&self, uuid: DomainUuid, name: &str) -> Result<DiskName, ManagerError> {
         let live = self.live(uuid)?;
         let disks = live.definition.as_ref().map(|definition| definition.disks()).transpose()?;
-        let found = disks.into_iter().flatten();
-        let found =
-            found.into_iter().find(|disk| disk.target == name || disk.source.as_deref() == Some(name));
-        found.ok_or_else(|| ManagerError::Argument(format!("invalid path {name} not assigned to domain")))
+        named(disks.into_iter().flatten(), name)
+    }
+
+    /// The disk of a kept definition that a client names by target or path.
+    pub fn kept_disk(&self, domain: &Domain, name: &str) -> Result<DiskName, ManagerError> {
+        named(self.definition(domain)?.disks()?.into_iter(), name)
     }
 
     /// What one disk did, or, where none is named, all of them together.
@@ -130,20 +145,18 @@ impl Manager {
     /// The sizes of one disk.
     pub fn block_info(&self, uuid: DomainUuid, name: &str) -> Result<BlockInfo, ManagerError> {
         let disk = self.disk(uuid, name)?;
+        disk.medium()?;
+        Ok(sizes(&self.ask(uuid, Ask::Blocks)?, &disk.target))
+    }
+
+    /// The sizes of each of these disks, by target.
+    pub fn all_block_infos(
+        &self,
+        uuid: DomainUuid,
+        disks: &[DiskName],
+    ) -> Result<Vec<(String, BlockInfo)>, ManagerError> {
         let answer = self.ask(uuid, Ask::Blocks)?;
-        let node = |part: &str| {
-            let wanted = format!("{}-0-{part}", disk.target);
-            let nodes = answer.as_array().into_iter().flatten();
-            let mut found =
-                nodes.filter(move |node| node.get("node-name").and_then(Value::as_str) == Some(&wanted));
-            found.next().and_then(|node| node.get("image"))
-        };
-        let size = |part: &str, key: &str| node(part).and_then(|image| image.get(key)?.as_u64()).unwrap_or(0);
-        Ok(BlockInfo {
-            capacity: size("format", "virtual-size"),
-            allocation: size("storage", "actual-size"),
-            physical: size("storage", "virtual-size"),
-        })
+        Ok(disks.iter().map(|disk| (disk.target.clone(), sizes(&answer, &disk.target))).collect())
     }
 
     /// How much memory the guest has now, in bytes.
@@ -162,6 +175,27 @@ impl Manager {
         }
         self.ask(uuid, Ask::Balloon { bytes })?;
         Ok(())
+    }
+}
+
+fn named(mut disks: impl Iterator<Item = DiskName>, name: &str) -> Result<DiskName, ManagerError> {
+    let found = disks.find(|disk| disk.target == name || disk.source.as_deref() == Some(name));
+    found.ok_or_else(|| ManagerError::Argument(format!("invalid path {name} not assigned to domain")))
+}
+
+/// What `query-named-block-nodes` says of a disk.
+fn sizes(answer: &Value, target: &str) -> BlockInfo {
+    let node = |part: &str| {
+        let wanted = format!("{target}-0-{part}");
+        let mut nodes = answer.as_array().into_iter().flatten();
+        let found = nodes.find(|node| node.get("node-name").and_then(Value::as_str) == Some(&wanted));
+        found.and_then(|node| node.get("image"))
+    };
+    let size = |part: &str, key: &str| node(part).and_then(|image| image.get(key)?.as_u64()).unwrap_or(0);
+    BlockInfo {
+        capacity: size("format", "virtual-size"),
+        allocation: size("storage", "actual-size"),
+        physical: size("storage", "virtual-size"),
     }
 }
 

@@ -169,7 +169,7 @@ impl Manager {
             return Err(ManagerError::state("cannot rename active domain"));
         }
         if before.name == *name {
-            return Err(ManagerError::Argument("Can't rename domain to itself".into()));
+            return Err(ManagerError::state("Can't rename domain to itself"));
         }
         if self.by_name(name.as_str()).is_ok() {
             return Err(ManagerError::state(&format!("domain with name '{name}' already exists")));

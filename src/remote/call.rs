@@ -140,10 +140,10 @@ impl<'a> Call<'a> {
     }
 
     /// Checks what the call needs of one domain; one that the caller may not even see does not exist for it.
-    fn permit(&self, domain: &Domain, flags: u32, unseen: Failure) -> Result<(), Failure> {
+    fn permit(&self, domain: &Domain, flags: u32, unseen: impl FnOnce() -> Failure) -> Result<(), Failure> {
         let on = Some((&domain.name, domain.uuid));
         if !self.may(Permission { object: Object::Domain, verb: Verb::Getattr }, on) {
-            return Err(unseen);
+            return Err(unseen());
         }
         self.read_only(flags)?;
         match self.needed(false, flags).find(|permission| !self.may(*permission, on)) {
@@ -196,8 +196,9 @@ impl<'a> Call<'a> {
     /// The domain of a reference, for a call with these flags.
     pub(super) fn domain(&self, reference: &rpc::Domain<'_>, flags: u32) -> Result<Target<'_>, Failure> {
         let uuid = DomainUuid(uuid::Uuid::from_bytes(reference.uuid));
-        let domain = self.view.manager.by_uuid(uuid)?;
-        self.permit(&domain, flags, Failure::no_uuid(uuid))?;
+        let missing = || Failure::no_domain(uuid, reference.name);
+        let domain = self.view.manager.by_uuid(uuid).map_err(|_| missing())?;
+        self.permit(&domain, flags, missing)?;
         Ok(Target { manager: &self.view.manager, domain })
     }
 
@@ -208,7 +209,7 @@ impl<'a> Call<'a> {
         unseen: impl FnOnce() -> crate::manager::ManagerError,
     ) -> Result<Domain, Failure> {
         let domain = find(&self.view.manager)?;
-        self.permit(&domain, 0, unseen().into())?;
+        self.permit(&domain, 0, || unseen().into())?;
         Ok(domain)
     }
 

@@ -18,7 +18,7 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainGetMaxMemory => {
             |call| with(call, |call, target| call.answer(&(definition(&target.domain)?.memory / 1024)))
         }
-        P::DomainGetMaxVcpus => |call| with(call, |call, target| call.answer(&vcpus(&target.domain)?)),
+        P::DomainGetMaxVcpus => max_vcpus,
         P::DomainGetMessages => messages,
         P::DomainGetOsType => |call| with(call, |call, _| call.answer(&call.kind().os_type())),
         P::DomainGetSecurityLabel => security_label,
@@ -105,6 +105,14 @@ pub(super) fn definition(domain: &Domain) -> Result<&Summary, Failure> {
             domain.name
         );
         Failure::new(Code::OperationInvalid, From::Qemu, text)
+    })
+}
+
+/// Of what runs, unlike the newer call.
+fn max_vcpus(call: &Call<'_>) -> Answer {
+    with(call, |call, target| match target.domain.is_active() {
+        true => call.answer(&vcpus(&target.domain)?),
+        false => Err(Failure::new(Code::OperationInvalid, From::Domain, "domain is not running")),
     })
 }
 

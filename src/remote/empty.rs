@@ -60,6 +60,18 @@ fn lookup(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         },
         P::NwfilterLookupByName => |call| missing(call, Code::NoNwfilter, From::Nwfilter, "no nwfilter"),
         P::NwfilterLookupByUuid => |call| missing_uuid(call, Code::NoNwfilter, From::Nwfilter, "no nwfilter"),
+        P::DomainCheckpointLookupByName => {
+            |call| absent(call, Code::NoCheckpoint, "no domain checkpoint with matching name")
+        }
+        P::DomainSnapshotLookupByName => {
+            |call| absent(call, Code::NoSnapshot, "no domain snapshot with matching name")
+        }
+        P::DomainSnapshotCurrent => |call| {
+            on(call, |_| {
+                let text = "the domain does not have a current snapshot";
+                Err(Failure::new(Code::NoSnapshot, From::Qemu, text))
+            })
+        },
         P::SecretLookupByUsage => |call| {
             let (_kind, usage): (i32, &str) = call.arguments()?;
             let text = format!("no secret with matching usage '{usage}'");
@@ -104,6 +116,13 @@ fn snapshot_names(call: &Call<'_>) -> Answer {
     let _target = call.domain(&reference, flags)?;
     most(max)?;
     call.answer(&List::<&str, 0>(Vec::new()))
+}
+
+/// Something of a domain's that it has none of.
+fn absent(call: &Call<'_>, code: Code, what: &str) -> Answer {
+    let (reference, name, flags): (rpc::Domain<'_>, &str, u32) = call.arguments()?;
+    let _target = call.domain(&reference, flags)?;
+    Err(Failure::new(code, From::Qemu, format!("{what} '{name}'")))
 }
 
 fn missing(call: &Call<'_>, code: Code, from: From, what: &str) -> Answer {

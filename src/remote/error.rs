@@ -29,11 +29,13 @@ pub(super) enum Code {
     NoNwfilter = 62,
     NoSecret = 66,
     ConfigUnsupported = 67,
+    NoSnapshot = 72,
     ArgumentUnsupported = 74,
     NoMetadata = 80,
     AgentUnresponsive = 86,
     AccessDenied = 88,
     NoNwfilterBinding = 101,
+    NoCheckpoint = 102,
     VolumeExists = 90,
     DeviceMissing = 99,
 }
@@ -64,6 +66,9 @@ pub(super) struct Failure {
     pub(super) message: String,
 }
 
+/// What libvirt says of a domain's state in the same words for every driver.
+const SHARED: &[&str] = &["domain is not running", "transient domains do not have any persistent config"];
+
 impl Failure {
     /// The error with libvirt's own words before what is said.
     pub(super) fn new(code: Code, from: From, what: impl AsRef<str>) -> Self {
@@ -72,7 +77,9 @@ impl Failure {
             "" => what.to_owned(),
             words => format!("{words}: {what}"),
         };
-        Self { code, from, message }
+        // In libvirt this comes from what all its drivers share.
+        let shared = code == Code::OperationInvalid && SHARED.contains(&what);
+        Self { code, from: if shared { From::Domain } else { from }, message }
     }
 
     /// A call that only an open connection takes.
@@ -102,8 +109,19 @@ impl Failure {
 
     /// A flag that is not known, and so not ignored.
     pub(super) fn flags(flags: u32, procedure: Procedure) -> Self {
-        let text = format!("unsupported flags (0x{flags:x}) in function {}", procedure.api());
-        Self { code: Code::InvalidArgument, from: From::Domain, message: text }
+        let api = procedure.api();
+        let from = match api {
+            _ if api.starts_with("virDomain") => From::Qemu,
+            _ if api.contains("Storage") => From::Storage,
+            _ if api.contains("Network") => From::Network,
+            _ if api.contains("NodeDevice") => From::NodeDevice,
+            _ if api.contains("Interface") => From::Interface,
+            _ if api.contains("Secret") => From::Secret,
+            _ if api.contains("NWFilter") => From::Nwfilter,
+            _ => From::Qemu,
+        };
+        let text = format!("unsupported flags (0x{flags:x}) in function {api}");
+        Self { code: Code::InvalidArgument, from, message: text }
     }
 
     /// A read-only client asked for more.
@@ -115,9 +133,9 @@ impl Failure {
         Self::new(Code::OperationDenied, From::Domain, text)
     }
 
-    /// Something that does not exist, or that the caller may not see.
-    pub(super) fn no_uuid(uuid: DomainUuid) -> Self {
-        ManagerError::NoUuid(uuid).into()
+    /// A domain that does not exist, or that the caller may not see, by what a reference to it says.
+    pub(super) fn no_domain(uuid: DomainUuid, name: &str) -> Self {
+        Self::new(Code::NoDomain, From::Qemu, format!("no domain with matching uuid '{uuid}' ({name})"))
     }
 }
 
@@ -146,6 +164,8 @@ impl Code {
             Self::ConfigUnsupported => "unsupported configuration",
             Self::ArgumentUnsupported => "argument unsupported",
             Self::AgentUnresponsive => "Guest agent is not responding",
+            Self::NoCheckpoint => "Domain checkpoint not found",
+            Self::NoSnapshot => "Domain snapshot not found",
             Self::NoMetadata => "metadata not found",
             Self::AccessDenied => "access denied",
             Self::DeviceMissing => "device not found",

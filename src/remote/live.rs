@@ -3,7 +3,8 @@
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::keys::{self, KeyError};
-use crate::manager::{BlockStats, ManagerError};
+use crate::base::DomainUuid;
+use crate::manager::{BlockStats, Manager, ManagerError};
 use crate::privsep::ask::Ask;
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
 
@@ -34,7 +35,7 @@ pub(super) const AFFECT_CONFIG: u32 = 2;
 /// virDomainMemoryModFlags and virDomainVcpuFlags
 const MAXIMUM: u32 = 4;
 /// virTypedParameterFlags: texts are welcome.
-const STRING_OKAY: u32 = 4;
+pub(super) const STRING_OKAY: u32 = 4;
 
 /// What a change concerns, once "current" has found its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +143,12 @@ fn block_info(call: &Call<'_>) -> Answer {
     let target = call.domain(&reference, flags)?;
     call.only_flags(flags, 0)?;
     let (manager, uuid) = target.parts();
-    let info = manager.block_info(uuid, path)?;
+    if target.domain.is_active() {
+        let info = manager.block_info(uuid, path)?;
+        return call.answer(&(info.allocation, info.capacity, info.physical));
+    }
+    let disk = manager.kept_disk(&target.domain, path)?;
+    let info = call.pools().info_of(disk.medium()?)?;
     call.answer(&(info.allocation, info.capacity, info.physical))
 }
 
@@ -171,6 +177,7 @@ const GUEST_STATS: &[(&str, i32, bool)] = &[
     ("stat-htlb-pgfail", 12, false),
 ];
 const ACTUAL_BALLOON: i32 = 6;
+const RSS: i32 = 7;
 const LAST_UPDATE: i32 = 9;
 
 struct Stat(i32, u64);
@@ -181,22 +188,26 @@ impl Encode for Stat {
     }
 }
 
+/// What the guest reports of its memory, by virDomainMemoryStatTags; nothing where QEMU does not answer.
+pub(super) fn reported_memory(manager: &Manager, uuid: DomainUuid) -> Vec<(i32, u64)> {
+    let Ok(answer) = manager.ask(uuid, Ask::GuestMemory) else { return Vec::new() };
+    let reported = |name: &str| answer.get("stats").and_then(|stats| stats.get(name)?.as_u64());
+    // What the guest does not report is the largest number.
+    let known = GUEST_STATS.iter().filter_map(|(name, tag, bytes)| {
+        let value = reported(name).filter(|value| *value != u64::MAX)?;
+        Some((*tag, if *bytes { value / 1024 } else { value }))
+    });
+    known.chain(answer.get("last-update").and_then(|when| Some((LAST_UPDATE, when.as_u64()?)))).collect()
+}
+
 fn memory_stats(call: &Call<'_>) -> Answer {
     let (reference, room, flags): (rpc::Domain<'_>, u32, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
     call.only_flags(flags, 0)?;
     let (manager, uuid) = target.parts();
     let mut stats = vec![Stat(ACTUAL_BALLOON, manager.memory(uuid)? / 1024)];
-    if let Ok(answer) = manager.ask(uuid, Ask::GuestMemory) {
-        let reported = |name: &str| answer.get("stats").and_then(|stats| stats.get(name)?.as_u64());
-        for (name, tag, bytes) in GUEST_STATS {
-            // What the guest does not report is the largest number.
-            if let Some(value) = reported(name).filter(|value| *value != u64::MAX) {
-                stats.push(Stat(*tag, if *bytes { value / 1024 } else { value }));
-            }
-        }
-        stats.extend(answer.get("last-update").and_then(|when| Some(Stat(LAST_UPDATE, when.as_u64()?))));
-    }
+    stats.extend(reported_memory(manager, uuid).into_iter().map(|(tag, value)| Stat(tag, value)));
+    stats.extend(super::usage::resident(&target.domain).map(|bytes| Stat(RSS, bytes / 1024)));
     stats.truncate(usize::try_from(room).unwrap_or(usize::MAX));
     call.answer(&List::<Stat, 1024>(stats))
 }

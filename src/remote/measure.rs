@@ -153,15 +153,20 @@ fn pins(
     let length = length.ok_or_else(|| invalid("maplen is out of its bounds"))?;
     let mut maps = Vec::with_capacity(sets.len() * length);
     for set in &sets {
-        let mut map = vec![0_u8; length];
-        for cpu in set {
-            if let Some(byte) = map.get_mut((cpu / 8) as usize) {
-                *byte |= 1 << (cpu % 8);
-            }
-        }
-        maps.extend(map);
+        maps.extend(map(set, length));
     }
     Ok((maps, i32::try_from(sets.len()).unwrap_or(0)))
+}
+
+/// A map of CPUs with so many bytes.
+pub(super) fn map(cpus: &[u32], length: usize) -> Vec<u8> {
+    let mut map = vec![0_u8; length];
+    for cpu in cpus {
+        if let Some(byte) = map.get_mut((cpu / 8) as usize) {
+            *byte |= 1 << (cpu % 8);
+        }
+    }
+    map
 }
 
 fn vcpu_pins(call: &Call<'_>) -> Answer {

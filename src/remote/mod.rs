@@ -25,6 +25,8 @@ mod plug;
 mod session;
 mod stats;
 mod storage;
+mod tune;
+mod usage;
 mod view;
 
 pub use dispatch::{Console, Outcome, StreamPacket};

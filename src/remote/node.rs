@@ -7,7 +7,7 @@ use crate::conf::capabilities::Capabilities;
 use crate::conf::emulator::EmulatorFacts;
 
 /// Where control groups are mounted.
-const CGROUPS: &str = "/sys/fs/cgroup";
+pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
 const MEMINFO: &str = "/proc/meminfo";
 const STAT: &str = "/proc/stat";
 /// The most that is read of a file of the kernel's.
@@ -104,19 +104,8 @@ pub(super) fn cpu_times(cpu: Option<i32>) -> Option<[u64; 4]> {
     Some([system.saturating_add(irq).saturating_add(softirq), user.saturating_add(nice), idle, iowait])
 }
 
-/// Nanoseconds that the processes of a control group have run.
-pub(super) fn cpu_time(cgroup: &str) -> Option<u64> {
-    // Only the labeller names control groups; still, none is above their mount.
-    if cgroup.split('/').any(|part| part == "..") {
-        return None;
-    }
-    let text = read(&format!("{CGROUPS}/{}/cpu.stat", cgroup.trim_matches('/')))?;
-    let microseconds: u64 =
-        text.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()?;
-    Some(microseconds.saturating_mul(1000))
-}
-
-fn read(path: &str) -> Option<String> {
+/// What stands in a file of the kernel's.
+pub(super) fn read(path: &str) -> Option<String> {
     let mut text = String::new();
     std::fs::File::open(path).ok()?.take(FILE_MAX).read_to_string(&mut text).ok()?;
     Some(text)

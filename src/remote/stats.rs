@@ -3,6 +3,8 @@
 use super::call::{Answer, Call, Target, reference};
 use super::domain::{definition, state};
 use super::error::{Code, Failure, From};
+use super::live::reported_memory;
+use super::usage;
 use crate::access::Verb;
 use crate::manager::{Domain, Manager, Summary};
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
@@ -22,18 +24,14 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     })
 }
 
-/// CPU time in nanoseconds, as the domain's cgroup counts it; 0 where there is none.
-fn cpu_time(domain: &Domain) -> u64 {
-    domain.running().and_then(|live| live.cgroup.as_deref()).and_then(super::node::cpu_time).unwrap_or(0)
-}
-
 fn info(call: &Call<'_>) -> Answer {
     let reference: rpc::Domain<'_> = call.arguments()?;
     let target = call.domain(&reference, 0)?;
     let domain = &target.domain;
     let definition = definition(domain)?;
     let memory = current_memory(domain, definition) / 1024;
-    call.answer(&(state(domain).0, definition.memory / 1024, memory, definition.vcpus, cpu_time(domain)))
+    let cpu = usage::cpu(domain).map_or(0, |[all, ..]| all);
+    call.answer(&(state(domain).0, definition.memory / 1024, memory, definition.vcpus, cpu))
 }
 
 /// How much memory the guest has, in bytes, as it was last heard of.
@@ -75,15 +73,14 @@ impl Encode for Words<'_> {
 
 struct Record<'a> {
     domain: &'a Domain,
-    stats: Vec<TypedParam<'static>>,
-    /// Those whose names are made for each disk.
-    blocks: Vec<(String, Measured)>,
+    stats: Vec<(String, Measured)>,
 }
 
-/// A value of a disk.
+/// A value.
 enum Measured {
     Count(u32),
     Number(u64),
+    State(i32),
     Text(String),
 }
 
@@ -92,6 +89,7 @@ impl Measured {
         match self {
             Self::Count(count) => ParamValue::Uint(*count),
             Self::Number(number) => ParamValue::Ullong(*number),
+            Self::State(state) => ParamValue::Int(*state),
             Self::Text(text) => ParamValue::Text(text),
         }
     }
@@ -101,13 +99,9 @@ impl Encode for Record<'_> {
     fn encode(&self, to: &mut Encoder) -> Result<(), XdrError> {
         to.put(&reference(self.domain))?;
         // The list is short; its elements are encoded one by one, for they borrow nothing.
-        let count = self.stats.len() + self.blocks.len();
-        to.put(&u32::try_from(count).unwrap_or(0))?;
-        self.stats.iter().try_for_each(|stat| to.put(stat))?;
-        let blocks = self.blocks.iter();
-        blocks
-            .map(|(field, value)| TypedParam { field, value: value.value() })
-            .try_for_each(|stat| to.put(&stat))
+        to.put(&u32::try_from(self.stats.len()).unwrap_or(0))?;
+        let stats = self.stats.iter().map(|(field, value)| TypedParam { field, value: value.value() });
+        stats.into_iter().try_for_each(|stat| to.put(&stat))
     }
 }
 
@@ -116,8 +110,9 @@ const STATE: u32 = 1;
 const CPU: u32 = 2;
 const BALLOON: u32 = 4;
 const VCPU: u32 = 8;
+const INTERFACE: u32 = 16;
 const BLOCK: u32 = 32;
-const KNOWN: u32 = STATE | CPU | BALLOON | VCPU | BLOCK;
+const KNOWN: u32 = STATE | CPU | BALLOON | VCPU | INTERFACE | BLOCK;
 /// virConnectGetAllDomainStatsFlags: those that select domains, and those that only ask not to wait or to be told.
 const ACTIVE: u32 = 1;
 const INACTIVE: u32 = 2;
@@ -126,6 +121,20 @@ const TRANSIENT: u32 = 8;
 const STATE_RUNNING: u32 = 16;
 const STATE_PAUSED: u32 = 32;
 const STATE_SHUTOFF: u32 = 64;
+/// virDomainMemoryStatTags as the balloon's group names them, in libvirt's order.
+const BALLOON_STATS: &[(i32, &str)] = &[
+    (0, "swap_in"),
+    (1, "swap_out"),
+    (2, "major_fault"),
+    (3, "minor_fault"),
+    (4, "unused"),
+    (5, "available"),
+    (8, "usable"),
+    (9, "last-update"),
+    (10, "disk_caches"),
+    (11, "hugetlb_pgalloc"),
+    (12, "hugetlb_pgfail"),
+];
 const NOWAIT: u32 = 1 << 29;
 const BACKING: u32 = 1 << 30;
 const ENFORCE: u32 = 1 << 31;
@@ -146,9 +155,15 @@ fn all_stats(call: &Call<'_>) -> Answer {
     domains.retain(|domain| selected(domain, flags));
     let stats = if stats == 0 { KNOWN } else { stats };
     let record = |domain| {
-        let mut record = Record { domain, stats: measure(domain, stats), blocks: Vec::new() };
-        if stats & BLOCK != 0 && flags & NOWAIT == 0 && domain.is_active() {
-            record.blocks = blocks(call.manager(), domain);
+        let mut record = Record { domain, stats: measure(domain, stats) };
+        // What is asked of QEMU, and not where nobody is to wait for it.
+        let waits = flags & NOWAIT == 0 && domain.is_active();
+        if waits && stats & BALLOON != 0 {
+            record.stats.extend(balloon(call.manager(), domain));
+        }
+        record.stats.extend(behind(domain, stats));
+        if stats & BLOCK != 0 {
+            record.stats.extend(blocks(call, domain, waits));
         }
         record
     };
@@ -167,53 +182,105 @@ fn selected(domain: &Domain, flags: u32) -> bool {
         && group(&[(STATE_RUNNING, state == 1), (STATE_PAUSED, state == 3), (STATE_SHUTOFF, state == 5)])
 }
 
-fn measure(domain: &Domain, wanted: u32) -> Vec<TypedParam<'static>> {
+/// What is in memory, up to the balloon.
+fn measure(domain: &Domain, wanted: u32) -> Vec<(String, Measured)> {
     let mut stats = Vec::new();
-    let mut put = |group: u32, field, value| {
+    let mut put = |group: u32, field: &str, value| {
         if wanted & group != 0 {
-            stats.push(TypedParam { field, value });
+            stats.push((field.to_owned(), value));
         }
     };
     let (now, reason) = state(domain);
-    put(STATE, "state.state", ParamValue::Int(now));
-    put(STATE, "state.reason", ParamValue::Int(reason));
-    if domain.is_active() {
-        put(CPU, "cpu.time", ParamValue::Ullong(cpu_time(domain)));
+    put(STATE, "state.state", Measured::State(now));
+    put(STATE, "state.reason", Measured::State(reason));
+    match usage::cpu(domain) {
+        Some(times) => {
+            for (field, time) in ["cpu.time", "cpu.user", "cpu.system"].iter().zip(times) {
+                put(CPU, field, Measured::Number(time));
+            }
+        }
+        None if domain.is_active() => put(CPU, "cpu.time", Measured::Number(0)),
+        None => {}
     }
     if let Ok(definition) = definition(domain) {
-        if domain.is_active() {
-            let current = current_memory(domain, definition) / 1024;
-            put(BALLOON, "balloon.current", ParamValue::Ullong(current));
-        }
-        put(BALLOON, "balloon.maximum", ParamValue::Ullong(definition.memory / 1024));
-        put(VCPU, "vcpu.current", ParamValue::Uint(definition.vcpus));
-        put(VCPU, "vcpu.maximum", ParamValue::Uint(definition.vcpus));
+        let current = current_memory(domain, definition) / 1024;
+        put(BALLOON, "balloon.current", Measured::Number(current));
+        put(BALLOON, "balloon.maximum", Measured::Number(definition.memory / 1024));
     }
     stats
 }
 
-/// What each disk did; nothing where its supervisor does not answer, since the others' statistics are wanted too.
-fn blocks(manager: &Manager, domain: &Domain) -> Vec<(String, Measured)> {
-    let live = domain.running().and_then(|live| live.definition.as_ref());
-    let disks = live.and_then(|definition| definition.disks().ok()).unwrap_or_default();
-    let Ok(measured) = manager.all_block_stats(domain.uuid) else { return Vec::new() };
+/// What the guest reports of its memory, and what its device model has.
+fn balloon(manager: &Manager, domain: &Domain) -> Vec<(String, Measured)> {
+    let reported = reported_memory(manager, domain.uuid);
+    let named = BALLOON_STATS.iter().filter_map(|(tag, name)| {
+        let (_, value) = reported.iter().find(|(reported, _)| reported == tag)?;
+        Some((format!("balloon.{name}"), Measured::Number(*value)))
+    });
+    let resident = usage::resident(domain).map(|bytes| bytes / 1024);
+    named.chain(resident.map(|value| ("balloon.rss".to_owned(), Measured::Number(value)))).collect()
+}
+
+/// What is in memory, behind the balloon.
+fn behind(domain: &Domain, wanted: u32) -> Vec<(String, Measured)> {
+    // virVcpuState
+    const RUNNING: i32 = 1;
+    let mut stats = Vec::new();
+    if let Ok(definition) = definition(domain)
+        && wanted & VCPU != 0
+    {
+        for name in ["vcpu.current", "vcpu.maximum"] {
+            stats.push((name.to_owned(), Measured::Count(definition.vcpus)));
+        }
+        let running = if domain.is_active() { definition.vcpus } else { 0 };
+        stats.extend((0..running).map(|vcpu| (format!("vcpu.{vcpu}.state"), Measured::State(RUNNING))));
+    }
+    if let Some(live) = domain.running().and_then(|live| live.definition.as_ref())
+        && wanted & INTERFACE != 0
+    {
+        let count = live.interfaces().ok().and_then(|count| u32::try_from(count).ok());
+        stats.extend(count.map(|count| ("net.count".to_owned(), Measured::Count(count))));
+    }
+    stats
+}
+
+/// Which disks there are, what each did, and how large it is. Where a supervisor does not answer, its domain has less
+/// of it, since the others' statistics are wanted too.
+fn blocks(call: &Call<'_>, domain: &Domain, waits: bool) -> Vec<(String, Measured)> {
+    let manager = call.manager();
+    let Ok(disks) = manager.current(domain).and_then(|definition| definition.disks()) else {
+        return Vec::new();
+    };
+    let measured = if waits { manager.all_block_stats(domain.uuid).unwrap_or_default() } else { Vec::new() };
+    let sizes =
+        if waits { manager.all_block_infos(domain.uuid, &disks).unwrap_or_default() } else { Vec::new() };
     let mut all = vec![("block.count".to_owned(), Measured::Count(u32::try_from(disks.len()).unwrap_or(0)))];
     for (number, disk) in disks.into_iter().enumerate() {
         let name = |name: &str| format!("block.{number}.{name}");
         all.push((name("name"), Measured::Text(disk.target.clone())));
+        let medium = disk.source.is_some();
         all.extend(disk.source.map(|path| (name("path"), Measured::Text(path))));
-        let Some((_, stats)) = measured.iter().find(|(target, _)| *target == disk.target) else { continue };
-        for (what, value) in [
-            ("rd.reqs", stats.reads),
-            ("rd.bytes", stats.read_bytes),
-            ("rd.times", stats.read_time),
-            ("wr.reqs", stats.writes),
-            ("wr.bytes", stats.write_bytes),
-            ("wr.times", stats.write_time),
-            ("fl.reqs", stats.flushes),
-            ("fl.times", stats.flush_time),
-        ] {
-            all.push((name(what), Measured::Number(value)));
+        if let Some((_, stats)) = measured.iter().find(|(target, _)| *target == disk.target) {
+            for (what, value) in [
+                ("rd.reqs", stats.reads),
+                ("rd.bytes", stats.read_bytes),
+                ("rd.times", stats.read_time),
+                ("wr.reqs", stats.writes),
+                ("wr.bytes", stats.write_bytes),
+                ("wr.times", stats.write_time),
+                ("fl.reqs", stats.flushes),
+                ("fl.times", stats.flush_time),
+            ] {
+                all.push((name(what), Measured::Number(value)));
+            }
+        }
+        let size = sizes.iter().find(|(target, _)| *target == disk.target).filter(|_| medium);
+        if let Some((_, size)) = size {
+            for (what, value) in
+                [("allocation", size.allocation), ("capacity", size.capacity), ("physical", size.physical)]
+            {
+                all.push((name(what), Measured::Number(value)));
+            }
         }
     }
     all

@@ -179,6 +179,12 @@ impl Pools {
         Ok(())
     }
 
+    /// What is known of an image in a configured place, whether a pool lists it or not.
+    pub fn info_of(&self, path: &str) -> Result<Info, StorageError> {
+        let path = path.to_owned();
+        self.info(&Volume { pool: String::new(), name: String::new(), path, directory: false })
+    }
+
     /// What is known of a volume now.
     pub fn info(&self, volume: &Volume) -> Result<Info, StorageError> {
         let (file, header) = self.file(volume)?;

@@ -108,6 +108,11 @@ const DOMAIN: &str = "<domain type='qemu'><name>NAME</name>UUID<title>a title</t
     <memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>\
     <features><acpi/><apic/></features><devices><serial type='pty'/></devices></domain>";
 
+const RICH: &str = "<disk type='file' device='disk'><driver name='qemu' type='raw'/>\
+    <source file='DIR/images/rich.img'/><target dev='vda' bus='virtio'/></disk>\
+    <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>\
+    <graphics type='vnc' autoport='yes'/><video><model type='vga'/></video></devices>";
+
 impl Side {
     pub fn new(uri: &str, directory: &str) -> Self {
         let directory = std::fs::canonicalize(directory).unwrap().to_str().unwrap().to_owned();
@@ -115,6 +120,12 @@ impl Side {
         let write = |name: &str, text: &str| std::fs::write(format!("{directory}/{name}"), text).unwrap();
         write("twin.xml", &DOMAIN.replace("NAME", "twin").replace("UUID", uuid));
         write("heard.xml", &DOMAIN.replace("NAME", "heard").replace("UUID", ""));
+        let rich = DOMAIN.replace("UUID", "<uuid>6ba7b810-9dad-11d1-80b4-00c04fd430ca</uuid>");
+        let rich = rich.replace("</devices>", &RICH.replace("DIR", &directory));
+        write("rich.xml", &rich.replace("NAME", "rich"));
+        let unknown = DOMAIN.replace("UUID", "").replace("</devices>", "<bogus/></devices>");
+        write("unknown.xml", &unknown.replace("NAME", "unknown"));
+        std::fs::File::create(format!("{directory}/images/rich.img")).unwrap().set_len(1 << 20).unwrap();
         write("broken.xml", "<domain type='qemu'><name>x</name>");
         write("nameless.xml", "<domain type='qemu'><memory>1</memory></domain>");
         Self { uri: uri.to_owned(), directory }
@@ -215,6 +226,14 @@ fn plain(step: &str, line: &str) -> String {
     for (key, of) in [
         ("CPU time:", true),
         ("CPU frequency:", true),
+        ("CPU:", true),
+        // Firmware reads the disk some time after the start.
+        ("vda rd_req", true),
+        ("vda rd_bytes", true),
+        ("vda rd_total_times", true),
+        ("number of read operations:", true),
+        ("number of bytes read:", true),
+        ("total duration of reads (ns):", true),
         ("Capacity:", room),
         ("Allocation:", room),
         ("Available:", room),

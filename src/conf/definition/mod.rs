@@ -17,6 +17,7 @@ mod read;
 mod rules;
 mod running;
 pub mod schema;
+mod tune;
 mod write;
 
 use std::fmt;
@@ -29,6 +30,7 @@ use node::Node;
 
 pub use metadata::{MetadataError, fuzz_metadata};
 pub use running::{Running, RunningLabel};
+pub use tune::DISK_TUNING;
 
 /// The namespace of svirt's own facts in `<metadata>`.
 pub const SVIRT_NAMESPACE: &str = "urn:svirt:domain:1";
