@@ -43,7 +43,11 @@ fn plan() -> Spawn {
             uid: 1_911_100_000,
             gid: 1_911_100_000,
             groups: Vec::new(),
-            root: RootSpec { files: vec![], devices: vec![DeviceNode::Null, DeviceNode::Urandom] },
+            root: RootSpec {
+                files: vec![],
+                devices: vec![DeviceNode::Null, DeviceNode::Urandom],
+                shares: vec![],
+            },
             landlock: LandlockSpec { abi: 7, rules: vec![LandlockRule { path: "/".into(), access: all }] },
             rlimits: vec![Rlimit { resource: RlimitKind::Core, value: Some(0) }],
             selinux_exec: None,

@@ -672,6 +672,15 @@ fn a_tpm() {
     }
 }
 
+/// The same definition with a `<memoryBacking>`.
+fn backed(definition: &str, inside: &str) -> String {
+    let text = std::fs::read_to_string(definition).unwrap();
+    let with = format!("<memoryBacking>{inside}</memoryBacking><vcpu>");
+    let path = definition.replace(".xml", "-backed.xml");
+    std::fs::write(&path, text.replacen("<vcpu>", &with, 1)).unwrap();
+    path
+}
+
 /// Memory that is shared, locked and allocated at once; and huge pages, which this host has not set aside.
 #[test]
 fn memory_backing() {
@@ -680,13 +689,7 @@ fn memory_backing() {
     }
     let rig = Rig::new();
     let definition = rig.linux("memory", "", "");
-    let backed = |inside: &str| {
-        let text = std::fs::read_to_string(&definition).unwrap();
-        let with = format!("<memoryBacking>{inside}</memoryBacking><vcpu>");
-        let path = rig.path("backed.xml");
-        std::fs::write(&path, text.replacen("<vcpu>", &with, 1)).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
+    let backed = |inside: &str| backed(&definition, inside);
     let before = rig.snapshot();
     rig.start(&backed(
         "<nosharepages/><source type='memfd'/><access mode='shared'/><allocation mode='immediate' threads='2'/>",
@@ -716,4 +719,166 @@ fn memory_backing() {
     }
     let pages = "<hugepages><page size='3' unit='MiB'/></hugepages>";
     rig.refused(&backed(pages), 1, &["<hugepages>", "no pages of this size"]);
+}
+
+/// Owner of the shared directories of these tests: nobody's on this host.
+const SHARER: u32 = 990_000_017;
+
+/// A directory of the rig's shares that belongs to [`SHARER`], with a file and links that lead out of it.
+fn share(rig: &Rig, name: &str) -> std::path::PathBuf {
+    let place = rig.path("shares").join(name);
+    std::fs::create_dir(&place).unwrap();
+    std::fs::write(rig.path("outside").join("secret"), "outside of the share\n").unwrap();
+    std::fs::write(place.join("hello"), "from the host\n").unwrap();
+    std::os::unix::fs::symlink(rig.path("outside"), place.join("away")).unwrap();
+    std::os::unix::fs::symlink("../../outside", place.join("up")).unwrap();
+    for path in [place.clone(), place.join("hello")] {
+        std::os::unix::fs::chown(&path, Some(SHARER), Some(SHARER)).unwrap();
+    }
+    place
+}
+
+const SHARED: &str = "<source type='memfd'/><access mode='shared'/>";
+
+/// virtiofsd: what the guest writes is the owner's on the host; it sees nothing else, and cannot write what is
+/// read-only.
+#[test]
+fn virtiofs() {
+    if guest().is_none() {
+        return;
+    }
+    let servers = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
+    if !servers.iter().any(|path| std::path::Path::new(path).exists()) {
+        println!("skipped: needs virtiofsd");
+        return;
+    }
+    let rig = Rig::new();
+    let (open, fixed) = (share(&rig, "open"), share(&rig, "fixed"));
+    let filesystem = |place: &std::path::Path, tag: &str, more: &str| {
+        format!(
+            "<filesystem type='mount' accessmode='passthrough'><driver type='virtiofs'/><source dir='{}'/>\
+             <target dir='{tag}'/>{more}</filesystem>",
+            place.display()
+        )
+    };
+    let devices = filesystem(&open, "open", "") + &filesystem(&fixed, "fixed", "<readonly/>");
+    let plain = rig.linux("virtiofs", "demo.devices", &devices);
+    rig.refused(&plain, 1, &["shared memory", "<memoryBacking>"]);
+    let definition = backed(&plain, SHARED);
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.heard("virtiofs", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "virtiofs"]);
+    talk.types("mkdir /o /f; mount -t virtiofs open /o && mount -t virtiofs fixed /f && echo mo''unted\r");
+    talk.shows("mounted\r\n");
+    in_guest(&mut talk);
+    talk.types("echo x >/f/new; cat /f/hello; [ -e /f/new ] || echo re''fused\r");
+    talk.shows("from the host");
+    talk.shows("refused\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    assert!(!rig.log("virtiofs").contains("outside of the share"), "{}", rig.log("virtiofs"));
+    fine(&rig, "virtiofs");
+    on_host(&open);
+    let inspected = rig.svirt(&["inspect", "virtiofs"]).expect(0);
+    assert!(inspected.out.contains("fs0") && inspected.out.contains("fs1"), "{}", inspected.out);
+    rig.end("virtiofs");
+    eventually("virtiofsd ends", || rig.processes().is_empty());
+    clean(&open);
+    rig.same_as(&before);
+}
+
+/// What both kinds must do and refuse, in the directory that is mounted at /o.
+fn in_guest(talk: &mut e2e_rig::terminal::Talk) {
+    talk.types("cat /o/hello; mkdir /o/d && echo from the guest >/o/d/file && mv /o/d/file /o/d/moved && cat /o/d/moved\r");
+    talk.shows("from the host");
+    talk.shows("from the guest\r\n");
+    // Links lead nowhere but in the guest's own tree, and no name leads above the share.
+    talk.types("ls /o/away /o/up /o/../outside 2>&1 | grep -c 'No such'; cat /o/up/secret /o/away/secret; echo lo''oked\r");
+    talk.shows("looked\r\n");
+    // The host has no set-uid file and no device of it.
+    talk.types(
+        "cp /bin/busybox /o/b; chmod 4755 /o/b || echo no''-suid; mknod /o/null c 1 3 || echo no''-device\r",
+    );
+    talk.shows("no-suid\r\n");
+    talk.shows("no-device\r\n");
+    talk.types("rm /o/b; dd if=/dev/zero of=/o/big bs=64k count=64 2>/dev/null; sync; wc -c </o/big; rm /o/big; echo do''ne\r");
+    talk.shows("4194304");
+    talk.shows("done\r\n");
+}
+
+/// What the guest made belongs to the directory's owner, and only what it was asked to make is there.
+fn on_host(place: &std::path::Path) {
+    let moved = place.join("d/moved");
+    assert_eq!(std::fs::read_to_string(&moved).unwrap(), "from the guest\n");
+    let found = moved.metadata().unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o6000), (SHARER, SHARER, 0));
+    let mut names: Vec<_> =
+        std::fs::read_dir(place).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["away", "d", "hello", "up"]);
+}
+
+fn clean(place: &std::path::Path) {
+    std::fs::remove_dir_all(place.join("d")).unwrap();
+}
+
+/// 9p: the same, served by the device model itself behind its own filter.
+#[test]
+fn nine_p() {
+    let (Some(_), Some(kernel)) = (guest(), e2e_rig::large_guest()) else { return };
+    let rig = Rig::new();
+    for file in ["kernel", "initrd"] {
+        std::fs::copy(kernel.join(file), rig.path("boot").join(file)).unwrap();
+    }
+    let (open, fixed) = (share(&rig, "open"), share(&rig, "fixed"));
+    let filesystem = |place: &std::path::Path, attributes: &str, tag: &str, more: &str| {
+        format!(
+            "<filesystem type='mount' {attributes}><source dir='{}'/><target dir='{tag}'/>{more}</filesystem>",
+            place.display()
+        )
+    };
+    // Not below one of the configured places, and what only root could serve.
+    let outside = filesystem(&rig.path("outside"), "accessmode='mapped'", "out", "");
+    rig.refused(&rig.bare("nine-p", &outside), 1, &["shares.places"]);
+    let passed = filesystem(&open, "", "open", "");
+    rig.refused(&rig.bare("nine-p", &passed), 1, &["accessmode='passthrough'", "accessmode='mapped'"]);
+    let devices =
+        filesystem(&open, "accessmode='mapped' fmode='640' dmode='750' multidevs='remap'", "open", "")
+            + &filesystem(&fixed, "accessmode='squash'", "fixed", "<readonly/>");
+    let definition = rig.linux("nine-p", "demo.devices", &devices);
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.heard("nine-p", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "nine-p"]);
+    let options = "-t 9p -o trans=virtio,version=9p2000.L,msize=262144";
+    talk.types(&format!(
+        "mkdir /o /f; mount {options} open /o && mount {options} fixed /f && echo mo''unted\r"
+    ));
+    talk.shows("mounted\r\n");
+    talk.types("cat /o/hello; mkdir /o/d && echo from the guest >/o/d/file && mv /o/d/file /o/d/moved && cat /o/d/moved\r");
+    talk.shows("from the host");
+    talk.shows("from the guest\r\n");
+    // Owner and mode are the guest's alone.
+    talk.types(
+        "chown 12:34 /o/d/moved; chmod 4755 /o/d/moved; stat -c '%u %g %a' /o/d/moved; echo ow''ned\r",
+    );
+    talk.shows("12 34 4755\r\n");
+    talk.shows("owned\r\n");
+    talk.types("cat /o/up/secret /o/away/secret /o/../outside/secret; echo lo''oked\r");
+    talk.shows("looked\r\n");
+    talk.types("echo x >/f/new; cat /f/hello; [ -e /f/new ] || echo re''fused\r");
+    talk.shows("from the host");
+    talk.shows("refused\r\n");
+    talk.types("dd if=/dev/zero of=/o/big bs=64k count=64 2>/dev/null; sync; wc -c </o/big; rm /o/big; echo do''ne\r");
+    talk.shows("4194304");
+    talk.shows("done\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    assert!(!rig.log("nine-p").contains("outside of the share"), "{}", rig.log("nine-p"));
+    fine(&rig, "nine-p");
+    on_host(&open);
+    rig.end("nine-p");
+    clean(&open);
+    rig.same_as(&before);
 }

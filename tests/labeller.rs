@@ -180,6 +180,73 @@ fn only_files_of_the_places_are_opened() {
     rig.assert_nothing_leased();
 }
 
+/// A front end that was taken over may ask for any directory: the labeller mounts those of the places alone, and follows
+/// no link that a guest could have made in one.
+#[test]
+fn only_directories_of_the_places_are_shared() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let image = rig.image("a.raw");
+    for name in ["shares", "shares/one", "shares/two", "shares/two/below", "outside"] {
+        std::fs::create_dir_all(rig.path(name)).unwrap();
+    }
+    let mut settings = rig.settings.clone();
+    let whole = rig.dir.path().to_str().unwrap().to_owned();
+    settings.shares.places.extend(["/etc", "/usr"].map(ToOwned::to_owned));
+    settings.shares.places.extend([rig.text("images"), whole.clone()]);
+    std::fs::write(rig.path("svirt.toml"), toml::to_string(&settings).unwrap()).unwrap();
+    // All of them are root's, as a guest's are where root owns the share.
+    symlink(rig.path("shares/two"), rig.path("shares/one/sideways")).unwrap();
+    symlink("../two/below", rig.path("shares/one/up")).unwrap();
+    symlink("/", rig.path("shares/one/root")).unwrap();
+    symlink(rig.path("images/a.raw"), rig.path("shares/one/image")).unwrap();
+    std::fs::write(rig.path("shares/one/file"), "x").unwrap();
+    nix::unistd::chown(&rig.path("shares/two/below"), Some(rig.settings.uids.domains.first.into()), None)
+        .unwrap();
+    rig.serve("");
+    let before = rig.snapshot();
+    let mut plan = rig.plan(1, &image);
+    if !rig.share(1, &mut plan) {
+        return;
+    }
+    for (path, expected) in [
+        ("/etc", "not for guests"),
+        ("/etc/ssh", "not for guests"),
+        ("/usr/share", "not for guests"),
+        (&whole, "not for guests"),
+        ("/home", "lies in no directory of shares.places"),
+        (&rig.text("images"), "not for guests"),
+        (&rig.text("state"), "svirt's own directories"),
+        (&rig.text("."), "no plain absolute path"),
+        (&rig.text("shares/../outside"), "no plain absolute path"),
+        (&rig.text("shares/one/sideways"), "a guest could have made"),
+        (&rig.text("shares/one/up"), "a guest could have made"),
+        (&rig.text("shares/one/root/etc"), "a guest could have made"),
+        (&rig.text("shares/one/file"), "is no directory"),
+        (&rig.text("shares/one/absent"), "no such file"),
+        (&rig.text("shares/two/below"), "svirt's own ranges"),
+        ("/proc/self/root", "symbolic link"),
+    ] {
+        let mut asked = plan.clone();
+        for op in &mut asked.ops {
+            if let Op::OpenShare { path: share, .. } = op {
+                *share = path.to_owned();
+            }
+        }
+        let said = rule(&rig.client().start(asked).unwrap_err());
+        assert!(said.contains(expected), "{path}: {said}");
+    }
+    // Nor does a disk go through one.
+    let mut asked = rig.plan(1, &image);
+    open_image(&mut asked).path = rig.text("shares/one/image");
+    let said = rule(&rig.client().start(asked).unwrap_err());
+    assert!(said.contains("a guest could have made"), "{said}");
+    assert_eq!(before, rig.snapshot());
+    rig.assert_nothing_leased();
+}
+
 #[test]
 fn a_shared_label_is_restored_by_the_last_domain() {
     if !possible() {

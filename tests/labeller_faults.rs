@@ -27,7 +27,8 @@ fn walk(kind: &str) {
     rig.serve("");
     rig.end_labeller("-TERM");
     let before = rig.snapshot();
-    let plan = rig.plan(1, &image);
+    let mut plan = rig.plan(1, &image);
+    rig.share(1, &mut plan);
     for step in 0..STEPS_MAX {
         rig.serve(&format!("{kind}:{step}"));
         assert!(!rig.labeller_is_dead(), "step {step}: nothing was asked yet");

@@ -20,6 +20,8 @@ use svirt::sys::process;
 const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
 /// Few machines have large pages set aside;
 const HUGE: &str = r#","hugetlb":true,"hugetlbsize":2097152"#;
+/// Where shared directories stand in the minimal root.
+const SHARES: [&str; 2] = ["/svirt/fs/0", "/svirt/fs/1"];
 /// Where the kernel's vsocks are opened, if it has them.
 const VSOCK: &str = "/dev/vhost-vsock";
 
@@ -60,11 +62,13 @@ fn kernel(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-/// The arguments but for a TPM's: QEMU waits for its answer; the end-to-end tests start one.
-fn without_tpm(argv: &[String]) -> impl Iterator<Item = &String> {
-    let ours = |at: usize| {
+/// The arguments but for those of a TPM and of virtiofs: QEMU waits for their answers; the end-to-end tests start them.
+fn without_answers(argv: &[String]) -> impl Iterator<Item = &String> {
+    let of = |at: usize, what: &str| argv.get(at).is_some_and(|of| of.contains(what));
+    let ours = move |at: usize| {
         argv[at] == "-tpmdev"
-            || argv[at] == "-device" && argv.get(at + 1).is_some_and(|of| of.contains("tpmdev"))
+            || argv[at] == "-device" && of(at + 1, "tpmdev")
+            || ["-chardev", "-device"].contains(&&*argv[at]) && of(at + 1, "chr-vu-")
     };
     argv.iter()
         .enumerate()
@@ -132,7 +136,8 @@ impl Bench {
         at
     }
 
-    /// What this machine has not: KVM, a tap device, vsocks, large pages, a block device, and the minimal root with its boot files.
+    /// What this machine has not: KVM, a tap device, vsocks, large pages, a block device, and the minimal root
+    /// with its boot files and shares.
     fn argument(&self, argument: &str) -> String {
         let kernel_path = self.directory.path().join("kernel");
         if !kernel_path.exists() {
@@ -150,6 +155,10 @@ impl Bench {
                 r#"{"driver":"virtio-rng-pci","id":"vsock0"}"#.into()
             }
             other if other.starts_with("host,") => other.replacen("host", "max", 1),
+            other if other.starts_with("local,") => {
+                let place = self.directory.path().to_str().unwrap();
+                SHARES.iter().fold(other.to_owned(), |text, share| text.replace(share, place))
+            }
             other => other.replace("host_device", "file").replace(HUGE, ""),
         }
     }
@@ -160,7 +169,7 @@ impl Bench {
         let stderr = File::create(&log).unwrap();
         let null = OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
         let text = |argument: &String| CString::new(self.argument(argument)).unwrap();
-        let argv: Vec<CString> = without_tpm(&spawn.argv).map(text).collect();
+        let argv: Vec<CString> = without_answers(&spawn.argv).map(text).collect();
         let argv: Vec<_> = argv.iter().map(CString::as_c_str).collect();
         let mut placed = vec![(null.as_raw_fd(), 0), (null.as_raw_fd(), 1), (stderr.as_raw_fd(), 2)];
         for grant in &spawn.fds {

@@ -72,6 +72,7 @@ fn confinement(uid: u32) -> Confinement {
         root: RootSpec {
             files: vec![RootFile { slot: slot("kernel"), place: RootPlace::Kernel }],
             devices: vec![DeviceNode::Null, DeviceNode::Urandom],
+            shares: vec![],
         },
         landlock: LandlockSpec {
             abi: 7,

@@ -1,6 +1,7 @@
 //! A domain's definition as values: what this version runs, and nothing that it does not.
 
 mod disk;
+mod filesystem;
 mod firmware;
 mod hardware;
 mod memory;
@@ -14,6 +15,7 @@ use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
 
 pub use disk::*;
+pub use filesystem::*;
 pub use firmware::*;
 pub use hardware::*;
 pub use memory::*;
@@ -239,6 +241,8 @@ pub struct Devices {
     pub serials: Vec<CharDevice>,
     /// `<console>`; the first one of type serial mirrors the first `<serial>` and is not repeated here.
     pub consoles: Vec<CharDevice>,
+    /// `<filesystem>`
+    pub filesystems: Vec<Filesystem>,
     /// `<rng>`
     pub rngs: Vec<Rng>,
     /// `<memballoon>`: `None` for `model='none'`; absent means virtio, as in libvirt.

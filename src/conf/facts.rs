@@ -25,6 +25,9 @@ pub struct HostFacts {
     pub emulators: Vec<Emulator>,
     /// Translation tables between domains of interpretation that the administrator wrote: name and text.
     pub doi_tables: Vec<(String, String)>,
+    /// Servers of virtiofs that are there: those that the host's descriptions of vhost-user programs name first, then
+    /// the configured ones.
+    pub virtiofsds: Vec<String>,
     /// CPUs online.
     pub cpus: u32,
     /// Their numbers.

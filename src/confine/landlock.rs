@@ -1,14 +1,14 @@
 //! The Landlock ruleset of a device model, and what an older kernel lacks of it.
 
-use crate::privsep::confinement::{LandlockAccess, LandlockRule, LandlockSpec};
+use crate::privsep::confinement::{LandlockAccess, LandlockRule, LandlockSpec, RootShare};
 use crate::privsep::op::DeviceNode;
 
 /// The newest ABI whose rights are handled.
 const NEWEST: u32 = 7;
 
 /// Everything is readable and executable beneath the minimal root, which holds nothing else; the device nodes may
-/// be written; no rule gives TCP.
-pub(super) fn spec(host_abi: u32, devices: &[DeviceNode]) -> LandlockSpec {
+/// be written, and what is shared over 9p; no rule gives TCP.
+pub(super) fn spec(host_abi: u32, devices: &[DeviceNode], shares: &[RootShare]) -> LandlockSpec {
     let everywhere = vec![LandlockAccess::Execute, LandlockAccess::ReadDir, LandlockAccess::ReadFile];
     let mut rules = vec![LandlockRule { path: "/".into(), access: everywhere }];
     for device in devices {
@@ -23,6 +23,16 @@ pub(super) fn spec(host_abi: u32, devices: &[DeviceNode]) -> LandlockSpec {
         }
         access.sort_unstable();
         rules.push(LandlockRule { path: path.into(), access });
+    }
+    for share in shares {
+        // A share that is read-only is a read-only mount.
+        let access = vec![
+            LandlockAccess::Names,
+            LandlockAccess::ReadDir,
+            LandlockAccess::ReadFile,
+            LandlockAccess::WriteFile,
+        ];
+        rules.push(LandlockRule { path: RootShare::path(share.number), access });
     }
     LandlockSpec { abi: host_abi.min(NEWEST), rules }
 }

@@ -19,7 +19,8 @@ pub(super) fn rlimits(domain: &Domain, fds: usize, dump: bool) -> Vec<Rlimit> {
         + devices.consoles.len()
         + devices.channels.len()
         + devices.controllers.len()
-        + devices.inputs.len();
+        + devices.inputs.len()
+        + devices.filesystems.len();
     let nofile = NOFILE_SPARE
         .saturating_add(NOFILE_PER_DEVICE.saturating_mul(count as u64 + u64::from(domain.vcpus)))
         .saturating_add(2 * fds as u64)

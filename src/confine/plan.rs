@@ -5,7 +5,9 @@ use crate::base::{Layer, Refusal};
 use crate::conf::domain::{Domain, VirtType};
 use crate::conf::facts::HostFacts;
 use crate::filter::own;
-use crate::privsep::confinement::{Confinement, RootFile, RootSpec, SeccompProgram, landlock_missing};
+use crate::privsep::confinement::{
+    Confinement, RootFile, RootShare, RootSpec, SeccompProgram, landlock_missing,
+};
 use crate::privsep::op::DeviceNode;
 use crate::profile;
 use crate::settings::Settings;
@@ -25,6 +27,8 @@ pub struct Request<'a> {
     pub selinux_exec: Option<String>,
     /// Boot files that its root must show.
     pub root_files: Vec<RootFile>,
+    /// Directories that its root must show, for 9p.
+    pub shares: Vec<RootShare>,
     /// How many descriptors it inherits.
     pub fds: usize,
 }
@@ -56,8 +60,8 @@ pub fn plan(request: Request<'_>) -> Result<(Confinement, Vec<String>), Refusal>
         uid: request.uid,
         gid: request.uid,
         groups: request.host.kvm_group.filter(|_| kvm).into_iter().collect(),
-        landlock: landlock::spec(request.host.landlock_abi, &devices),
-        root: RootSpec { files: request.root_files, devices },
+        landlock: landlock::spec(request.host.landlock_abi, &devices, &request.shares),
+        root: RootSpec { files: request.root_files, devices, shares: request.shares },
         rlimits: limits::rlimits(request.domain, request.fds, request.settings.host.enable_dump),
         selinux_exec: request.selinux_exec,
         seccomp,

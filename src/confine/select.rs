@@ -48,7 +48,11 @@ pub fn select(domain: &Domain) -> Selection {
         parts.insert(Part::Vsock);
     }
     let qxl = devices.videos.iter().any(|video| video.model == VideoModel::Qxl);
-    if qxl || devices.spice.is_some() || devices.tpm.is_some() {
+    let served = |served: bool| devices.filesystems.iter().any(|one| one.virtiofs().is_some() == served);
+    if served(false) {
+        parts.insert(Part::NineP);
+    }
+    if qxl || devices.spice.is_some() || devices.tpm.is_some() || served(true) {
         parts.insert(Part::Socketpair);
     }
     parts

@@ -18,6 +18,7 @@ const LABELLER: &str = include_str!("../../labels/seccomp/svirt-labeller.toml");
 const LABELLER_NO_IO_URING: &str = include_str!("../../labels/seccomp/svirt-labeller-no-io-uring.toml");
 const FRONTEND: &str = include_str!("../../labels/seccomp/svirt-frontend.toml");
 const SVIRTD: &str = include_str!("../../labels/seccomp/svirtd.toml");
+const VIRTIOFSD: &str = include_str!("../../labels/seccomp/svirt-virtiofsd.toml");
 const SUPERVISOR: &str = include_str!("../../labels/seccomp/svirt-supervisor.toml");
 
 /// Why a filter that ships with svirt cannot be made; a test keeps this from happening.
@@ -47,7 +48,7 @@ pub fn ceiling_calls(ceiling: &Fragment) -> Vec<Sysno> {
 }
 
 /// The labeller's own filter under every device model and helper: it allows what it does not name, kills or
-/// refuses what the ceiling names, refuses new namespaces, and kills i386 and x32 calls.
+/// refuses what the ceiling names, refuses new namespaces and set-uid files, and kills i386 and x32 calls.
 ///
 /// It is loaded last before (or just after) the plan's filter, when mounts and ids are done; `execve`, threads and
 /// loading another filter still work. Filters stack, the strictest answer counts.
@@ -86,6 +87,19 @@ pub fn svirtd() -> Result<SeccompProgram, OwnError> {
 /// The supervisor's filter, an allow-list. Loaded by the supervisor itself, once everything is open.
 pub fn supervisor() -> Result<SeccompProgram, OwnError> {
     Ok(compile(&supervisor_filter()?)?)
+}
+
+/// virtiofsd's filter, an allow-list that is loaded before its exec in place of the floor: it enters a directory that
+/// becomes its root, which the floor kills.
+pub fn virtiofsd() -> Result<SeccompProgram, OwnError> {
+    let mut filter = Filter::default();
+    Fragment::parse(VIRTIOFSD)?.add_to(&mut filter);
+    let own = [Sysno::chroot, Sysno::unshare];
+    let others: Vec<Sysno> =
+        ceiling_calls(ceiling()?).into_iter().filter(|call| !own.contains(call)).collect();
+    filter.check_ceiling(&others)?;
+    filter.normalise();
+    Ok(compile(&filter)?)
 }
 
 fn supervisor_filter() -> Result<Filter, OwnError> {
@@ -131,13 +145,30 @@ mod tests {
     #[test]
     fn the_floor_leaves_a_launch_alone() {
         let judgement = judge(&floor().unwrap()).unwrap();
-        for call in ["execve", "seccomp", "openat", "mmap", "sendmsg", "socket"] {
+        for call in ["execve", "seccomp", "mkdirat", "mmap", "sendmsg", "socket"] {
             assert!(judgement.allowed.iter().any(|name| name == call), "{call}");
         }
         for call in ["mount", "ptrace", "bpf", "setns", "unshare", "open_by_handle_at", "kexec_load"] {
             assert!(judgement.kill.iter().any(|name| name == call), "{call}");
         }
-        assert_eq!(judgement.allowed_conditionally, ["clone"]);
+        let by_argument = ["open", "clone", "creat", "chmod", "fchmod", "openat", "fchmodat"];
+        assert_eq!(judgement.allowed_conditionally, by_argument);
+        let mut filter = Filter::allowing();
+        Fragment::parse(FLOOR).unwrap().add_to(&mut filter);
+        let eval = |call: Sysno, args: [u64; 6]| {
+            filter.eval(crate::filter::ARCH_X86_64, call.id() as u32, &args) == crate::filter::Action::Allow
+        };
+        let create = u64::from((libc::O_CREAT | libc::O_WRONLY).cast_unsigned());
+        assert!(
+            eval(Sysno::openat, [5, 1, create, 0o1644, 0, 0]) && eval(Sysno::open, [1, 0, 0o7777, 0, 0, 0])
+        );
+        assert!(
+            !eval(Sysno::openat, [5, 1, create, 0o4755, 0, 0])
+                && !eval(Sysno::open, [1, create, 0o2755, 0, 0, 0])
+        );
+        assert!(
+            eval(Sysno::fchmod, [5, 0o1777, 0, 0, 0, 0]) && !eval(Sysno::fchmod, [5, 0o4755, 0, 0, 0, 0])
+        );
         assert!(judgement.i386_killed && judgement.x32_refused && !judgement.newer_refused);
     }
 
@@ -167,6 +198,43 @@ mod tests {
                 assert_eq!(under, crate::filter::Action::Allow, "call {call}");
             }
         }
+    }
+
+    #[test]
+    fn virtiofsd_makes_no_namespace_no_device_and_no_set_uid_file() {
+        let program = virtiofsd().unwrap();
+        let judgement = judge(&program).unwrap();
+        for call in [
+            "mount",
+            "setns",
+            "mknodat",
+            "socket",
+            "connect",
+            "bind",
+            "ptrace",
+            "open_by_handle_at",
+            "bpf",
+            "kill",
+        ] {
+            let ways = [&judgement.allowed, &judgement.allowed_conditionally, &judgement.launch];
+            assert!(!ways.iter().any(|list| list.iter().any(|name| name == call)), "{call}");
+        }
+        let mut filter = Filter::default();
+        Fragment::parse(VIRTIOFSD).unwrap().add_to(&mut filter);
+        let eval = |call: Sysno, args: [u64; 6]| {
+            filter.eval(crate::filter::ARCH_X86_64, call.id() as u32, &args) == crate::filter::Action::Allow
+        };
+        let create = u64::from((libc::O_CREAT | libc::O_WRONLY).cast_unsigned());
+        assert!(eval(Sysno::openat, [5, 1, create, 0o644, 0, 0]));
+        assert!(!eval(Sysno::openat, [5, 1, create, 0o4755, 0, 0]));
+        assert!(!eval(Sysno::openat, [5, 1, u64::from(libc::O_TMPFILE.cast_unsigned()), 0o4755, 0, 0]));
+        assert!(
+            eval(Sysno::fchmodat, [5, 1, 0o1777, 0, 0, 0]) && !eval(Sysno::fchmodat, [5, 1, 0o2755, 0, 0, 0])
+        );
+        assert!(
+            eval(Sysno::unshare, [0x200, 0, 0, 0, 0, 0])
+                && !eval(Sysno::unshare, [0x1000_0000, 0, 0, 0, 0, 0])
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod question;
 mod security;
 mod topology;
 mod view;
+mod virtiofsd;
 
 use std::fs;
 
@@ -81,6 +82,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         firmwares: firmware::all(),
         emulators: emulator::usable(&cache).collect(),
         doi_tables: doi::tables(settings),
+        virtiofsds: virtiofsd::all(settings),
         cpus: u32::try_from(online.len()).unwrap_or(u32::MAX),
         online,
         memory: (system.totalram as u64).saturating_mul(u64::from(system.mem_unit)),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::facts::{Descriptor, ProcessFacts};
 use crate::privsep::apparmor::{DEGRADED, ProfilePart, part_name, profile_name};
-use crate::privsep::confinement::{RlimitKind, SeccompProgram};
+use crate::privsep::confinement::{RlimitKind, RootShare, SeccompProgram};
 use crate::privsep::op::{Access, DeviceNode, Op, Spawn};
 use crate::privsep::request::Described;
 
@@ -77,6 +77,7 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
     }
     let helpers = described.plan.ops.iter().filter_map(|op| match op {
         Op::SpawnPasst { alias, .. } | Op::SpawnSwtpm { alias, .. } => Some(alias.as_str()),
+        Op::SpawnVirtiofsd(spawn) => Some(spawn.alias.as_str()),
         _ => None,
     });
     for role in ["qemu", "supervisor"].into_iter().chain(helpers) {
@@ -173,7 +174,11 @@ fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
                 Op::SpawnPasst { .. } => ProfilePart::Passt,
                 _ => ProfilePart::Swtpm,
             };
-            Some((*uid, selinux_label.as_ref(), part))
+            Some((*uid, selinux_label.as_ref(), Some(part)))
+        }
+        Op::SpawnVirtiofsd(spawn) if spawn.alias == facts.role => {
+            server(facts, notes);
+            Some((spawn.uid, spawn.selinux_label.as_ref(), None))
         }
         _ => None,
     });
@@ -187,10 +192,31 @@ fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     notes.expect("seccomp mode", 2, facts.status.seccomp_mode);
     if let Some(label) = label {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
-    } else {
+    } else if let Some(part) = part {
         profile(described, part_name(described.plan.domain.uuid, part), facts, notes);
     }
     in_cgroup(described, facts, notes);
+}
+
+/// What a server of a directory must not share with the host.
+fn server(facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    for name in OWN_NAMESPACES.into_iter().chain(["user"]) {
+        match facts.namespaces.get(name) {
+            Some(namespace) if !namespace.host => {}
+            Some(_) => notes.note(format!("{name} namespace"), "its own", "the host's"),
+            None => notes.note(format!("{name} namespace"), "its own", "none"),
+        }
+    }
+    for mount in &facts.mounts {
+        if !["/", "/proc", SHARE].contains(&mount.point.as_str()) {
+            notes.note("mount", "none", format!("{} ({})", mount.point, mount.kind));
+        }
+    }
+    // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_SETGID, CAP_SETUID, over the share alone.
+    let held = facts.status.capabilities.permitted;
+    if held & !0xdb != 0 {
+        notes.note("capability set permitted", format!("{:016x}", 0xdb), format!("{held:016x}"));
+    }
 }
 
 fn in_cgroup(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
@@ -201,12 +227,21 @@ fn in_cgroup(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>)
     }
 }
 
+/// Where a server finds its directory.
+const SHARE: &str = "/svirt/share";
+
 /// Mount points: the root, the planned files and device nodes, and nothing else; all but devices read-only.
 fn mounts(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let root = &spawn.confinement.root;
     let mut planned: BTreeSet<&str> = root.files.iter().map(|file| file.place.path()).collect();
     planned.insert("/");
     let devices: BTreeSet<&str> = root.devices.iter().copied().map(device_path).collect();
+    let shares: Vec<String> = root.shares.iter().map(|share| RootShare::path(share.number)).collect();
+    // A share is read-only where the definition says so, which the labeller's mount does.
+    let devices: BTreeSet<&str> = devices.into_iter().chain(shares.iter().map(String::as_str)).collect();
+    if !shares.is_empty() {
+        planned.insert("/proc");
+    }
     for mount in &facts.mounts {
         let point = mount.point.as_str();
         if !planned.contains(point) && !devices.contains(point) {
@@ -255,11 +290,19 @@ fn descriptors(
     notes: &mut Notes<'_>,
 ) {
     let planned: BTreeSet<i32> = spawn.fds.iter().map(|grant| grant.number).chain(0..3).collect();
+    let shares = &spawn.confinement.root.shares;
+    // What it serves over 9p it opens itself.
+    let in_share = |fd: &Descriptor| {
+        shares.iter().any(|share| {
+            let rest = fd.target.strip_prefix(&RootShare::path(share.number));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    };
     for fd in &facts.fds {
         let wanted = match images.get(&fd.identity) {
             Some(true) => continue,
             Some(false) if fd.access.contains('w') => "read only",
-            None if !planned.contains(&fd.number) && !is_harmless(fd) => "none",
+            None if !planned.contains(&fd.number) && !is_harmless(fd) && !in_share(fd) => "none",
             _ => continue,
         };
         notes.note(format!("descriptor {}", fd.number), wanted, format!("{} ({})", fd.target, fd.access));

@@ -11,8 +11,10 @@ use std::collections::HashSet;
 
 use crate::base::{CategoryPair, Layer, Refusal, Slot};
 use crate::privsep::apparmor::ProfileRule;
+use crate::privsep::confinement::RootShare;
 use crate::privsep::op::{
-    CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, UidRole, VNET,
+    CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, SpawnVirtiofsd,
+    UidRole, VNET,
 };
 use crate::privsep::order;
 use crate::privsep::plug::Plug;
@@ -196,6 +198,9 @@ impl<'a> Admission<'a> {
                 let types = [&self.settings.selinux.swtpm_type];
                 self.process_label(selinux_label.as_deref(), &types, &[])
             }
+            Op::OpenShare { path, .. } => plain("share", path),
+            Op::Meeting { .. } => Ok(()),
+            Op::SpawnVirtiofsd(spawn) => self.virtiofsd(spawn),
             Op::SpawnPasst { selinux_label, alias, .. } => {
                 if alias.is_empty() || alias.len() > 64 || !alias.bytes().all(|b| b.is_ascii_alphanumeric()) {
                     return Err(policy("start passt for", alias.clone(), "is no alias", "plan again"));
@@ -206,6 +211,24 @@ impl<'a> Admission<'a> {
             }
             Op::Spawn(spawn) => self.spawn(spawn),
         }
+    }
+
+    fn virtiofsd(&self, spawn: &SpawnVirtiofsd) -> Result<(), Refusal> {
+        let alias = spawn.alias.strip_prefix("fs").and_then(|number| number.parse::<u8>().ok());
+        if alias.is_none_or(|number| number >= RootShare::MAX || spawn.alias != format!("fs{number}")) {
+            return Err(policy("start virtiofsd for", spawn.alias.clone(), "is no alias", "plan again"));
+        }
+        if !self.settings.shares.virtiofsd.contains(&spawn.program) {
+            let rule = "shares.virtiofsd does not list it";
+            let remedy = "add its path to shares.virtiofsd in the configuration";
+            return Err(policy("start the server", spawn.program.clone(), rule, remedy));
+        }
+        if spawn.threads.is_some_and(|threads| threads > 64) {
+            let object = format!("{:?} threads", spawn.threads);
+            return Err(policy("start virtiofsd with", object, "at most 64", "plan again"));
+        }
+        let types = [&self.settings.selinux.virtiofsd_type];
+        self.process_label(spawn.selinux_label.as_deref(), &types, &[])
     }
 
     fn uid(&self, role: UidRole, uid: u32) -> Result<(), Refusal> {
@@ -325,7 +348,7 @@ impl<'a> Admission<'a> {
 
     /// What a profile may say is a closed list.
     fn profile(rules: &[ProfileRule]) -> Result<(), Refusal> {
-        if rules.len() > 2 {
+        if rules.len() > 3 {
             return Err(policy("load", "the profile".into(), "a rule is there twice", "plan again"));
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 mod network;
 mod nvram;
+mod share;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -154,6 +155,14 @@ impl Apply<'_> {
             }
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
+            Op::OpenShare { slot, path, access } => self.open_share(slot, path, *access),
+            Op::Meeting { slot, peer } => {
+                let (listener, connected) =
+                    listen::meeting().map_err(|error| kernel("make", "a listener", &error, ""))?;
+                self.keep(slot, connected)?;
+                self.keep(peer, listener)
+            }
+            Op::SpawnVirtiofsd(spawn) => self.virtiofsd(spawn),
             Op::OpenTpmState { slot, path, uid } => self.open_tpm_state(slot, path, *uid),
             Op::SpawnSwtpm { alias, slot, state, uid, version, selinux_label } => {
                 self.swtpm(alias, slot, state, *uid, *version, selinux_label.as_deref())

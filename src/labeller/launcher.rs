@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::spawn::Launching;
 use crate::base::{DomainRef, DomainUuid, Refusal, Slot};
-use crate::privsep::op::{CgroupLimits, Spawn, TpmVersion};
+use crate::privsep::op::{CgroupLimits, Spawn, SpawnVirtiofsd, TpmVersion};
 use crate::sys::process::Child;
 
 /// Descriptors by slot.
@@ -67,6 +67,15 @@ pub(super) trait Launcher {
         uid: u32,
         version: TpmVersion,
         labels: HelperLabels<'_>,
+    ) -> Result<Child, Refusal>;
+
+    /// Starts virtiofsd on a listener, with the mount of the directory that it serves.
+    fn virtiofsd(
+        &mut self,
+        domain: &DomainRef,
+        spawn: &SpawnVirtiofsd,
+        listener: &OwnedFd,
+        share: &OwnedFd,
     ) -> Result<Child, Refusal>;
 
     /// Forks the supervisor and under it the device model, and does not wait for them.

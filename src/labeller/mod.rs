@@ -43,6 +43,7 @@ mod storage;
 mod store;
 mod swtpm;
 mod undo;
+mod virtiofsd;
 
 pub use guard::guarded;
 pub use run::{LabellerError, Options, run};

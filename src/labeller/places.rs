@@ -29,6 +29,10 @@ pub(super) struct Places {
     own: Vec<(u64, u64)>,
     logs: Vec<(u64, u64)>,
     sockets: Vec<(u64, u64)>,
+    /// Where directories that guests mount lie.
+    shares: Vec<(u64, u64)>,
+    /// Directories that no guest may mount, nor one above them.
+    closed: Vec<String>,
     /// The directory of UEFI variables, looked up when it is needed: it may have just been made.
     nvram: String,
     /// The same for TPMs.
@@ -36,7 +40,7 @@ pub(super) struct Places {
     /// Device numbers of listed block devices.
     blocks: Vec<u64>,
     /// Uids that device models and their helpers run under.
-    ranges: [crate::settings::UidRange; 3],
+    ranges: [crate::settings::UidRange; 4],
 }
 
 /// In which kind of place something lies.
@@ -93,10 +97,17 @@ impl Places {
             own: own.into_iter().filter_map(|path| directory_id(path)).collect(),
             logs: ids(&settings.console.logs),
             sockets: ids(&settings.console.sockets),
+            shares: ids(&settings.shares.places),
+            closed: closed(settings),
             nvram: settings.images.nvram.clone(),
             tpm: settings.tpm.state.clone(),
             blocks: blocks.collect(),
-            ranges: [settings.uids.domains, settings.uids.helpers, settings.uids.supervisors],
+            ranges: [
+                settings.uids.domains,
+                settings.uids.helpers,
+                settings.uids.supervisors,
+                settings.uids.guests,
+            ],
         }
     }
 
@@ -150,8 +161,55 @@ impl Places {
         Ok((candidate.open(path, OFlags::RDONLY)?.fd, identity, kind))
     }
 
-    fn admit_image(&self, path: &str) -> Result<Candidate, Refusal> {
+    /// Resolves a path. Guests make links in what they mount, and some of those are root's on the host: no such link
+    /// is followed.
+    fn resolve(&self, path: &str) -> Result<Resolved, Refusal> {
         let resolved = path::resolve(path).map_err(|error| walk_refusal(path, &error))?;
+        if resolved.before_links.iter().any(|id| self.shares.contains(id)) {
+            let rule = "leads through a symbolic link in a directory of shares.places, which a guest could have made";
+            return Err(refusal(path, rule, "name the file or directory itself"));
+        }
+        Ok(resolved)
+    }
+
+    /// Opens a directory that a guest may mount, without following a link that others than root could have made.
+    pub(super) fn open_share(&self, path: &str) -> Result<(OwnedFd, Found), Refusal> {
+        let resolved = self.resolve(path)?;
+        let found = resolved.found;
+        if !found.is(libc::S_IFDIR) {
+            return Err(refusal(path, "is no directory", "share the directory that holds it"));
+        }
+        let chain = || resolved.directories.iter().chain([&found]).map(Found::id);
+        if chain().any(|id| self.own.contains(&id)) {
+            return Err(refusal(path, "lies in one of svirt's own directories", ""));
+        }
+        if !chain().any(|id| self.shares.contains(&id)) {
+            return Err(refusal(
+                path,
+                "lies in no directory of shares.places",
+                "move it to one of them, or add its directory to shares.places",
+            ));
+        }
+        for closed in &self.closed {
+            let Ok(other) = path::resolve(closed) else { continue };
+            let above = other.directories.iter().chain([&other.found]).any(|dir| dir.id() == found.id());
+            if above || chain().any(|id| id == other.found.id()) {
+                let rule = format!("holds, or lies in, {closed}, which is not for guests");
+                return Err(refusal(path, &rule, "share another directory"));
+            }
+        }
+        if self.ranges.iter().any(|range| range.contains(found.uid) || range.contains(found.gid)) {
+            return Err(refusal(
+                path,
+                "belongs to a uid or gid of svirt's own ranges",
+                "chown it to root or to a user",
+            ));
+        }
+        Ok((resolved.fd, found))
+    }
+
+    fn admit_image(&self, path: &str) -> Result<Candidate, Refusal> {
+        let resolved = self.resolve(path)?;
         let found = resolved.found;
         if found.is(libc::S_IFBLK) {
             return self.admit_block(path, resolved);
@@ -237,7 +295,7 @@ impl Places {
 
     /// Opens a directory of images: one that is only read, or one in which files are made and removed.
     pub(super) fn pool(&self, path: &str, change: bool) -> Result<Resolved, Refusal> {
-        let resolved = path::resolve(path).map_err(|error| walk_refusal(path, &error))?;
+        let resolved = self.resolve(path)?;
         let chain = || resolved.directories.iter().chain([&resolved.found]);
         let through = |ids: &[(u64, u64)]| chain().any(|directory| ids.contains(&directory.id()));
         if through(&self.own) {
@@ -327,6 +385,21 @@ impl Candidate {
         })?;
         Ok(Opened { fd, id: (self.identity.device, self.identity.inode), place: self.place })
     }
+}
+
+/// What a share that holds one of these would open: other domains' disks, states, sockets and svirt's own files.
+fn closed(settings: &Settings) -> Vec<String> {
+    let images = &settings.images;
+    let one = [&settings.paths.run, &settings.paths.state, &settings.paths.cache, &images.nvram];
+    let more = [&settings.tpm.state, &settings.daemon.store, &settings.paths.libexec];
+    one.into_iter()
+        .chain(more)
+        .chain(&images.relabelable)
+        .chain(&settings.console.sockets)
+        .chain(&settings.console.logs)
+        .cloned()
+        .chain(["/etc", "/proc", "/sys", "/dev", "/boot", "/usr"].map(ToOwned::to_owned))
+        .collect()
 }
 
 fn directory_id(path: &str) -> Option<(u64, u64)> {

@@ -9,15 +9,18 @@ use std::time::Duration;
 use super::cgroup::{CgroupHost, DomainCgroup};
 use super::launcher::{HelperLabels, LaunchRequest, Launcher};
 use super::root::RootStore;
-use super::spawn::{self, Helper, Launching};
+use super::spawn::{self, Helper, Jail, Launching};
+use super::virtiofsd::{self, Flavour};
 use super::{passt, swtpm};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
+use crate::filter::own;
 use crate::privsep::confinement::{Rlimit, RlimitKind};
-use crate::privsep::op::{CgroupLimits, TpmVersion};
-use crate::settings::Settings;
+use crate::privsep::op::{CgroupLimits, SpawnVirtiofsd, TpmVersion};
+use crate::settings::{Settings, UidRange};
 use crate::sys::landlock::Allow;
-use crate::sys::namespace::Namespaces;
+use crate::sys::namespace::{Namespaces, new_user};
 use crate::sys::process::Child;
+use crate::sys::rlimit;
 
 /// How long a new process may take to the start of its program.
 const TO_EXEC: Duration = Duration::from_secs(10);
@@ -29,6 +32,12 @@ struct Real {
     supervisor: PathBuf,
     passt: PathBuf,
     swtpm: PathBuf,
+    /// What the program of each path was when it was asked: device, inode, time of change.
+    servers: BTreeMap<PathBuf, ((u64, u64, i64), Flavour)>,
+    /// Users of guests.
+    guests: UidRange,
+    /// The uid of what is only asked.
+    asked: u32,
     /// Whether guests reach the host's loopback through passt.
     host_loopback: bool,
     /// Cgroups that were made and whose processes are not started yet.
@@ -47,10 +56,33 @@ pub(super) fn launcher(settings: &Settings, libexec: &Path) -> io::Result<Box<dy
         supervisor: libexec.join("svirt-supervisor"),
         passt: PathBuf::from(&settings.network.passt),
         swtpm: PathBuf::from(&settings.tpm.swtpm),
+        servers: BTreeMap::new(),
+        guests: settings.uids.guests,
+        asked: settings.uids.imageprobe,
         host_loopback: settings.network.host_loopback,
         cgroups: BTreeMap::new(),
         net: None,
     }))
+}
+
+impl Real {
+    fn flavour(&mut self, program: &Path) -> Result<Flavour, Refusal> {
+        use std::os::unix::fs::MetadataExt as _;
+        let refuse = |rule: String| {
+            let remedy =
+                "install it (Debian 12: qemu-system-common, later: virtiofsd), or correct shares.virtiofsd";
+            Refusal::new(Layer::Configuration, "start", program.display().to_string(), rule, remedy)
+        };
+        let found = std::fs::metadata(program).map_err(|error| refuse(error.to_string()))?;
+        let identity = (found.dev(), found.ino(), found.ctime());
+        if let Some((_, flavour)) = self.servers.get(program).filter(|(known, _)| *known == identity) {
+            return Ok(*flavour);
+        }
+        let flavour = Flavour::ask(program, self.asked).map_err(|error| error.refusal())?;
+        let flavour = flavour.ok_or_else(|| refuse("it does not say that it serves file systems".into()))?;
+        self.servers.insert(program.to_owned(), (identity, flavour));
+        Ok(flavour)
+    }
 }
 
 impl Launcher for Real {
@@ -153,6 +185,50 @@ impl Launcher for Real {
             apparmor_exec: labels.apparmor,
             seccomp: None,
             die_with_labeller: false,
+            timeout: TO_EXEC,
+        })
+        .map_err(|error| error.refusal())
+    }
+
+    fn virtiofsd(
+        &mut self,
+        domain: &DomainRef,
+        server: &SpawnVirtiofsd,
+        listener: &OwnedFd,
+        share: &OwnedFd,
+    ) -> Result<Child, Refusal> {
+        let program = Path::new(&server.program);
+        let flavour = self.flavour(program)?;
+        let root = self.roots.prepare_server(program).map_err(|error| error.refusal(program))?;
+        let kernel = |error: io::Error| {
+            let name = program.display().to_string();
+            Refusal::new(Layer::Namespace, "make a user namespace for", name, error.to_string(), "")
+        };
+        // 0 is the owner of the share; the others own what they make under numbers that nobody else has.
+        let others = (1, self.guests.first.saturating_add(1), self.guests.count.saturating_sub(1));
+        let ids: Vec<_> = [(0, server.uid, 1), others].into_iter().filter(|ids| ids.2 > 0).collect();
+        let users = new_user(&ids, &ids).map_err(kernel)?;
+        let filter = own::virtiofsd().map_err(|error| kernel(io::Error::other(error)))?;
+        let filter: Vec<_> = filter.0.iter().map(|i| (i.0, i.1, i.2, i.3)).collect();
+        let limit = |resource, value| Rlimit { resource, value: Some(value) };
+        spawn::jail(&Jail {
+            program,
+            argv: &flavour.argv(server),
+            root: &root,
+            share: share.as_fd(),
+            users: users.as_fd(),
+            capabilities: &flavour.capabilities(),
+            fds: &[(listener.as_fd(), virtiofsd::LISTENER)],
+            cgroup: self.cgroups.get(&domain.uuid),
+            rlimits: &[
+                limit(RlimitKind::Core, 0),
+                limit(RlimitKind::Memlock, 0),
+                // One for each file that the guest knows.
+                limit(RlimitKind::Nofile, rlimit::hard(rlimit::Kind::Nofile).unwrap_or(1 << 20).min(1 << 20)),
+                limit(RlimitKind::Nproc, 256),
+            ],
+            selinux_exec: server.selinux_label.as_deref(),
+            seccomp: &filter,
             timeout: TO_EXEC,
         })
         .map_err(|error| error.refusal())

@@ -17,14 +17,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::spawn::{Helper, SpawnError, helper};
+use super::spawn::{Helper, SHARE, SpawnError, helper};
 use crate::base::{Layer, Refusal};
-use crate::privsep::confinement::RootPlace;
+use crate::privsep::confinement::{RootPlace, RootShare};
 use crate::sys::landlock::Allow;
 use crate::sys::namespace::Namespaces;
 use crate::sys::{process, scm};
 
-const LIST: &str = include_str!("../../labels/root/qemu-x86.toml");
+/// What a root holds besides its program.
+const EMULATOR: &str = include_str!("../../labels/root/qemu-x86.toml");
+const SERVER: &str = include_str!("../../labels/root/virtiofsd.toml");
 
 /// Dynamic loaders by the path that programs of the architecture name.
 const LOADERS: &[&str] = &["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
@@ -139,6 +141,15 @@ impl RootStore {
 
     /// The root of `emulator`, from the store if its sources are unchanged, else made now.
     pub fn prepare(&self, emulator: &Path) -> Result<PreparedRoot, RootError> {
+        self.prepared(emulator, EMULATOR)
+    }
+
+    /// The same for a server of a shared directory.
+    pub fn prepare_server(&self, program: &Path) -> Result<PreparedRoot, RootError> {
+        self.prepared(program, SERVER)
+    }
+
+    fn prepared(&self, emulator: &Path, list: &str) -> Result<PreparedRoot, RootError> {
         let lock_path = self.dir.join(".lock");
         let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
         let lock = at("open", &lock_path, lock)?;
@@ -148,20 +159,20 @@ impl RootStore {
             &lock_path,
             rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(Into::into),
         )?;
-        if let Some(found) = self.find(emulator)? {
+        if let Some(found) = self.find(emulator, list)? {
             return Ok(found);
         }
         self.sweep()?;
-        self.build(emulator)
+        self.build(emulator, list)
     }
 
     /// A root whose recorded sources are what the host has now, and whose copies are whole.
-    fn find(&self, emulator: &Path) -> Result<Option<PreparedRoot>, RootError> {
+    fn find(&self, emulator: &Path, list: &str) -> Result<Option<PreparedRoot>, RootError> {
         for entry in at("list", &self.dir, fs::read_dir(&self.dir))? {
             let path = at("list", &self.dir, entry)?.path();
             let Ok(identity) = fs::read_to_string(path.join("identity")) else { continue };
-            let Some(sources) = recorded(&identity, emulator) else { continue };
-            if describe(emulator, &sources) != identity {
+            let Some(sources) = recorded(&identity, emulator, list) else { continue };
+            if describe(emulator, list, &sources) != identity {
                 continue;
             }
             let tree = path.join("tree");
@@ -187,9 +198,9 @@ impl RootStore {
         Ok(())
     }
 
-    fn build(&self, emulator: &Path) -> Result<PreparedRoot, RootError> {
-        let sources = self.collect(emulator)?;
-        let identity = describe(emulator, &sources);
+    fn build(&self, emulator: &Path, list: &str) -> Result<PreparedRoot, RootError> {
+        let sources = self.collect(emulator, list)?;
+        let identity = describe(emulator, list, &sources);
         let building = self.dir.join(format!(".build-{}", process::own_pid()));
         let tree = building.join("tree");
         make_dir(&building)?;
@@ -213,8 +224,8 @@ impl RootStore {
     }
 
     /// Every path that belongs in, with absent optional ones, so that their appearance makes a new root.
-    fn collect(&self, emulator: &Path) -> Result<BTreeSet<PathBuf>, RootError> {
-        let list: List = toml::from_str(LIST)?;
+    fn collect(&self, emulator: &Path, list: &str) -> Result<BTreeSet<PathBuf>, RootError> {
+        let list: List = toml::from_str(list)?;
         let mut sources = BTreeSet::from([emulator.to_path_buf()]);
         let mut linked = vec![emulator.to_path_buf()];
         for entry in &list.entry {
@@ -289,18 +300,18 @@ fn parse_libraries(text: &str) -> Option<Vec<PathBuf>> {
 }
 
 /// The sources that an identity names, if it is one of this emulator and of this build's list.
-fn recorded(identity: &str, emulator: &Path) -> Option<BTreeSet<PathBuf>> {
-    let rest = identity.strip_prefix(&header(emulator))?;
+fn recorded(identity: &str, emulator: &Path, list: &str) -> Option<BTreeSet<PathBuf>> {
+    let rest = identity.strip_prefix(&header(emulator, list))?;
     rest.lines().map(|line| line.split_once('\t').map(|(path, _)| PathBuf::from(path))).collect()
 }
 
-fn header(emulator: &Path) -> String {
-    format!("svirt root 1 list {:016x} emulator {}\n", digest(LIST), emulator.display())
+fn header(emulator: &Path, list: &str) -> String {
+    format!("svirt root 2 list {:016x} emulator {}\n", digest(list), emulator.display())
 }
 
 /// What the host has now under each of the paths.
-fn describe(emulator: &Path, sources: &BTreeSet<PathBuf>) -> String {
-    let mut text = header(emulator);
+fn describe(emulator: &Path, list: &str, sources: &BTreeSet<PathBuf>) -> String {
+    let mut text = header(emulator, list);
     for path in sources {
         let state = fs::metadata(path).map_or_else(
             |_| "absent".to_owned(),
@@ -337,6 +348,12 @@ fn inside(tree: &Path, path: &Path) -> PathBuf {
 /// Empty files that something is mounted over.
 fn mount_points() -> impl Iterator<Item = &'static Path> {
     RootPlace::ALL.iter().map(|place| place.path()).chain(DEVICES).map(Path::new)
+}
+
+/// Empty directories that something is mounted over.
+fn directories() -> impl Iterator<Item = String> {
+    let shares = (0..RootShare::MAX).map(RootShare::path);
+    ["/proc".to_owned(), SHARE.to_owned()].into_iter().chain(shares)
 }
 
 /// Whether nobody but root could have written a root's directory and identity.
@@ -384,6 +401,9 @@ fn fill(tree: &Path, sources: &BTreeSet<PathBuf>) -> Result<(), RootError> {
     for source in sources.iter().filter(|path| path.is_file()) {
         make_parents(tree, source.parent().unwrap_or(source))?;
         copy(source, &inside(tree, source))?;
+    }
+    for place in directories() {
+        make_parents(tree, Path::new(&place))?;
     }
     for place in mount_points() {
         make_parents(tree, place.parent().unwrap_or(place))?;
@@ -437,9 +457,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_gives_a_reason_for_each_entry() {
-        let list: List = toml::from_str(LIST).unwrap();
-        for entry in &list.entry {
+    fn the_lists_give_a_reason_for_each_entry() {
+        let lists = [EMULATOR, SERVER].map(|text| toml::from_str::<List>(text).unwrap());
+        for entry in lists.iter().flat_map(|list| &list.entry) {
             assert!(!entry.reason.is_empty() && !entry.names.is_empty(), "{entry:?}");
             assert!(entry.dirs.iter().all(|dir| dir.starts_with('/') && !dir.contains("..")), "{entry:?}");
             assert!(entry.names.iter().all(|name| !name.contains('/')), "{entry:?}");
@@ -461,9 +481,10 @@ mod tests {
     fn an_identity_names_its_sources() {
         let emulator = Path::new("/usr/bin/qemu");
         let sources = BTreeSet::from([PathBuf::from("/etc/none such"), PathBuf::from("/etc/passwd")]);
-        let identity = describe(emulator, &sources);
-        assert_eq!(recorded(&identity, emulator), Some(sources));
-        assert_eq!(recorded(&identity, Path::new("/usr/bin/other")), None);
+        let identity = describe(emulator, EMULATOR, &sources);
+        assert_eq!(recorded(&identity, emulator, EMULATOR), Some(sources));
+        assert_eq!(recorded(&identity, Path::new("/usr/bin/other"), EMULATOR), None);
+        assert_eq!(recorded(&identity, emulator, SERVER), None);
         assert!(identity.contains("/etc/none such\tabsent\n"));
     }
 }

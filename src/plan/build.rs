@@ -8,7 +8,7 @@ use super::images;
 use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
-use super::{PlanError, doi, network, reserve, slots};
+use super::{PlanError, doi, network, reserve, shares, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VideoModel, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
@@ -36,6 +36,11 @@ const QEMU_MEMORY: u64 = 512 << 20;
 const TCG_MEMORY: u64 = 1 << 30;
 /// Threads besides the virtual CPUs: 64 of the pool, main, RCU, display and margin.
 const QEMU_THREADS: u64 = 128;
+
+/// Memory of one virtiofsd beside the guest's, which it shares, in bytes: a node for each file that the guest knows.
+const SERVER_MEMORY: u64 = 256 << 20;
+/// Threads of one virtiofsd: one a queue, and its pool.
+const SERVER_THREADS: u64 = 80;
 
 /// The most bytes of QEMU's arguments together; the labeller's own limit.
 const ARGUMENTS_MAX: usize = 1 << 20;
@@ -79,7 +84,12 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let resources = inventory::of(domain, chains, settings);
     let labels = host.selinux.is_some().then(|| contexts(inputs, &resources)).transpose()?;
     let ports = ports::plan(domain, inputs.uuid, settings)?;
-    let uids = owners(inputs, ports.passts.len() + usize::from(ports.tpm.is_some()))?;
+    let served = shares::helpers(domain);
+    let uids = owners(inputs, ports.passts.len() + served + usize::from(ports.tpm.is_some()))?;
+    // passts first, then servers of directories, the TPM last.
+    let servers = uids.helpers.get(ports.passts.len()..).unwrap_or_default();
+    let virtiofsd = labels.as_ref().map(|labels| labels.virtiofsd.to_string());
+    let shared = shares::plan(domain, host, settings, servers, virtiofsd.as_deref())?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
     let profile = match &host.apparmor {
@@ -112,6 +122,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         uid: uids.domain,
         selinux_exec: labels.as_ref().map(|l| l.guest.to_string()),
         root_files,
+        shares: shared.root,
         fds: line.fds.len(),
     })?;
     let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confine::supervisor_filter()?);
@@ -132,6 +143,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         };
         ops.push(Op::OpenTpmState { slot, path: format!("{place}/{}.{extension}", inputs.uuid), uid: *uid });
     }
+    ops.extend(shared.opens);
     ops.extend(ports.taps);
     if let Some(vsock) = &domain.devices.vsock {
         ops.push(Op::OpenVsock { slot: slots::vsock()?, cid: network::cid(vsock, inputs.seed) });
@@ -150,6 +162,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         ops.push(Op::LoadProfile { rules: profile_rules(domain), required });
     }
     ops.extend(ports.channels);
+    ops.extend(shared.channels);
     ops.extend(ports.outside);
     // The last of the helpers.
     if let (Some(slot), Some(uid)) = (ports.tpm, uids.helpers.last()) {
@@ -162,6 +175,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         let selinux_label = labels.as_ref().map(|l| l.passt.to_string());
         ops.push(Op::SpawnPasst { alias, slot, uid: *uid, selinux_label });
     }
+    ops.extend(shared.spawns.into_iter().map(|spawn| Op::SpawnVirtiofsd(Box::new(spawn))));
     ops.extend(tpm_op);
     ops.push(Op::Spawn(Box::new(Spawn {
         program: emulator.path.clone(),
@@ -334,7 +348,8 @@ fn profile_rules(domain: &Domain) -> Vec<ProfileRule> {
     let kvm = (domain.virt == VirtType::Kvm).then_some(ProfileRule::Kvm);
     let tcp = (!domain.devices.vncs.is_empty() || domain.devices.spice.is_some())
         .then_some(ProfileRule::HandedInTcp);
-    kvm.into_iter().chain(tcp).collect()
+    let shares = domain.devices.filesystems.iter().any(|one| one.virtiofs().is_none());
+    kvm.into_iter().chain(tcp).chain(shares.then_some(ProfileRule::Shares)).collect()
 }
 
 fn tpm_version(domain: &Domain) -> TpmVersion {
@@ -385,9 +400,12 @@ fn cgroup(domain: &Domain, devices: &[DeviceNode], cpus: Vec<u32>) -> CgroupLimi
         VirtType::Kvm => QEMU_MEMORY,
         VirtType::Qemu => QEMU_MEMORY + TCG_MEMORY,
     };
+    let served = shares::helpers(domain) as u64;
     CgroupLimits {
-        memory_max: domain.memory.saturating_add(own),
-        pids_max: u64::from(domain.vcpus).saturating_add(QEMU_THREADS),
+        memory_max: domain.memory.saturating_add(own).saturating_add(served * SERVER_MEMORY),
+        pids_max: u64::from(domain.vcpus)
+            .saturating_add(QEMU_THREADS)
+            .saturating_add(served * SERVER_THREADS),
         devices: devices.to_vec(),
         cpus,
     }

@@ -9,11 +9,12 @@ use super::chain::{Chain, Layer};
 use super::firmware::NVRAM;
 use super::images::inside;
 use super::qemu::{self, is_writable};
+use super::shares;
 use crate::conf::domain::{
     Backing, Boot, CharSource, Devices, Disk, DiskSource, Domain, InterfaceBackend, SourceKind, VncListen,
 };
 use crate::privsep::op::{FileIdentity, ImageKind};
-use crate::security::resource::{Image, Kind, Place, Process, Resource};
+use crate::security::resource::{Image, Kind, Place, Process, Resource, Share};
 use crate::settings::Settings;
 
 /// The TPM's state, by name.
@@ -25,6 +26,7 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
     let Devices {
         emulator: _,
         disks,
+        filesystems,
         interfaces,
         serials: _,
         consoles: _,
@@ -115,6 +117,20 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
     }
     if let Some(vsock) = vsock {
         all.push(resource("the vsock", None, vsock.line, Kind::Vsock));
+    }
+    for (index, one) in filesystems.iter().enumerate() {
+        let alias = shares::alias(index);
+        let share = Share {
+            place: shares::is_place(&one.source, settings),
+            served: one.virtiofs().is_some(),
+            writable: !one.readonly,
+        };
+        all.push(resource(format!("share {alias}"), Some(&one.source), one.line, Kind::Share(share)));
+        if share.served {
+            all.push(resource(format!("requests of {alias}"), None, one.line, Kind::Channel));
+            all.push(process(&format!("virtiofsd for {alias}"), Process::Virtiofsd(helpers)));
+            helpers += 1;
+        }
     }
     if tpm.is_some() {
         all.push(resource("the TPM's bytes", None, 0, Kind::Channel));

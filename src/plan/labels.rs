@@ -33,7 +33,9 @@ pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError
     let resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
     let helpers = resources
         .iter()
-        .filter(|r| matches!(r.kind, Kind::Process(Process::Passt(_) | Process::Swtpm(_))))
+        .filter(|r| {
+            matches!(r.kind, Kind::Process(Process::Passt(_) | Process::Swtpm(_) | Process::Virtiofsd(_)))
+        })
         .count();
     let contexts =
         models.contains(&Model::Selinux).then(|| build::contexts(inputs, &resources)).transpose()?;

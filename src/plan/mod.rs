@@ -20,6 +20,7 @@ mod props;
 pub mod qemu;
 pub mod render;
 mod reserve;
+mod shares;
 mod slots;
 #[cfg(test)]
 pub(crate) mod testing;

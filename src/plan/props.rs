@@ -191,7 +191,8 @@ impl Model {
             Op::OpenReadable { slot, .. }
             | Op::OpenTap { slot, .. }
             | Op::OpenVsock { slot, .. }
-            | Op::OpenLog { slot, .. } => {
+            | Op::OpenLog { slot, .. }
+            | Op::OpenShare { slot, .. } => {
                 assert!(self.open.insert(slot.to_string()));
             }
             Op::LabelSelinux { slot, label } => {
@@ -199,7 +200,7 @@ impl Model {
                 let before = self.labels.insert(path, label.clone());
                 self.found.push((slot.to_string(), before));
             }
-            Op::Channel { slot, peer } | Op::Pty { slot, peer } => {
+            Op::Channel { slot, peer } | Op::Meeting { slot, peer } | Op::Pty { slot, peer } => {
                 assert!(self.open.insert(slot.to_string()) && self.open.insert(peer.to_string()));
             }
             Op::Listen { slot, at } => {
@@ -213,7 +214,9 @@ impl Model {
                 assert!(self.open.insert(slot.to_string()) && self.locks.insert(slot.to_string()));
                 self.files.insert(slot.to_string(), path.clone());
             }
-            Op::SpawnPasst { .. } | Op::SpawnSwtpm { .. } | Op::Spawn(_) => self.processes += 1,
+            Op::SpawnPasst { .. } | Op::SpawnSwtpm { .. } | Op::SpawnVirtiofsd(_) | Op::Spawn(_) => {
+                self.processes += 1
+            }
         }
     }
 

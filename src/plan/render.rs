@@ -121,6 +121,26 @@ fn describe(op: &Op) -> (String, String) {
             ),
             "the user network runs outside QEMU, under a uid of its own".into(),
         ),
+        Op::OpenShare { slot, path, access } => (
+            format!("{slot} {path}{}", if *access == Access::ReadOnly { " (read-only)" } else { "" }),
+            "one directory for the guest, mounted from its descriptor into an empty root".into(),
+        ),
+        Op::Meeting { slot, peer } => (
+            format!("{slot} to {peer}"),
+            "the helper accepts one connection; the listener has no name".into(),
+        ),
+        Op::SpawnVirtiofsd(spawn) => (
+            format!(
+                "{} as uid {} on {} with {}: {}{}",
+                spawn.alias,
+                spawn.uid,
+                spawn.slot,
+                spawn.share,
+                spawn.program,
+                spawn.selinux_label.as_ref().map_or_else(String::new, |label| format!(", {label}"))
+            ),
+            "the guest talks to it, so it sees the directory and nothing else, as nobody of the host".into(),
+        ),
         Op::Spawn(spawn) => (
             format!(
                 "{} as uid {}, supervisor as uid {}",
@@ -335,6 +355,7 @@ fn landlock(access: LandlockAccess) -> &'static str {
     match access {
         LandlockAccess::Execute => "execute",
         LandlockAccess::IoctlDev => "ioctl-dev",
+        LandlockAccess::Names => "names",
         LandlockAccess::ReadDir => "read-dir",
         LandlockAccess::ReadFile => "read-file",
         LandlockAccess::WriteFile => "write-file",

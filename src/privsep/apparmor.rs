@@ -22,6 +22,8 @@ pub enum ProfileRule {
     HandedInTcp,
     /// It opens `/dev/kvm`.
     Kvm,
+    /// It serves directories over 9p.
+    Shares,
 }
 
 impl ProfileRule {
@@ -31,6 +33,7 @@ impl ProfileRule {
         match self {
             Self::HandedInTcp => "TCP handed in",
             Self::Kvm => "/dev/kvm",
+            Self::Shares => "shared directories",
         }
     }
 
@@ -41,6 +44,13 @@ impl ProfileRule {
                 ("network inet6 stream,", "the same"),
             ],
             Self::Kvm => &[("/dev/kvm rw,", "hardware virtualisation")],
+            Self::Shares => &[
+                (
+                    "/svirt/fs/{,**} rwlk,",
+                    "directories that the guest mounts over 9p; each is a mount of its own",
+                ),
+                ("/proc/** r,", "QEMU names what it has open in them through its own /proc/self/fd"),
+            ],
         }
     }
 }

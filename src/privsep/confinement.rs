@@ -41,6 +41,31 @@ pub struct RootSpec {
     pub files: Vec<RootFile>,
     /// Device nodes that appear under `/dev`.
     pub devices: Vec<DeviceNode>,
+    /// Directories that the guest mounts over 9p, which appear under `/svirt/fs`; with any of them the processes of
+    /// the device model's own pid namespace appear under `/proc`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<RootShare>,
+}
+
+/// One shared directory in the minimal root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootShare {
+    /// Which descriptor it is mounted from.
+    pub slot: Slot,
+    /// Its number: the last part of its path.
+    pub number: u8,
+}
+
+impl RootShare {
+    /// The most of one root.
+    pub const MAX: u8 = 16;
+
+    /// The path inside the minimal root.
+    #[must_use]
+    pub fn path(number: u8) -> String {
+        format!("/svirt/fs/{number}")
+    }
 }
 
 /// One file in the minimal root.
@@ -125,7 +150,7 @@ pub struct LandlockRule {
     pub access: Vec<LandlockAccess>,
 }
 
-/// Landlock's file accesses that a device model may be given at all; none of them makes or removes a name.
+/// Landlock's file accesses that a device model may be given at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LandlockAccess {
@@ -133,6 +158,9 @@ pub enum LandlockAccess {
     Execute,
     /// `LANDLOCK_ACCESS_FS_IOCTL_DEV`
     IoctlDev,
+    /// `LANDLOCK_ACCESS_FS_MAKE_*` but for device nodes, `_REMOVE_*`, `_REFER`, `_TRUNCATE`: beneath a shared
+    /// directory alone.
+    Names,
     /// `LANDLOCK_ACCESS_FS_READ_DIR`
     ReadDir,
     /// `LANDLOCK_ACCESS_FS_READ_FILE`

@@ -183,6 +183,24 @@ pub enum Op {
         #[serde(default)]
         selinux_label: Option<String>,
     },
+    /// Opens a directory that the guest may mount, in one of the configured places.
+    OpenShare {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Absolute path.
+        path: String,
+        /// Whether it can be written.
+        access: Access,
+    },
+    /// Makes a listening socket without a name and one that is connected to it: for helpers that accept.
+    Meeting {
+        /// The connected end, QEMU's.
+        slot: Slot,
+        /// The listener, the helper's.
+        peer: Slot,
+    },
+    /// Starts a server of one directory (virtiofsd) that holds the other end of a channel.
+    SpawnVirtiofsd(Box<SpawnVirtiofsd>),
     /// Starts the supervisor and, under it, the device model. Always the last operation.
     Spawn(Box<Spawn>),
 }
@@ -197,6 +215,46 @@ pub enum TpmVersion {
     #[default]
     #[serde(rename = "2.0")]
     V2_0,
+}
+
+/// A virtiofsd to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpawnVirtiofsd {
+    /// The alias of the device, such as `fs0`.
+    pub alias: String,
+    /// The listener that QEMU's end is connected to.
+    pub slot: Slot,
+    /// The directory, opened before.
+    pub share: Slot,
+    /// Its uid; the guest's root is the directory's owner behind it.
+    pub uid: u32,
+    /// The program, one of the configured ones.
+    pub program: String,
+    /// What the guest may cache; virtiofsd's default where absent.
+    pub cache: Option<ShareCache>,
+    /// Whether the guest may set extended attributes, under a prefix that means nothing to the host.
+    pub xattr: bool,
+    /// Whether POSIX locks of the guest are locks of the host.
+    pub posix_lock: bool,
+    /// The same for BSD locks.
+    pub flock: bool,
+    /// Size of its pool of threads.
+    pub threads: Option<u32>,
+    /// Its SELinux label, where SELinux is on.
+    pub selinux_label: Option<String>,
+}
+
+/// virtiofsd's cache modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShareCache {
+    /// Everything, for ever.
+    Always,
+    /// For a second.
+    Auto,
+    /// Nothing.
+    None,
 }
 
 /// What a leased uid is for; each role has its own configured range.
@@ -374,6 +432,9 @@ impl Op {
             Self::SpawnPasst { .. } => "spawn-passt",
             Self::OpenTpmState { .. } => "open-tpm-state",
             Self::SpawnSwtpm { .. } => "spawn-swtpm",
+            Self::OpenShare { .. } => "open-share",
+            Self::Meeting { .. } => "meeting",
+            Self::SpawnVirtiofsd(_) => "spawn-virtiofsd",
             Self::Spawn(_) => "spawn",
         }
     }

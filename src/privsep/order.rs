@@ -90,13 +90,14 @@ pub fn stage(op: &Op) -> u8 {
         | Op::OpenReadable { .. }
         | Op::OpenNvram { .. }
         | Op::MakeTap { .. }
+        | Op::OpenShare { .. }
         | Op::OpenTap { .. }
         | Op::OpenVsock { .. }
         | Op::OpenTpmState { .. } => 2,
         Op::LabelSelinux { .. } | Op::LoadProfile { .. } => 3,
-        Op::Channel { .. } => 4,
+        Op::Channel { .. } | Op::Meeting { .. } => 4,
         Op::Pty { .. } | Op::Listen { .. } | Op::OpenLog { .. } => 5,
-        Op::SpawnPasst { .. } | Op::SpawnSwtpm { .. } => 6,
+        Op::SpawnPasst { .. } | Op::SpawnSwtpm { .. } | Op::SpawnVirtiofsd(_) => 6,
         Op::Spawn(_) => 7,
     }
 }
@@ -107,7 +108,11 @@ enum Held {
     ChannelEnd,
     Image,
     Outside,
+    /// The listener of a meeting.
+    Listener,
     Readable,
+    /// A directory.
+    Share,
     /// A helper's state, and whose.
     State(u32),
     Tap,
@@ -189,6 +194,16 @@ impl Checker {
                 self.make(at, peer, Held::ChannelEnd)
             }
             Op::Listen { slot, .. } | Op::OpenLog { slot, .. } => self.make(at, slot, Held::Outside),
+            Op::OpenShare { slot, .. } => self.make(at, slot, Held::Share),
+            Op::Meeting { slot, peer } => {
+                self.make(at, slot, Held::ChannelEnd)?;
+                self.make(at, peer, Held::Listener)
+            }
+            Op::SpawnVirtiofsd(spawn) => {
+                self.take(at, &spawn.slot, &[Held::Listener])?;
+                self.take(at, &spawn.share, &[Held::Share])?;
+                self.run_as(at, spawn.uid, UidRole::Helper)
+            }
             Op::SpawnPasst { slot, uid, .. } => {
                 self.take(at, slot, &[Held::ChannelEnd])?;
                 self.run_as(at, *uid, UidRole::Helper)
@@ -271,6 +286,9 @@ impl Checker {
         self.grants(at, &spawn.supervisor.fds, FIRST_PLAN_FD, &[Held::ChannelEnd, Held::Outside])?;
         for file in &spawn.confinement.root.files {
             self.take(at, &file.slot, &[Held::Readable])?;
+        }
+        for share in &spawn.confinement.root.shares {
+            self.take(at, &share.slot, &[Held::Share])?;
         }
         let granted: HashSet<&Slot> = spawn.supervisor.fds.iter().map(|grant| &grant.slot).collect();
         let named = spawn.supervisor.consoles.iter().flat_map(|console| {

@@ -212,7 +212,8 @@ fn rules(spec: &LandlockSpec) -> Vec<(&str, landlock::Allow)> {
                 ioctl_dev: has(LandlockAccess::IoctlDev),
                 read_dir: has(LandlockAccess::ReadDir),
                 read_file: has(LandlockAccess::ReadFile),
-                truncate: false,
+                truncate: has(LandlockAccess::Names),
+                names: has(LandlockAccess::Names),
                 write_file: has(LandlockAccess::WriteFile),
             };
             (rule.path.as_str(), allow)

@@ -34,9 +34,11 @@ pub enum Part {
     Memory,
     /// A tap device.
     NetTap,
+    /// Directories over 9p.
+    NineP,
     /// Connected sockets, the monitor among them.
     Socket,
-    /// A TPM, a SPICE server or a QXL video device.
+    /// A TPM, virtiofs, a SPICE server or a QXL video device.
     Socketpair,
     /// A SPICE server.
     Spice,
@@ -63,7 +65,7 @@ pub enum ProfileError {
 
 impl Part {
     /// Every fragment.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AccelKvm,
         Self::AccelTcg,
         Self::Base,
@@ -74,6 +76,7 @@ impl Part {
         Self::Launcher,
         Self::Memory,
         Self::NetTap,
+        Self::NineP,
         Self::Socket,
         Self::Socketpair,
         Self::Spice,
@@ -94,6 +97,7 @@ impl Part {
             Self::Launcher => include_str!("../../labels/seccomp/launcher.toml"),
             Self::Memory => include_str!("../../labels/seccomp/memory.toml"),
             Self::NetTap => include_str!("../../labels/seccomp/net-tap.toml"),
+            Self::NineP => include_str!("../../labels/seccomp/ninep.toml"),
             Self::Socket => include_str!("../../labels/seccomp/socket.toml"),
             Self::Socketpair => include_str!("../../labels/seccomp/socketpair.toml"),
             Self::Spice => include_str!("../../labels/seccomp/spice.toml"),
@@ -124,6 +128,7 @@ impl Part {
             Launcher,
             Memory,
             NetTap,
+            NineP,
             Socket,
             Socketpair,
             Spice,

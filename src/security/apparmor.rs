@@ -4,8 +4,8 @@
 
 use super::LabelError;
 use super::decide::{Action, Decision};
-use super::resource::{Kind, Place, Process, Resource, Use};
-use super::selinux::ELSEWHERE;
+use super::resource::{Kind, Place, Process, Resource, Share, Use};
+use super::selinux::{ELSEWHERE, NO_SHARE};
 use crate::base::DomainUuid;
 use crate::conf::domain::{Domain, SecLabelKind};
 use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
@@ -60,6 +60,10 @@ impl Profile {
             Kind::Process(Process::Swtpm(_)) => {
                 self.part(ProfilePart::Swtpm, "one state, one channel, and no way to execute or connect")
             }
+            Kind::Process(Process::Virtiofsd(_)) => nothing(
+                Action::Never,
+                "no profile of svirt's yet: its uid, namespaces, Landlock and filter hold it",
+            ),
             Kind::Image(image) => match (image.place, image.used()) {
                 (Place::Elsewhere, _) => nothing(Action::Refused, ELSEWHERE),
                 (Place::Readable, Use::Private | Use::Shared) => {
@@ -76,6 +80,20 @@ impl Profile {
             Kind::Boot(_) => Decision::given(
                 Action::Rule,
                 "/svirt/* r,",
+                "mounted there, alone and read-only, from a descriptor of the labeller's",
+            ),
+            Kind::Share(Share { place: false, .. }) => nothing(Action::Refused, NO_SHARE),
+            Kind::Share(Share { served: true, .. }) => {
+                nothing(Action::Never, "its server has it; the device model has one connected socket")
+            }
+            Kind::Share(Share { writable: true, .. }) => Decision::given(
+                Action::Rule,
+                "/svirt/fs/** rwlk,",
+                "mounted there, alone, from a descriptor of the labeller's; nothing is executed from it",
+            ),
+            Kind::Share(_) => Decision::given(
+                Action::Rule,
+                "/svirt/fs/** rwlk,",
                 "mounted there, alone and read-only, from a descriptor of the labeller's",
             ),
             Kind::Channel => nothing(Action::Handed, "the profile admits sockets that are connected already"),

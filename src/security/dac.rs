@@ -4,8 +4,8 @@
 //! read-only descriptor again for writing after a chmod.
 
 use super::decide::{Action, Decision};
-use super::resource::{Kind, Place, Process, Resource};
-use super::selinux::ELSEWHERE;
+use super::resource::{Kind, Place, Process, Resource, Share};
+use super::selinux::{ELSEWHERE, NO_SHARE};
 use super::{LabelError, mix};
 use crate::conf::domain::{DeviceLabel, Domain, SecLabelKind};
 use crate::privsep::op::UidRole;
@@ -38,7 +38,7 @@ impl Owners {
                 Some(&self.supervisor),
                 "the device model cannot signal or trace the process that watches it",
             ),
-            Kind::Process(Process::Passt(at) | Process::Swtpm(at)) => {
+            Kind::Process(Process::Passt(at) | Process::Swtpm(at) | Process::Virtiofsd(at)) => {
                 run(self.helpers.get(*at), "taken over, it reaches neither the device model nor its files")
             }
             Kind::HelperState(Process::Passt(at) | Process::Swtpm(at)) => match self.helpers.get(*at) {
@@ -79,6 +79,11 @@ impl Owners {
                 nothing(Action::Content, "mounted read-only; its mode must let everybody read it")
             }
             Kind::Vsock => nothing(Action::Handed, "opened by the labeller, whoever owns the device"),
+            Kind::Share(Share { place: false, .. }) => nothing(Action::Refused, NO_SHARE),
+            Kind::Share(_) => nothing(
+                Action::Handed,
+                "mounted with its owner shown as the process that serves it; no owner on the disk changes",
+            ),
             Kind::Tap => nothing(Action::Handed, "the labeller attaches to it, whoever owns it"),
             Kind::Channel => nothing(Action::Handed, "a pair of sockets has no name that could be opened"),
             Kind::Listener => nothing(Action::Never, "it belongs to root; the supervisor asks who connects"),

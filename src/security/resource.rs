@@ -40,6 +40,8 @@ pub enum Kind {
     Process(Process),
     /// A file that one helper alone keeps its state in.
     HelperState(Process),
+    /// A directory that the guest mounts.
+    Share(Share),
     /// A tap device, one that exists or one that the labeller makes.
     Tap,
     /// The host's end of a guest's vsock.
@@ -67,6 +69,17 @@ pub struct Image {
     pub first: Vec<DeviceLabel>,
 }
 
+/// A directory that the guest mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Whether it lies in one of the configured places.
+    pub place: bool,
+    /// Whether a process of its own serves it, over virtiofs; else the device model does, over 9p.
+    pub served: bool,
+    /// Whether the guest writes to it.
+    pub writable: bool,
+}
+
 /// A process that runs for a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -79,6 +92,8 @@ pub enum Process {
     Supervisor,
     /// swtpm, by its place among the helpers.
     Swtpm(usize),
+    /// virtiofsd, by its place among the helpers.
+    Virtiofsd(usize),
 }
 
 /// What the configuration lets a path be used for.
@@ -111,7 +126,7 @@ pub enum Use {
 pub enum Way {
     /// It gets a descriptor that the labeller opened.
     Descriptor,
-    /// It opens the one file that is mounted read-only into its root.
+    /// It opens the one file that is mounted read-only into its root; or the one directory, or its server does.
     Mount,
     /// Not at all: the supervisor has it, and the device model one end of a pair of sockets.
     Supervisor,
@@ -140,7 +155,7 @@ impl Kind {
     #[must_use]
     pub fn way(&self) -> Way {
         match self {
-            Self::Boot(_) => Way::Mount,
+            Self::Boot(_) | Self::Share(_) => Way::Mount,
             Self::Channel => Way::Channel,
             Self::Firmware(_) | Self::Image(_) | Self::Tap | Self::Vsock => Way::Descriptor,
             Self::Listener | Self::Log | Self::Pty => Way::Supervisor,

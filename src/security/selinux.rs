@@ -4,7 +4,7 @@ use super::LabelError;
 use super::context::Context;
 use super::decide::{Action, Decision};
 use super::range::Range;
-use super::resource::{Image, Kind, Place, Process, Resource, Use};
+use super::resource::{Image, Kind, Place, Process, Resource, Share, Use};
 use super::share::{self, Pairs, Shared};
 use crate::base::CategoryPair;
 use crate::conf::domain::{DeviceLabel, Domain, SecLabel, SecLabelKind, VirtType};
@@ -29,6 +29,8 @@ pub struct Labels {
     pub swtpm: Context,
     /// The context of the TPM's state.
     tpm_state: Context,
+    /// virtiofsd's context.
+    pub virtiofsd: Context,
     /// Whether images are labelled.
     pub relabel: bool,
     /// The context of a writable image of this domain alone.
@@ -165,6 +167,12 @@ const NOT_A_PAIR: &str = "an image that several domains write has exactly two ca
 /// What both models of files say of a path outside the configured places.
 pub(super) const ELSEWHERE: &str = "it lies in none of the places of images.relabelable and images.readable";
 
+/// Why nothing is shared under SELinux.
+pub const NO_POLICY: &str = "svirt's policy does not yet let directories be shared under SELinux";
+
+/// What every model says of a share outside the configured places.
+pub(super) const NO_SHARE: &str = "it lies in none of the places of shares.places";
+
 fn refuse(label: &str, line: u32, reason: impl Into<String>) -> LabelError {
     LabelError::Label { model: "selinux", label: label.into(), reason: reason.into(), line }
 }
@@ -199,6 +207,7 @@ impl Labels {
             passt: Context::process(&types.passt_type, own),
             swtpm: Context::process(&types.swtpm_type, own),
             tpm_state: Context::file(&types.tpm_state_type, own),
+            virtiofsd: Context::process(&types.virtiofsd_type, own),
             relabel,
             image: Context::file(&types.image_type, own),
             pairs,
@@ -233,6 +242,11 @@ impl Labels {
             Kind::Process(Process::Passt(_)) => {
                 run(&self.passt, "packets of one domain; the domain's pair keeps it to that one")
             }
+            Kind::Process(Process::Virtiofsd(_)) => {
+                run(&self.virtiofsd, "requests of one domain; the domain's pair keeps it to that one")
+            }
+            Kind::Share(Share { place: false, .. }) => Ok(Decision::nothing(Action::Refused, NO_SHARE)),
+            Kind::Share(_) => Ok(Decision::nothing(Action::Refused, NO_POLICY)),
             Kind::Image(image) => self.image(image, resource.line, types),
             Kind::Boot(place) | Kind::Firmware(place) => Ok(self.boot(*place, types)),
             Kind::Channel => {

@@ -102,6 +102,8 @@ impl Settings {
             ("images.readable", &self.images.readable),
             ("images.block_devices", &self.images.block_devices),
             ("emulators.allowed", &self.emulators.allowed),
+            ("shares.places", &self.shares.places),
+            ("shares.virtiofsd", &self.shares.virtiofsd),
             ("console.logs", &self.console.logs),
             ("console.sockets", &self.console.sockets),
         ];
@@ -127,6 +129,7 @@ impl Settings {
             ("uids.domains", self.uids.domains),
             ("uids.supervisors", self.uids.supervisors),
             ("uids.helpers", self.uids.helpers),
+            ("uids.guests", self.uids.guests),
         ];
         for (at, (key, range)) in ranges.iter().enumerate() {
             if let Some(wrong) = range_complaint(*range) {

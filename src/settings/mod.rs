@@ -34,6 +34,8 @@ pub struct Settings {
     pub network: Network,
     /// `[tpm]`
     pub tpm: Tpm,
+    /// Directories that guests mount.
+    pub shares: Shares,
     /// Consoles and their logs.
     pub console: Console,
     /// VNC servers.
@@ -88,6 +90,8 @@ pub struct Uids {
     pub supervisors: UidRange,
     /// Helpers of device models.
     pub helpers: UidRange,
+    /// Users of guests but root, as owners of what they make in shared directories.
+    pub guests: UidRange,
 }
 
 /// `first` and `count`.
@@ -156,6 +160,16 @@ pub struct Tpm {
     pub swtpm: String,
     /// The directory of TPMs' states; only root may write it, and it is made if it is not there.
     pub state: String,
+}
+
+/// `[shares]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shares {
+    /// Directories whose directories, or which themselves, guests may mount.
+    pub places: Vec<String>,
+    /// The programs that may serve them over virtiofs; the first that is there is the default.
+    pub virtiofsd: Vec<String>,
 }
 
 /// `[network]`
@@ -251,6 +265,8 @@ pub struct Selinux {
     pub swtpm_type: String,
     /// Type of a TPM's state while its domain runs.
     pub tpm_state_type: String,
+    /// Type of virtiofsd.
+    pub virtiofsd_type: String,
     /// Other process types that a static label may name.
     pub extra_types: Vec<String>,
     /// Other file types that a static or device label may name.
@@ -339,6 +355,7 @@ impl Default for Uids {
             domains: UidRange { first: 1_910_000_000, count: 65_536 },
             supervisors: UidRange { first: 1_920_000_000, count: 65_536 },
             helpers: UidRange { first: 1_930_000_000, count: 65_536 },
+            guests: UidRange { first: 1_940_000_000, count: 65_536 },
         }
     }
 }
@@ -375,6 +392,16 @@ impl Default for Limits {
 impl Default for Tpm {
     fn default() -> Self {
         Self { swtpm: "/usr/bin/swtpm".into(), state: "/var/lib/svirt/tpm".into() }
+    }
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self {
+            places: vec!["/var/lib/svirt/shares".into()],
+            // Of its own package, and where QEMU 7.2 still brings one.
+            virtiofsd: vec!["/usr/libexec/virtiofsd".into(), "/usr/lib/qemu/virtiofsd".into()],
+        }
     }
 }
 
@@ -424,6 +451,7 @@ impl Default for Selinux {
             passt_type: "svirt_passt_t".into(),
             swtpm_type: "svirt_swtpm_t".into(),
             tpm_state_type: "svirt_tpm_state_t".into(),
+            virtiofsd_type: "svirt_virtiofsd_t".into(),
             extra_types: Vec::new(),
             extra_image_types: Vec::new(),
         }

@@ -15,6 +15,8 @@ const UIDS: Uids = Uids {
     domains: UidRange { first: 2000, count: 20_000 },
     supervisors: UidRange { first: 22_000, count: 20_000 },
     helpers: UidRange { first: 42_000, count: 20_000 },
+    // No user can map owners of mounts, so nothing is shared in a session.
+    guests: UidRange { first: 62_000, count: 1 },
 };
 
 /// The user's directories, by the specification of XDG's base directories.

@@ -52,6 +52,34 @@ pub fn become_mapped_root() -> io::Result<()> {
     Ok(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?)
 }
 
+/// Gives up every supplementary group.
+pub fn clear_groups() -> io::Result<()> {
+    Ok(set_thread_groups(&[])?)
+}
+
+/// Keeps exactly these capabilities, by number, in the bounding, effective and permitted sets, and inherits none.
+pub fn keep_capabilities(kept: &[u32]) -> io::Result<()> {
+    rustix::thread::clear_ambient_capability_set()?;
+    for number in 0..64_u32 {
+        if kept.contains(&number) {
+            continue;
+        }
+        // SAFETY: PR_CAPBSET_DROP takes a number and reads no memory.
+        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
+        if done != 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::EINVAL) && number > 0 {
+                break;
+            }
+            return Err(error);
+        }
+    }
+    let mask = kept.iter().fold(0_u64, |mask, number| mask | 1_u64.checked_shl(*number).unwrap_or(0));
+    let set = CapabilitySet::from_bits_retain(mask);
+    let sets = CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() };
+    Ok(set_capabilities(None, sets)?)
+}
+
 /// Makes sure that no exec gives privilege back.
 pub fn set_no_new_privs() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)

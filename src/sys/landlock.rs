@@ -10,7 +10,7 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
-/// What may be done beneath one path; none of it makes or removes a name.
+/// What may be done beneath one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allow {
     /// Execute files.
@@ -25,6 +25,8 @@ pub struct Allow {
     pub truncate: bool,
     /// Open files for writing.
     pub write_file: bool,
+    /// Make, remove and rename files, directories, links, sockets and FIFOs; device nodes never.
+    pub names: bool,
 }
 
 impl Allow {
@@ -36,6 +38,18 @@ impl Allow {
         read_dir: false,
         truncate: false,
         write_file: false,
+        names: false,
+    };
+
+    /// Everything but executing, devices and their ioctls.
+    pub const TREE: Self = Self {
+        execute: false,
+        ioctl_dev: false,
+        read_dir: true,
+        read_file: true,
+        truncate: true,
+        write_file: true,
+        names: true,
     };
 
     fn bits(self) -> BitFlags<AccessFs> {
@@ -46,6 +60,14 @@ impl Allow {
             (self.read_file, AccessFs::ReadFile),
             (self.truncate, AccessFs::Truncate),
             (self.write_file, AccessFs::WriteFile),
+            (self.names, AccessFs::MakeReg),
+            (self.names, AccessFs::MakeDir),
+            (self.names, AccessFs::MakeSym),
+            (self.names, AccessFs::MakeSock),
+            (self.names, AccessFs::MakeFifo),
+            (self.names, AccessFs::RemoveFile),
+            (self.names, AccessFs::RemoveDir),
+            (self.names, AccessFs::Refer),
         ];
         rights.into_iter().filter(|(on, _)| *on).fold(BitFlags::EMPTY, |all, (_, right)| all | right)
     }

@@ -87,6 +87,27 @@ pub fn nonblocking(fd: OwnedFd) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// A listening socket and a connection that waits in it. It is bound in a network namespace that nobody else is in,
+/// so it has no name on this host, and nobody else can connect.
+pub fn meeting() -> io::Result<(OwnedFd, OwnedFd)> {
+    let own = std::fs::File::open("/proc/thread-self/ns/net")?;
+    super::namespace::unshare(super::namespace::Namespaces { net: true, ..Default::default() })?;
+    let made = bound_pair();
+    // Going back must not be skipped whatever the line above gave.
+    super::namespace::join_net(own.as_fd())?;
+    made
+}
+
+fn bound_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let make = || socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let (listener, connected) = (make()?, make()?);
+    socket::bind(listener.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    socket::listen(&listener, Backlog::new(1)?)?;
+    let address: UnixAddr = socket::getsockname(listener.as_raw_fd())?;
+    socket::connect(connected.as_raw_fd(), &address)?;
+    Ok((listener, connected))
+}
+
 /// A connected pair of stream sockets.
 pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socket::socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)

@@ -14,6 +14,7 @@ const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 
 /// What a mount forbids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,17 @@ pub fn limit(mount: BorrowedFd<'_>, limits: MountLimits) -> io::Result<()> {
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
+    set_attributes(mount, &attr)
+}
+
+/// Shows the owners of a detached mount's files through a user namespace's map: what it has inside is what the files
+/// say, what it has outside is what processes see. Owners that it does not map are nobody's.
+pub fn map_owners(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = u64::try_from(users.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    set_attributes(mount, &MountAttr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd })
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr) -> io::Result<()> {
     // SAFETY: the path is an empty C string, `attr` is a whole `struct mount_attr` that outlives the call.
     let done = unsafe {
         libc::syscall(
@@ -71,7 +83,7 @@ pub fn limit(mount: BorrowedFd<'_>, limits: MountLimits) -> io::Result<()> {
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
@@ -97,6 +109,14 @@ pub fn change_root(root: impl AsFd) -> io::Result<()> {
     // The old root now lies over the new one: this takes it, and all below it, out of the namespace.
     unmount(".", UnmountFlags::DETACH)?;
     Ok(rustix::process::chdir("/")?)
+}
+
+/// Mounts `proc` with the processes of this pid namespace and, unless it is wanted, nothing of the kernel; nobody can
+/// write through it.
+pub fn processes(place: &str, kernel: bool) -> io::Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("proc", place, "proc", flags, if kernel { None } else { Some(c"subset=pid") })?)
 }
 
 /// Stops mounts of this namespace from reaching any other, and the reverse.

@@ -96,6 +96,49 @@ pub fn new_net() -> io::Result<OwnedFd> {
     Ok(made?.into())
 }
 
+/// One line of a user namespace's map: the first id inside, the first outside, how many.
+pub type IdRange = (u32, u32, u32);
+
+/// Makes a user namespace that maps exactly these uids and gids.
+///
+/// A child that does nothing else makes it and is ended again; whoever maps ids that are not its own needs
+/// `CAP_SETUID` and `CAP_SETGID` (user_namespaces(7)).
+pub fn new_user(uids: &[IdRange], gids: &[IdRange]) -> io::Result<OwnedFd> {
+    let (ours, theirs) = super::scm::pipe()?;
+    let child = super::process::fork(|| {
+        let made = nix::sched::unshare(CloneFlags::CLONE_NEWUSER).is_ok();
+        let _told = rustix::io::write(&theirs, if made { b"+" } else { b"-" });
+        loop {
+            nix::unistd::pause();
+        }
+    })?;
+    drop(theirs);
+    let made = mapped(&ours, child.pid, [("uid_map", uids), ("gid_map", gids)]);
+    let ended = child.end();
+    let made = made?;
+    ended?;
+    Ok(made)
+}
+
+fn mapped(said: &OwnedFd, pid: i32, maps: [(&str, &[IdRange]); 2]) -> io::Result<OwnedFd> {
+    let mut word = [0];
+    let length = rustix::io::read(said, &mut word)?;
+    if length == 0 || word != *b"+" {
+        return Err(io::Error::other("no user namespace can be made"));
+    }
+    for (name, ids) in maps {
+        let line = |(inside, outside, count): &IdRange| format!("{inside} {outside} {count}\n");
+        let map: String = ids.iter().map(line).collect();
+        std::fs::write(format!("/proc/{pid}/{name}"), &map)?;
+    }
+    Ok(std::fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
+}
+
+/// Moves this process into a user namespace, where it then has every capability.
+pub fn join_user(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::sched::setns(namespace, CloneFlags::CLONE_NEWUSER)?)
+}
+
 /// Sets the host name of this process's UTS namespace.
 pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)

@@ -29,6 +29,8 @@ pub struct Found {
     pub mode: u32,
     /// Owner.
     pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// Number of hard links.
     pub links: u64,
     /// Number of the device that a device node stands for.
@@ -46,6 +48,7 @@ impl Found {
             inode: stat.st_ino,
             mode: stat.st_mode,
             uid: stat.st_uid,
+            gid: stat.st_gid,
             links: stat.st_nlink,
             rdev: stat.st_rdev,
             size: u64::try_from(stat.st_size).unwrap_or(0),
@@ -91,6 +94,8 @@ pub struct Resolved {
     pub found: Found,
     /// The directories that lead to it, the root first and its own last.
     pub directories: Vec<Found>,
+    /// Device and inode of each directory on the way to a link that was followed.
+    pub before_links: Vec<(u64, u64)>,
     /// Its last component.
     pub name: OsString,
     /// Its directory.
@@ -140,6 +145,7 @@ pub fn resolve(path: &str) -> Result<Resolved, WalkError> {
     let mut steps = vec![root().map_err(kernel)?];
     let mut todo: VecDeque<OsString> = parts(path.as_bytes());
     let mut links = 0;
+    let mut before_links = Vec::new();
     let mut count = 0;
     while let Some(part) = todo.pop_front() {
         count += 1;
@@ -165,6 +171,7 @@ pub fn resolve(path: &str) -> Result<Resolved, WalkError> {
             if links > LINKS_MAX {
                 return Err(WalkError::TooLong(path.to_owned()));
             }
+            before_links.extend(steps.iter().map(|step| step.found.id()));
             let target = fs::readlinkat(&fd, "", Vec::new()).map_err(|e| kernel(e.into()))?.into_bytes();
             if target.first() == Some(&b'/') {
                 steps.truncate(1);
@@ -177,7 +184,7 @@ pub fn resolve(path: &str) -> Result<Resolved, WalkError> {
         if todo.is_empty() {
             let directories = steps.iter().map(|step| step.found).collect();
             let Some(last) = steps.pop() else { return Err(WalkError::NotPlain(path.to_owned())) };
-            return Ok(Resolved { fd, found, directories, name: part, parent: last.fd });
+            return Ok(Resolved { fd, found, directories, before_links, name: part, parent: last.fd });
         }
         if !found.is(libc::S_IFDIR) {
             return Err(kernel(io::Error::from_raw_os_error(libc::ENOTDIR)));

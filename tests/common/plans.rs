@@ -86,6 +86,7 @@ pub fn host(name: &str) -> HostFacts {
         emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 22) }],
         cpus: 2,
         memory: 8 << 30,
+        virtiofsds: vec!["/usr/lib/qemu/virtiofsd".into()],
         hugepages: vec![(2 << 20, 512), (1 << 30, 0)],
         ..HostFacts::default()
     }

@@ -38,20 +38,30 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The directory with the demo's kernel and initrd, built if need be; says so where that fails.
 pub fn guest() -> Option<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    built(&BUILT, "demo", "linux-image-cloud-amd64")
+}
+
+/// The same with Debian's large kernel, which has what the cloud's lacks, such as 9p.
+pub fn large_guest() -> Option<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    built(&BUILT, "demo-large", "linux-image-amd64")
+}
+
+fn built(known: &OnceLock<Result<PathBuf, String>>, name: &str, package: &str) -> Option<PathBuf> {
     if !possible() {
         return None;
     }
-    let built = BUILT.get_or_init(|| {
+    let built = known.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let place = root.join("target/demo");
-        let made = Command::new(root.join("demo/guest/build")).arg(&place).output();
+        let place = root.join("target").join(name);
+        let made = Command::new(root.join("demo/guest/build")).arg(&place).arg(package).output();
         let made = made.map_err(|error| error.to_string())?;
         if made.status.success() { Ok(place) } else { Err(String::from_utf8_lossy(&made.stderr).into()) }
     });
     match built {
         Ok(place) => Some(place.clone()),
         Err(why) => {
-            println!("skipped: the demo's guest cannot be built: {why}");
+            println!("skipped: the guest of {package} cannot be built: {why}");
             None
         }
     }
@@ -135,15 +145,19 @@ impl Rig {
     /// An installation whose configuration is changed by `change`.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut install = Install::new();
-        std::fs::create_dir(install.path("outside")).unwrap();
+        for name in ["outside", "shares"] {
+            std::fs::create_dir(install.path(name)).unwrap();
+        }
         let at = |name: &str| install.text(name);
         let (nvram, tpm, store, access) = (at("nvram"), at("tpm"), at("store"), at("access.toml"));
+        let shares = at("shares");
         let programs = Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap();
         let settings = &mut install.settings;
         settings.paths.libexec = programs.to_str().unwrap().to_owned();
         settings.images.readable.push("/usr/share/OVMF".into());
         settings.images.nvram = nvram;
         settings.tpm.state = tpm;
+        settings.shares.places = vec![shares];
         settings.daemon.store = store;
         settings.daemon.access = access;
         change(settings);
@@ -326,7 +340,9 @@ impl Rig {
     /// Everything on this host that a domain touches.
     pub fn snapshot(&self) -> Snapshot {
         let mut files = BTreeMap::new();
-        for name in ["images", "boot", "nvram", "tpm", "outside", "sockets", "run/control", "state/journal"] {
+        for name in
+            ["images", "boot", "nvram", "tpm", "outside", "shares", "sockets", "run/control", "state/journal"]
+        {
             let Ok(entries) = std::fs::read_dir(self.path(name)) else { continue };
             for entry in entries {
                 let path = entry.unwrap().path();

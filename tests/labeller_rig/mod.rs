@@ -89,6 +89,7 @@ impl Rig {
     pub fn new() -> Self {
         let mut install = Install::new();
         install.settings.limits.start_timeout = 60;
+        install.settings.shares.places = vec![install.text("shares")];
         install.write();
         Self { install, labeller: None, bridge: None }
     }
@@ -236,6 +237,48 @@ impl Rig {
         spawn.argv.extend(["-netdev", "tap,id=net0,fd=13"].map(ToOwned::to_owned));
     }
 
+    /// Gives a plan a directory that virtiofsd serves, where there is one; its other end is a port of the emulator's.
+    /// Says whether it did.
+    pub fn share(&self, n: u32, plan: &mut LaunchPlan) -> bool {
+        let found = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"].map(Path::new);
+        let Some(program) = found.into_iter().find(|path| path.exists()) else {
+            println!("skipped in part: needs virtiofsd");
+            return false;
+        };
+        let place = self.path("shares");
+        std::fs::create_dir_all(&place).unwrap();
+        let uid = self.settings.uids.helpers.first + n;
+        let server = SpawnVirtiofsd {
+            alias: "fs0".into(),
+            slot: slot("fs0.peer"),
+            share: slot("fs0.share"),
+            uid,
+            program: program.to_str().unwrap().into(),
+            cache: None,
+            xattr: false,
+            posix_lock: false,
+            flock: false,
+            threads: None,
+            selinux_label: None,
+        };
+        let open = Op::OpenShare {
+            slot: slot("fs0.share"),
+            path: place.to_str().unwrap().into(),
+            access: Access::ReadWrite,
+        };
+        let ops = &mut plan.ops;
+        let Some(Op::Spawn(spawn)) = ops.last_mut() else { panic!("no spawn") };
+        spawn.argv.extend(["-chardev".into(), "socket,id=fs0,fd=13".into()]);
+        spawn.fds.push(FdGrant { slot: slot("fs0"), number: 13 });
+        ops.insert(ops.len() - 1, Op::SpawnVirtiofsd(Box::new(server)));
+        let at = |ops: &[Op], name: &str| ops.iter().position(|op| op.name() == name).unwrap();
+        let (listen, image) = (at(ops, "listen"), at(ops, "open-image"));
+        ops.insert(listen, Op::Meeting { slot: slot("fs0"), peer: slot("fs0.peer") });
+        ops.insert(image, open);
+        ops.insert(0, Op::LeaseUid { role: UidRole::Helper, uid });
+        true
+    }
+
     fn spawn(&self, n: u32) -> Spawn {
         let allow = SeccompProgram(vec![BpfInsn(6, 0, 0, 0x7fff_0000)]);
         let uid = self.settings.uids.domains.first + n;
@@ -271,7 +314,7 @@ impl Rig {
                 uid,
                 gid: uid,
                 groups: Vec::new(),
-                root: RootSpec { files: vec![], devices: vec![DeviceNode::Null] },
+                root: RootSpec { files: vec![], devices: vec![DeviceNode::Null], shares: vec![] },
                 landlock: LandlockSpec {
                     abi: landlock::kernel_abi().min(5),
                     rules: vec![

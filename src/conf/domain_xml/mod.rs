@@ -7,6 +7,7 @@ mod address;
 mod chardev;
 mod disk;
 mod display;
+mod filesystem;
 mod firmware;
 mod hardware;
 mod memory;
@@ -132,6 +133,7 @@ fn check(root: View<'_>, mut domain: Domain, boot_given: bool) -> Read<Domain> {
         only_q35(root, &domain)?;
     }
     needs_spice(root, &domain.devices)?;
+    needs_shared_memory(root, &domain)?;
     seclabel::check_overrides(root, &domain)?;
     Ok(domain)
 }
@@ -150,6 +152,18 @@ fn needs_spice(root: View<'_>, devices: &Devices) -> Read<()> {
     let mut error =
         root.contradiction(format!("{what} needs a <graphics type='spice'>"), "add one, or remove it");
     error.line = line;
+    Err(error)
+}
+
+/// virtiofsd works in the guest's memory, as libvirt demands it too.
+fn needs_shared_memory(root: View<'_>, domain: &Domain) -> Read<()> {
+    let served = domain.devices.filesystems.iter().find(|one| one.virtiofs().is_some());
+    let Some(served) = served.filter(|_| !domain.memory_backing.shared) else { return Ok(()) };
+    let mut error = root.contradiction(
+        "a virtiofs <filesystem> needs shared memory",
+        "add <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
+    );
+    error.line = served.line;
     Err(error)
 }
 
@@ -274,6 +288,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         "controller",
         "disk",
         "emulator",
+        "filesystem",
         "graphics",
         "input",
         "interface",
@@ -297,6 +312,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         emulator: view.one("emulator")?.map(scalar::path_text).transpose()?,
         controllers: hardware::controllers(view)?,
         disks: disk::disks(view)?,
+        filesystems: filesystem::filesystems(view)?,
         interfaces: network::interfaces(view)?,
         channels: chardev::channels(view, consoles.len())?,
         serials,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Admission, plain, policy};
 use crate::base::{CategoryPair, Refusal};
 use crate::privsep::confinement::{
-    Confinement, LandlockAccess, LandlockRule, Rlimit, RlimitKind, SeccompProgram,
+    Confinement, LandlockAccess, LandlockRule, Rlimit, RlimitKind, RootShare, SeccompProgram,
 };
 use crate::privsep::op::{DeviceNode, Spawn};
 use crate::privsep::supervisor::SupervisorSpec;
@@ -101,18 +101,22 @@ fn confinement(confinement: &Confinement, dump: bool) -> Result<(), Refusal> {
     let root = &confinement.root;
     let places: HashSet<_> = root.files.iter().map(|file| file.place).collect();
     let devices: HashSet<_> = root.devices.iter().copied().collect();
+    let shares: HashSet<_> = root.shares.iter().map(|share| share.number).collect();
+    if shares.len() != root.shares.len() || shares.iter().any(|number| *number >= RootShare::MAX) {
+        return refuse("the minimal root", "a share has no place in it, or the place is used twice");
+    }
     if places.len() != root.files.len() || devices.len() != root.devices.len() {
         return refuse("the minimal root", "a place in it is used twice");
     }
     if confinement.landlock.rules.len() > RULES_MAX {
         return refuse("the Landlock ruleset", "it has too many rules");
     }
-    confinement.landlock.rules.iter().try_for_each(|rule| landlock(rule, &devices))?;
+    confinement.landlock.rules.iter().try_for_each(|rule| landlock(rule, &devices, &shares))?;
     rlimits(&confinement.rlimits, dump)
 }
 
 /// The ceiling: reading and executing anywhere in the minimal root, writing to its device nodes alone.
-fn landlock(rule: &LandlockRule, devices: &HashSet<DeviceNode>) -> Result<(), Refusal> {
+fn landlock(rule: &LandlockRule, devices: &HashSet<DeviceNode>, shares: &HashSet<u8>) -> Result<(), Refusal> {
     let node = |device: &DeviceNode| match device {
         DeviceNode::Kvm => "/dev/kvm",
         DeviceNode::Null => "/dev/null",
@@ -122,10 +126,16 @@ fn landlock(rule: &LandlockRule, devices: &HashSet<DeviceNode>) -> Result<(), Re
         plain("allow by Landlock", &rule.path)?;
     }
     let is_node = devices.iter().any(|device| node(device) == rule.path);
-    let changes =
-        |access: &LandlockAccess| matches!(access, LandlockAccess::WriteFile | LandlockAccess::IoctlDev);
-    if !is_node && rule.access.iter().any(changes) {
-        let rule_text = "writing and device ioctls are for the device nodes of the minimal root alone";
+    let is_share = shares.iter().any(|number| RootShare::path(*number) == rule.path);
+    let allowed = |access: &LandlockAccess| match access {
+        LandlockAccess::WriteFile => is_node || is_share,
+        LandlockAccess::IoctlDev => is_node,
+        LandlockAccess::Names => is_share,
+        LandlockAccess::Execute | LandlockAccess::ReadDir | LandlockAccess::ReadFile => true,
+    };
+    if !rule.access.iter().all(allowed) {
+        let rule_text =
+            "writing and device ioctls are for the device nodes and shares of the minimal root alone";
         return Err(policy(
             "allow by Landlock",
             rule.path.clone(),

@@ -116,8 +116,9 @@ pub(super) fn landlock_rules(spec: &LandlockSpec) -> Vec<(String, Allow)> {
         ioctl_dev: access.contains(&LandlockAccess::IoctlDev),
         read_dir: access.contains(&LandlockAccess::ReadDir),
         read_file: access.contains(&LandlockAccess::ReadFile),
-        truncate: false,
+        truncate: access.contains(&LandlockAccess::Names),
         write_file: access.contains(&LandlockAccess::WriteFile),
+        names: access.contains(&LandlockAccess::Names),
     };
     spec.rules.iter().map(|rule| (rule.path.clone(), allow(&rule.access))).collect()
 }

@@ -53,8 +53,8 @@ pub struct Helper<'a> {
 pub struct Begun {
     /// The process.
     pub child: process::Child,
-    report: OwnedFd,
-    name: String,
+    pub(super) report: OwnedFd,
+    pub(super) name: String,
 }
 
 /// Forks a helper and does not wait for it.

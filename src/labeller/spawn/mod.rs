@@ -13,6 +13,7 @@
 mod common;
 mod floor;
 mod helper;
+mod jail;
 mod model;
 mod report;
 mod supervisor;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use common::Fds;
 pub use helper::{Begun, Helper, begin, helper};
+pub use jail::{Jail, SHARE, jail};
 pub use report::{SpawnError, Step, Who};
 
 use self::model::Model;

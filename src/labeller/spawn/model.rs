@@ -17,7 +17,7 @@ use super::common::{self, Command, Fds, fd};
 use super::report::{self, At, Failure, SpawnError, Step, Who};
 use crate::labeller::cgroup::DomainCgroup;
 use crate::labeller::root::PreparedRoot;
-use crate::privsep::confinement::{LANDLOCK_FULL, Rlimit, RlimitKind, RootSpec, landlock_missing};
+use crate::privsep::confinement::{LANDLOCK_FULL, Rlimit, RlimitKind, RootShare, RootSpec, landlock_missing};
 use crate::privsep::op::{DeviceNode, Spawn};
 use crate::sys::landlock::Allow;
 use crate::sys::mount::{self, MountLimits};
@@ -48,7 +48,9 @@ pub(super) struct Model<'a> {
 struct RootMounts {
     tree: OwnedFd,
     place: PathBuf,
-    parts: Vec<(OwnedFd, &'static str)>,
+    parts: Vec<(OwnedFd, String)>,
+    /// Shared directories: descriptors of detached mounts that the labeller holds, and their places.
+    shares: Vec<(RawFd, String)>,
 }
 
 impl<'a> Model<'a> {
@@ -181,16 +183,21 @@ impl RootMounts {
         mount::limit(tree.as_fd(), limits).map_err(own("limit the minimal root"))?;
         let mut parts = Vec::new();
         for node in &spec.devices {
-            parts.push((device(*node)?, device_place(*node).1));
+            parts.push((device(*node)?, device_place(*node).1.to_owned()));
         }
         for file in &spec.files {
             let source = fds.get(&file.slot).ok_or_else(|| SpawnError::MissingSlot(file.slot.clone()))?;
             let mounted = mount::clone_fd(source.as_fd()).map_err(own("mount a file into"))?;
             let limits = MountLimits { nodev: true, noexec: true, nosuid: true, readonly: true };
             mount::limit(mounted.as_fd(), limits).map_err(own("limit a file of"))?;
-            parts.push((mounted, file.place.path().trim_start_matches('/')));
+            parts.push((mounted, file.place.path().trim_start_matches('/').to_owned()));
         }
-        Ok(Self { tree, place, parts })
+        let mut shares = Vec::new();
+        for share in &spec.shares {
+            let mounted = fds.get(&share.slot).ok_or_else(|| SpawnError::MissingSlot(share.slot.clone()))?;
+            shares.push((mounted.as_raw_fd(), RootShare::path(share.number)));
+        }
+        Ok(Self { tree, place, parts, shares })
     }
 
     fn enter(&self) -> Result<(), Failure> {
@@ -199,7 +206,16 @@ impl RootMounts {
         for (part, place) in &self.parts {
             mount::attach(part.as_fd(), root.as_fd(), place).at_object(Step::Root, place)?;
         }
-        mount::change_root(&root).at_object(Step::Root, "pivot")
+        for (share, place) in &self.shares {
+            let place = place.trim_start_matches('/');
+            mount::attach(fd(share), root.as_fd(), place).at_object(Step::Root, place)?;
+        }
+        mount::change_root(&root).at_object(Step::Root, "pivot")?;
+        if self.shares.is_empty() {
+            return Ok(());
+        }
+        // QEMU reaches attributes and modes of what it has open in them through /proc/self/fd.
+        mount::processes("/proc", false).at_object(Step::Root, "/proc")
     }
 }
 

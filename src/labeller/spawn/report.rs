@@ -37,6 +37,8 @@ pub enum Step {
     LandlockRules,
     /// Groups, gid and uid.
     Ids,
+    /// Entering the user namespace.
+    Users,
     /// Emptying the other capability sets and setting `no_new_privs`.
     Capabilities,
     /// Applying the Landlock ruleset.
@@ -56,7 +58,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Prepare,
         Self::Clone,
         Self::Cgroup,
@@ -69,6 +71,7 @@ impl Step {
         Self::BoundingSet,
         Self::LandlockRules,
         Self::Ids,
+        Self::Users,
         Self::Capabilities,
         Self::Landlock,
         Self::Floor,
@@ -94,6 +97,7 @@ impl Step {
             Self::Rlimits => "set the resource limits of",
             Self::BoundingSet => "empty the capability bounding set of",
             Self::LandlockRules => "make the Landlock rules of",
+            Self::Users => "enter the user namespace of",
             Self::Ids => "set the uid and gid of",
             Self::Capabilities => "empty the capability sets of",
             Self::Landlock => "apply the Landlock rules of",
@@ -109,7 +113,7 @@ impl Step {
     fn layer(self) -> Layer {
         match self {
             Self::Prepare | Self::Descriptors | Self::Go | Self::Bootstrap | Self::Exec => Layer::Kernel,
-            Self::Clone | Self::Network | Self::Root => Layer::Namespace,
+            Self::Clone | Self::Network | Self::Root | Self::Users => Layer::Namespace,
             Self::Cgroup => Layer::Cgroup,
             Self::ExecLabel => Layer::Selinux,
             Self::Profile => Layer::Apparmor,
@@ -207,7 +211,10 @@ pub enum SpawnError {
 
 impl SpawnError {
     /// The labeller's own part failed.
-    pub(super) fn own(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(in crate::labeller) fn own(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Labeller { action, source, path }
     }

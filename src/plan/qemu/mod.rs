@@ -7,6 +7,7 @@
 mod chardev;
 mod device;
 mod disk;
+mod filesystem;
 mod hardware;
 mod machine;
 mod pci;
@@ -71,6 +72,7 @@ pub fn argv(guest: &Guest<'_>) -> Result<CommandLine, PlanError> {
     hardware::controllers(&mut args, guest.domain);
     disk::add(&mut args, guest, &boot, &mut ports)?;
     device::add(&mut args, guest, &boot)?;
+    filesystem::add(&mut args, guest)?;
     hardware::add(&mut args, guest, &mut ports)?;
     args.place(machine::board(&guest.domain.os.machine)?, &guest.domain.devices.controllers)?;
     Ok(CommandLine { argv: args.argv, fds: args.fds })
