@@ -2,6 +2,7 @@
 if svirt run --help >/dev/null 2>&1; then
     mkdir -p /var/lib/svirt/images /etc/svirt
     for domain in alpha beta; do define "$domain"; done
+    truncate -s 1M /var/lib/svirt/images/plugged.raw
     [ -e /sys/fs/selinux/enforce ] && restorecon -RF /var/lib/svirt
     labels_and_owners() { stat -c '%n %u:%g %a %C' /var/lib/svirt/images /var/lib/svirt/images/* | sed 's/^.*images//' | tr '\n' ' '; }
     before=$(labels_and_owners)
@@ -41,6 +42,7 @@ if svirt run --help >/dev/null 2>&1; then
             avc "the running neighbour's image" "denied .*scontext=$one tcontext=system_u:object_r:svirt_guest_image_t:$(echo "$two" | cut -d: -f4-) tclass=file"
             # Another uid's process: the capability is asked for before the signal itself, and SELinux refuses that.
             avc "the signal to the running neighbour" "denied .*{ kill }.*scontext=$one tcontext=$one tclass=capability"
+            . /payload/plug.sh
             . /payload/staging.sh
         fi
         # What a taken-over device model could reach without a label module: its uid against the neighbour.
