@@ -151,7 +151,7 @@ impl Settings {
             ("limits.vcpus", (1..=4096).contains(&limits.vcpus), "not in 1..=4096"),
             ("limits.chain_depth", (1..=200).contains(&limits.chain_depth), "not in 1..=200"),
             ("limits.start_timeout", (1..=3600).contains(&limits.start_timeout), "not in 1..=3600 seconds"),
-            ("limits.domains", limits.domains <= self.uids.domains.count, "more than uids.domains has"),
+            ("uids.domains", limits.domains <= self.uids.domains.count, "fewer than limits.domains allows"),
             ("console.scrollback", self.console.scrollback <= 16 << 20, "more than 16777216 bytes"),
             (
                 "vnc.ports",
