@@ -3,9 +3,11 @@
 
 mod e2e_rig;
 
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e_rig::{Rig, end_of, eventually, guest, has_default_route, possible};
+use e2e_rig::{Ran, Rig, end_of, eventually, finish, guest, has_default_route, possible};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -188,6 +190,97 @@ fn a_guest_that_ends_while_the_labeller_is_dead_is_taken_back() {
     send(rig.labeller_pid().unwrap(), Signal::SIGKILL);
     send(qemu, Signal::SIGKILL);
     // Nobody asks: the guard's next labeller finds the journal and undoes it.
+    rig.same_as(&before);
+}
+
+/// A cgroup beside this program's own, in every hierarchy that a domain has one in; removed at its end.
+struct Elsewhere(Vec<PathBuf>);
+
+impl Elsewhere {
+    fn new() -> Option<Self> {
+        let read = |path| std::fs::read_to_string(path).unwrap();
+        let own = svirt::sys::cgroup::places(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+        let mut made = Self(Vec::new());
+        for place in own {
+            let used =
+                ["devices", "memory", "pids"].iter().any(|name| place.controllers.iter().any(|c| c == name));
+            if used || place.controllers.is_empty() {
+                let dir = place.directory.join(format!("elsewhere-{}", std::process::id()));
+                std::fs::create_dir(&dir).ok()?;
+                made.0.push(dir);
+            }
+        }
+        (!made.0.is_empty()).then_some(made)
+    }
+
+    /// Runs svirt there; a labeller that it starts stays there.
+    fn svirt(&self, rig: &Rig, words: &[&str]) -> Ran {
+        let joins: Vec<String> =
+            self.0.iter().map(|dir| format!("echo 0 > {}/cgroup.procs || exit 99", dir.display())).collect();
+        let script = format!("{}\nexec \"$@\"", joins.join("\n"));
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_svirt"), "--config"]);
+        command.arg(rig.path("svirt.toml")).args(words);
+        finish(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            // Where the labeller goes when its own cgroup gets children with controllers.
+            let _ = std::fs::remove_dir(dir.join("labeller"));
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}
+
+#[test]
+fn a_labeller_in_another_cgroup_finds_the_cgroups_of_the_last_one() {
+    if !possible() {
+        return;
+    }
+    let Some(elsewhere) = Elsewhere::new() else {
+        println!("skipped: needs a cgroup below its own");
+        return;
+    };
+    let rig = Rig::new();
+    let network = has_default_route();
+    let devices = if network { "<interface type='user'><model type='virtio'/></interface>" } else { "" };
+    let definition = rig.bare("moves", devices);
+    let before = rig.snapshot();
+    let end_all = |qemu: Option<i32>| {
+        // The guard before its labeller, which it would replace.
+        rig.labeller_pids().into_iter().chain(qemu).for_each(|pid| send(pid, Signal::SIGKILL));
+        eventually("no labeller is left", || rig.labeller_pids().is_empty());
+    };
+    rig.start(&definition);
+    end_all(None);
+
+    // It goes on, and a labeller that is elsewhere takes it over.
+    assert!(elsewhere.svirt(&rig, &["list"]).expect(0).out.contains("moves"));
+    elsewhere.svirt(&rig, &["inspect", "moves"]).expect(0);
+    if network {
+        let first = rig.helper("moves", "net0").unwrap();
+        send(first, Signal::SIGKILL);
+        eventually("another passt", || rig.helper("moves", "net0").is_some_and(|pid| pid != first));
+        let qemu = rig.status("moves").unwrap().qemu_pid;
+        let of = |pid: i32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+            text.lines().filter(|line| line.contains("svirt-")).map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(of(rig.helper("moves", "net0").unwrap()), of(qemu), "it joins the same cgroups");
+    }
+    rig.end("moves");
+    rig.same_as(&before);
+
+    // The other way round, and nothing lives on.
+    rig.start(&definition);
+    let qemu = rig.status("moves").unwrap().qemu_pid;
+    let inside = std::fs::read_to_string(format!("/proc/{qemu}/cgroup")).unwrap();
+    assert!(inside.contains(&format!("elsewhere-{}/svirt-", std::process::id())), "{inside}");
+    end_all(Some(qemu));
+    rig.svirt(&["list"]).expect(0);
     rig.same_as(&before);
 }
 

@@ -409,7 +409,7 @@ fn a_cgroup_limits_and_goes_away() {
         assert!(inside || missing, "{name} is neither in force nor named: {member} {:?}", group.unenforced());
     }
     stop(&launched);
-    host.remove(&rig.domain.uuid).unwrap();
+    host.remove(&rig.domain.uuid, &[]).unwrap();
     assert!(!host.existing().contains(&rig.domain.uuid.to_string()));
 }
 
@@ -444,7 +444,7 @@ fn a_cgroup_keeps_cpus_for_the_host() {
     .unwrap();
     assert!(pidfd::wait_ended(&child.pidfd, 30_000).unwrap());
     let ended = pidfd::reap(&child.pidfd);
-    host.remove(&uuid).unwrap();
+    host.remove(&uuid, &[]).unwrap();
     if missing {
         eprintln!("skipped: needs a cpuset controller: {:?}", group.unenforced());
         return;
@@ -501,7 +501,7 @@ fn a_cgroup_refuses_other_device_nodes() {
     .unwrap();
     assert!(pidfd::wait_ended(&child.pidfd, 5000).unwrap());
     let ended = pidfd::reap(&child.pidfd);
-    host.remove(&uuid).unwrap();
+    host.remove(&uuid, &[]).unwrap();
     if missing {
         eprintln!("skipped: {:?}", group.unenforced());
         return;

@@ -113,7 +113,7 @@ impl Apply<'_> {
                 self.leases.share(uuid, (identity.device, identity.inode), *pair)
             }
             Op::Cgroup(limits) => {
-                self.intent(Undo::Cgroup)?;
+                self.intent(Undo::Cgroup { directories: self.launcher.cgroup_directories(uuid) })?;
                 let (cgroup, degraded) = self.launcher.make_cgroup(uuid, limits)?;
                 self.out.cgroup = cgroup;
                 self.out.degraded.extend(degraded);
@@ -410,7 +410,7 @@ impl Apply<'_> {
         let Some(channel) = self.out.slots.get(slot) else {
             return Err(Refusal::new(Layer::Policy, "start passt for", alias, "its channel is not open", ""));
         };
-        let child = self.launcher.passt(&self.plan.domain, channel, uid, labels)?;
+        let child = self.launcher.passt(&self.plan.domain, channel, uid, labels, &[])?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;

@@ -2,17 +2,20 @@
 //!
 //! A domain's cgroup is the directory `svirt-UUID` below the labeller's own, in the unified hierarchy and in every
 //! version 1 hierarchy that has one of the controllers. What the host does not delegate is named, never silently left out.
+//!
+//! A later labeller may be in another cgroup: whoever opens or removes a domain's cgroup gives the directories that were
+//! written down when it was made.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{CgroupLimits, DeviceNode};
-use crate::sys::bpf;
+use crate::sys::{bpf, cgroup};
 
 /// How often and how long a removal waits for the last process to be gone.
 const REMOVE_TRIES: u32 = 100;
@@ -48,10 +51,18 @@ const CONTROLLERS: [&str; 4] = ["cpuset", "devices", "memory", "pids"];
 /// Where the labeller's own cgroups are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupHost {
-    /// The labeller's directory in the unified hierarchy, and below which mount.
-    unified: Option<(PathBuf, PathBuf)>,
-    /// Controller and the labeller's directory, version 1.
-    legacy: Vec<(&'static str, PathBuf)>,
+    /// The unified hierarchy.
+    unified: Option<Own>,
+    /// Version 1, by controller.
+    legacy: Vec<(&'static str, Own)>,
+}
+
+/// The labeller's cgroup in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Own {
+    directory: PathBuf,
+    /// Where the hierarchy is mounted.
+    mount: PathBuf,
 }
 
 /// The cgroup of one domain.
@@ -101,10 +112,10 @@ impl CgroupHost {
         // A cpuset is only made where there is something to say.
         let wanted = |name: &&str| *name != "cpuset" || !limits.cpus.is_empty();
         let mut missing: Vec<&str> = CONTROLLERS.iter().copied().filter(wanted).collect();
-        if let Some((own, mount)) = &self.unified {
-            match self.create_unified(own, uuid, limits, &mut missing) {
+        if let Some(own) = &self.unified {
+            match self.create_unified(&own.directory, uuid, limits, &mut missing) {
                 Ok((dir, path)) => {
-                    group.path = path.strip_prefix(mount).ok().map(|path| path.display().to_string());
+                    group.path = path.strip_prefix(&own.mount).ok().map(|path| path.display().to_string());
                     group.unified = Some(dir);
                 }
                 Err(error) => group.unenforced.push(format!("cgroup namespace of its own: {error}")),
@@ -113,7 +124,7 @@ impl CgroupHost {
         for (controller, own) in
             self.legacy.iter().filter(|(name, _)| missing.contains(name)).cloned().collect::<Vec<_>>()
         {
-            match create_legacy(controller, &own.join(name(uuid)), limits) {
+            match create_legacy(controller, &own.directory.join(name(uuid)), limits) {
                 Ok(file) => {
                     group.join.push((controller, file));
                     missing.retain(|name| *name != controller);
@@ -128,23 +139,36 @@ impl CgroupHost {
         Ok(group)
     }
 
-    /// Opens a domain's cgroup as it stands, for one more process; what is not there is left out.
-    pub fn open(&self, uuid: &DomainUuid) -> Result<DomainCgroup, CgroupError> {
+    /// Where a domain's cgroup is made: its directory in every hierarchy.
+    #[must_use]
+    pub fn directories(&self, uuid: &DomainUuid) -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = self.owns().map(|own| own.directory.join(name(uuid))).collect();
+        all.sort_unstable();
+        // One hierarchy may have several controllers.
+        all.dedup();
+        all
+    }
+
+    /// Opens a domain's cgroup as it stands, for one more process; what is not there is left out. Without `directories`
+    /// it is where this labeller would have made it.
+    pub fn open(&self, uuid: &DomainUuid, directories: &[PathBuf]) -> Result<DomainCgroup, CgroupError> {
         let mut group = DomainCgroup { unified: None, join: Vec::new(), path: None, unenforced: Vec::new() };
-        if let Some((own, mount)) = &self.unified {
-            let dir = own.join(name(uuid));
-            if dir.is_dir() {
-                group.unified = Some(at("open", &dir, File::open(&dir))?);
-                group.path = dir.strip_prefix(mount).ok().map(|path| path.display().to_string());
-            }
+        if let Some(own) = &self.unified
+            && let Some(dir) = own.of(uuid, directories)
+        {
+            group.unified = Some(at("open", &dir, File::open(&dir))?);
+            group.path = dir.strip_prefix(&own.mount).ok().map(|path| path.display().to_string());
         }
         for (controller, own) in &self.legacy {
-            let dir = own.join(name(uuid));
-            if dir.is_dir() {
+            if let Some(dir) = own.of(uuid, directories) {
                 group.join.push((controller, tasks(&dir)?));
             }
         }
         Ok(group)
+    }
+
+    fn owns(&self) -> impl Iterator<Item = &Own> {
+        self.legacy.iter().map(|(_, own)| own).chain(&self.unified)
     }
 
     fn create_unified(
@@ -177,32 +201,54 @@ impl CgroupHost {
         Ok((handle, dir))
     }
 
-    /// Kills what is left in a domain's cgroup and removes it; one that is not there is no error.
-    pub fn remove(&self, uuid: &DomainUuid) -> Result<(), CgroupError> {
-        let owns = self.legacy.iter().map(|(_, own)| own).chain(self.unified.iter().map(|(own, _)| own));
-        for own in owns {
-            let dir = own.join(name(uuid));
-            if dir.exists() {
+    /// Kills what is left in a domain's cgroup and removes it; one that is not there is no error. Without `directories` it
+    /// is where this labeller would have made it.
+    pub fn remove(&self, uuid: &DomainUuid, directories: &[PathBuf]) -> Result<(), CgroupError> {
+        let own = if directories.is_empty() { self.directories(uuid) } else { Vec::new() };
+        let mut failed = None;
+        for dir in directories.iter().chain(&own).filter(|dir| dir.exists()) {
+            let removed = if self.owns().any(|own| own.has(uuid, dir)) {
                 // Version 2 only; a version 1 cgroup shares its processes with it, or they are dead already.
-                let _absent = fs::write(dir.join("cgroup.kill"), "1");
-                remove(&dir)?;
-            }
+                let kill = File::options().write(true).open(dir.join("cgroup.kill"));
+                let _absent = kill.and_then(|mut kill| kill.write_all(b"1"));
+                remove(dir)
+            } else {
+                at("remove", dir, Err(io::Error::other("this is no cgroup of the domain's")))
+            };
+            failed = failed.or(removed.err());
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// The uuids of the domain cgroups that exist.
     #[must_use]
     pub fn existing(&self) -> Vec<String> {
-        let owns = self.legacy.iter().map(|(_, own)| own).chain(self.unified.iter().map(|(own, _)| own));
-        let mut found: Vec<String> = owns
-            .filter_map(|own| fs::read_dir(own).ok())
+        let mut found: Vec<String> = self
+            .owns()
+            .filter_map(|own| fs::read_dir(&own.directory).ok())
             .flatten()
             .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix("svirt-")?.to_owned()))
             .collect();
         found.sort_unstable();
         found.dedup();
         found
+    }
+}
+
+impl Own {
+    /// Whether a directory is a domain's cgroup in this hierarchy.
+    fn has(&self, uuid: &DomainUuid, dir: &Path) -> bool {
+        let plain = dir.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        plain && dir.starts_with(&self.mount) && dir.file_name() == Some(name(uuid).as_ref())
+    }
+
+    /// The domain's cgroup in this hierarchy, if there is one.
+    fn of(&self, uuid: &DomainUuid, directories: &[PathBuf]) -> Option<PathBuf> {
+        let dir = match directories {
+            [] => self.directory.join(name(uuid)),
+            _ => directories.iter().find(|dir| self.has(uuid, dir))?.clone(),
+        };
+        dir.is_dir().then_some(dir)
     }
 }
 
@@ -309,52 +355,23 @@ fn remove(dir: &Path) -> Result<(), CgroupError> {
     at("remove", dir, fs::remove_dir(dir))
 }
 
-/// Joins `/proc/self/cgroup` with the mounts of `/proc/self/mountinfo`.
+/// Sorts the hierarchies of `/proc/self/cgroup`.
 fn parse(cgroup: &str, mountinfo: &str) -> CgroupHost {
     let mut host = CgroupHost::default();
-    for line in cgroup.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        let names: Vec<&str> = names.split(',').collect();
-        let unified = names == [""];
-        let Some((root, mount)) = mount_of(mountinfo, if unified { None } else { names.first().copied() })
-        else {
-            continue;
-        };
-        // In a container the mount may show only a part of the hierarchy.
-        let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(path);
-        let own = PathBuf::from(format!("{mount}{}", below.trim_end_matches('/')));
-        if unified {
-            host.unified = Some((own, PathBuf::from(mount)));
-            continue;
-        }
-        for controller in CONTROLLERS.iter().filter(|controller| names.contains(controller)) {
+    for place in cgroup::places(cgroup, mountinfo) {
+        let own = Own { directory: place.directory, mount: place.mount };
+        for controller in CONTROLLERS.iter().filter(|name| place.controllers.iter().any(|has| has == *name)) {
             host.legacy.push((controller, own.clone()));
+        }
+        if place.controllers.is_empty() {
+            host.unified = Some(own);
         }
     }
     host
 }
 
-/// Root and mount point of the version 1 hierarchy with a controller, or of the unified one.
-fn mount_of<'a>(mountinfo: &'a str, controller: Option<&str>) -> Option<(&'a str, &'a str)> {
-    mountinfo.lines().find_map(|line| {
-        let (front, back) = line.split_once(" - ")?;
-        let mut front = front.split(' ').skip(3);
-        let place = (front.next()?, front.next()?);
-        let mut back = back.split(' ');
-        let (kind, _, options) = (back.next()?, back.next()?, back.next()?);
-        let found = match controller {
-            None => kind == "cgroup2",
-            Some(name) => kind == "cgroup" && options.split(',').any(|option| option == name),
-        };
-        found.then_some(place)
-    })
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
@@ -362,20 +379,70 @@ mod tests {
         26 20 0:23 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
         27 20 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
 
-    #[test]
-    fn both_hierarchies_are_found() {
-        let host = parse("8:pids:/\n4:memory:/a/b\n3:cpuset:/\n0::/user.slice\n", HYBRID);
-        let unified = ("/sys/fs/cgroup/unified/user.slice", "/sys/fs/cgroup/unified");
-        assert_eq!(host.unified, Some((unified.0.into(), unified.1.into())));
-        let legacy = [("pids", "/sys/fs/cgroup/pids"), ("memory", "/sys/fs/cgroup/memory/a/b")];
-        assert_eq!(host.legacy, legacy.map(|(name, path)| (name, PathBuf::from(path))));
+    fn own(directory: &str, mount: &str) -> Own {
+        Own { directory: directory.into(), mount: mount.into() }
     }
 
     #[test]
-    fn a_part_of_a_hierarchy_is_taken_for_what_it_shows() {
-        let info = "27 20 0:24 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        let host = parse("0::/docker/x/inner\n", info);
-        assert_eq!(host.unified.unwrap().0, PathBuf::from("/sys/fs/cgroup/inner"));
+    fn both_hierarchies_are_found() {
+        let host = parse("8:pids:/\n4:memory:/a/b\n3:cpuset:/\n0::/user.slice\n", HYBRID);
+        let unified = own("/sys/fs/cgroup/unified/user.slice", "/sys/fs/cgroup/unified");
+        assert_eq!(host.unified, Some(unified));
+        let pids = own("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids");
+        let memory = own("/sys/fs/cgroup/memory/a/b", "/sys/fs/cgroup/memory");
+        assert_eq!(host.legacy, [("pids", pids), ("memory", memory)]);
+    }
+
+    /// A labeller in a cgroup of a hierarchy that is plain directories.
+    fn labeller_in(mount: &Path, cgroup: &str) -> CgroupHost {
+        let directory = mount.join(cgroup);
+        fs::create_dir_all(&directory).unwrap();
+        let own = Own { directory, mount: mount.to_path_buf() };
+        CgroupHost { unified: Some(own), legacy: Vec::new() }
+    }
+
+    #[test]
+    fn a_labeller_elsewhere_finds_what_was_written_down_and_only_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let uuid = DomainUuid(uuid::Uuid::from_u128(7));
+        let (first, later) = (labeller_in(dir.path(), "first"), labeller_in(dir.path(), "later"));
+        let made = first.directories(&uuid);
+        assert_eq!(made, [dir.path().join("first").join(name(&uuid))]);
+        fs::create_dir(&made[0]).unwrap();
+        assert!(later.open(&uuid, &[]).unwrap().path().is_none());
+        let path = later.open(&uuid, &made).unwrap().path().map(ToOwned::to_owned);
+        assert_eq!(path, Some(format!("first/{}", name(&uuid))));
+        later.remove(&uuid, &[]).unwrap();
+        assert!(made[0].exists(), "without the directories it looks below its own only");
+        later.remove(&uuid, &made).unwrap();
+        assert!(!made[0].exists());
+        later.remove(&uuid, &made).unwrap();
+        // As an earlier labeller's journal has it.
+        fs::create_dir(&made[0]).unwrap();
+        first.remove(&uuid, &[]).unwrap();
+        assert!(!made[0].exists());
+    }
+
+    #[test]
+    fn what_is_no_cgroup_of_the_domain_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = labeller_in(&dir.path().join("mount"), "own");
+        let uuid = DomainUuid(uuid::Uuid::from_u128(7));
+        let outside = dir.path().join(name(&uuid));
+        let around = dir.path().join("mount/..").join(name(&uuid));
+        let other = dir.path().join("mount").join(name(&DomainUuid(uuid::Uuid::from_u128(8))));
+        fs::create_dir(&outside).unwrap();
+        fs::create_dir(&other).unwrap();
+        let own = dir.path().join("mount/own").join(name(&uuid));
+        fs::create_dir(&own).unwrap();
+        for wrong in [&outside, &around, &other] {
+            assert!(host.remove(&uuid, std::slice::from_ref(wrong)).is_err(), "{}", wrong.display());
+            assert!(
+                wrong.exists() && host.open(&uuid, std::slice::from_ref(wrong)).unwrap().path().is_none()
+            );
+        }
+        assert!(host.remove(&uuid, &[outside, own.clone()]).is_err());
+        assert!(!own.exists(), "one that cannot be removed keeps none of the others");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! Owns the processes' pidfds and the descriptors that a later supervisor needs. Decides nothing about policy.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::apply::NewLog;
@@ -123,6 +124,15 @@ impl Domain {
     pub(super) fn is_profiled(&self) -> bool {
         self.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }))
             && !self.started.degraded.iter().any(|layer| layer.starts_with(DEGRADED))
+    }
+
+    /// The directories of its cgroup, where the journal has them.
+    pub(super) fn cgroups(&self) -> &[PathBuf] {
+        let known = self.undos.iter().find_map(|undo| match undo {
+            Undo::Cgroup { directories } => Some(directories.as_slice()),
+            _ => None,
+        });
+        known.unwrap_or_default()
     }
 
     /// As it stands in a survey.

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,12 @@ pub(super) enum ProcessRole {
 #[serde(tag = "undo", rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Undo {
     /// Remove the domain's cgroup.
-    Cgroup,
+    Cgroup {
+        /// Its directory in each hierarchy, for a labeller that runs in another cgroup; journals of earlier versions
+        /// have none.
+        #[serde(default)]
+        directories: Vec<PathBuf>,
+    },
     /// Take the domain's AppArmor profile out of the kernel.
     Profile,
     /// Put a label back, if it still is the one that was set.
@@ -324,12 +329,13 @@ mod tests {
         let label =
             Undo::Label { path: "/i".into(), id: (1, 2), before: None, after: "x".into(), first: true };
         journal.write(&Entry::Intent(label.clone())).unwrap();
-        journal.write(&Entry::Intent(Undo::Cgroup)).unwrap();
+        let cgroup = Undo::Cgroup { directories: vec!["/sys/fs/cgroup/a/svirt-b".into()] };
+        journal.write(&Entry::Intent(cgroup.clone())).unwrap();
         journal.sync().unwrap();
         let left = left(dir.path()).unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].begin, Some(("boot".into(), plan())));
-        assert_eq!(left[0].entries, [Entry::Intent(label), Entry::Intent(Undo::Cgroup)]);
+        assert_eq!(left[0].entries, [Entry::Intent(label), Entry::Intent(cgroup)]);
         journal.remove();
         assert!(super::left(dir.path()).unwrap().is_empty());
     }
@@ -338,7 +344,13 @@ mod tests {
     fn a_torn_last_line_does_not_count_and_a_torn_middle_is_an_error() {
         let begin = Entry::Begin { version: 1, boot: "b".into(), plan: Box::new(plan()) };
         let begin = serde_json::to_string(&begin).unwrap();
-        let cgroup = serde_json::to_string(&Entry::Intent(Undo::Cgroup)).unwrap();
+        let cgroup = r#"{"entry":"intent","undo":"cgroup"}"#;
+        let without = Entry::Intent(Undo::Cgroup { directories: Vec::new() });
+        assert_eq!(
+            parse(&format!("{begin}\n{cgroup}\n")).unwrap().1,
+            [without],
+            "as earlier versions wrote it"
+        );
         assert_eq!(parse("").unwrap(), (None, vec![]));
         assert_eq!(parse(&begin).unwrap(), (None, vec![]));
         assert_eq!(parse(&format!("{begin}\n{cgroup}\n{{\"en")).unwrap().1.len(), 1);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::spawn::Launching;
 use crate::base::{DomainRef, DomainUuid, Refusal, Slot};
@@ -36,6 +36,9 @@ pub(super) struct LaunchRequest<'a> {
 
 /// Starts processes and makes cgroups.
 pub(super) trait Launcher {
+    /// Where the domain's cgroup would be made, in each hierarchy.
+    fn cgroup_directories(&self, uuid: DomainUuid) -> Vec<PathBuf>;
+
     /// Makes the domain's cgroup with its limits; its path below the cgroup mount, where the host has one to give,
     /// and what it lacks.
     fn make_cgroup(
@@ -44,19 +47,21 @@ pub(super) trait Launcher {
         limits: &CgroupLimits,
     ) -> Result<(Option<String>, Vec<String>), Refusal>;
 
-    /// Kills what is left in the domain's cgroup and removes it; none being there is no error.
-    fn remove_cgroup(&mut self, uuid: DomainUuid) -> std::io::Result<()>;
+    /// Kills what is left in the domain's cgroup and removes it; none being there is no error. `directories` are those
+    /// that it was made in, where they are known.
+    fn remove_cgroup(&mut self, uuid: DomainUuid, directories: &[PathBuf]) -> std::io::Result<()>;
 
     /// What a supervisor executes.
     fn supervisor(&self) -> &Path;
 
-    /// Starts passt on a channel end.
+    /// Starts passt on a channel end. `cgroup` are the directories of the running domain's; a start has just made it.
     fn passt(
         &mut self,
         domain: &DomainRef,
         channel: &OwnedFd,
         uid: u32,
         labels: HelperLabels<'_>,
+        cgroup: &[PathBuf],
     ) -> Result<Child, Refusal>;
 
     /// Starts swtpm on a channel end, with its state.

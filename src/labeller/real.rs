@@ -98,9 +98,13 @@ impl Launcher for Real {
         Ok((path, Vec::new()))
     }
 
-    fn remove_cgroup(&mut self, uuid: DomainUuid) -> io::Result<()> {
+    fn cgroup_directories(&self, uuid: DomainUuid) -> Vec<PathBuf> {
+        self.host.directories(&uuid)
+    }
+
+    fn remove_cgroup(&mut self, uuid: DomainUuid, directories: &[PathBuf]) -> io::Result<()> {
         self.cgroups.remove(&uuid);
-        self.host.remove(&uuid).map_err(io::Error::other)
+        self.host.remove(&uuid, directories).map_err(io::Error::other)
     }
 
     fn supervisor(&self) -> &Path {
@@ -113,6 +117,7 @@ impl Launcher for Real {
         channel: &OwnedFd,
         uid: u32,
         labels: HelperLabels<'_>,
+        cgroup: &[PathBuf],
     ) -> Result<Child, Refusal> {
         if let Some((rule, remedy)) = passt::missing() {
             return Err(Refusal::new(
@@ -128,7 +133,7 @@ impl Launcher for Real {
         // One that follows another finds the cgroup as the start left it.
         let opened = match self.cgroups.contains_key(&domain.uuid) {
             true => None,
-            false => Some(self.host.open(&domain.uuid).map_err(|error| error.refusal())?),
+            false => Some(self.host.open(&domain.uuid, cgroup).map_err(|error| error.refusal())?),
         };
         spawn::helper(&Helper {
             program: &self.passt,

@@ -323,7 +323,7 @@ fn late(undo: &Undo, leases: &Leases, bound: &[(String, ObjectId)], free: bool) 
         // No interface outlives its domain's processes, and its number is not used again before the next boot.
         Undo::Plug { .. } => None,
         // Both are named after the domain.
-        Undo::Cgroup | Undo::Profile => free.then(|| undo.clone()),
+        Undo::Cgroup { .. } | Undo::Profile => free.then(|| undo.clone()),
         // Another socket may have the name: only the very one is removed.
         Undo::Socket { path } => {
             let (_, id) = bound.iter().rev().find(|(of, _)| of == path)?;
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn what_is_named_after_a_domain_is_taken_back_unless_it_runs_again() {
         let leases = Leases::default();
-        for undo in [Undo::Cgroup, Undo::Profile] {
+        for undo in [Undo::Cgroup { directories: Vec::new() }, Undo::Profile] {
             assert_eq!(late(&undo, &leases, &[], true), Some(undo.clone()));
             assert_eq!(late(&undo, &leases, &[], false), None);
         }

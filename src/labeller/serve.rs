@@ -244,8 +244,9 @@ fn start_passt(
     let (uid, label) = domain.passt(alias).ok_or("the plan has none")?;
     let profile = domain.is_profiled().then(|| part_name(domain.plan.domain.uuid, ProfilePart::Passt));
     let labels = HelperLabels { selinux: label, apparmor: profile.as_deref() };
-    let child =
-        launcher.passt(&domain.plan.domain, channel, uid, labels).map_err(|refusal| refusal.to_string())?;
+    let child = launcher
+        .passt(&domain.plan.domain, channel, uid, labels, domain.cgroups())
+        .map_err(|refusal| refusal.to_string())?;
     let noted = ProcessId::of(child.pid).and_then(|id| {
         domain.journal.write(&Entry::Process { role: ProcessRole::Helper(alias.to_owned()), id })
     });

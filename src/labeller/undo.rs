@@ -28,7 +28,9 @@ pub(super) fn all(
     for undo in undos.iter().rev() {
         fault::undo_step("undo");
         let done = match undo {
-            Undo::Cgroup => launcher.remove_cgroup(uuid).map_err(|error| error.to_string()),
+            Undo::Cgroup { directories } => {
+                launcher.remove_cgroup(uuid, directories).map_err(|error| error.to_string())
+            }
             Undo::Profile => profile::remove(uuid).map_err(|error| error.to_string()),
             Undo::Label { path, id, before, after, first } => {
                 if leases.release_label(uuid, *id) {
