@@ -93,6 +93,31 @@ fn a_guest_survives_what_watches_it() {
 }
 
 #[test]
+fn a_supervisor_that_stands_still_holds_nobody_up() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new();
+    let (stopped, other) = (rig.bare("stopped", ""), rig.bare("other", ""));
+    let before = rig.snapshot();
+    rig.start(&stopped);
+    rig.start(&other);
+    send(rig.status("stopped").unwrap().supervisor_pid, Signal::SIGSTOP);
+    // On a busy host the other one may be late, too.
+    eventually("both are told apart", || {
+        let listed = rig.svirt(&["list"]).expect(0).out;
+        let row = |name: &str| listed.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+        assert!(row("stopped").contains("supervisor does not answer"), "{listed}");
+        row("other").contains("running")
+    });
+    let refused = rig.svirt(&["stop", "stopped", "--timeout", "1"]).expect(1);
+    refused.says(&["does not answer in time", "svirt stop --force"]);
+    rig.svirt(&["stop", "--force", "stopped"]).expect(0);
+    rig.end("other");
+    rig.same_as(&before);
+}
+
+#[test]
 fn a_network_that_dies_all_the_time_is_gone_and_that_is_said() {
     if !possible() || !has_default_route() {
         return;

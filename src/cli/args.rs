@@ -233,7 +233,7 @@ pub struct Stop {
     /// End the device model at once, without asking the guest
     #[arg(short, long)]
     pub force: bool,
-    /// Seconds that the guest gets to power off; what then still runs is an error
+    /// Seconds for asking the guest and for its power-off together; what then still runs is an error
     #[arg(short, long, default_value_t = 60, value_name = "SECONDS", conflicts_with = "force",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,

@@ -2,18 +2,26 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use comfy_table::{ContentArrangement, Table, TableStyle};
 use serde::Serialize;
 
 use super::args::List;
-use super::domain::{Host, control};
+use super::domain::Host;
 use super::exit::Failure;
 use super::output::printable;
+use crate::driver::{Control, DriverError};
 use crate::privsep::apparmor::profile_name;
 use crate::privsep::op::Op;
 use crate::privsep::request::{Described, DomainStatus};
 use crate::privsep::supervisor::Status;
+
+/// How long supervisors have for their answer. One that is stopped or taken over shall not hold up what is known of the
+/// others.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many are asked at once.
+const AT_ONCE: usize = 32;
 
 /// One row; also the form of `--json`.
 #[derive(Debug, Serialize)]
@@ -33,13 +41,15 @@ struct Row {
 /// Runs `svirt list`.
 pub(super) fn run(list: &List, config: &Path) -> Result<(), Failure> {
     let mut host = Host::open(config, "svirt list")?;
+    let domains = host.survey()?.domains;
+    let mut states = ask(&domains).into_iter();
     let mut rows = Vec::new();
-    for status in host.survey()?.domains {
+    for status in &domains {
         // A domain that ends meanwhile is no error: its row says what is still known.
         let described =
             host.labeller.as_mut().and_then(|labeller| labeller.describe(status.domain.uuid).ok());
-        let state = control(&status).ok().and_then(|mut control| control.status().ok());
-        rows.push(row(&status, described.as_ref(), state.as_ref()));
+        let state = states.next().unwrap_or(Err(DriverError::NoDomain));
+        rows.push(row(status, described.as_ref(), state.as_ref()));
     }
     rows.sort_by(|one, other| one.name.cmp(&other.name));
     let mut out = anstream::stdout().lock();
@@ -52,7 +62,34 @@ pub(super) fn run(list: &List, config: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn row(status: &DomainStatus, described: Option<&Described>, state: Option<&Status>) -> Row {
+/// What each supervisor says. All are asked side by side, so that those that do not answer hold up the list once.
+fn ask(domains: &[DomainStatus]) -> Vec<Result<Status, DriverError>> {
+    let mut states = Vec::with_capacity(domains.len());
+    for some in domains.chunks(AT_ONCE) {
+        let until = Instant::now() + PATIENCE;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = some
+                .iter()
+                .map(|status| scope.spawn(move || Control::connect_by(&status.control, until)?.status()))
+                .collect();
+            // A thread that panicked has no state to tell.
+            let told = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(DriverError::NoDomain)));
+            states.extend(told);
+        });
+    }
+    states
+}
+
+fn row(
+    status: &DomainStatus,
+    described: Option<&Described>,
+    state: Result<&Status, &DriverError>,
+) -> Row {
+    let why = match state {
+        Err(DriverError::Silent) if status.supervisor_pid != 0 => "supervisor does not answer",
+        _ => "no supervisor",
+    };
+    let state = state.ok();
     let spawn = described.and_then(|described| {
         described.plan.ops.iter().find_map(|op| match op {
             Op::Spawn(spawn) => Some(spawn),
@@ -62,7 +99,7 @@ fn row(status: &DomainStatus, described: Option<&Described>, state: Option<&Stat
     Row {
         name: status.domain.name.to_string(),
         uuid: status.domain.uuid.to_string(),
-        state: state.map_or_else(|| "no supervisor".into(), |state| state.state.clone()),
+        state: state.map_or_else(|| why.into(), |state| state.state.clone()),
         pid: status.qemu_pid,
         uid: spawn.map(|spawn| spawn.confinement.uid),
         label: spawn

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::Stop;
-use super::domain::{Host, control};
+use super::domain::Host;
 use super::exit::Failure;
 use super::labeller::failure;
 use super::output;
-use crate::driver::Labeller;
+use crate::driver::{Control, Labeller};
 use crate::privsep::supervisor::{Ended, Verb};
 
 /// How long a domain that cannot be asked any more may take to be gone.
@@ -25,17 +25,21 @@ pub(super) fn run(stop: &Stop, config: &Path, quiet: bool) -> Result<(), Failure
         say(quiet, &format!("{name} is ended and undone"));
         return Ok(());
     }
-    let asked = control(&status)
-        .and_then(|mut control| control.order(&Verb::Shutdown).map_err(|error| failure(&error)));
+    // Asking is part of what is waited for: a supervisor may be stopped, or not be there.
+    let until = Instant::now() + Duration::from_secs(stop.timeout);
+    let left = || until.saturating_duration_since(Instant::now());
+    let asked = Control::connect_by(&status.control, until)
+        .and_then(|mut control| control.order(&Verb::Shutdown))
+        .map_err(|error| failure(&error));
     let labeller = host.labeller.take().ok_or_else(|| Failure::no_domain(&stop.domain))?;
     if let Err(error) = asked {
         // It may just be ending by itself, which is what was wanted.
-        let ended = wait(labeller, status.domain.uuid, ENDING)?.ok_or(error)?;
+        let ended = wait(labeller, status.domain.uuid, ENDING.min(left()))?.ok_or(error)?;
         say(quiet, &format!("{name} {}", describe(&ended)));
         return Ok(());
     }
     say(quiet, &format!("asked {name} to power off; waiting up to {} s", stop.timeout));
-    let ended = wait(labeller, status.domain.uuid, Duration::from_secs(stop.timeout))?.ok_or_else(|| {
+    let ended = wait(labeller, status.domain.uuid, left())?.ok_or_else(|| {
         Failure::plain(
             format!("{name} still runs after {} s: the guest did not power off", stop.timeout),
             format!("wait longer with --timeout, or end it with `svirt stop --force {name}`"),

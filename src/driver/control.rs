@@ -1,48 +1,119 @@
 //! A client of one domain's supervisor: a verb and an answer, each one JSON line.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::DriverError;
 use crate::privsep::ask::Ask;
 use crate::privsep::supervisor::{Answer, Status, Verb};
+use crate::sys::listen;
 
 /// The longest answer in bytes.
-const ANSWER_MAX: u64 = 1 << 20;
-/// How long a supervisor may take over an answer.
+const ANSWER_MAX: usize = 1 << 20;
+/// How long a supervisor may take over connecting, and over one request with its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a supervisor with too many waiting connections is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Until when a supervisor may take.
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    /// So long for each request.
+    Each(Duration),
+    /// Until then for everything.
+    All(Instant),
+}
+
+impl Limit {
+    fn until(self) -> Instant {
+        match self {
+            Self::Each(patience) => Instant::now() + patience,
+            Self::All(until) => until,
+        }
+    }
+}
 
 /// A connection to a supervisor.
 #[derive(Debug)]
 pub struct Control {
     stream: BufReader<UnixStream>,
+    limit: Limit,
 }
 
 impl Control {
-    /// Connects to a control socket, by the path that a survey told.
+    /// Connects to a control socket, by the path that a survey told; each request has 30 s for its answer.
     pub fn connect(path: &str) -> Result<Self, DriverError> {
+        Self::limited(path, Limit::Each(PATIENCE))
+    }
+
+    /// The same, for someone who waits no longer than until then, whatever is asked.
+    pub fn connect_by(path: &str, until: Instant) -> Result<Self, DriverError> {
+        Self::limited(path, Limit::All(until))
+    }
+
+    fn limited(path: &str, limit: Limit) -> Result<Self, DriverError> {
         let io = |source| DriverError::Io { what: format!("to the supervisor at {path}"), source };
-        let stream = UnixStream::connect(path).map_err(io)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(io)?;
-        Ok(Self { stream: BufReader::new(stream) })
+        let until = limit.until();
+        // A supervisor that takes no connections lets them pile up, and then the kernel would make callers wait for good.
+        let stream = loop {
+            match listen::connect(path) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(AGAIN.min(left(until)?));
+                }
+                other => break other.map_err(io)?,
+            }
+        };
+        stream.set_nonblocking(false).map_err(io)?;
+        Ok(Self { stream: BufReader::new(stream), limit })
     }
 
     /// Sends one verb and reads its answer; a refusal is an error.
     pub fn call(&mut self, verb: &Verb) -> Result<Answer, DriverError> {
-        let io = |source| DriverError::Io { what: "to the supervisor".into(), source };
+        let until = self.limit.until();
         let mut line = serde_json::to_vec(verb).map_err(crate::privsep::wire::WireError::from)?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line).map_err(io)?;
-        let mut answer = Vec::new();
-        (&mut self.stream).take(ANSWER_MAX).read_until(b'\n', &mut answer).map_err(io)?;
-        if answer.last() != Some(&b'\n') {
-            return Err(DriverError::Protocol("to the supervisor, whose answer did not end".into()));
-        }
+        self.say(&line, until)?;
+        let answer = self.hear(until)?;
         match serde_json::from_slice(&answer).map_err(crate::privsep::wire::WireError::from)? {
             Answer::Refused(refusal) => Err(refusal.into()),
             answer => Ok(answer),
+        }
+    }
+
+    fn say(&mut self, mut line: &[u8], until: Instant) -> Result<(), DriverError> {
+        while !line.is_empty() {
+            let stream = self.stream.get_mut();
+            stream.set_write_timeout(Some(left(until)?)).map_err(io)?;
+            match stream.write(line) {
+                Ok(sent) => line = line.get(sent..).unwrap_or_default(),
+                Err(error) if is_again(&error) => {}
+                Err(error) => return Err(io(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// One line. Its end is due then, however often a piece of it comes.
+    fn hear(&mut self, until: Instant) -> Result<Vec<u8>, DriverError> {
+        let mut answer = Vec::new();
+        loop {
+            self.stream.get_ref().set_read_timeout(Some(left(until)?)).map_err(io)?;
+            let piece = match self.stream.fill_buf() {
+                Ok(piece) => piece,
+                Err(error) if is_again(&error) => continue,
+                Err(error) => return Err(io(error)),
+            };
+            let end = piece.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            let taken = end.unwrap_or(piece.len());
+            answer.extend(piece.iter().take(taken));
+            self.stream.consume(taken);
+            if end.is_some() {
+                return Ok(answer);
+            }
+            if taken == 0 || answer.len() > ANSWER_MAX {
+                return Err(DriverError::Protocol("to the supervisor, whose answer did not end".into()));
+            }
         }
     }
 
@@ -81,7 +152,6 @@ impl Control {
             Answer::Attached { alias } => {
                 let early = self.stream.buffer().to_vec();
                 let stream = self.stream.into_inner();
-                let io = |source| DriverError::Io { what: "to the supervisor".into(), source };
                 stream.set_read_timeout(None).map_err(io)?;
                 stream.set_write_timeout(None).map_err(io)?;
                 Ok((alias, stream, early))
@@ -91,9 +161,25 @@ impl Control {
     }
 }
 
+/// What is left of the time, which is an error once nothing is.
+fn left(until: Instant) -> Result<Duration, DriverError> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(DriverError::Silent) } else { Ok(left) }
+}
+
+/// A timeout is for [`left`] to tell.
+fn is_again(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+fn io(source: io::Error) -> DriverError {
+    DriverError::Io { what: "to the supervisor".into(), source }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    use std::io::Read;
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -131,5 +217,44 @@ mod tests {
             Err(DriverError::Protocol(_))
         ));
         assert!(matches!(Control::connect("/nonexistent/control"), Err(DriverError::Io { .. })));
+    }
+
+    #[test]
+    fn an_answer_that_comes_byte_by_byte_has_one_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control").to_str().unwrap().to_owned();
+        let listener = UnixListener::bind(&path).unwrap();
+        let slow = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // Without end: each byte comes well within the limit.
+            while stream.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let mut control = Control::connect_by(&path, Instant::now() + Duration::from_millis(300)).unwrap();
+        assert!(matches!(control.status(), Err(DriverError::Silent)));
+        drop(control);
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn a_supervisor_that_takes_nothing_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = std::fs::File::open(directory.path()).unwrap();
+        let _listens = listen::unix(&opened, "control", 0o600).unwrap();
+        let path = directory.path().join("control").to_str().unwrap().to_owned();
+        let by = || Instant::now() + Duration::from_millis(200);
+        let mut waiting = Vec::new();
+        // Until the kernel has no more places for those that wait: then not even connecting ends.
+        let full = loop {
+            match Control::connect_by(&path, by()) {
+                Ok(control) => waiting.push(control),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, DriverError::Silent), "{full}");
+        waiting.truncate(1);
+        waiting[0].limit = Limit::All(by());
+        assert!(matches!(waiting[0].order(&Verb::Shutdown), Err(DriverError::Silent)));
     }
 }

@@ -44,6 +44,9 @@ pub enum DriverError {
     /// The labeller refused or failed, and has undone what there was.
     #[error("{}", .0.refusal)]
     Refused(Box<Refused>),
+    /// A supervisor took longer over an answer than anybody waits.
+    #[error("the supervisor does not answer")]
+    Silent,
     /// A message was no message.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -84,6 +87,13 @@ impl DriverError {
                 text.clone(),
                 "the conversation broke off",
                 "look into the journal of svirt-labeller",
+            ),
+            Self::Silent => Refusal::new(
+                Layer::Kernel,
+                "ask",
+                "the domain's supervisor",
+                "it does not answer in time: it is stopped, or too busy",
+                "try again; `svirt stop --force` ends the domain without it",
             ),
             Self::Wire(error) => Refusal::new(
                 Layer::Policy,

@@ -76,7 +76,8 @@ pub enum ManagerError {
 impl ManagerError {
     /// Whether what was asked for may have been done nevertheless, or may yet be.
     pub(super) fn is_unclear(&self) -> bool {
-        matches!(self, Self::Driver(DriverError::Io { .. } | DriverError::Protocol(_) | DriverError::Wire(_)))
+        use DriverError::{Io, Protocol, Silent, Wire};
+        matches!(self, Self::Driver(Io { .. } | Protocol(_) | Silent | Wire(_)))
     }
 
     /// A sentence about the domain's state.

@@ -24,6 +24,14 @@ pub fn unix(directory: impl AsFd, name: &str, mode: u32) -> io::Result<OwnedFd> 
     Ok(fd)
 }
 
+/// Connects to a unix stream socket without waiting, where too many already wait an error; nor does what is made wait.
+pub fn connect(path: &str) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(fd.as_raw_fd(), &UnixAddr::new(Path::new(path))?)?;
+    Ok(fd.into())
+}
+
 /// Binds the first free TCP port of a range; port 0 lets the kernel choose.
 pub fn tcp(address: IpAddr, first: u16, last: u16) -> io::Result<(OwnedFd, SocketAddr)> {
     let mut error = io::Error::from_raw_os_error(libc::EADDRINUSE);

@@ -5,14 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-
 use super::super::connection::ConnectionId;
 use super::super::domain::Domain;
 use crate::base::DomainUuid;
 use crate::privsep::plug::Gone;
 use crate::privsep::supervisor::{Answer, Verb};
-use crate::sys::{memfd, scm};
+use crate::sys::{listen, memfd, scm};
 
 /// How long a supervisor may take; its own limit is shorter.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -35,14 +33,6 @@ pub(in crate::labeller) struct Talk {
     pub(super) plugs: bool,
 }
 
-/// Connects without waiting: a supervisor that lets its connections pile up is an error, not a standstill.
-fn connect(path: &str) -> io::Result<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
-}
-
 impl Talk {
     /// What to poll.
     pub(in crate::labeller) fn fd(&self) -> BorrowedFd<'_> {
@@ -63,7 +53,8 @@ impl Talk {
         text: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<Self> {
-        let stream = connect(&domain.started.control)?;
+        // A supervisor that lets its connections pile up is an error, not a standstill.
+        let stream = listen::connect(&domain.started.control)?;
         let text = memfd::sealed("svirt-plug", text)?;
         let mut line = serde_json::to_vec(verb)?;
         line.push(b'\n');
