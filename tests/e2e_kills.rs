@@ -358,6 +358,14 @@ fn signals_end_a_foreground_run() {
     talk.types("\x03");
     assert_eq!(talk.ends(), Some(130));
     rig.same_as(&before);
+    // With one signal alone its grace ends it.
+    let mut run = rig.background("run", &["run", "--grace", "2", &rig.bare("ignores", "")]);
+    let err = || std::fs::read_to_string(rig.path("run.err")).unwrap();
+    eventually("it runs", || err().contains("ignores runs"));
+    send(i32::try_from(run.id()).unwrap(), Signal::SIGTERM);
+    assert_eq!(end_of(&mut run), Some(143), "{}", err());
+    assert!(err().contains("did not power off within 2 s"), "{}", err());
+    rig.same_as(&before);
 }
 
 #[test]

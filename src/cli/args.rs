@@ -113,6 +113,10 @@ pub struct Run {
     /// Leave the virtual CPUs stopped
     #[arg(long)]
     pub paused: bool,
+    /// Seconds that the guest gets to power off after SIGINT, SIGTERM or SIGHUP; then, or at a second signal, it is ended
+    #[arg(short, long, default_value_t = 60, value_name = "SECONDS", conflicts_with = "detach",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub grace: u64,
 }
 
 /// `svirt plan`

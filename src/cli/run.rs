@@ -7,7 +7,10 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -49,7 +52,8 @@ pub(super) fn run(wanted: &Run, config: &Path, quiet: bool) -> Result<(), Failur
         return Ok(());
     }
     drop(labeller);
-    Foreground::new(launch, signals, settings, quiet)?.serve()
+    let grace = Duration::from_secs(wanted.grace);
+    Foreground::new(launch, signals, settings, grace, quiet)?.serve()
 }
 
 fn announce(launch: &Launch, paused: bool) {
@@ -68,21 +72,75 @@ fn announce(launch: &Launch, paused: bool) {
 /// A guest with a person, or a service manager, in front of it.
 struct Foreground {
     name: String,
-    uuid: DomainUuid,
     control: String,
-    settings: Settings,
     signals: SignalFd,
     /// Readable once the domain is gone.
     gone: UnixStream,
     ended: Receiver<Result<Ended, DriverError>>,
-    /// Which signal asked for the end, and whether the guest was asked already.
+    /// Which signal asked for the end first.
     asked: Option<Detached>,
-    killed: bool,
+    end: Arc<End>,
     quiet: bool,
 }
 
+/// What ends a domain: the guest's consent first, force when its grace is over.
+struct End {
+    name: String,
+    uuid: DomainUuid,
+    control: String,
+    settings: Settings,
+    grace: Duration,
+    killed: AtomicBool,
+    quiet: bool,
+}
+
+impl End {
+    /// Asks the guest, and ends the domain where it does not end by itself. To be called on a thread of its own: neither a
+    /// supervisor that does not answer nor an output that nobody reads may keep the next signal from being heard.
+    fn politely(&self) {
+        let until = Instant::now() + self.grace;
+        let asked = Control::connect_by(&self.control, until)
+            .and_then(|mut control| control.order(&Verb::Shutdown));
+        match asked {
+            Ok(()) => {
+                let grace = self.grace.as_secs();
+                self.say(&format!("asked {} to power off; once more, or {grace} s, ends it", self.name));
+                // The program ends with the domain, and this thread with it.
+                std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                self.say(&format!("the guest did not power off within {grace} s"));
+            }
+            Err(error) => self.say(&format!("cannot ask the guest: {}", error.refusal().rule)),
+        }
+        self.by_force();
+    }
+
+    /// Ends the domain, once.
+    fn by_force(&self) {
+        if self.killed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // A new connection: the labeller closes one that has been silent for minutes. A refusal means that the domain is
+        // gone already, which is as good; without an answer the next signal tries again.
+        let killed = Labeller::connect(&self.settings).and_then(|mut labeller| labeller.kill(self.uuid));
+        if let Err(error @ (DriverError::Io { .. } | DriverError::Protocol(_))) = killed {
+            self.killed.store(false, Ordering::SeqCst);
+            self.say(&format!("cannot end it: {}", error.refusal().rule));
+        }
+    }
+
+    fn say(&self, text: &str) {
+        say(self.quiet, text);
+    }
+}
+
 impl Foreground {
-    fn new(launch: Launch, signals: SignalFd, settings: Settings, quiet: bool) -> Result<Self, Failure> {
+    fn new(
+        launch: Launch,
+        signals: SignalFd,
+        settings: Settings,
+        grace: Duration,
+        quiet: bool,
+    ) -> Result<Self, Failure> {
         let uuid = launch.plan.domain.uuid;
         // The reply to this request comes at the end, so it has a connection of its own.
         let mut waiter = Labeller::connect(&settings).map_err(|error| failure(&error))?;
@@ -93,18 +151,18 @@ impl Foreground {
             let _ = sender.send(waiter.wait(uuid));
             drop(teller);
         });
-        Ok(Self {
-            name: launch.plan.domain.name.to_string(),
+        let name = launch.plan.domain.name.to_string();
+        let control = launch.started.control;
+        let end = End {
+            name: name.clone(),
             uuid,
-            control: launch.started.control,
+            control: control.clone(),
             settings,
-            signals,
-            gone,
-            ended,
-            asked: None,
-            killed: false,
+            grace,
+            killed: AtomicBool::new(false),
             quiet,
-        })
+        };
+        Ok(Self { name, control, signals, gone, ended, asked: None, end: Arc::new(end), quiet })
     }
 
     /// Stays until the domain ends or the person leaves it.
@@ -145,7 +203,7 @@ impl Foreground {
             match end {
                 Detached::Closed => return Ok(false),
                 Detached::Escape => return Ok(true),
-                Detached::Interrupt | Detached::Terminate => self.wish(end)?,
+                Detached::Interrupt | Detached::Terminate => self.wish(end),
             }
         }
     }
@@ -168,37 +226,21 @@ impl Foreground {
                 return Ok(());
             }
             if signal && let Some(end) = attach::pending(&self.signals) {
-                self.wish(end)?;
+                self.wish(end);
             }
         }
     }
 
-    /// The first signal asks the guest, the second one does not.
-    fn wish(&mut self, end: Detached) -> Result<(), Failure> {
+    /// The first signal asks the guest, and gives it its grace; the second one does not.
+    fn wish(&mut self, how: Detached) {
+        let end = Arc::clone(&self.end);
         if self.asked.is_none() {
-            self.asked = Some(end);
-            let asked =
-                Control::connect(&self.control).and_then(|mut control| control.order(&Verb::Shutdown));
-            match asked {
-                Ok(()) => {
-                    self.say(&format!("asked {} to power off; once more ends it at once", self.name));
-                    return Ok(());
-                }
-                Err(error) => self.say(&format!("cannot ask the guest: {}", error.refusal().rule)),
-            }
-        }
-        if !self.killed {
-            self.killed = true;
+            self.asked = Some(how);
+            std::thread::spawn(move || end.politely());
+        } else {
             self.say(&format!("ending {}", self.name));
-            // A new connection: the labeller closes one that has been silent for minutes. A refusal means that the
-            // domain is gone already, which is as good; without an answer the next signal tries again.
-            let killed = Labeller::connect(&self.settings).and_then(|mut labeller| labeller.kill(self.uuid));
-            if let Err(error @ (DriverError::Io { .. } | DriverError::Protocol(_))) = killed {
-                self.killed = false;
-                self.say(&format!("cannot end it: {}", error.refusal().rule));
-            }
+            std::thread::spawn(move || end.by_force());
         }
-        Ok(())
     }
 
     fn finish(self) -> Result<(), Failure> {
@@ -214,7 +256,7 @@ impl Foreground {
         };
         let last = format!("{} {}", self.name, describe(&ended));
         let died = ended.signal.is_some() || ended.code.is_some_and(|code| code != 0);
-        if died && !self.killed {
+        if died && !self.end.killed.load(Ordering::SeqCst) {
             return Err(Failure::Died { message: last, stderr: ended.stderr });
         }
         match self.asked {
@@ -228,12 +270,16 @@ impl Foreground {
     }
 
     fn say(&self, text: &str) {
-        if !self.quiet {
-            output::note(text);
-            if attach::interactive() {
-                // A raw terminal goes down on a line feed, but not back to its left edge.
-                let _ = std::io::stderr().write_all(b"\r");
-            }
+        say(self.quiet, text);
+    }
+}
+
+fn say(quiet: bool, text: &str) {
+    if !quiet {
+        output::note(text);
+        if attach::interactive() {
+            // A raw terminal goes down on a line feed, but not back to its left edge.
+            let _ = std::io::stderr().write_all(b"\r");
         }
     }
 }
