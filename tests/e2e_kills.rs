@@ -374,9 +374,12 @@ fn a_guest_that_powers_itself_off_ends_the_run() {
         return;
     }
     let rig = Rig::new();
-    let definition = rig.linux("itself", "demo.poweroff", "");
+    let network = if has_default_route() { "<interface type='user'><model type='virtio'/></interface>" } else { "" };
+    let definition = rig.linux("itself", "demo.poweroff", network);
     let before = rig.snapshot();
     let ran = rig.svirt(&["run", &definition]).expect(0).says(&["powered off"]);
     assert!(ran.out.contains("guest: powers off"), "{}", ran.out);
+    let log = rig.labeller_log();
+    assert!(!log.contains("its network is gone") && !log.contains("ERROR"), "{log}");
     rig.same_as(&before);
 }

@@ -21,6 +21,10 @@ use crate::base::{Layer, Refusal};
 use crate::privsep::request::Refused;
 use crate::privsep::wire::WireError;
 
+/// Where a labeller says what went wrong with it.
+const LOOK: &str = "read /run/svirt/labeller.log (labeller.log in paths.run of the configuration), or `journalctl -u svirt-labeller` where \
+                    systemd started it";
+
 /// Why something that was asked for did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
@@ -73,7 +77,7 @@ impl DriverError {
                     std::io::ErrorKind::PermissionDenied => {
                         "run svirt as root, or as the user of [uids] frontend"
                     }
-                    _ => "look into the journal of svirt-labeller",
+                    _ => LOOK,
                 };
                 Refusal::new(Layer::Kernel, "speak", what.clone(), source.to_string(), remedy)
             }
@@ -86,7 +90,7 @@ impl DriverError {
                 "speak",
                 text.clone(),
                 "the conversation broke off",
-                "look into the journal of svirt-labeller",
+                LOOK,
             ),
             Self::Silent => Refusal::new(
                 Layer::Kernel,

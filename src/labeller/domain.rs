@@ -279,7 +279,7 @@ impl Domain {
                     Layer::DeviceModel,
                     "start domain",
                     self.plan.domain.name.to_string(),
-                    format!("its supervisor ended before the guest ran ({exit:?})"),
+                    format!("its supervisor {} before the guest ran", how(exit)),
                     "look at the labeller's log",
                 )),
                 Phase::Running => replace = self.device_model.is_some(),
@@ -308,7 +308,7 @@ impl Domain {
             Layer::DeviceModel,
             "start domain",
             self.plan.domain.name.to_string(),
-            format!("the device model ended before the guest ran ({:?})", self.exit),
+            format!("the device model {} before the guest ran", how(self.exit)),
             "look at the labeller's log",
         )
     }
@@ -438,6 +438,10 @@ impl Domain {
         }
         ended
     }
+}
+
+fn how(exit: Option<Exit>) -> String {
+    exit.map_or_else(|| "ended".into(), |exit| exit.to_string())
 }
 
 /// Counts one more among those of the last [`REPLACE_WITHIN`], if there may be one.

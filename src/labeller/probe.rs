@@ -167,9 +167,7 @@ impl Probe {
         if let Err(error) = self.process.executed(Duration::ZERO) {
             return error.refusal();
         }
-        let rule = format!("the image probe ended with {exit:?}");
-        let remedy = "the image's header is broken or hostile; look at it with care";
-        Refusal::new(Layer::Policy, "probe", self.path.clone(), rule, remedy)
+        bad_end(&self.path, exit)
     }
 
     fn reply(&mut self, exit: Option<Exit>) -> Reply {
@@ -194,5 +192,32 @@ impl Probe {
                 stderr: String::new(),
             })),
         }
+    }
+}
+
+fn bad_end(path: &str, exit: Option<Exit>) -> Refusal {
+    let how = exit.map_or_else(|| "is gone".into(), |exit| exit.to_string());
+    let remedy = if exit == Some(Exit::Signal(libc::SIGKILL)) {
+        "an administrator or the kernel, for want of memory (`dmesg`), may have killed it: try again; if that does not help, the \
+         image's header is broken or hostile: look at it with care"
+    } else {
+        "the image's header is broken or hostile; look at it with care"
+    };
+    Refusal::new(Layer::Policy, "probe", path, format!("the image probe {how}"), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_killed_probe_need_not_be_the_images_fault() {
+        let killed = bad_end("/i", Some(Exit::Signal(9)));
+        assert_eq!(killed.rule, "the image probe was killed by SIGKILL");
+        assert!(killed.remedy.contains("memory") && killed.remedy.contains("hostile"), "{}", killed.remedy);
+        let failed = bad_end("/i", Some(Exit::Code(3)));
+        assert_eq!(failed.rule, "the image probe ended with exit code 3");
+        assert!(!failed.remedy.contains("memory"), "{}", failed.remedy);
+        assert_eq!(bad_end("/i", None).rule, "the image probe is gone");
     }
 }

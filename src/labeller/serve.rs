@@ -167,14 +167,21 @@ impl Server {
     pub(super) fn restart_passt(&mut self, uuid: DomainUuid, alias: &str) {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
         let name = domain.plan.domain.name.to_string();
-        let again = domain.may_restart(Instant::now());
         let Some(at) = domain.channels.iter().position(|(of, _)| of == alias) else {
             tracing::error!(name, alias, "its network is gone: the channel ended with the last passt");
             return;
         };
         let (_, channel) = domain.channels.swap_remove(at);
-        let started = if again {
-            start_passt(&mut *self.launcher, domain, alias, &channel)
+        let quiet = passt::quiet(channel.as_fd());
+        // A power-off looks so: passt ends with QEMU's end of the channel, a moment before QEMU itself.
+        if quiet.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof) {
+            tracing::debug!(name, alias, "passt has ended with QEMU's end of its channel");
+            return;
+        }
+        let started = if domain.may_restart(Instant::now()) {
+            quiet
+                .map_err(|error| error.to_string())
+                .and_then(|()| start_passt(&mut *self.launcher, domain, alias, &channel))
         } else {
             Err(TOO_OFTEN.into())
         };
@@ -240,7 +247,6 @@ fn start_passt(
     alias: &str,
     channel: &OwnedFd,
 ) -> Result<Child, String> {
-    passt::quiet(channel.as_fd()).map_err(|error| error.to_string())?;
     let (uid, label) = domain.passt(alias).ok_or("the plan has none")?;
     let profile = domain.is_profiled().then(|| part_name(domain.plan.domain.uuid, ProfilePart::Passt));
     let labels = HelperLabels { selinux: label, apparmor: profile.as_deref() };

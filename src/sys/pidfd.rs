@@ -77,6 +77,18 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "ended with exit code {code}"),
+            Self::Signal(number) => match nix::sys::signal::Signal::try_from(number) {
+                Ok(signal) => write!(f, "was killed by {signal}"),
+                Err(_) => write!(f, "was killed by signal {number}"),
+            },
+        }
+    }
+}
+
 /// Reaps a child that has ended; `None` if it runs on or is nobody's child here.
 #[must_use]
 pub fn reap(fd: impl AsFd) -> Option<Exit> {
