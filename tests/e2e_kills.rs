@@ -110,6 +110,9 @@ fn a_supervisor_that_stands_still_holds_nobody_up() {
         assert!(row("stopped").contains("supervisor does not answer"), "{listed}");
         row("other").contains("running")
     });
+    let inspected = |name: &str| rig.svirt(&["inspect", "--json", name]).expect(0).out;
+    assert!(inspected("stopped").contains("\"refused\": null"));
+    eventually("the gate's refusals are told", || inspected("other").contains("\"refused\": []"));
     let refused = rig.svirt(&["stop", "stopped", "--timeout", "1"]).expect(1);
     refused.says(&["does not answer in time", "svirt stop --force"]);
     rig.svirt(&["stop", "--force", "stopped"]).expect(0);
@@ -374,7 +377,8 @@ fn a_guest_that_powers_itself_off_ends_the_run() {
         return;
     }
     let rig = Rig::new();
-    let network = if has_default_route() { "<interface type='user'><model type='virtio'/></interface>" } else { "" };
+    let network =
+        if has_default_route() { "<interface type='user'><model type='virtio'/></interface>" } else { "" };
     let definition = rig.linux("itself", "demo.poweroff", network);
     let before = rig.snapshot();
     let ran = rig.svirt(&["run", &definition]).expect(0).says(&["powered off"]);

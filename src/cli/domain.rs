@@ -1,12 +1,14 @@
 //! What the commands on running domains share: being root, the survey, a domain by name or uuid, its supervisor.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::exit::Failure;
 use super::labeller::{ensure, failure, running};
 use super::{config, privilege};
-use crate::driver::{Control, Labeller};
+use crate::driver::{Control, DriverError, Labeller};
 use crate::privsep::request::{DomainStatus, Survey};
+use crate::privsep::supervisor::Status;
 use crate::settings::Settings;
 
 /// A labeller, with this process no longer privileged.
@@ -66,4 +68,13 @@ fn find<'a>(domains: &'a [DomainStatus], name: &str) -> Option<&'a DomainStatus>
 /// Connects to a domain's supervisor.
 pub(super) fn control(status: &DomainStatus) -> Result<Control, Failure> {
     Control::connect(&status.control).map_err(|error| failure(&error))
+}
+
+/// How long a supervisor has for its state where it is one of many things to show. One that is stopped or taken over shall
+/// not hold up what is known of the rest.
+const SOON: Duration = Duration::from_secs(2);
+
+/// What a supervisor says of its domain, or that it does not say it soon.
+pub(super) fn ask_soon(status: &DomainStatus) -> Result<Status, DriverError> {
+    Control::connect_by(&status.control, Instant::now() + SOON)?.status()
 }

@@ -36,6 +36,8 @@ pub enum Failure {
     Died {
         /// How.
         message: String,
+        /// What tells more, or empty.
+        remedy: &'static str,
         /// The last lines of QEMU's standard error, or empty.
         stderr: String,
     },

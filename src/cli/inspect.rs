@@ -3,11 +3,12 @@
 use std::io::Write as _;
 
 use super::args::Look;
+use super::domain::ask_soon;
 use super::exit::{Code, Failure};
 use super::output::printable;
 use crate::driver::Labeller;
 use crate::inspect::facts::ProcessFacts;
-use crate::inspect::render::{self, Process, Report};
+use crate::inspect::render::{self, Process, RefusedCall, Report};
 use crate::inspect::{compare, read};
 use crate::privsep::op::Op;
 use crate::privsep::request::{Described, DomainStatus};
@@ -99,7 +100,14 @@ fn report(subject: &Subject) -> Result<Report, Failure> {
         processes,
         differences: differences.unwrap_or_default(),
         degraded: subject.described.as_ref().map(|described| described.degraded.clone()).unwrap_or_default(),
+        refused: subject.described.as_ref().and_then(refused),
     })
+}
+
+/// What the shut gate refused, where the supervisor says so before long.
+fn refused(described: &Described) -> Option<Vec<RefusedCall>> {
+    let status = ask_soon(&described.status).ok()?;
+    Some(render::refused(&status.refused))
 }
 
 /// What is known of Landlock, which procfs does not show.

@@ -2,24 +2,20 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use comfy_table::{ContentArrangement, Table, TableStyle};
 use serde::Serialize;
 
 use super::args::List;
-use super::domain::Host;
+use super::domain::{Host, ask_soon};
 use super::exit::Failure;
 use super::output::printable;
-use crate::driver::{Control, DriverError};
+use crate::driver::DriverError;
 use crate::privsep::apparmor::profile_name;
 use crate::privsep::op::Op;
 use crate::privsep::request::{Described, DomainStatus};
 use crate::privsep::supervisor::Status;
 
-/// How long supervisors have for their answer. One that is stopped or taken over shall not hold up what is known of the
-/// others.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How many are asked at once.
 const AT_ONCE: usize = 32;
 
@@ -36,6 +32,8 @@ struct Row {
     degraded: Vec<String>,
     /// Helpers of the plan that do not run: networks and TPMs that the guest has lost.
     lost: Vec<String>,
+    /// Calls that the shut gate refused; `svirt inspect` names them.
+    refused: Option<u64>,
 }
 
 /// Runs `svirt list`.
@@ -66,12 +64,8 @@ pub(super) fn run(list: &List, config: &Path) -> Result<(), Failure> {
 fn ask(domains: &[DomainStatus]) -> Vec<Result<Status, DriverError>> {
     let mut states = Vec::with_capacity(domains.len());
     for some in domains.chunks(AT_ONCE) {
-        let until = Instant::now() + PATIENCE;
         std::thread::scope(|scope| {
-            let threads: Vec<_> = some
-                .iter()
-                .map(|status| scope.spawn(move || Control::connect_by(&status.control, until)?.status()))
-                .collect();
+            let threads: Vec<_> = some.iter().map(|status| scope.spawn(move || ask_soon(status))).collect();
             // A thread that panicked has no state to tell.
             let told = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(DriverError::NoDomain)));
             states.extend(told);
@@ -80,11 +74,7 @@ fn ask(domains: &[DomainStatus]) -> Vec<Result<Status, DriverError>> {
     states
 }
 
-fn row(
-    status: &DomainStatus,
-    described: Option<&Described>,
-    state: Result<&Status, &DriverError>,
-) -> Row {
+fn row(status: &DomainStatus, described: Option<&Described>, state: Result<&Status, &DriverError>) -> Row {
     let why = match state {
         Err(DriverError::Silent) if status.supervisor_pid != 0 => "supervisor does not answer",
         _ => "no supervisor",
@@ -108,6 +98,8 @@ fn row(
         sealed: state.map(|state| state.sealed),
         degraded: described.map(|described| described.degraded.clone()).unwrap_or_default(),
         lost: described.map(lost).unwrap_or_default(),
+        refused: state
+            .map(|state| state.refused.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))),
     }
 }
 
@@ -131,8 +123,10 @@ fn profile(described: &Described) -> Option<String> {
 
 /// What it does, and what it has lost.
 fn state(row: &Row) -> String {
-    std::iter::once(row.state.as_str())
-        .chain(row.lost.iter().map(String::as_str))
+    let refused = row.refused.filter(|count| *count > 0);
+    std::iter::once(row.state.clone())
+        .chain(row.lost.iter().cloned())
+        .chain(refused.map(|count| format!("{count} calls refused")))
         .collect::<Vec<_>>()
         .join(", ")
 }
@@ -154,4 +148,32 @@ fn table(rows: &[Row]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_calls_and_silent_supervisors_are_told() {
+        let uuid = "11111111-2222-3333-4444-555555555555";
+        let status: DomainStatus = serde_json::from_value(serde_json::json!({
+            "domain": { "name": "d", "uuid": uuid }, "qemu_pid": 7, "supervisor_pid": 8, "control": "/c",
+        }))
+        .unwrap();
+        let mut says = Status {
+            state: "running".into(),
+            sealed: true,
+            notifications: 9,
+            refused: Vec::new(),
+            consoles: Vec::new(),
+        };
+        assert_eq!(state(&row(&status, None, Ok(&says))), "running");
+        says.refused = vec![(59, 2), (41, 3)];
+        assert_eq!(state(&row(&status, None, Ok(&says))), "running, 5 calls refused");
+        let silent = |pid| DomainStatus { supervisor_pid: pid, ..status.clone() };
+        let tell = |pid| state(&row(&silent(pid), None, Err(&DriverError::Silent)));
+        assert_eq!((tell(8).as_str(), tell(0).as_str()), ("supervisor does not answer", "no supervisor"));
+    }
 }

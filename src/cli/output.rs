@@ -25,8 +25,8 @@ pub fn choose(color: Color) {
 pub fn failure(failure: &Failure) {
     let mut out = anstream::stderr().lock();
     let _ = match failure {
-        Failure::Died { message, stderr } => {
-            write_error(&mut out, message, "").and_then(|()| write_last_words(&mut out, stderr))
+        Failure::Died { message, remedy, stderr } => {
+            write_error(&mut out, message, remedy).and_then(|()| write_last_words(&mut out, stderr))
         }
         Failure::OutputClosed => Ok(()),
         Failure::Ended(_, text) if text.is_empty() => Ok(()),

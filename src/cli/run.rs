@@ -21,7 +21,7 @@ use super::attach::{self, Detached};
 use super::definition::Definition;
 use super::exit::{Code, Failure};
 use super::labeller::failure;
-use super::stop::describe;
+use super::stop::{describe, remedy};
 use super::terminal::Raw;
 use super::{config, labeller, output, privilege};
 use crate::base::DomainUuid;
@@ -99,8 +99,8 @@ impl End {
     /// supervisor that does not answer nor an output that nobody reads may keep the next signal from being heard.
     fn politely(&self) {
         let until = Instant::now() + self.grace;
-        let asked = Control::connect_by(&self.control, until)
-            .and_then(|mut control| control.order(&Verb::Shutdown));
+        let asked =
+            Control::connect_by(&self.control, until).and_then(|mut control| control.order(&Verb::Shutdown));
         match asked {
             Ok(()) => {
                 let grace = self.grace.as_secs();
@@ -257,7 +257,7 @@ impl Foreground {
         let last = format!("{} {}", self.name, describe(&ended));
         let died = ended.signal.is_some() || ended.code.is_some_and(|code| code != 0);
         if died && !self.end.killed.load(Ordering::SeqCst) {
-            return Err(Failure::Died { message: last, stderr: ended.stderr });
+            return Err(Failure::Died { message: last, remedy: remedy(&ended), stderr: ended.stderr });
         }
         match self.asked {
             Some(Detached::Terminate) => Err(Failure::Ended(Code::Terminated, last)),

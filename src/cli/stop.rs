@@ -35,7 +35,7 @@ pub(super) fn run(stop: &Stop, config: &Path, quiet: bool) -> Result<(), Failure
     if let Err(error) = asked {
         // It may just be ending by itself, which is what was wanted.
         let ended = wait(labeller, status.domain.uuid, ENDING.min(left()))?.ok_or(error)?;
-        say(quiet, &format!("{name} {}", describe(&ended)));
+        tell(quiet, &name, &ended);
         return Ok(());
     }
     say(quiet, &format!("asked {name} to power off; waiting up to {} s", stop.timeout));
@@ -45,8 +45,17 @@ pub(super) fn run(stop: &Stop, config: &Path, quiet: bool) -> Result<(), Failure
             format!("wait longer with --timeout, or end it with `svirt stop --force {name}`"),
         )
     })?;
-    say(quiet, &format!("{name} {}", describe(&ended)));
+    tell(quiet, &name, &ended);
     Ok(())
+}
+
+/// How it ended, and what tells more of that.
+fn tell(quiet: bool, name: &str, ended: &Ended) {
+    say(quiet, &format!("{name} {}", describe(ended)));
+    let more = remedy(ended);
+    if !more.is_empty() {
+        say(quiet, more);
+    }
 }
 
 /// The end of a domain, or `None` when it takes longer than `patience`.
@@ -83,10 +92,22 @@ pub(super) fn describe(ended: &Ended) -> String {
     }
 }
 
+/// What tells more of an end, or nothing.
+#[must_use]
+pub(super) fn remedy(ended: &Ended) -> &'static str {
+    if ended.signal != Some(libc::SIGSYS) {
+        return "";
+    }
+    "the kernel log has the call's number (`journalctl -k | grep type=1326`, or dmesg, field syscall=), and `ausyscall NUMBER` \
+     its name; if the device model needs it, add it to its device's fragment in labels/seccomp, and report that"
+}
+
 /// The signal's name, such as `SIGSEGV`, or its number.
 fn signal_name(signal: i32) -> String {
     match nix::sys::signal::Signal::try_from(signal) {
-        Ok(nix::sys::signal::Signal::SIGSYS) => "SIGSYS (a system call that its filter refuses)".into(),
+        Ok(nix::sys::signal::Signal::SIGSYS) => {
+            "SIGSYS: it made a system call that its filter refuses".into()
+        }
         Ok(signal) => signal.as_str().into(),
         Err(_) => format!("signal {signal}"),
     }
@@ -95,6 +116,13 @@ fn signal_name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_call_is_told_with_where_to_look() {
+        let ended = |signal| Ended { code: None, signal: Some(signal), reason: None, stderr: String::new() };
+        assert!(remedy(&ended(31)).contains("journalctl -k") && remedy(&ended(31)).contains("ausyscall"));
+        assert_eq!(remedy(&ended(9)), "");
+    }
 
     #[test]
     fn ends_are_told_in_words() {

@@ -85,13 +85,9 @@ impl DriverError {
                 let remedy = "`svirt list` shows the domains that run";
                 Refusal::new(Layer::Lease, "find", "the domain", "no such domain runs", remedy)
             }
-            Self::Protocol(text) => Refusal::new(
-                Layer::Kernel,
-                "speak",
-                text.clone(),
-                "the conversation broke off",
-                LOOK,
-            ),
+            Self::Protocol(text) => {
+                Refusal::new(Layer::Kernel, "speak", text.clone(), "the conversation broke off", LOOK)
+            }
             Self::Silent => Refusal::new(
                 Layer::Kernel,
                 "ask",

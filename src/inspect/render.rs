@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::compare::{Difference, OWN_NAMESPACES};
 use super::facts::ProcessFacts;
 use crate::filter::judge::{Judgement, judge_stack};
+use crate::privsep::supervisor::call_name;
 
 /// Everything that an inspection found.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +22,27 @@ pub struct Report {
     pub differences: Vec<Difference>,
     /// Layers that the host has only in part, as the labeller saw it at the start.
     pub degraded: Vec<String>,
+    /// Calls that the shut gate refused; `None` where there is no supervisor that says so.
+    pub refused: Option<Vec<RefusedCall>>,
+}
+
+/// A call of the launch's that the device model made, in vain, while the guest ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedCall {
+    /// Its name, or `call NUMBER`.
+    pub call: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// The most kinds of refused calls that a report has; a supervisor counts fewer.
+const CALLS_MAX: usize = 200;
+
+/// What a supervisor counted, by name.
+#[must_use]
+pub fn refused(counted: &[(i32, u64)]) -> Vec<RefusedCall> {
+    let named = counted.iter().take(CALLS_MAX);
+    named.map(|(number, count)| RefusedCall { call: call_name(*number), count: *count }).collect()
 }
 
 /// One process and what its filters come to.
@@ -60,6 +82,7 @@ pub fn human(report: &Report) -> String {
     for name in &report.degraded {
         let _ = writeln!(text, "degraded: {name}");
     }
+    gate(report, &mut text);
     if !report.planned {
         let _ = writeln!(text, "{}: no plan of svirt's to compare with", report.target);
     } else if report.differences.is_empty() {
@@ -77,6 +100,20 @@ pub fn human(report: &Report) -> String {
         }
     }
     text
+}
+
+fn gate(report: &Report, text: &mut String) {
+    for refused in report.refused.iter().flatten() {
+        let _ = writeln!(
+            text,
+            "REFUSED    {} by the shut gate, {} times",
+            one_line(&refused.call),
+            refused.count
+        );
+    }
+    if report.planned && report.refused.is_none() {
+        let _ = writeln!(text, "gate: what it refused is not known, for the supervisor does not answer");
+    }
 }
 
 fn describe(process: &Process, text: &mut String) {
@@ -230,9 +267,32 @@ mod tests {
             processes: vec![Process::new(facts, String::new())],
             differences: Vec::new(),
             degraded: Vec::new(),
+            refused: None,
         };
         let text = human(&report);
         assert!(text.contains("everything is as planned"));
         assert!(!text.lines().any(|line| line.starts_with("guest: everything")), "{text}");
+    }
+
+    #[test]
+    fn what_the_gate_refused_is_told() {
+        let mut report = Report {
+            target: "guest".into(),
+            planned: true,
+            processes: Vec::new(),
+            differences: Vec::new(),
+            degraded: Vec::new(),
+            refused: Some(refused(&[(59, 2), (100_000, 1), (-1, 7)])),
+        };
+        let text = human(&report);
+        for line in
+            ["execve by the shut gate, 2 times", "call 100000 by", "other calls by the shut gate, 7 times"]
+        {
+            assert!(text.contains(line), "{text}");
+        }
+        report.refused = None;
+        assert!(human(&report).contains("supervisor does not answer"));
+        report.refused = Some(Vec::new());
+        assert_eq!(human(&report), "guest: everything is as planned\n");
     }
 }

@@ -252,3 +252,16 @@ pub struct Status {
     /// Consoles by alias, with the pty's path where there is one.
     pub consoles: Vec<(String, Option<String>)>,
 }
+
+/// What the shut gate counts as one when it has counted enough kinds of calls.
+pub const OTHER_CALLS: i32 = -1;
+
+/// A refused call's name, where its number has one.
+#[must_use]
+pub fn call_name(number: i32) -> String {
+    if number == OTHER_CALLS {
+        return "other calls".into();
+    }
+    let known = usize::try_from(number).ok().and_then(syscalls::Sysno::new);
+    known.map_or_else(|| format!("call {number}"), |call| call.name().to_owned())
+}

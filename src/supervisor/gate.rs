@@ -15,13 +15,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::privsep::supervisor::OTHER_CALLS;
 use crate::sys::process::readable;
 use crate::sys::seccomp::NotifyListener;
 
 /// How many system call numbers are counted one by one; a filter has far fewer notified calls.
 const NUMBERS_MAX: usize = 128;
 /// Under which number all further calls are counted.
-const OTHER: i32 = -1;
+const OTHER: i32 = OTHER_CALLS;
 
 /// Proof that the gate is shut. Only [`Book::seal`] makes one, and only with one can `cont` be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
