@@ -30,6 +30,10 @@ pub enum NameError {
 }
 
 impl DomainName {
+    /// What a name is, as it follows `which is not` and `give it`.
+    pub const RULE: &str =
+        "a name of 1 to 255 bytes without `/` and control characters, other than `.` and `..`";
+
     /// Checks and wraps a name.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         let name = name.into();

@@ -30,8 +30,8 @@ pub(super) fn name(root: &Node) -> Result<DomainName, DefinitionError> {
         let kind = DefinitionErrorKind::Missing("text of <name>".into());
         return Err(place.error(kind, "give the domain a name"));
     }
-    DomainName::new(text).map_err(|error| {
-        let expected = format!("a name: {error}");
+    DomainName::new(text).map_err(|_| {
+        let expected = DomainName::RULE.into();
         let value = crate::conf::error::clip(text);
         let kind = DefinitionErrorKind::Value { what: "<name>".into(), value, expected };
         place.error(kind, "use letters, digits and hyphens")

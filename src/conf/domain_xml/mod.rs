@@ -215,7 +215,7 @@ fn name(root: View<'_>) -> Read<DomainName> {
     if text.trim().is_empty() {
         return Err(view.missing("text of <name>"));
     }
-    DomainName::new(text.as_ref()).map_err(|error| view.value("<name>", &text, format!("a name: {error}")))
+    DomainName::new(text.as_ref()).map_err(|_| view.value("<name>", &text, DomainName::RULE))
 }
 
 /// libvirt takes a uuid with and without hyphens, in either case.
