@@ -91,8 +91,18 @@ pub(super) fn calls(refused: &[(i32, u64)]) -> String {
     words.join(", ")
 }
 
+/// The line that says why: the last complaint of a program by its name, for QEMU may have hints follow it, or else
+/// the last one.
 fn last_line(stderr: &str) -> &str {
-    let line = stderr.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("");
+    let complains = |line: &&str| {
+        line.split_once(": ").is_some_and(|(name, rest)| {
+            !name.contains(char::is_whitespace)
+                && !rest.starts_with("warning: ")
+                && !rest.starts_with("info: ")
+        })
+    };
+    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines().rfind(complains).or_else(|| lines().next_back()).unwrap_or("");
     let end = line.char_indices().nth(LINE_SHOWN).map_or(line.len(), |(at, _)| at);
     line.get(..end).unwrap_or(line)
 }
@@ -114,6 +124,14 @@ mod tests {
         assert!(refusal.rule.contains("code 1; it said: qemu-system-x86_64: -device x"), "{refusal}");
         assert!(early_end(Some(Exit::Signal(libc::SIGSEGV)), "", &[]).rule.contains("abort()"));
         assert!(early_end(Some(Exit::Signal(libc::SIGBUS)), "", &[]).rule.contains("SIGBUS"));
+    }
+
+    #[test]
+    fn a_hint_is_not_the_cause() {
+        let said = "qemu-system-x86_64: warning: old\nqemu-system-x86_64: unsupported machine type\n\
+                    Use -machine help to list supported machines\n";
+        let refusal = early_end(Some(Exit::Code(1)), said, &[]);
+        assert!(refusal.rule.ends_with("it said: qemu-system-x86_64: unsupported machine type"), "{refusal}");
     }
 
     #[test]
