@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub firmwares: Vec<FirmwareFile>,
     /// The emulators that the configuration names and that are there.
     pub emulators: Vec<Emulator>,
+    /// Those that are there and cannot be used: path and why.
+    pub unusable: Vec<(String, String)>,
     /// Translation tables between domains of interpretation that the administrator wrote: name and text.
     pub doi_tables: Vec<(String, String)>,
     /// Servers of virtiofs that are there: those that the host's descriptions of vhost-user programs name first, then

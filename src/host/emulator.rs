@@ -1,6 +1,7 @@
 //! The emulators that the configuration names: what each can do, asked once and then remembered by file identity.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::cache::{Cache, Identity, Known};
 use super::cpu::HostFlags;
@@ -26,6 +27,15 @@ fn known(path: &str, cache: &Cache, flags: &HostFlags, settings: &Settings) -> O
     if let Some(known) = cache.emulators.iter().find(same) {
         return Some(known.clone());
     }
+    if !executable(path) {
+        return Some(Known {
+            path: path.into(),
+            identity,
+            cpu: flags.key.clone(),
+            version: None,
+            outcome: Err("it is not executable".into()),
+        });
+    }
     let outcome = question::ask(path, flags, settings);
     let version = match &outcome {
         Ok(facts) => Some(facts.version),
@@ -42,6 +52,16 @@ fn known(path: &str, cache: &Cache, flags: &HostFlags, settings: &Settings) -> O
 
 fn identity(path: &str) -> Option<Identity> {
     fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|found| Identity::of(&found))
+}
+
+fn executable(path: &str) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o111 != 0)
+}
+
+/// Those that guests cannot run under, with the reason.
+pub(super) fn unusable(cache: &Cache) -> Vec<(String, String)> {
+    let without = cache.emulators.iter().filter(|known| known.version.is_none());
+    without.filter_map(|known| Some((known.path.clone(), known.outcome.as_ref().err()?.clone()))).collect()
 }
 
 /// Those that answered.

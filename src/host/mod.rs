@@ -81,6 +81,7 @@ pub fn inventory(settings: &Settings, afresh: bool) -> Inventory {
         modules: modules(),
         firmwares: firmware::all(),
         emulators: emulator::usable(&cache).collect(),
+        unusable: emulator::unusable(&cache),
         doi_tables: doi::tables(settings),
         virtiofsds: virtiofsd::all(settings),
         cpus: u32::try_from(online.len()).unwrap_or(u32::MAX),
@@ -219,6 +220,31 @@ mod tests {
         fs::write(&file, remembered.replace(&found.silent[0].1, "forged")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         assert_ne!(inventory(&settings, false).silent[0].1, "forged", "anybody may have written it");
+    }
+
+    #[test]
+    fn an_emulator_that_cannot_be_used_is_told_apart() {
+        if crate::sys::cred::effective_uid() != 0 {
+            println!("skipped: needs root, for a uid that asks");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let nested = "(".repeat(1_000_000);
+        let cases = [
+            ("exit 3", 0o755, "it ended with exit code 3"),
+            // The filter allows it no kill(2): its parser runs out of stack.
+            (nested.as_str(), 0o755, "it was killed by SIGSEGV"),
+            ("true", 0o644, "it is not executable"),
+        ];
+        for (script, mode, why) in cases {
+            let path = directory.path().join("qemu");
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let settings = settings(directory.path(), &[path.to_str().unwrap()]);
+            let told = inventory(&settings, true).facts.unusable;
+            assert!(told.len() == 1 && told[0].1.starts_with(why), "{told:?}");
+        }
     }
 
     #[test]

@@ -18,10 +18,13 @@ use crate::profile::{self, Part};
 use crate::settings::Settings;
 use crate::sys::asked::{self, Answering, Asked};
 use crate::sys::landlock::Allow;
+use crate::sys::pidfd::{self, Exit};
 use crate::sys::process;
 
 /// How long all answers may take together.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to be gone once its output is closed, in milliseconds.
+const ENDING: u16 = 2000;
 /// The most bytes of all answers.
 const ANSWER_MAX: usize = 32 << 20;
 /// The most of anything in one list of an answer.
@@ -87,11 +90,31 @@ fn converse<T>(
         input: std::fs::File::from(answering.input),
         buffer: Vec::new(),
         read: 0,
+        ended: false,
     };
     let result = talk(&mut conversation);
+    let result = match result {
+        // Its output is closed: how it ended says more than what it did not say.
+        Err(why) if conversation.ended => Err(ending(&answering.child).unwrap_or(why)),
+        result => result,
+    };
     // Whatever it does now, it has nothing more to say; but it must not stay.
     answering.child.end().map_err(|error| format!("it could not be ended: {error}"))?;
     result
+}
+
+/// How it ended by itself, where it failed.
+fn ending(child: &process::Child) -> Option<String> {
+    if !pidfd::wait_ended(&child.pidfd, ENDING).ok()? {
+        return None;
+    }
+    match pidfd::reap(&child.pidfd)? {
+        Exit::Code(0) => None,
+        Exit::Code(asked::UNPREPARED) => {
+            Some("it cannot be executed: it or its interpreter is no program of this host".into())
+        }
+        exit => Some(format!("it {exit} when it was asked")),
+    }
 }
 
 fn start(path: &str, words: &[&CStr], settings: &Settings) -> std::io::Result<Answering> {
@@ -133,6 +156,8 @@ struct Conversation {
     output: std::fs::File,
     buffer: Vec<u8>,
     read: usize,
+    /// Whether its output was closed.
+    ended: bool,
 }
 
 /// One line of the emulator.
@@ -225,6 +250,7 @@ impl Conversation {
                 return Err(format!("it said more than {ANSWER_MAX} bytes"));
             }
             if count == 0 {
+                self.ended = true;
                 return Ok(None);
             }
             self.buffer.extend(chunk.iter().take(count));
@@ -357,6 +383,7 @@ mod tests {
             output: file(output.into()),
             buffer: Vec::new(),
             read: 0,
+            ended: false,
         };
         // More than a pipe holds, and nobody reads.
         assert!(conversation.say(&"x".repeat(1 << 20)).is_err());

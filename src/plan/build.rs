@@ -287,11 +287,18 @@ fn emulator<'a>(
         ));
     }
     let found = host.emulators.iter().find(|emulator| emulator.path == wanted).ok_or_else(|| {
-        refuse(
-            Layer::DeviceModel,
-            "it is not there or tells no version".into(),
-            "install it (Debian: apt install qemu-system-x86), or correct allowed in [emulators]",
-        )
+        match host.unusable.iter().find(|(path, _)| path == wanted) {
+            Some((_, why)) => refuse(
+                Layer::DeviceModel,
+                why.clone(),
+                "see what it does by itself with --version; install it anew, or correct allowed in [emulators]",
+            ),
+            None => refuse(
+                Layer::DeviceModel,
+                "it is not there".into(),
+                "install it (Debian: apt install qemu-system-x86), or correct allowed in [emulators]",
+            ),
+        }
     })?;
     if found.version < OLDEST_QEMU {
         let (major, minor, micro) = found.version;
@@ -431,7 +438,7 @@ fn boot_files(domain: &Domain, settings: &Settings) -> Result<(Vec<Op>, Vec<Root
                 format!("open the {what}"),
                 path.clone(),
                 "it lies in none of the places of images.readable",
-                "move the file to /var/lib/svirt/boot, or add its directory to readable in [images]",
+                elsewhere(&settings.images.readable),
             )
             .into());
         }
@@ -440,6 +447,15 @@ fn boot_files(domain: &Domain, settings: &Settings) -> Result<(Vec<Op>, Vec<Root
         shown.push(RootFile { slot, place });
     }
     Ok((ops, shown))
+}
+
+/// What to do with a boot file that lies in no place: the place made for them comes first, where it is one.
+fn elsewhere(readable: &[String]) -> String {
+    let own = readable.iter().find(|place| *place == "/var/lib/svirt/boot").or(readable.first());
+    match own {
+        Some(place) => format!("move the file to {place}, or add its directory to readable in [images]"),
+        None => "add its directory to readable in [images]".into(),
+    }
 }
 
 fn supervisor(

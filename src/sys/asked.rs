@@ -21,7 +21,7 @@ const FILES: u64 = 256;
 /// Threads of the program's own uid.
 const THREADS: u64 = 64;
 /// What the child ends with where a step before exec failed.
-const UNPREPARED: i32 = 126;
+pub const UNPREPARED: i32 = 126;
 
 /// What is started, and what it is left.
 #[derive(Clone, Debug)]
