@@ -61,6 +61,7 @@ fn plan() -> Spawn {
             consoles: vec![],
             vncs: vec![],
             start_paused: true,
+            balloon: None,
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,
                 on_reboot: LifecycleAction::Restart,

@@ -99,6 +99,7 @@ fn supervisor_spec(uid: u32) -> SupervisorSpec {
         consoles: vec![],
         vncs: vec![],
         start_paused: true,
+        balloon: None,
         lifecycle: Lifecycle {
             on_poweroff: LifecycleAction::Destroy,
             on_reboot: LifecycleAction::Restart,

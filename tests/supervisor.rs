@@ -237,6 +237,18 @@ fn cont_comes_after_the_seal_and_nonsense_later_ends_only_the_monitor() {
 }
 
 #[test]
+fn a_guest_is_asked_for_memory_before_it_runs() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish { balloon: Some(32 << 20), ..Wish::default() });
+    assert!(!greet(rig.monitor.as_ref().unwrap(), "balloon").is_empty(), "it is asked for");
+    assert_eq!(rig.report().unwrap(), Report::Greeted);
+    assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }));
+    assert_ne!(rig.status().state, "running", "and nothing told it to go on before");
+}
+
+#[test]
 fn a_device_model_that_ignores_quit_is_reported_for_killing() {
     if !possible() {
         return;

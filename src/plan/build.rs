@@ -249,11 +249,11 @@ fn check_size(domain: &Domain, host: &HostFacts, settings: &Settings) -> Result<
             "give the domain less, or raise memory in [limits]",
         );
     }
-    if domain.current_memory < domain.memory {
+    if domain.current_memory < domain.memory && domain.devices.memballoon.is_none() {
         return Err(PlanError::definition(
             "<currentMemory> below <memory>",
-            "a start does not inflate the balloon in this version",
-            "write the same number in both",
+            "without a <memballoon> nothing takes memory from a guest",
+            "write the same number in both, or give it a <memballoon>",
         ));
     }
     if domain.virt == VirtType::Kvm && !host.kvm {
@@ -474,6 +474,7 @@ fn supervisor(
         consoles: ports.consoles.clone(),
         vncs: ports.vncs.clone(),
         start_paused: inputs.paused,
+        balloon: (domain.current_memory < domain.memory).then_some(domain.current_memory),
         lifecycle: Lifecycle {
             on_poweroff: domain.on_poweroff,
             on_reboot: domain.on_reboot,

@@ -579,7 +579,7 @@ fn what_cannot_run_is_refused_by_name() {
         ),
         ("CPU model", refused(|d| d.cpu.mode = CpuMode::Custom("max,host=1".into()))),
         ("limits.vcpus", refused(|d| d.vcpus = 256)),
-        ("currentMemory", refused(|d| d.current_memory = 1)),
+        ("currentMemory", refused(|d| (d.current_memory, d.devices.memballoon) = (1, None))),
     ];
     for (word, refusal) in cases {
         assert!(refusal.to_string().contains(word), "{word:?} is not in: {refusal}");

@@ -336,7 +336,11 @@ fn render_supervisor(out: &mut String, s: &SupervisorSpec) -> std::fmt::Result {
         action(l.on_reboot),
         action(l.on_crash),
         if s.start_paused { "; starts paused" } else { "" }
-    )
+    )?;
+    match s.balloon {
+        Some(bytes) => writeln!(out, "  balloon        {bytes} bytes from the beginning"),
+        None => Ok(()),
+    }
 }
 
 fn listed(items: &[String]) -> String {

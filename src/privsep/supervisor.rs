@@ -26,6 +26,9 @@ pub struct SupervisorSpec {
     pub vncs: Vec<VncSpec>,
     /// Whether the guest stays paused after the start (the gate is sealed all the same).
     pub start_paused: bool,
+    /// How much memory in bytes the guest is asked to keep from the beginning, where that is less than it may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<u64>,
     /// What QEMU is told when the guest powers off, reboots or crashes; needed to read events.
     pub lifecycle: Lifecycle,
     /// Uids that may use the control socket, besides root.

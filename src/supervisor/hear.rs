@@ -1,6 +1,6 @@
 //! What QEMU says on its monitor, and what follows from it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::gate::Sealed;
 use super::launch::{Action, Input, Step};
@@ -100,6 +100,10 @@ impl Server {
             Action::Seal => {
                 let proof = self.gate.seal();
                 self.report(&Report::Sealed { notifications: self.gate.book.passed() });
+                if let Some(bytes) = self.balloon {
+                    // A guest without a driver keeps what it has, as with every later request.
+                    self.command("balloon", &json!({ "value": bytes }), Purpose::Lifecycle);
+                }
                 self.launch.sealed(proof)
             }
             Action::Continue(proof) => {

@@ -47,6 +47,8 @@ pub(super) struct Server {
     said: Ring,
     pub(super) gate: Gate,
     pub(super) launch: Launch,
+    /// What the guest is to keep of its memory from the beginning, in bytes.
+    pub(super) balloon: Option<u64>,
     pub(super) monitor: Option<Monitor>,
     pub(super) consoles: Vec<Console>,
     pub(super) vncs: Vncs,
@@ -124,6 +126,7 @@ impl Server {
             stderr,
             said: Ring::new(STDERR_KEPT),
             gate: Gate::new(if takeover { Book::shut() } else { Book::default() }),
+            balloon: bootstrap.spec.balloon,
             launch: if takeover { Launch::over() } else { Launch::new(bootstrap.spec.start_paused) },
             monitor: Some(Monitor::new(monitor, takeover)),
             consoles,

@@ -356,6 +356,7 @@ impl Rig {
                 }],
                 vncs: vec![],
                 start_paused: false,
+                balloon: None,
                 lifecycle: Lifecycle {
                     on_poweroff: LifecycleAction::Destroy,
                     on_reboot: LifecycleAction::Restart,

@@ -81,6 +81,8 @@ pub struct Wish {
     /// More arguments for QEMU; `None` for a device model that the test plays itself.
     pub qemu: Option<Vec<&'static str>>,
     pub paused: bool,
+    /// What the guest is asked to keep of its memory, in bytes.
+    pub balloon: Option<u64>,
     pub vnc_max: u32,
     /// Whether the supervisor keeps root's privileges, which it must refuse.
     pub privileged: bool,
@@ -179,6 +181,7 @@ impl Rig {
             }],
             vncs: vec![VncSpec { listen: slot("vnc0"), protocol: Graphics::Vnc, max_clients: wish.vnc_max }],
             start_paused: wish.paused,
+            balloon: wish.balloon,
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,
                 on_reboot: LifecycleAction::Restart,
