@@ -268,8 +268,8 @@ impl Rig {
         };
         let ops = &mut plan.ops;
         let Some(Op::Spawn(spawn)) = ops.last_mut() else { panic!("no spawn") };
-        spawn.argv.extend(["-chardev".into(), "socket,id=fs0,fd=13".into()]);
-        spawn.fds.push(FdGrant { slot: slot("fs0"), number: 13 });
+        spawn.argv.extend(["-chardev".into(), "socket,id=fs0,fd=14".into()]);
+        spawn.fds.push(FdGrant { slot: slot("fs0"), number: 14 });
         ops.insert(ops.len() - 1, Op::SpawnVirtiofsd(Box::new(server)));
         let at = |ops: &[Op], name: &str| ops.iter().position(|op| op.name() == name).unwrap();
         let (listen, image) = (at(ops, "listen"), at(ops, "open-image"));
