@@ -313,6 +313,41 @@ fn a_labeller_in_another_cgroup_finds_the_cgroups_of_the_last_one() {
 }
 
 #[test]
+fn a_device_model_that_is_out_of_its_limits_is_told() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new();
+    rig.start(&rig.bare("limits", ""));
+    rig.svirt(&["inspect", "limits"]).expect(0);
+    let status = rig.status("limits").unwrap();
+    let described =
+        svirt::driver::Labeller::connect(&rig.settings).unwrap().describe(status.domain.uuid).unwrap();
+    for dir in described.cgroups.iter().map(PathBuf::from) {
+        // A version 1 hierarchy first, whose limits a process leaves without leaving the others.
+        let files = ["memory.limit_in_bytes", "memory.max", "pids.max"].map(|name| dir.join(name));
+        for file in files.iter().filter(|file| file.exists()) {
+            let planned = std::fs::read_to_string(file).unwrap();
+            let other = if file.ends_with("pids.max") { "3999" } else { "1073741824" };
+            std::fs::write(file, other).unwrap();
+            let told = rig.svirt(&["inspect", "limits"]).expect(6).out;
+            assert!(told.contains("DIFFERENT  qemu cgroup "), "{}: {told}", file.display());
+            std::fs::write(file, planned.trim()).unwrap();
+            rig.svirt(&["inspect", "limits"]).expect(0);
+        }
+        let procs = |of: &std::path::Path| of.join("cgroup.procs");
+        if std::fs::write(procs(dir.parent().unwrap()), status.qemu_pid.to_string()).is_err() {
+            continue;
+        }
+        let told = rig.svirt(&["inspect", "limits"]).expect(6).out;
+        assert!(told.contains(&format!("qemu cgroup: planned {}", dir.display())), "{told}");
+        std::fs::write(procs(&dir), status.qemu_pid.to_string()).unwrap();
+        rig.svirt(&["inspect", "limits"]).expect(0);
+    }
+    rig.end("limits");
+}
+
+#[test]
 fn a_device_model_that_is_killed() {
     if guest().is_none() {
         return;

@@ -2,6 +2,8 @@
 //!
 //! Landlock has no row here: no kernel shows a process's rulesets, so only an attack (`svirt probe`) can prove them.
 
+mod cgroup;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -142,7 +144,7 @@ fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, note
     } else {
         profile(described, profile_name(described.plan.domain.uuid), facts, notes);
     }
-    in_cgroup(described, facts, notes);
+    cgroup::compare(described, facts, notes);
 }
 
 /// The AppArmor profile of a process, where the domain's were loaded.
@@ -195,7 +197,7 @@ fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     } else if let Some(part) = part {
         profile(described, part_name(described.plan.domain.uuid, part), facts, notes);
     }
-    in_cgroup(described, facts, notes);
+    cgroup::compare(described, facts, notes);
 }
 
 /// What a server of a directory must not share with the host.
@@ -216,14 +218,6 @@ fn server(facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let held = facts.status.capabilities.permitted;
     if held & !0xdb != 0 {
         notes.note("capability set permitted", format!("{:016x}", 0xdb), format!("{held:016x}"));
-    }
-}
-
-fn in_cgroup(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
-    if let Some(cgroup) = &described.cgroup
-        && !facts.cgroups.iter().any(|line| line.ends_with(cgroup.trim_start_matches('/')))
-    {
-        notes.note("cgroup", cgroup.clone(), facts.cgroups.join(" "));
     }
 }
 

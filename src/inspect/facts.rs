@@ -38,8 +38,24 @@ pub struct ProcessFacts {
     pub fds: Vec<Descriptor>,
     /// `/proc/PID/cgroup`, a line each.
     pub cgroups: Vec<String>,
+    /// Where its cgroups are in the file system, and their limits.
+    pub places: Vec<CgroupPlace>,
     /// Resource limits: name, soft, hard; `None` is unlimited.
     pub limits: BTreeMap<String, (Option<u64>, Option<u64>)>,
+}
+
+/// A process's cgroup in one hierarchy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupPlace {
+    /// The controllers of a version 1 hierarchy; none for the unified one.
+    pub controllers: Vec<String>,
+    /// Where the hierarchy is mounted.
+    pub mount: String,
+    /// The cgroup's directory.
+    pub directory: String,
+    /// Limits by controller, as the kernel writes them.
+    pub limits: BTreeMap<String, String>,
 }
 
 /// The security part of `/proc/PID/status` (proc_pid_status(5)).

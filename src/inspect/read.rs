@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 
 use super::facts::{
-    self, Descriptor, Namespace, ProcessFacts, parse_access, parse_limits, parse_mountinfo, parse_status,
-    thread_differences,
+    self, CgroupPlace, Descriptor, Namespace, ProcessFacts, parse_access, parse_limits, parse_mountinfo,
+    parse_status, thread_differences,
 };
 use crate::privsep::confinement::{BpfInsn, SeccompProgram};
+use crate::sys::cgroup;
 use crate::sys::procfs::ProcDir;
 use crate::sys::ptrace;
 
@@ -31,6 +33,7 @@ pub fn process(role: &str, pid: i32) -> Result<ProcessFacts, ReadError> {
     let status = parse_status(&dir.read("status").map_err(fail("status"))?);
     let (threads, odd_threads) = threads(&dir, &status).map_err(fail("task"))?;
     let (filters, filters_error) = filters(pid, &status);
+    let cgroups = dir.read("cgroup").map_err(fail("cgroup"))?;
     Ok(ProcessFacts {
         role: role.to_owned(),
         pid,
@@ -40,7 +43,8 @@ pub fn process(role: &str, pid: i32) -> Result<ProcessFacts, ReadError> {
         namespaces: namespaces(&dir).map_err(fail("ns"))?,
         mounts: parse_mountinfo(&dir.read("mountinfo").map_err(fail("mountinfo"))?),
         fds: descriptors(&dir).map_err(fail("fd"))?,
-        cgroups: dir.read("cgroup").map_err(fail("cgroup"))?.lines().map(str::to_owned).collect(),
+        places: cgroup_places(&cgroups),
+        cgroups: cgroups.lines().map(str::to_owned).collect(),
         limits: parse_limits(&dir.read("limits").map_err(fail("limits"))?),
         status,
         odd_threads,
@@ -48,6 +52,32 @@ pub fn process(role: &str, pid: i32) -> Result<ProcessFacts, ReadError> {
         filters,
         filters_error,
     })
+}
+
+/// The limits by controller, and the files that have them: version 2 and version 1.
+const LIMITS: [(&str, &str); 4] = [
+    ("cpuset", "cpuset.cpus"),
+    ("memory", "memory.max"),
+    ("memory", "memory.limit_in_bytes"),
+    ("pids", "pids.max"),
+];
+
+/// Where the cgroups are and what they limit; a hierarchy that this program does not see is left out.
+fn cgroup_places(cgroups: &str) -> Vec<CgroupPlace> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let limit = |directory: &Path, file: &str| std::fs::read_to_string(directory.join(file)).ok();
+    let place = |place: cgroup::Place| CgroupPlace {
+        limits: LIMITS
+            .iter()
+            .filter_map(|(controller, file)| {
+                Some(((*controller).to_owned(), limit(&place.directory, file)?.trim().to_owned()))
+            })
+            .collect(),
+        controllers: place.controllers,
+        mount: place.mount.display().to_string(),
+        directory: place.directory.display().to_string(),
+    };
+    cgroup::places(cgroups, &mounts).into_iter().map(place).collect()
 }
 
 /// Counts the threads and names those whose status differs from the main thread's.

@@ -154,6 +154,13 @@ impl Domain {
             nvrams: self.nvrams.clone(),
             degraded: self.started.degraded.clone(),
             cgroup: self.cgroup.clone(),
+            // A hierarchy may have no part in it: it has none of the controllers that were asked for.
+            cgroups: self
+                .cgroups()
+                .iter()
+                .filter(|dir| dir.is_dir())
+                .map(|dir| dir.display().to_string())
+                .collect(),
             plugs: self.plugs.iter().filter(|plugged| plugged.certain).map(|it| it.plug.clone()).collect(),
             gone: self.gone.clone(),
         }))

@@ -174,6 +174,9 @@ pub struct Described {
     pub degraded: Vec<String>,
     /// The cgroup that holds the domain, relative to the cgroup mount, where there is one.
     pub cgroup: Option<String>,
+    /// The directories that its cgroup was made in, one a hierarchy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: Vec<String>,
     /// What was plugged in since, and is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plugs: Vec<Plug>,
