@@ -3,13 +3,14 @@
 //! Landlock has no row here: no kernel shows a process's rulesets, so only an attack (`svirt probe`) can prove them.
 
 mod cgroup;
+mod helper;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::facts::{Descriptor, ProcessFacts};
-use crate::privsep::apparmor::{DEGRADED, ProfilePart, part_name, profile_name};
+use crate::privsep::apparmor::{DEGRADED, profile_name};
 use crate::privsep::confinement::{RlimitKind, RootShare, SeccompProgram};
 use crate::privsep::op::{Access, DeviceNode, Op, Spawn};
 use crate::privsep::request::Described;
@@ -72,8 +73,8 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
         let mut notes = Notes { role: &facts.role, found: Vec::new() };
         match facts.role.as_str() {
             "qemu" => device_model(spawn, described, facts, &mut notes),
-            "supervisor" => supervisor(spawn, described, facts, &mut notes),
-            _ => helper(described, facts, &mut notes),
+            "supervisor" => helper::supervisor(spawn, described, facts, &mut notes),
+            _ => helper::helper(described, facts, &mut notes),
         }
         all.extend(notes.found);
     }
@@ -95,15 +96,19 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
     all
 }
 
-/// What holds for every process that svirt starts below itself.
+/// What holds for every process that svirt starts below itself and that gains nothing of its own.
 fn common(uid: u32, gid: u32, groups: &[u32], facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    identity(uid, gid, groups, facts, notes);
+    for (name, set) in facts.status.capabilities.sets() {
+        notes.expect(format!("capability set {name}"), format!("{:016x}", 0), format!("{set:016x}"));
+    }
+}
+
+fn identity(uid: u32, gid: u32, groups: &[u32], facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let status = &facts.status;
     notes.expect("uids", [uid; 4], status.uids);
     notes.expect("gids", [gid; 4], status.gids);
     notes.expect("supplementary groups", groups.to_vec(), status.groups.clone());
-    for (name, set) in status.capabilities.sets() {
-        notes.expect(format!("capability set {name}"), format!("{:016x}", 0), format!("{set:016x}"));
-    }
     notes.expect("no_new_privs", true, status.no_new_privs);
     notes.expect("tracer", 0, status.tracer);
     for (thread, names) in &facts.odd_threads {
@@ -125,17 +130,21 @@ fn filter(planned: &SeccompProgram, facts: &ProcessFacts, notes: &mut Notes<'_>)
     }
 }
 
-fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
-    let planned = &spawn.confinement;
-    common(planned.uid, planned.gid, &planned.groups, facts, notes);
-    filter(&planned.seccomp, facts, notes);
-    for name in OWN_NAMESPACES {
-        match facts.namespaces.get(name) {
+fn own_namespaces(names: &[&str], facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    for name in names {
+        match facts.namespaces.get(*name) {
             Some(namespace) if !namespace.host => {}
             Some(_) => notes.note(format!("{name} namespace"), "its own", "the host's"),
             None => notes.note(format!("{name} namespace"), "its own", "none"),
         }
     }
+}
+
+fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let planned = &spawn.confinement;
+    common(planned.uid, planned.gid, &planned.groups, facts, notes);
+    filter(&planned.seccomp, facts, notes);
+    own_namespaces(&OWN_NAMESPACES, facts, notes);
     mounts(spawn, facts, notes);
     descriptors(spawn, &images(described), facts, notes);
     limits(spawn, facts, notes);
@@ -152,72 +161,6 @@ fn profile(described: &Described, name: String, facts: &ProcessFacts, notes: &mu
     let planned = described.plan.ops.iter().any(|op| matches!(op, Op::LoadProfile { .. }));
     if planned && !described.degraded.iter().any(|layer| layer.starts_with(DEGRADED)) {
         notes.expect("AppArmor profile", Some(format!("{name} (enforce)")), facts.label.clone());
-    }
-}
-
-fn supervisor(spawn: &Spawn, described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
-    let planned = &spawn.supervisor;
-    common(planned.uid, planned.uid, &[], facts, notes);
-    filter(&planned.seccomp, facts, notes);
-    if let Some(label) = &planned.selinux_label {
-        notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
-    } else {
-        profile(described, part_name(described.plan.domain.uuid, ProfilePart::Supervisor), facts, notes);
-    }
-}
-
-fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
-    let planned = described.plan.ops.iter().find_map(|op| match op {
-        Op::SpawnPasst { alias, uid, selinux_label, .. }
-        | Op::SpawnSwtpm { alias, uid, selinux_label, .. }
-            if *alias == facts.role =>
-        {
-            let part = match op {
-                Op::SpawnPasst { .. } => ProfilePart::Passt,
-                _ => ProfilePart::Swtpm,
-            };
-            Some((*uid, selinux_label.as_ref(), Some(part)))
-        }
-        Op::SpawnVirtiofsd(spawn) if spawn.alias == facts.role => {
-            server(facts, notes);
-            Some((spawn.uid, spawn.selinux_label.as_ref(), None))
-        }
-        _ => None,
-    });
-    let Some((uid, label, part)) = planned else {
-        notes.note("process", "none of this name", format!("pid {}", facts.pid));
-        return;
-    };
-    // A helper may build its own sandbox with a user namespace of its own, so its capability sets are not compared.
-    notes.expect("real uid", uid, facts.status.uids.first().copied().unwrap_or(u32::MAX));
-    notes.expect("no_new_privs", true, facts.status.no_new_privs);
-    notes.expect("seccomp mode", 2, facts.status.seccomp_mode);
-    if let Some(label) = label {
-        notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
-    } else if let Some(part) = part {
-        profile(described, part_name(described.plan.domain.uuid, part), facts, notes);
-    }
-    cgroup::compare(described, facts, notes);
-}
-
-/// What a server of a directory must not share with the host.
-fn server(facts: &ProcessFacts, notes: &mut Notes<'_>) {
-    for name in OWN_NAMESPACES.into_iter().chain(["user"]) {
-        match facts.namespaces.get(name) {
-            Some(namespace) if !namespace.host => {}
-            Some(_) => notes.note(format!("{name} namespace"), "its own", "the host's"),
-            None => notes.note(format!("{name} namespace"), "its own", "none"),
-        }
-    }
-    for mount in &facts.mounts {
-        if !["/", "/proc", SHARE].contains(&mount.point.as_str()) {
-            notes.note("mount", "none", format!("{} ({})", mount.point, mount.kind));
-        }
-    }
-    // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_SETGID, CAP_SETUID, over the share alone.
-    let held = facts.status.capabilities.permitted;
-    if held & !0xdb != 0 {
-        notes.note("capability set permitted", format!("{:016x}", 0xdb), format!("{held:016x}"));
     }
 }
 

@@ -38,6 +38,8 @@ pub struct ProcessFacts {
     pub fds: Vec<Descriptor>,
     /// `/proc/PID/cgroup`, a line each.
     pub cgroups: Vec<String>,
+    /// The owner of its files in procfs: root where nobody may dump it.
+    pub owner: u32,
     /// Where its cgroups are in the file system, and their limits.
     pub places: Vec<CgroupPlace>,
     /// Resource limits: name, soft, hard; `None` is unlimited.

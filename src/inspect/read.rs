@@ -43,6 +43,7 @@ pub fn process(role: &str, pid: i32) -> Result<ProcessFacts, ReadError> {
         namespaces: namespaces(&dir).map_err(fail("ns"))?,
         mounts: parse_mountinfo(&dir.read("mountinfo").map_err(fail("mountinfo"))?),
         fds: descriptors(&dir).map_err(fail("fd"))?,
+        owner: dir.stat("status").map_err(fail("status"))?.st_uid,
         places: cgroup_places(&cgroups),
         cgroups: cgroups.lines().map(str::to_owned).collect(),
         limits: parse_limits(&dir.read("limits").map_err(fail("limits"))?),

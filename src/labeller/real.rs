@@ -15,6 +15,7 @@ use super::{passt, swtpm};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::filter::own;
 use crate::privsep::confinement::{Rlimit, RlimitKind};
+use crate::privsep::helper::{PASST_LIMITS, SWTPM_LIMITS, VIRTIOFSD_LIMITS};
 use crate::privsep::op::{CgroupLimits, SpawnVirtiofsd, TpmVersion};
 use crate::settings::{Settings, UidRange};
 use crate::sys::landlock::Allow;
@@ -129,7 +130,6 @@ impl Launcher for Real {
             ));
         }
         let argv = passt::argv(self.host_loopback);
-        let limit = |resource, value| Rlimit { resource, value: Some(value) };
         // One that follows another finds the cgroup as the start left it.
         let opened = match self.cgroups.contains_key(&domain.uuid) {
             true => None,
@@ -144,7 +144,7 @@ impl Launcher for Real {
             // passt moves itself into its own namespaces and an empty root, and loads its own filter.
             reach: None,
             cgroup: self.cgroups.get(&domain.uuid).or(opened.as_ref()),
-            rlimits: &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)],
+            rlimits: PASST_LIMITS,
             namespaces: Namespaces::default(),
             selinux_exec: labels.selinux,
             apparmor_exec: labels.apparmor,
@@ -164,7 +164,6 @@ impl Launcher for Real {
         labels: HelperLabels<'_>,
     ) -> Result<Child, Refusal> {
         let argv = swtpm::argv(version);
-        let limit = |resource, value| Rlimit { resource, value: Some(value) };
         // Opened anew under its own name for the descriptor; Landlock sees the file behind it.
         let name = PathBuf::from(format!("/proc/self/fd/{}", swtpm::STATE));
         let reach = [(
@@ -179,11 +178,7 @@ impl Launcher for Real {
             fds: &[(channel.as_fd(), swtpm::CHANNEL), (state.as_fd(), swtpm::STATE)],
             reach: Some(&reach),
             cgroup: self.cgroups.get(&domain.uuid),
-            rlimits: &[
-                limit(RlimitKind::Core, 0),
-                limit(RlimitKind::Nproc, 4),
-                limit(RlimitKind::Fsize, swtpm::STATE_MAX),
-            ],
+            rlimits: SWTPM_LIMITS,
             // It has two descriptors and needs no other way to anybody.
             namespaces: Namespaces { ipc: true, net: true, uts: true, ..Namespaces::default() },
             selinux_exec: labels.selinux,
@@ -215,7 +210,10 @@ impl Launcher for Real {
         let users = new_user(&ids, &ids).map_err(kernel)?;
         let filter = own::virtiofsd().map_err(|error| kernel(io::Error::other(error)))?;
         let filter: Vec<_> = filter.0.iter().map(|i| (i.0, i.1, i.2, i.3)).collect();
-        let limit = |resource, value| Rlimit { resource, value: Some(value) };
+        // One for each file that the guest knows.
+        let files = rlimit::hard(rlimit::Kind::Nofile).unwrap_or(1 << 20).min(1 << 20);
+        let mut limits = VIRTIOFSD_LIMITS.to_vec();
+        limits.push(Rlimit { resource: RlimitKind::Nofile, value: Some(files) });
         spawn::jail(&Jail {
             program,
             argv: &flavour.argv(server),
@@ -225,13 +223,7 @@ impl Launcher for Real {
             capabilities: &flavour.capabilities(),
             fds: &[(listener.as_fd(), virtiofsd::LISTENER)],
             cgroup: self.cgroups.get(&domain.uuid),
-            rlimits: &[
-                limit(RlimitKind::Core, 0),
-                limit(RlimitKind::Memlock, 0),
-                // One for each file that the guest knows.
-                limit(RlimitKind::Nofile, rlimit::hard(rlimit::Kind::Nofile).unwrap_or(1 << 20).min(1 << 20)),
-                limit(RlimitKind::Nproc, 256),
-            ],
+            rlimits: &limits,
             selinux_exec: server.selinux_label.as_deref(),
             seccomp: &filter,
             timeout: TO_EXEC,

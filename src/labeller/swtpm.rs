@@ -7,8 +7,6 @@ use crate::privsep::op::TpmVersion;
 pub(super) const CHANNEL: i32 = 3;
 /// The descriptor of its state.
 pub(super) const STATE: i32 = 4;
-/// The most bytes that a guest can make it write; a full TPM 2.0 has about a tenth of it.
-pub(super) const STATE_MAX: u64 = 2 << 20;
 
 /// swtpm's arguments. It ends when QEMU closes its end of the channel.
 pub(super) fn argv(version: TpmVersion) -> Vec<String> {

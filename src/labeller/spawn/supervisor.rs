@@ -10,6 +10,7 @@ use super::common::{self, Command, Fds};
 use super::report::{At, Failure, SpawnError, Step, Who};
 use crate::base::DomainRef;
 use crate::privsep::apparmor::{ProfilePart, part_name};
+use crate::privsep::helper::SUPERVISOR_LIMITS;
 use crate::privsep::supervisor::{
     BOOTSTRAP_FD, Bootstrap, FIRST_PLAN_FD, HANDOFF_FD, LABELLER_FD, PIDFD, STDERR_FD, SupervisorSpec,
 };
@@ -96,8 +97,8 @@ impl<'a> Supervisor<'a> {
         process::place_fds(&placed, kept).at(Step::Descriptors)?;
         // Its number may be another descriptor's by now.
         std::mem::forget(bootstrap);
-        let limits =
-            [(rlimit::Kind::Core, Some(0)), (rlimit::Kind::Fsize, rlimit::hard(rlimit::Kind::Fsize))];
+        let mut limits = common::rlimits(SUPERVISOR_LIMITS, &mut Vec::new());
+        limits.push((rlimit::Kind::Fsize, rlimit::hard(rlimit::Kind::Fsize)));
         let abi = landlock::effective_abi(u32::MAX);
         let uid = self.bootstrap.spec.uid;
         common::give_up((uid, uid, &[]), &limits, || common::ruleset(&self.rules, abi), true)?;
