@@ -6,8 +6,9 @@ const fn limit(resource: RlimitKind, value: u64) -> Rlimit {
     Rlimit { resource, value: Some(value) }
 }
 
-/// Of passt: it keeps no core and has few threads.
-pub const PASST_LIMITS: &[Rlimit] = &[limit(RlimitKind::Core, 0), limit(RlimitKind::Nproc, 16)];
+/// Of passt: it keeps no core, locks no memory and has few threads.
+pub const PASST_LIMITS: &[Rlimit] =
+    &[limit(RlimitKind::Core, 0), limit(RlimitKind::Memlock, 0), limit(RlimitKind::Nproc, 16)];
 
 /// The namespaces that passt makes for itself, its user namespace among them.
 pub const PASST_NAMESPACES: &[&str] = &["ipc", "mnt", "user", "uts"];
