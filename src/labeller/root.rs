@@ -9,20 +9,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write as _};
-use std::os::fd::AsFd;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::spawn::{Helper, SHARE, SpawnError, helper};
+use super::spawn::{Question, SHARE, SpawnError, ask};
 use crate::base::{Layer, Refusal};
 use crate::privsep::confinement::{RootPlace, RootShare};
 use crate::sys::landlock::Allow;
-use crate::sys::namespace::Namespaces;
-use crate::sys::{process, scm};
+use crate::sys::process;
 
 /// What a root holds besides its program.
 const EMULATOR: &str = include_str!("../../labels/root/qemu-x86.toml");
@@ -251,30 +249,16 @@ impl RootStore {
 
     /// What the dynamic loader resolves for one file, asked of a confined process.
     fn libraries(&self, loader: &Path, file: &Path) -> Result<Vec<PathBuf>, RootError> {
-        let (reading, writing) = at("make a pipe for", loader, scm::pipe())?;
         let argv = [loader.display().to_string(), "--list".to_owned(), file.display().to_string()];
-        let child = helper(&Helper {
+        let mut text = ask(&Question {
             program: loader,
             argv: &argv,
-            env: &[],
             uid: self.loader_uid,
-            fds: &[(writing.as_fd(), 1), (writing.as_fd(), 2)],
-            reach: Some(&[(file, Allow::PROGRAM)]),
-            cgroup: None,
-            rlimits: &[],
-            namespaces: Namespaces::default(),
-            selinux_exec: None,
-            apparmor_exec: None,
-            seccomp: None,
-            die_with_labeller: true,
+            reach: &[(file, Allow::PROGRAM)],
+            errors_too: true,
+            most: 1 << 16,
             timeout: LOADER_TIMEOUT,
         })?;
-        drop(writing);
-        let mut text = String::new();
-        let read = File::from(reading).take(1 << 16).read_to_string(&mut text);
-        let ended = child.end();
-        at("read the libraries of", file, read)?;
-        at("run", loader, ended)?;
         if text.trim().is_empty() {
             text.push_str("the dynamic loader cannot read it (a static emulator is not supported)");
         }

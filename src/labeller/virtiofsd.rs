@@ -1,26 +1,21 @@
 //! How virtiofsd is started: a listener, and one directory, which is its root. svirt holds it (`spawn::jail`), so it
 //! makes no namespaces itself; a second filter, its own, comes on top.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::spawn::{self, Helper, SHARE, SpawnError};
+use super::spawn::{self, Question, SHARE, SpawnError};
 use crate::privsep::op::{ShareCache, SpawnVirtiofsd};
 use crate::sys::landlock::Allow;
-use crate::sys::namespace::Namespaces;
-use crate::sys::scm;
 
 /// The descriptor of the listener in virtiofsd.
 pub(super) const LISTENER: i32 = 3;
 /// How long it may take to say what it can do.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than any version says.
-const ANSWER_MAX: u64 = 1 << 14;
+const ANSWER_MAX: usize = 1 << 14;
 
 /// `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_SETGID`, `CAP_SETUID` of linux/capability.h: over
 /// the files of the share alone, and to act as the guest's users.
@@ -49,36 +44,16 @@ struct Said {
 impl Flavour {
     /// Asks a program, as a uid that has nothing.
     pub(super) fn ask(program: &Path, uid: u32) -> Result<Option<Self>, SpawnError> {
-        let own = |action| SpawnError::own(action, program);
-        let (reading, writing) = scm::pipe().map_err(own("make a pipe for"))?;
-        let argv = ["virtiofsd".to_owned(), "--print-capabilities".to_owned()];
-        let child = spawn::helper(&Helper {
+        let text = spawn::ask(&Question {
             program,
-            argv: &argv,
-            env: &[],
+            argv: &["virtiofsd".to_owned(), "--print-capabilities".to_owned()],
             uid,
-            fds: &[(writing.as_fd(), 1)],
-            reach: Some(&[
-                (program, Allow::PROGRAM),
-                // It wants to know how many files there may be, whatever it is asked.
-                (Path::new("/proc/sys/fs"), Allow { read_file: true, ..Allow::default() }),
-            ]),
-            cgroup: None,
-            rlimits: &[],
-            namespaces: Namespaces::default(),
-            selinux_exec: None,
-            apparmor_exec: None,
-            seccomp: None,
-            die_with_labeller: true,
+            // It wants to know how many files there may be, whatever it is asked.
+            reach: &[(Path::new("/proc/sys/fs"), Allow { read_file: true, ..Allow::default() })],
+            errors_too: false,
+            most: ANSWER_MAX,
             timeout: ANSWER_TIMEOUT,
         })?;
-        drop(writing);
-        let mut text = String::new();
-        let answered = crate::sys::process::readable(reading.as_fd(), ANSWER_TIMEOUT).unwrap_or(false);
-        let read =
-            if answered { File::from(reading).take(ANSWER_MAX).read_to_string(&mut text) } else { Ok(0) };
-        let _ended = child.end();
-        read.map_err(own("hear from"))?;
         Ok(Self::said(&text))
     }
 

@@ -10,6 +10,7 @@
 //! Owns the order of the steps between fork and exec. Decides nothing: what is applied stands in the plan, and
 //! what is not a choice (empty capability sets, `no_new_privs`, new namespaces, the floor filter) stands here.
 
+mod answer;
 mod common;
 mod floor;
 mod helper;
@@ -22,6 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub use answer::{Question, ask};
 pub use common::Fds;
 pub use helper::{Begun, Helper, begin, helper};
 pub use jail::{Jail, SHARE, jail};
