@@ -180,6 +180,10 @@ fn labels_are_planned_without_privilege_for_models_that_this_host_lacks() {
     let (text, _) = label(&["--model", "dac"]);
     assert!(text.contains("+1910") && !text.contains("selinux"), "{text}");
     assert_eq!(text, label(&["--model", "dac"]).0, "the same definition gives the same table");
+    // Devices that no start takes have rows too, which say so.
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/labels/host-devices.xml"), &xml).unwrap();
+    let (text, _) = label(&["--model", "selinux"]);
+    assert!(text.contains("hostdev 0, usb 1.14  /dev/bus/usb/001/014  (does not run"), "{text}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::fs;
 use std::path::Path;
 
 use common::plans::{self, GOLDEN};
+use svirt::conf::definition::{Definition, Strictness};
+use svirt::conf::domain_xml;
 use svirt::plan::labels;
 use svirt::security::decide::{Action, Model};
 
@@ -80,6 +82,30 @@ fn every_definition_leads_to_its_labels() {
     let own = check(&Path::new(GOLDEN).join("labels"), &mut wrong);
     assert!(plans.len() >= 12 && own.len() >= 10, "only {plans:?} and {own:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_does_not_run_is_planned_and_refused() {
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir(Path::new(GOLDEN).join("labels")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "xml") {
+            continue;
+        }
+        let xml = fs::read(&path).unwrap();
+        let Ok((_, beyond)) = domain_xml::parse_beyond(&xml) else { panic!("{}", path.display()) };
+        if beyond.is_empty() {
+            domain_xml::parse(&xml).unwrap();
+            continue;
+        }
+        let refusal = domain_xml::parse(&xml).unwrap_err();
+        assert!(refusal.to_string().contains("line"), "{}: {refusal}", path.display());
+        // libvirt's whole grammar knows every one of them.
+        let kept = Definition::parse(&xml, Strictness::Strict);
+        assert!(kept.is_ok(), "{}: {}", path.display(), kept.unwrap_err());
+        seen.extend(beyond.into_iter().map(|one| one.name.split(' ').next().unwrap().to_owned()));
+    }
+    assert!(seen.len() >= 25, "only {seen:?}");
 }
 
 /// The range of a static label, and the one of the device model; none where the start is refused.

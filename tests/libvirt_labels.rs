@@ -284,8 +284,9 @@ fn planned(xml: &str, images: &Path) -> BTreeMap<String, [String; 2]> {
     settings.images.relabelable = vec![images.display().to_string()];
     let domain = domain_xml::parse(xml.as_bytes()).unwrap();
     let (prepared, _) = driver::prepare_unread(domain, &settings, &mut Unread);
-    let rows =
-        prepared.labels(&common::plans::host("apparmor"), &settings, &[Model::Dac, Model::Apparmor]).unwrap();
+    let rows = prepared
+        .labels(&[], &common::plans::host("apparmor"), &settings, &[Model::Dac, Model::Apparmor])
+        .unwrap();
     let mut found: BTreeMap<String, [String; 2]> = BTreeMap::new();
     for row in rows {
         let Some(path) = row.path else { continue };

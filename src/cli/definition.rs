@@ -7,7 +7,7 @@ use std::path::Path;
 use super::exit::Failure;
 use crate::base::Refusal;
 use crate::conf::definition::{Definition as Kept, Strictness, Warning};
-use crate::conf::domain::Domain;
+use crate::conf::domain::{Beyond, Domain};
 use crate::conf::{DefinitionError, domain_xml};
 
 /// The longest definition that is read, in bytes; libvirt's own limit is the same.
@@ -38,6 +38,12 @@ impl Definition {
     pub(super) fn parse(self) -> Result<Domain, Failure> {
         let (text, name) = self.read()?;
         domain_xml::parse(&text).map_err(|error| refused(error, &name))
+    }
+
+    /// Reads and parses it for whoever starts nothing, with what devices that do not run would use.
+    pub(super) fn parse_beyond(self) -> Result<(Domain, Vec<Beyond>), Failure> {
+        let (text, name) = self.read()?;
+        domain_xml::parse_beyond(&text).map_err(|error| refused(error, &name))
     }
 
     /// Reads it and brings it into the kept form. To be called after privilege is gone.

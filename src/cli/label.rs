@@ -31,7 +31,7 @@ pub(super) fn plan(wanted: &LabelPlan, config: &Path) -> Result<(), Failure> {
         labeller = labeller::ensure(&settings, config).ok();
         privilege::drop_all(&settings)?;
     }
-    let domain = definition.parse()?;
+    let (domain, beyond) = definition.parse_beyond()?;
     let (prepared, unread) = match &mut labeller {
         Some(labeller) => driver::prepare_unread(domain, &settings, &mut LabellerProber(labeller)),
         None => driver::prepare_unread(domain, &settings, &mut OwnProber::new(&settings)),
@@ -40,7 +40,7 @@ pub(super) fn plan(wanted: &LabelPlan, config: &Path) -> Result<(), Failure> {
         output::note(&format!("cannot read an image here, so its layers are those of the definition: {why}"));
     }
     let models = models(&wanted.model, &facts);
-    let rows = prepared.labels(&facts, &settings, &models).map_err(|error| failure(&error))?;
+    let rows = prepared.labels(&beyond, &facts, &settings, &models).map_err(|error| failure(&error))?;
     let mut out = anstream::stdout().lock();
     if wanted.json {
         serde_json::to_writer_pretty(&mut out, &rows).map_err(std::io::Error::from)?;

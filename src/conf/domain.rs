@@ -1,5 +1,6 @@
 //! A domain's definition as values: what this version runs, and nothing that it does not.
 
+mod beyond;
 mod disk;
 mod filesystem;
 mod firmware;
@@ -14,6 +15,7 @@ use super::metadata::Metadata;
 use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
 
+pub use beyond::*;
 pub use disk::*;
 pub use filesystem::*;
 pub use firmware::*;

@@ -2,7 +2,7 @@
 
 use super::{DriverError, Labeller, LabellerProber};
 use crate::base::{DomainUuid, Layer};
-use crate::conf::domain::Domain;
+use crate::conf::domain::{Beyond, Domain};
 use crate::conf::facts::HostFacts;
 use crate::plan::chain::{self, Chain, Prober};
 use crate::plan::{self, Inputs, inventory, labels};
@@ -81,8 +81,10 @@ pub fn prepare_unread(
 
 impl Prepared {
     /// What each of `models` does with each resource. Categories and uids are examples of what a start draws.
+    /// `beyond` is what devices that do not run would use.
     pub fn labels(
         &self,
+        beyond: &[Beyond],
         host: &HostFacts,
         settings: &Settings,
         models: &[Model],
@@ -90,7 +92,7 @@ impl Prepared {
         let (high, low) = self.uuid.0.as_u64_pair();
         let survey = Survey::default();
         let inputs = self.inputs(host, settings, &survey, high ^ low, false);
-        labels::plan(&inputs, models).map_err(|error| error.refusal().into())
+        labels::plan(&inputs, beyond, models).map_err(|error| error.refusal().into())
     }
 
     /// The plan of one start.

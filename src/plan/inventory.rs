@@ -11,10 +11,11 @@ use super::images::inside;
 use super::qemu::{self, is_writable};
 use super::shares;
 use crate::conf::domain::{
-    Backing, Boot, CharSource, Devices, Disk, DiskSource, Domain, InterfaceBackend, SourceKind, VncListen,
+    Backing, Beyond, Boot, CharSource, Devices, Disk, DiskSource, Domain, InterfaceBackend, SourceKind,
+    VncListen,
 };
 use crate::privsep::op::{FileIdentity, ImageKind};
-use crate::security::resource::{Image, Kind, Place, Process, Resource, Share};
+use crate::security::resource::{Foreign, Image, Kind, Place, Process, Resource, Share};
 use crate::settings::Settings;
 
 /// The TPM's state, by name.
@@ -138,6 +139,30 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
         all.push(resource(TPM_STATE, None, 0, Kind::HelperState(Process::Swtpm(helpers))));
     }
     all
+}
+
+/// What devices that do not run would use, each under a name of its own.
+#[must_use]
+pub(super) fn beyond(all: &[Beyond], settings: &Settings) -> Vec<Resource> {
+    let mut resources: Vec<Resource> = Vec::new();
+    for one in all {
+        // Devices have lists of their own; what is no device lies in a configured place or nowhere.
+        let file = one.path.as_ref().filter(|path| !path.starts_with("/dev/") && !path.starts_with("/sys/"));
+        let identity = made_up(one.path.as_deref().unwrap_or(&one.name));
+        let image = Image {
+            depth: 0,
+            block: false,
+            identity,
+            writable: !one.readonly,
+            shareable: one.shareable,
+            place: file.map_or(Place::Relabelable, |path| boot_place(path, settings)),
+            own: one.seclabels.clone(),
+            first: Vec::new(),
+        };
+        let kind = Kind::Beyond(Foreign { way: one.way, image });
+        resources.push(resource(&one.name, one.path.as_ref(), one.line, kind));
+    }
+    resources
 }
 
 fn resource(name: impl Into<String>, path: Option<&String>, line: u32, kind: Kind) -> Resource {

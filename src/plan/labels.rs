@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{Inputs, PlanError, build, doi, inventory, network};
+use crate::conf::domain::Beyond;
 use crate::security::apparmor;
 use crate::security::decide::{Action, Decision, Model, Stack};
 use crate::security::resource::{Kind, Process};
@@ -18,19 +19,22 @@ pub struct Row {
     pub path: Option<String>,
     /// Whose decision it is.
     pub model: Model,
+    /// Whether this version runs the device that it is for; if not, a start refuses the device by name.
+    pub runs: bool,
     /// What is done and why.
     #[serde(flatten)]
     pub decision: Decision,
 }
 
-/// Every decision of every one of `models`, resource by resource.
-pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError> {
+/// Every decision of every one of `models`, resource by resource; those of devices that do not run come last.
+pub fn plan(inputs: &Inputs<'_>, beyond: &[Beyond], models: &[Model]) -> Result<Vec<Row>, PlanError> {
     // A table for a model that this host does not run is made as if it did.
     let runs = |name: &str| models.iter().any(|model| model.name() == name) || doi::runs(inputs.host, name);
     let bound = doi::bind(inputs.domain, inputs.chains, inputs.host, inputs.settings, &runs)?;
     let domain = network::resolve(bound.domain, inputs.settings);
     let inputs = &Inputs { domain: &domain, chains: &bound.chains, ..*inputs };
-    let resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
+    let mut resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
+    resources.extend(inventory::beyond(beyond, inputs.settings));
     let helpers = resources
         .iter()
         .filter(|r| {
@@ -60,6 +64,7 @@ pub fn plan(inputs: &Inputs<'_>, models: &[Model]) -> Result<Vec<Row>, PlanError
                 resource: resource.name.clone(),
                 path: resource.path.clone(),
                 model: model.model(),
+                runs: !matches!(resource.kind, Kind::Beyond(_)),
                 decision,
             });
         }
@@ -75,7 +80,8 @@ pub fn render(rows: &[Row]) -> String {
     for row in rows {
         if before != Some(&row.resource) {
             let path = row.path.as_deref().map(|path| format!("  {path}")).unwrap_or_default();
-            let _ = writeln!(out, "{}{path}", row.resource);
+            let runs = if row.runs { "" } else { "  (does not run: a start refuses it)" };
+            let _ = writeln!(out, "{}{path}{runs}", row.resource);
             before = Some(&row.resource);
         }
         let Decision { action, label, remember, restore, reason } = &row.decision;

@@ -2,10 +2,10 @@
 //!
 //! The text of a profile is made by the labeller, from typed rules (`privsep::apparmor`).
 
-use super::LabelError;
 use super::decide::{Action, Decision};
 use super::resource::{Kind, Place, Process, Resource, Share, Use};
 use super::selinux::{ELSEWHERE, NO_SHARE};
+use super::{LabelError, foreign};
 use crate::base::DomainUuid;
 use crate::conf::domain::{Domain, SecLabelKind};
 use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
@@ -74,6 +74,7 @@ impl Profile {
                     "opened by the labeller; the profile names no image, so none can be opened by name",
                 ),
             },
+            Kind::Beyond(foreign) => foreign::apparmor(foreign),
             Kind::Firmware(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
             Kind::Firmware(_) => nothing(Action::Handed, "opened by the labeller, for reading"),
             Kind::Boot(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),

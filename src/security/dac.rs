@@ -4,9 +4,9 @@
 //! read-only descriptor again for writing after a chmod.
 
 use super::decide::{Action, Decision};
-use super::resource::{Kind, Place, Process, Resource, Share};
+use super::resource::{Image, Kind, Place, Process, Resource, Share};
 use super::selinux::{ELSEWHERE, NO_SHARE};
-use super::{LabelError, mix};
+use super::{LabelError, foreign, mix};
 use crate::conf::domain::{DeviceLabel, Domain, SecLabelKind};
 use crate::privsep::op::UidRole;
 use crate::settings::{UidRange, Uids};
@@ -52,18 +52,9 @@ impl Owners {
                 None => Err(LabelError::NoUid("helpers")),
             },
             Kind::HelperState(_) => nothing(Action::Never, "only helpers keep a state"),
+            Kind::Beyond(foreign) => foreign::dac(foreign, resource.line),
             Kind::Image(image) => {
-                let asks =
-                    |label: &&DeviceLabel| label.model.as_deref() == Some("dac") && label.label.is_some();
-                if let Some(label) = image.own.iter().chain(&image.first).find(asks) {
-                    return Err(LabelError::Label {
-                        model: "dac",
-                        label: label.label.clone().unwrap_or_default(),
-                        reason: "owners of images are never changed: an owner could reopen a read-only descriptor for writing"
-                            .into(),
-                        line: resource.line,
-                    });
-                }
+                no_owner(image, resource.line)?;
                 match image.place {
                     Place::Elsewhere => nothing(Action::Refused, ELSEWHERE),
                     _ => nothing(
@@ -91,6 +82,20 @@ impl Owners {
             Kind::Pty => nothing(Action::Never, "it belongs to root; the supervisor has both sides"),
         }
     }
+}
+
+/// Refuses an override that names an owner.
+pub(super) fn no_owner(image: &Image, line: u32) -> Result<(), LabelError> {
+    let asks = |label: &&DeviceLabel| label.model.as_deref() == Some("dac") && label.label.is_some();
+    let Some(label) = image.own.iter().chain(&image.first).find(asks) else { return Ok(()) };
+    Err(LabelError::Label {
+        model: "dac",
+        label: label.label.clone().unwrap_or_default(),
+        reason:
+            "owners of images are never changed: an owner could reopen a read-only descriptor for writing"
+                .into(),
+        line,
+    })
 }
 
 /// The range of a role.

@@ -7,6 +7,7 @@ pub mod context;
 pub mod dac;
 pub mod decide;
 pub mod doi;
+mod foreign;
 pub mod mcs;
 pub mod range;
 pub mod resource;

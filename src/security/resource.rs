@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::conf::domain::DeviceLabel;
+use crate::conf::domain::{BeyondWay, DeviceLabel};
 use crate::privsep::op::FileIdentity;
 
 /// One thing that a domain uses, or one of its processes.
@@ -22,6 +22,8 @@ pub struct Resource {
 /// What a resource is, with the facts that its label follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// What a device that this version does not run would use.
+    Beyond(Foreign),
     /// A kernel, initrd or device tree: read by QEMU at start.
     Boot(Place),
     /// UEFI code: read by QEMU from a descriptor.
@@ -67,6 +69,15 @@ pub struct Image {
     pub own: Vec<DeviceLabel>,
     /// Overrides of the top layer, which count for those below that have none.
     pub first: Vec<DeviceLabel>,
+}
+
+/// What a device that this version does not run would use. No start has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// How the device model would get at it.
+    pub way: BeyondWay,
+    /// Who else may have it, and what the definition says of its label.
+    pub image: Image,
 }
 
 /// A directory that the guest mounts.
@@ -134,6 +145,8 @@ pub enum Way {
     Channel,
     /// Not at all: a helper has it, and the device model one end of a pair of sockets.
     Helper,
+    /// Not at all.
+    None,
     /// It is a process of the domain.
     Process,
 }
@@ -150,11 +163,41 @@ impl Image {
     }
 }
 
+impl Foreign {
+    /// Whether it is the domain's to label: what everybody may have at once is not.
+    #[must_use]
+    pub fn is_labelled(&self) -> bool {
+        matches!(self.way, BeyondWay::Descriptor | BeyondWay::File | BeyondWay::Node)
+    }
+
+    /// Whether it is a file that lies where none may be used like this.
+    #[must_use]
+    pub fn is_misplaced(&self) -> bool {
+        let place = match self.image.place {
+            Place::Elsewhere => true,
+            Place::Readable => self.image.writable,
+            Place::Relabelable => false,
+        };
+        place && self.is_labelled()
+    }
+
+    fn way(&self) -> Way {
+        match self.way {
+            BeyondWay::Connected | BeyondWay::Network => Way::Channel,
+            BeyondWay::Descriptor | BeyondWay::Handed => Way::Descriptor,
+            BeyondWay::File | BeyondWay::Node | BeyondWay::Public => Way::Mount,
+            BeyondWay::Nothing | BeyondWay::Refused(_) => Way::None,
+            BeyondWay::Supervisor => Way::Supervisor,
+        }
+    }
+}
+
 impl Kind {
     /// How the device model gets at it.
     #[must_use]
     pub fn way(&self) -> Way {
         match self {
+            Self::Beyond(foreign) => foreign.way(),
             Self::Boot(_) | Self::Share(_) => Way::Mount,
             Self::Channel => Way::Channel,
             Self::Firmware(_) | Self::Image(_) | Self::Tap | Self::Vsock => Way::Descriptor,

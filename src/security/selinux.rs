@@ -1,11 +1,11 @@
 //! The `selinux` model: contexts of a domain's processes and of its images.
 
-use super::LabelError;
 use super::context::Context;
 use super::decide::{Action, Decision};
 use super::range::Range;
 use super::resource::{Image, Kind, Place, Process, Resource, Share, Use};
 use super::share::{self, Pairs, Shared};
+use super::{LabelError, foreign};
 use crate::base::CategoryPair;
 use crate::conf::domain::{DeviceLabel, Domain, SecLabel, SecLabelKind, VirtType};
 use crate::conf::facts::HostFacts;
@@ -131,7 +131,11 @@ pub fn labels(
 fn shared(resources: &[Resource], relabel: bool, types: &Selinux) -> Result<Vec<Shared>, LabelError> {
     let mut all = Vec::new();
     for resource in resources {
-        let Kind::Image(image) = &resource.kind else { continue };
+        let image = match &resource.kind {
+            Kind::Image(image) => image,
+            Kind::Beyond(foreign) if foreign.is_labelled() => &foreign.image,
+            _ => continue,
+        };
         if !relabel || image.used() != Use::Shared || image.place != Place::Relabelable {
             continue;
         }
@@ -249,6 +253,7 @@ impl Labels {
             Kind::Share(_) => Ok(Decision::nothing(Action::Refused, NO_POLICY)),
             Kind::Image(image) => self.image(image, resource.line, types),
             Kind::Boot(place) | Kind::Firmware(place) => Ok(self.boot(*place, types)),
+            Kind::Beyond(foreign) => foreign::selinux(self, foreign, resource.line, types),
             Kind::Channel => {
                 never("its sockets carry the labeller's context, and exist in two processes alone")
             }
@@ -285,7 +290,7 @@ impl Labels {
     }
 
     /// The context of one layer, in libvirt's order: its own override, the first layer's override, its use.
-    fn image(&self, image: &Image, line: u32, types: &Selinux) -> Result<Decision, LabelError> {
+    pub(super) fn image(&self, image: &Image, line: u32, types: &Selinux) -> Result<Decision, LabelError> {
         if image.place == Place::Elsewhere {
             return Ok(Decision::nothing(Action::Refused, ELSEWHERE));
         }

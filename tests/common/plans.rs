@@ -1,6 +1,7 @@
 //! The definitions of `tests/golden`, the host and the images that they are planned for.
 
 use svirt::base::{Layer, Refusal};
+use svirt::conf::domain::Beyond;
 use svirt::conf::domain_xml;
 use svirt::conf::facts::{AppArmorFacts, Emulator, FirmwareFile, HostFacts, SelinuxFacts};
 use svirt::image::Header;
@@ -103,22 +104,25 @@ pub fn settings() -> Settings {
 /// What each of `models` does with each resource of one definition.
 #[allow(dead_code, reason = "not every test asks for it")]
 pub fn labels_of(path: &std::path::Path, models: &[Model]) -> Result<Vec<labels::Row>, Refusal> {
-    with_inputs(path, |inputs| labels::plan(inputs, models).map_err(|error| error.refusal()))
+    with_inputs(path, |inputs, beyond| labels::plan(inputs, beyond, models).map_err(|error| error.refusal()))
 }
 
 /// The plan of one golden definition.
 #[allow(dead_code, reason = "not every test asks for it")]
 pub fn of(name: &str) -> Result<LaunchPlan, Refusal> {
     let path = format!("{GOLDEN}/{name}.xml");
-    with_inputs(path.as_ref(), |inputs| build(inputs).map_err(|error| error.refusal()))
+    with_inputs(path.as_ref(), |inputs, beyond| {
+        assert!(beyond.is_empty(), "{name}: {beyond:?} do not run");
+        build(inputs).map_err(|error| error.refusal())
+    })
 }
 
 fn with_inputs<T>(
     path: &std::path::Path,
-    make: impl FnOnce(&Inputs<'_>) -> Result<T, Refusal>,
+    make: impl FnOnce(&Inputs<'_>, &[Beyond]) -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
     let xml = std::fs::read(path).unwrap();
-    let domain = domain_xml::parse(&xml).map_err(Refusal::from)?;
+    let (domain, beyond) = domain_xml::parse_beyond(&xml).map_err(Refusal::from)?;
     let settings = settings();
     let chains = domain
         .devices
@@ -127,7 +131,7 @@ fn with_inputs<T>(
         .map(|disk| chain::resolve(disk, settings.limits.chain_depth, &mut Store))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.refusal())?;
-    make(&Inputs {
+    let inputs = Inputs {
         domain: &domain,
         uuid: domain.uuid.unwrap(),
         host: &host(path.file_stem().unwrap().to_str().unwrap()),
@@ -136,5 +140,6 @@ fn with_inputs<T>(
         survey: &Survey::default(),
         seed: 1,
         paused: false,
-    })
+    };
+    make(&inputs, &beyond)
 }

@@ -4,6 +4,7 @@
 //! refused by name and line, never dropped: each reader below names all that may stand in its element.
 
 mod address;
+mod beyond;
 mod chardev;
 mod disk;
 mod display;
@@ -23,7 +24,8 @@ use std::collections::BTreeMap;
 
 use super::DefinitionError;
 use super::domain::{
-    AudioBackend, Boot, BootDevice, CharSource, CpuMode, Devices, DiskBus, Domain, VirtType, WatchdogModel,
+    AudioBackend, Beyond, Boot, BootDevice, CharSource, CpuMode, Devices, DiskBus, Domain, VirtType,
+    WatchdogModel,
 };
 use super::xml::Document;
 use crate::base::{DomainName, DomainUuid};
@@ -56,12 +58,23 @@ const CHILDREN: &[&str] = &[
 
 /// Reads a definition. Time and memory are bounded whatever stands in `xml`.
 pub fn parse(xml: &[u8]) -> Result<Domain, DefinitionError> {
-    let document = Document::parse(xml)?;
-    let root = scalar::domain(&document)?;
+    read(&Document::parse(xml)?)
+}
+
+/// As [`parse`], for whoever plans labels and starts nothing: devices that do not run are told apart from the
+/// definition, with what they name of the host.
+pub fn parse_beyond(xml: &[u8]) -> Result<(Domain, Vec<Beyond>), DefinitionError> {
+    let mut document = Document::parse(xml)?;
+    let beyond = beyond::take(&mut document);
+    Ok((read(&document)?, beyond))
+}
+
+fn read(document: &Document<'_>) -> Read<Domain> {
+    let root = scalar::domain(document)?;
     root.only(&["id", "type"], CHILDREN)?;
     // What else stands inside are other programs' notes, which no process of a start reads.
     root.one("metadata")?;
-    let metadata = super::metadata::read(&document)?;
+    let metadata = super::metadata::read(document)?;
     resource(root)?;
     let virt = virt(root)?;
     let vcpus = platform::vcpus(root)?;

@@ -190,6 +190,15 @@ impl<'a> Document<'a> {
         self.elements.is_empty()
     }
 
+    /// Takes an element with all that stands inside out of what walks see; the root stays.
+    pub fn detach(&mut self, id: ElementId) {
+        let Some(parent) = self.element(id).and_then(|element| element.parent) else { return };
+        let parent = usize::try_from(parent.0).ok().and_then(|at| self.elements.get_mut(at));
+        if let Some(parent) = parent {
+            parent.children.retain(|node| !matches!(node, Node::Element(child) if *child == id));
+        }
+    }
+
     /// Where an element stands, as `/domain/devices/disk[2]`; siblings of one name are numbered from 1.
     #[must_use]
     pub fn path(&self, id: ElementId) -> String {

@@ -19,6 +19,12 @@ impl<'d> At<'d> {
         Self { document, id: document.root() }
     }
 
+    /// Its place in the document.
+    #[must_use]
+    pub fn id(self) -> ElementId {
+        self.id
+    }
+
     /// The name without its prefix.
     #[must_use]
     pub fn name(self) -> &'d str {
