@@ -12,7 +12,7 @@ const TYPICAL: &str = include_str!("data/domain/typical.xml");
 /// A small definition with `devices` in it and `rest` behind the devices.
 fn small(devices: &str, rest: &str) -> String {
     format!(
-        "<domain type='qemu'><name>a</name><memory>65536</memory><os><type>hvm</type></os>\n<devices>\n{devices}\n</devices>\n{rest}</domain>"
+        "<domain type='qemu'><name>a</name><memory>65536</memory><os><type machine='q35'>hvm</type></os>\n<devices>\n{devices}\n</devices>\n{rest}</domain>"
     )
 }
 
@@ -71,9 +71,9 @@ fn a_typical_definition_becomes_its_values() {
 
 #[test]
 fn the_smallest_definition_gets_libvirts_defaults() {
-    let domain = accepted(&small("", ""));
+    let domain = accepted(&small("", "").replace(" machine='q35'", ""));
     assert_eq!((domain.memory, domain.vcpus), (64 << 20, 1));
-    assert_eq!(domain.os.machine, "q35");
+    assert_eq!(domain.os.machine, "pc");
     assert_eq!(domain.os.boot, Boot::Devices(vec![BootDevice::Hd]));
     assert_eq!(
         domain.devices.memballoon,
@@ -394,7 +394,7 @@ fn wrong_hardware_is_refused() {
         assert!(text.contains(expected), "{expected:?} is not in: {text}");
     }
     for devices in ["<watchdog model='itco'/>", "<controller type='pci' model='pcie-root-port'/>"] {
-        let xml = small(devices, "").replace("<type>hvm", "<type machine='pc'>hvm");
+        let xml = small(devices, "").replace("machine='q35'", "machine='pc'");
         assert!(refused(&xml).to_string().contains("needs a q35"));
     }
 }

@@ -80,7 +80,7 @@ pub enum VirtType {
 /// `<os>`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Os {
-    /// `<type machine=…>`, such as `q35` or `pc-i440fx-7.2`; default `q35`.
+    /// `<type machine=…>`, such as `q35` or `pc-i440fx-7.2`; default `pc`.
     pub machine: String,
     /// What boots.
     pub boot: Boot,

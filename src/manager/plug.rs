@@ -81,14 +81,20 @@ fn described(definition: &Definition, xml: &str, replaces: bool) -> Result<(Defi
 
 /// The target that a client's disk names; nothing else of it is believed here.
 pub fn target(xml: &str) -> Result<String, ManagerError> {
+    named(xml).map(|(_, target)| target)
+}
+
+/// Device and target that a client's disk names.
+fn named(xml: &str) -> Result<(String, String), ManagerError> {
     let disk = Tree::device(xml).map_err(super::definition::refused)?;
     let carrier = format!(
         "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices></domain>"
     );
     let tree = Tree::parse(carrier.as_bytes(), Strictness::Lenient).map_err(super::definition::refused)?.0;
-    let mut disks = tree.domain().map_err(super::definition::refused)?.devices.disks.into_iter();
+    // Which buses there are is the domain's to say: the board of this carrier means nothing.
+    let mut disks = tree.disk_targets();
     match (disks.next(), disks.next()) {
-        (Some(disk), None) => Ok(disk.target),
+        (Some((device, target)), None) => Ok((device.to_owned(), target.to_owned())),
         _ => Err(ManagerError::Unsupported("only disks are plugged while a domain runs".into())),
     }
 }
@@ -101,7 +107,10 @@ impl Manager {
         // What cannot be kept is not plugged in either.
         let kept =
             if impact.config { Some(described(&*self.definition(&domain)?, xml, false)?) } else { None };
-        if impact.live {
+        // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
+        if impact.live && self.has_drive(uuid, xml)? {
+            self.change_medium(uuid, xml, impact.force)?;
+        } else if impact.live {
             self.plug(uuid, xml, false, false)?;
         }
         if kept.is_some() {
@@ -111,6 +120,14 @@ impl Manager {
             })?;
         }
         Ok(())
+    }
+
+    /// Whether a client's disk is a drive that runs already.
+    fn has_drive(&self, uuid: DomainUuid, xml: &str) -> Result<bool, ManagerError> {
+        let (device, target) = named(xml)?;
+        let definition = self.live(uuid)?.definition.clone();
+        let disks = definition.map(|definition| definition.disks()).transpose()?.unwrap_or_default();
+        Ok(device == "cdrom" && disks.iter().any(|disk| disk.target == target))
     }
 
     /// Takes a disk out.

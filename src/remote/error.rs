@@ -214,6 +214,8 @@ impl std::convert::From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
         let code = match &error {
             StorageError::Argument(_) => Code::InvalidArgument,
+            // libvirt calls this one internal, and its conformance kit looks at that.
+            StorageError::Transient => Code::Internal,
             StorageError::Conflict(_) | StorageError::Driver(_) => Code::OperationFailed,
             StorageError::Exists(_) => Code::VolumeExists,
             StorageError::Lacks(_) => Code::NoSupport,

@@ -24,6 +24,9 @@ pub enum StorageError {
     /// It clashes with what there is.
     #[error("{0}")]
     Conflict(String),
+    /// A pool that is kept nowhere cannot be autostarted.
+    #[error("pool has no config file")]
+    Transient,
     /// No pool has this name.
     #[error("no storage pool with matching name '{0}'")]
     NoPoolName(String),

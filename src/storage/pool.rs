@@ -140,7 +140,7 @@ impl Pools {
         let _job = self.job();
         let mut pool = self.by_uuid(uuid)?;
         if !pool.persistent {
-            return Err(StorageError::Argument("pool has no config file".into()));
+            return Err(StorageError::Transient);
         }
         pool.autostart = autostart;
         self.put(&pool)

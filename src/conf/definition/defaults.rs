@@ -111,7 +111,7 @@ fn system(root: &mut Node, test: bool) {
             // Of libvirt's test driver, whose made-up host has no boards.
             kind.fill("arch", if test { "i686" } else { "x86_64" });
             if !test {
-                kind.fill("machine", "q35");
+                kind.fill("machine", "pc");
             }
         }
         if hvm

@@ -28,6 +28,14 @@ impl Definition {
         }
     }
 
+    /// Device and target of each of its disks, in order.
+    pub fn disk_targets(&self) -> impl Iterator<Item = (&str, &str)> {
+        let disks = self.root.child("devices").into_iter().flat_map(|devices| devices.all("disk"));
+        disks.filter_map(|disk| {
+            Some((disk.attribute("device").unwrap_or("disk"), disk.child("target")?.attribute("dev")?))
+        })
+    }
+
     /// Takes a disk out, by its target; `false` where there is none.
     pub fn remove_disk(&mut self, target: &str) -> bool {
         let Some(devices) = self.root.child_mut("devices") else { return false };

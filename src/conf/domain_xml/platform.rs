@@ -79,7 +79,7 @@ fn machine(os: View<'_>) -> Read<String> {
         return Err(view.unsupported_among(what, ["hvm"].into_iter()));
     }
     view.fixed("arch", &["x86_64"])?;
-    let Some(machine) = view.attribute("machine") else { return Ok("q35".to_owned()) };
+    let Some(machine) = view.attribute("machine") else { return Ok("pc".to_owned()) };
     let machine = option_name(view, "attribute machine of <type>", machine)?;
     let known = ["q35", "pc"].contains(&machine.as_str())
         || ["pc-q35-", "pc-i440fx-"].iter().any(|family| machine.starts_with(family));

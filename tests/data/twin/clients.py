@@ -1,4 +1,6 @@
 """What libvirt-python sees: the same calls on both daemons, one line for each result."""
+import os
+import re
 import sys
 import libvirt
 
@@ -76,4 +78,12 @@ say("destroy", pool.destroy)
 say("delete", lambda: pool.delete(0))
 say("undefine", pool.undefine)
 say("no pool", lambda: pool.info())
+os.mkdir(f"{directory}/images/leaf")
+pool = connection.storagePoolCreateXML(
+    f"<pool type='dir'><name>leaf</name><target><path>{directory}/images/leaf</path></target></pool>")
+say("autostart of what is kept nowhere", lambda: pool.setAutostart(1))
+say("destroy", pool.destroy)
+plain = connection.defineXML(DOMAIN.replace(" arch='x86_64' machine='pc-q35-7.2'", ""))
+say("board", lambda: re.search("machine='(pc(?!-q35)|)", plain.XMLDesc(0)).group(1))
+plain.undefine()
 connection.close()
