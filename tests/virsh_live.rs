@@ -236,6 +236,30 @@ fn disks_come_and_go_while_the_guest_runs() {
     host.rig.same_as(&before);
 }
 
+#[test]
+fn the_agents_channel_is_nobodys_console() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let agent = "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
+    let other =
+        "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.example.0'/></channel>";
+    for (name, channels) in [("only", agent.to_owned()), ("both", format!("{other}{agent}"))] {
+        host.says(&["define", &host.rig.bare(name, &channels)]);
+        host.says(&["start", name]);
+    }
+    let console = |words: &[&str], shows: &str| {
+        let mut talk = e2e_rig::terminal::Talk::new(host.command(&[&["console"][..], words].concat()));
+        talk.shows(shows);
+    };
+    console(&["only", "--devname", "channel0"], "in use by the QEMU guest agent");
+    console(&["only", "--devname", "channel00"], "in use by the QEMU guest agent");
+    console(&["only"], "no console");
+    console(&["both", "--devname", "channel1", "--force"], "in use by the QEMU guest agent");
+    console(&["both", "--devname", "channel0"], "Escape character");
+}
+
 fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
 }

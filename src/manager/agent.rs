@@ -1,7 +1,7 @@
 //! The guest's agent: asked through the domain's supervisor, one command at a time.
 //!
 //! What answers is the guest, which may be hostile: every answer is bounded in length, depth and time, and nothing of it
-//! is believed further than what was asked.
+//! is believed further than what was asked. Its channel is nobody's console.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,10 +17,12 @@ use crate::conf::domain::CharTarget;
 pub(super) const CHANNEL: &str = "org.qemu.guest_agent.0";
 /// How long an agent may take to say that it is there; libvirt waits as long.
 const SYNC: Duration = Duration::from_secs(5);
-/// The longest time that a client may ask for.
+/// The longest time that a command may take, its beginning included.
 const PATIENCE_MAX: Duration = Duration::from_secs(120);
 /// The longest answer in bytes.
 const ANSWER_MAX: usize = 4 << 20;
+/// How much is written at once, in bytes.
+const PIECE: usize = 4096;
 /// What an agent sends before an answer to `guest-sync-delimited`.
 const SENTINEL: u8 = 0xff;
 
@@ -46,16 +48,32 @@ struct Talk {
     until: Instant,
 }
 
+/// Whether a read or write is merely to be tried again, as long as there is time.
+fn again(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
+}
+
 impl Talk {
+    /// Writes it all within the time, however slowly the guest takes it.
     fn say(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
-        self.wait()?;
-        self.stream.write_all(bytes).map_err(silent)
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            self.wait()?;
+            // A longer write would wait anew for each piece of it.
+            match self.stream.write(rest.get(..PIECE).unwrap_or(rest)) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if again(&error) => {}
+                Err(error) => return Err(silent(error)),
+            }
+        }
+        Ok(())
     }
 
     fn wait(&mut self) -> Result<(), AgentError> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(silent("it took too long"));
+            return Err(silent("QEMU guest agent is not connected: it did not answer in time"));
         }
         self.stream.set_read_timeout(Some(left)).map_err(silent)?;
         self.stream.set_write_timeout(Some(left)).map_err(silent)
@@ -64,11 +82,15 @@ impl Talk {
     /// Reads up to and with a byte.
     fn until(&mut self, end: u8) -> Result<Vec<u8>, AgentError> {
         let mut chunk = [0; 4096];
+        // What was looked at already.
+        let mut seen = 0;
         loop {
-            if let Some(at) = self.pending.iter().position(|byte| *byte == end) {
-                let rest = self.pending.split_off(at + 1);
+            let new = self.pending.get(seen..).unwrap_or_default();
+            if let Some(at) = new.iter().position(|byte| *byte == end) {
+                let rest = self.pending.split_off(seen + at + 1);
                 return Ok(std::mem::replace(&mut self.pending, rest));
             }
+            seen = self.pending.len();
             if self.pending.len() > ANSWER_MAX {
                 return Err(silent("its answer has no end"));
             }
@@ -76,7 +98,7 @@ impl Talk {
             let length = match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(silent("its channel was closed")),
                 Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) if again(&error) => continue,
                 Err(_) => return Err(silent("QEMU guest agent is not connected")),
             };
             self.pending.extend_from_slice(chunk.get(..length).unwrap_or_default());
@@ -129,22 +151,38 @@ fn converse(
     patience: Duration,
     answers: bool,
 ) -> Result<Value, AgentError> {
-    let mut talk = Talk { stream, pending: early, until: Instant::now() + SYNC.min(patience) };
+    let begin = Instant::now();
+    let mut talk = Talk { stream, pending: early, until: begin + SYNC.min(patience) };
     talk.sync(u32::try_from(crate::driver::draw() >> 33).unwrap_or(1))?;
-    talk.until = Instant::now() + patience;
+    talk.until = begin + patience;
     talk.say(format!("{command}\n").as_bytes())?;
     if answers { talk.answer() } else { Ok(Value::Null) }
 }
 
+fn is_agents(target: &CharTarget) -> bool {
+    matches!(target, CharTarget::Channel(name) if name == CHANNEL)
+}
+
 impl Manager {
+    /// Whether a console of a domain that runs is the channel of the guest's agent, which answers only what
+    /// [`Manager::agent`] asks: nobody talks to it who may merely open consoles.
+    pub fn is_agent(&self, uuid: DomainUuid, alias: &str) -> Result<bool, ManagerError> {
+        let Some(number) = alias.strip_prefix("channel") else { return Ok(false) };
+        let live = self.live(uuid)?;
+        // Where svirtd does not know what runs, any channel may be it.
+        let Some(definition) = &live.definition else { return Ok(true) };
+        let channels = definition.to_start()?.devices.channels;
+        let channel = number.parse().ok().and_then(|at: usize| channels.get(at));
+        Ok(channel.is_none_or(|channel| is_agents(&channel.target)))
+    }
+
     /// The alias of the channel that the agent listens to.
     pub(super) fn agent_alias(&self, uuid: DomainUuid) -> Result<String, ManagerError> {
         let live = self.live(uuid)?;
         let lacks = || ManagerError::NoAgent("QEMU guest agent is not configured".into());
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
         let channels = definition.to_start()?.devices.channels;
-        let agent = |target: &CharTarget| matches!(target, CharTarget::Channel(name) if name == CHANNEL);
-        let at = channels.iter().position(|channel| agent(&channel.target)).ok_or_else(lacks)?;
+        let at = channels.iter().position(|channel| is_agents(&channel.target)).ok_or_else(lacks)?;
         Ok(format!("channel{at}"))
     }
 
@@ -225,6 +263,40 @@ mod tests {
         let guest = guest(|command| sync_answer(command).unwrap_or_else(|| error.to_vec()));
         let told = ask(guest).unwrap_err().to_string();
         assert!(told.ends_with("no[2J"), "{told}");
+    }
+
+    #[test]
+    fn one_that_takes_forever_to_listen_has_one_limit() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let slow = std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            // Each piece comes well within the limit; all of them take a minute.
+            while theirs.read(&mut chunk).is_ok_and(|length| length > 0) {
+                std::thread::sleep(Duration::from_millis(15));
+            }
+        });
+        let mut talk =
+            Talk { stream: ours, pending: Vec::new(), until: Instant::now() + Duration::from_millis(500) };
+        let told = talk.say(&vec![b'x'; 16 << 20]).unwrap_err();
+        assert!(told.to_string().contains("in time"), "{told}");
+        drop(talk);
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn answers_in_pieces_are_found_whole() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut talk =
+            Talk { stream: ours, pending: b"a".to_vec(), until: Instant::now() + Duration::from_secs(60) };
+        let pieces = std::thread::spawn(move || {
+            for piece in [&b"b"[..], b"c\nd", b"e\n"] {
+                theirs.write_all(piece).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        assert_eq!(talk.until(b'\n').unwrap(), b"abc\n");
+        assert_eq!(talk.until(b'\n').unwrap(), b"de\n");
+        pieces.join().unwrap();
     }
 
     #[test]

@@ -256,6 +256,13 @@ fn console(call: &Call<'_>, header: Header) -> Result<Console, Failure> {
     if live.control.is_empty() {
         return Err(Failure::unsupported(call.procedure.api()));
     }
+    let (manager, uuid) = target.parts();
+    if let Some(alias) = alias
+        && manager.is_agent(uuid, alias)?
+    {
+        let text = format!("character device {alias} is in use by the QEMU guest agent");
+        return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
+    }
     // Every console has one user only, so all are as safe as that flag asks for.
     let force = flags & CONSOLE_FORCE != 0;
     Ok(Console { header, control: live.control.clone(), alias: alias.map(Into::into), force })

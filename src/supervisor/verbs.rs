@@ -112,9 +112,12 @@ impl Server {
     fn attach(&mut self, client: u64, alias: Option<&str>, force: bool) {
         let now = Instant::now();
         let wanted = |alias: &str| self.consoles.iter().position(|console| console.alias == alias);
-        let index = alias.map_or((!self.consoles.is_empty()).then_some(0), wanted);
+        // A channel, the guest agent's say, is nobody's console unless it is asked for by name.
+        let first = || self.consoles.iter().position(|console| !is_channel(&console.alias));
+        let index = alias.map_or_else(first, wanted);
         let Some(console) = index.and_then(|index| self.consoles.get_mut(index)) else {
-            let refusal = no_console(alias, self.consoles.iter().map(|console| console.alias.as_str()));
+            let all = self.consoles.iter().map(|console| console.alias.as_str());
+            let refusal = no_console(alias, all.filter(|other| alias.is_some() || !is_channel(other)));
             return self.control.answer(client, &Answer::Refused(refusal), now);
         };
         let answer = Answer::Attached { alias: console.alias.clone() };
@@ -135,6 +138,10 @@ impl Server {
             self.control.dismiss(socket, &Answer::Refused(refusal), now);
         }
     }
+}
+
+fn is_channel(alias: &str) -> bool {
+    alias.starts_with("channel")
 }
 
 fn word(verb: &Verb) -> &'static str {
