@@ -32,6 +32,14 @@ pub struct Plug {
     pub note: String,
 }
 
+impl Plug {
+    /// Which device or medium it is.
+    #[must_use]
+    pub fn gone(&self) -> Gone {
+        Gone { alias: self.alias.clone(), medium: matches!(self.steps.top, Top::Medium { .. }) }
+    }
+}
+
 /// What QEMU is told, in order: descriptors, nodes, the device or the medium.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,12 +149,20 @@ pub fn check_steps(steps: &PlugSteps) -> Result<(), PlugError> {
     if !is_name(&steps.alias) || steps.sets.len() > SETS_MAX || steps.nodes.len() > 2 * SETS_MAX {
         return wrong("its alias is none, or it has too many layers");
     }
+    let mut nodes = Nodes::default();
     for node in &steps.nodes {
-        check_node(node, &steps.sets)?;
+        nodes.check(node, &steps.sets)?;
     }
+    let mut sets: Vec<u32> = steps.sets.iter().map(|grant| grant.set).collect();
+    sets.sort_unstable();
+    nodes.sets.sort_unstable();
+    if nodes.sets != sets {
+        return wrong("each of its descriptors is for one node");
+    }
+    let top = nodes.names.last().map(String::as_str);
     match &steps.top {
-        Top::Device { object } => check_device(object, &steps.alias),
-        Top::Medium { node: Some(node), .. } if !is_name(node) => wrong("its node has no name"),
+        Top::Device { object } => check_device(object, &steps.alias, top),
+        Top::Medium { node, .. } if node.as_deref() != top => wrong("its medium is not its topmost node"),
         Top::Medium { .. } => Ok(()),
     }
 }
@@ -167,9 +183,33 @@ fn object(text: &str) -> Result<serde_json::Map<String, Value>, PlugError> {
     serde_json::from_str(text).or_else(|_| wrong("an object is no JSON"))
 }
 
-/// A node is a file in one of the plug's own sets, or a format over another node.
-fn check_node(text: &str, sets: &[SetGrant]) -> Result<(), PlugError> {
-    let object = object(text)?;
+/// The nodes of a plug, the lowest first: each is over those before it and over nothing else.
+#[derive(Default)]
+struct Nodes {
+    names: Vec<String>,
+    /// The sets that they use.
+    sets: Vec<u32>,
+}
+
+impl Nodes {
+    fn check(&mut self, text: &str, sets: &[SetGrant]) -> Result<(), PlugError> {
+        let object = object(text)?;
+        self.sets.extend(check_node(&object, sets)?);
+        let below = ["file", "backing"].into_iter().filter_map(|key| object.get(key)?.as_str());
+        if let Some(other) = below.into_iter().find(|below| !self.names.iter().any(|name| name == below)) {
+            return wrong(format!("a node is over {other:?}, which is none of the plug's before it"));
+        }
+        let name = object.get("node-name").and_then(Value::as_str).unwrap_or_default();
+        if self.names.iter().any(|other| other == name) {
+            return wrong(format!("two nodes are called {name}"));
+        }
+        self.names.push(name.to_owned());
+        Ok(())
+    }
+}
+
+/// A node is a file in one of the plug's own sets, which is told, or a format over another node.
+fn check_node(object: &serde_json::Map<String, Value>, sets: &[SetGrant]) -> Result<Option<u32>, PlugError> {
     let word = |key: &str| object.get(key).and_then(Value::as_str);
     let known: &[&str] = match word("driver") {
         Some("file" | "host_device") => &[
@@ -195,10 +235,10 @@ fn check_node(text: &str, sets: &[SetGrant]) -> Result<(), PlugError> {
     }
     if let Some(filename) = object.get("filename") {
         let own = |set: &SetGrant| filename.as_str() == Some(format!("/dev/fdset/{}", set.set).as_str());
-        if !sets.iter().any(own) || word("locking") != Some("off") {
-            return wrong("a node names a file that is not its own descriptor");
-        }
-        return Ok(());
+        return match sets.iter().find(|set| own(set)) {
+            Some(grant) if word("locking") == Some("off") => Ok(Some(grant.set)),
+            _ => wrong("a node names a file that is not its own descriptor"),
+        };
     }
     // Without a backing node, or null for none, QEMU would follow the path in the header.
     let backing = object.get("backing");
@@ -206,14 +246,17 @@ fn check_node(text: &str, sets: &[SetGrant]) -> Result<(), PlugError> {
     if !word("file").is_some_and(is_name) || (word("driver") == Some("qcow2") && !named) {
         return wrong("a format node names no node below it");
     }
-    Ok(())
+    Ok(None)
 }
 
 const DEVICES: &[&str] = &["virtio-blk-pci", "scsi-hd", "scsi-cd", "usb-storage"];
 
-fn check_device(text: &str, alias: &str) -> Result<(), PlugError> {
+fn check_device(text: &str, alias: &str, top: Option<&str>) -> Result<(), PlugError> {
     let object = object(text)?;
     let word = |key: &str| object.get(key).and_then(Value::as_str);
+    if object.get("drive").is_some() != top.is_some() || word("drive") != top {
+        return wrong("the device does not use the plug's topmost node");
+    }
     if !word("driver").is_some_and(|driver| DEVICES.contains(&driver)) || word("id") != Some(alias) {
         return wrong("the device is none that may be plugged in");
     }
@@ -257,13 +300,50 @@ mod tests {
     }
 
     const NODE: &str = r#"{"driver":"file","node-name":"vdb-0-storage","filename":"/dev/fdset/9","locking":"off","read-only":false}"#;
+    const FORMAT: &str =
+        r#"{"driver":"qcow2","node-name":"vdb-0-format","file":"vdb-0-storage","backing":null}"#;
+
+    fn formatted(format: &str) -> PlugSteps {
+        let mut steps = steps(NODE, DEVICE);
+        steps.nodes.push(format.into());
+        steps
+    }
+
     const DEVICE: &str = r#"{"driver":"virtio-blk-pci","id":"virtio-disk1","drive":"vdb-0-format"}"#;
 
     #[test]
     fn a_disk_in_its_own_set_is_let_through() {
-        check_steps(&steps(NODE, DEVICE)).unwrap();
-        let format = r#"{"driver":"qcow2","node-name":"vdb-0-format","file":"vdb-0-storage","backing":null}"#;
-        check_steps(&steps(format, DEVICE)).unwrap();
+        check_steps(&steps(NODE, &DEVICE.replace("format", "storage"))).unwrap();
+        check_steps(&formatted(FORMAT)).unwrap();
+    }
+
+    #[test]
+    fn what_belongs_to_another_disk_is_refused() {
+        for format in [
+            FORMAT.replace("vdb-0-storage", "vda-0-storage"),
+            FORMAT.replace("null", r#""vda-0-format""#),
+            FORMAT.replace("vdb-0-format", "vdb-0-storage"),
+            FORMAT.replace("vdb-0-storage", "vdb-0-format"),
+        ] {
+            assert!(check_steps(&formatted(&format)).is_err(), "{format}");
+        }
+        let other = DEVICE.replace("vdb-0-format", "vda-0-format");
+        for device in
+            [other, DEVICE.replace("format", "storage"), DEVICE.replace(r#","drive":"vdb-0-format""#, "")]
+        {
+            let top = Top::Device { object: device.clone() };
+            assert!(check_steps(&PlugSteps { top, ..formatted(FORMAT) }).is_err(), "{device}");
+        }
+        for node in [None, Some("vda-0-format".into()), Some("vdb-0-storage".into())] {
+            let top = Top::Medium { node, force: false };
+            assert!(check_steps(&PlugSteps { top, ..formatted(FORMAT) }).is_err());
+        }
+        let mut unused = formatted(FORMAT);
+        unused.sets.push(SetGrant { slot: Slot::new("disk:vdb:1").unwrap(), set: 10 });
+        assert!(check_steps(&unused).is_err());
+        let mut twice = formatted(FORMAT);
+        twice.sets.push(SetGrant { slot: Slot::new("disk:vdb:1").unwrap(), set: 9 });
+        assert!(check_steps(&twice).is_err());
     }
 
     #[test]
@@ -278,14 +358,15 @@ mod tests {
             r#"{"driver":"raw","node-name":"a","file":{"driver":"file","filename":"/x"}}"#.into(),
             "[]".into(),
         ] {
-            assert!(check_steps(&steps(&node, DEVICE)).is_err(), "{node}");
+            assert!(check_steps(&steps(&node, &DEVICE.replace("format", "storage"))).is_err(), "{node}");
         }
         for device in [
             DEVICE.replace("virtio-blk-pci", "vfio-pci"),
             DEVICE.replace("virtio-disk1", "other"),
             DEVICE.replace("drive", "romfile"),
         ] {
-            assert!(check_steps(&steps(NODE, &device)).is_err(), "{device}");
+            let top = Top::Device { object: device.clone() };
+            assert!(check_steps(&PlugSteps { top, ..formatted(FORMAT) }).is_err(), "{device}");
         }
     }
 }
