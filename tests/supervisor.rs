@@ -3,14 +3,17 @@
 
 mod supervisor_rig;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use supervisor_rig::{Rig, Wish, ask_on, greet, play, possible, possible_with_qemu, read_until};
-use svirt::base::Layer;
+use svirt::base::{Layer, Slot};
+use svirt::privsep::plug::{PlugSteps, SetGrant, Top, UnplugSteps};
 use svirt::privsep::supervisor::{Answer, Ended, Report, Verb};
 use svirt::qmp::LINE_MAX;
-use svirt::sys::{cred, pidfd, process};
+use svirt::sys::{cred, memfd, pidfd, process, scm};
 
 fn qemu() -> Wish {
     Wish { qemu: Some(vec![]), vnc_max: 1, ..Wish::default() }
@@ -302,6 +305,175 @@ fn the_definition_decides_what_follows_a_guests_end() {
     rig.monitor.as_ref().unwrap().write_all(sent.as_bytes()).unwrap();
     assert_eq!(names.recv_timeout(Duration::from_secs(10)).unwrap(), "system_reset");
     assert_eq!(names.recv_timeout(Duration::from_secs(10)).unwrap(), "cont");
+}
+
+/// Sends a plug's verb with its description, as root's labeller does; the answer comes on the stream.
+fn plug_verb(rig: &Rig, verb: &Verb, steps: &impl serde::Serialize) -> UnixStream {
+    let stream = rig.connect("control");
+    let text = memfd::sealed("plug", &serde_json::to_vec(steps).unwrap()).unwrap();
+    let file = memfd::sealed("image", b"").unwrap();
+    let fds = if *verb == Verb::Plug { vec![text.as_fd(), file.as_fd()] } else { vec![text.as_fd()] };
+    let mut line = serde_json::to_vec(verb).unwrap();
+    line.push(b'\n');
+    assert_eq!(scm::send(stream.as_fd(), &line, &fds).unwrap(), line.len());
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+}
+
+fn plug_answer(stream: UnixStream) -> Answer {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+/// A device model that the test plays by hand, beyond its start.
+struct Played {
+    lines: Lines<BufReader<UnixStream>>,
+    monitor: UnixStream,
+}
+
+impl Played {
+    fn new(rig: &Rig) -> Self {
+        let monitor = rig.monitor.as_ref().unwrap().try_clone().unwrap();
+        let peer = rig.monitor.as_ref().unwrap().try_clone().unwrap();
+        let id = std::thread::spawn(move || greet(&peer, "cont"));
+        rig.report().unwrap();
+        let id = id.join().unwrap();
+        let mut played = Self { lines: BufReader::new(monitor.try_clone().unwrap()).lines(), monitor };
+        played.says(&format!(r#"{{"return": {{}}, "id": "{id}"}}"#));
+        while rig.report().unwrap() != Report::Running {}
+        played.monitor.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        played
+    }
+
+    fn says(&mut self, line: &str) {
+        self.monitor.write_all(format!("{line}\r\n").as_bytes()).unwrap();
+    }
+
+    /// The id of the next command, which must be this one.
+    fn hears(&mut self, command: &str) -> String {
+        let line: serde_json::Value = serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["execute"], command);
+        line["id"].as_str().unwrap().to_owned()
+    }
+
+    fn refuses(&mut self, id: &str, class: &str, text: &str) {
+        self.says(&format!(r#"{{"error": {{"class": "{class}", "desc": "{text}"}}, "id": "{id}"}}"#));
+    }
+
+    fn does(&mut self, command: &str) {
+        let id = self.hears(command);
+        self.says(&format!(r#"{{"return": {{}}, "id": "{id}"}}"#));
+    }
+}
+
+fn unplug() -> UnplugSteps {
+    let nodes = vec!["vdb-0-format".into(), "vdb-0-storage".into()];
+    UnplugSteps { alias: "virtio-disk1".into(), medium: false, force: false, nodes, sets: vec![9] }
+}
+
+/// Seconds of processor time of a process.
+fn seconds_used(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) / 100
+}
+
+#[test]
+fn a_device_model_that_answers_late_answers_nobody_else() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish::default());
+    let mut played = Played::new(&rig);
+    let asked = plug_verb(&rig, &Verb::Unplug, &unplug());
+    let late = played.hears("device_del");
+    // Nothing is known of what it did; waiting for it costs nothing.
+    assert_eq!(plug_answer(asked), Answer::Pending);
+    assert!(seconds_used(rig.supervisor.pid) < 5, "{} s", seconds_used(rig.supervisor.pid));
+    let asked = plug_verb(&rig, &Verb::Unplug, &unplug());
+    let id = played.hears("device_del");
+    played.refuses(&late, "GenericError", "too late");
+    played.refuses(&id, "DeviceNotFound", "no such device");
+    for command in ["blockdev-del", "blockdev-del", "remove-fd"] {
+        played.does(command);
+    }
+    assert_eq!(plug_answer(asked), Answer::Done);
+}
+
+#[test]
+fn what_is_in_use_is_not_taken_for_gone() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish::default());
+    let mut played = Played::new(&rig);
+    let gone = r#"{"event": "DEVICE_DELETED", "data": {"device": "virtio-disk1", "path": "/x"}}"#;
+    let asked = plug_verb(&rig, &Verb::Unplug, &unplug());
+    played.does("device_del");
+    played.says(gone);
+    let id = played.hears("blockdev-del");
+    played.refuses(&id, "GenericError", "Node 'vdb-0-format' is busy: node is used as backing hd");
+    let told = plug_answer(asked);
+    assert!(matches!(&told, Answer::Refused(refusal) if refusal.rule.contains("is busy")), "{told:?}");
+
+    // The next time part of it is gone.
+    let asked = plug_verb(&rig, &Verb::Unplug, &unplug());
+    let id = played.hears("device_del");
+    played.refuses(&id, "DeviceNotFound", "Device 'virtio-disk1' not found");
+    let id = played.hears("blockdev-del");
+    played.refuses(&id, "GenericError", "Failed to find node with node-name='vdb-0-format'");
+    played.does("blockdev-del");
+    let id = played.hears("remove-fd");
+    played.refuses(&id, "GenericError", "File descriptor named 'fdset-id:9' not found");
+    assert_eq!(plug_answer(asked), Answer::Done);
+
+    // A medium that the guest does not give away is not gone either.
+    let medium = UnplugSteps { alias: "sata0-0-0".into(), medium: true, ..unplug() };
+    let asked = plug_verb(&rig, &Verb::Unplug, &medium);
+    played.does("blockdev-open-tray");
+    let id = played.hears("blockdev-remove-medium");
+    played.refuses(&id, "GenericError", "Tray of device 'sata0-0-0' is not open");
+    assert!(matches!(plug_answer(asked), Answer::Refused(_)));
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_not_said_to_be() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish::default());
+    let mut played = Played::new(&rig);
+    let node = r#"{"driver":"file","node-name":"vdb-0-storage","filename":"/dev/fdset/9","locking":"off"}"#;
+    let object = r#"{"driver":"virtio-blk-pci","id":"virtio-disk1","drive":"vdb-0-storage"}"#;
+    let steps = PlugSteps {
+        alias: "virtio-disk1".into(),
+        sets: vec![SetGrant { slot: Slot::new("disk:vdb:0").unwrap(), set: 9 }],
+        nodes: vec![node.into()],
+        top: Top::Device { object: object.into() },
+    };
+    for (class, text, known) in [
+        ("GenericError", "File descriptor named 'fdset-id:9' not found", true),
+        ("GenericError", "something else", false),
+    ] {
+        let asked = plug_verb(&rig, &Verb::Plug, &steps);
+        played.does("add-fd");
+        played.does("blockdev-add");
+        let id = played.hears("device_add");
+        played.refuses(&id, "GenericError", "no slot is free");
+        played.does("blockdev-del");
+        let id = played.hears("remove-fd");
+        played.refuses(&id, class, text);
+        let told = plug_answer(asked);
+        match told {
+            Answer::Refused(refusal) => assert!(known && refusal.rule.contains("no slot is free")),
+            other => assert!(!known && other == Answer::Pending, "{other:?}"),
+        }
+    }
+    // What is not the plug's own is refused here too.
+    let foreign = PlugSteps { top: Top::Device { object: object.replace("vdb", "vda") }, ..steps };
+    let told = plug_answer(plug_verb(&rig, &Verb::Plug, &foreign));
+    assert!(matches!(&told, Answer::Refused(refusal) if refusal.rule.contains("topmost node")), "{told:?}");
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Server {
             )),
             (Purpose::Client(ticket), outcome) => self.answered(ticket, outcome),
             (Purpose::Lifecycle, _) => {}
-            (Purpose::Plug, outcome) => self.plug_reply(outcome),
+            (Purpose::Plug(ticket), outcome) => self.plug_reply(ticket, outcome),
             (purpose, outcome) => self.vnc_reply(purpose, outcome),
         }
     }

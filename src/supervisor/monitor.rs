@@ -42,8 +42,8 @@ pub(super) enum Purpose {
     VncAdd,
     /// The domain's lifecycle actions; nobody waits.
     Lifecycle,
-    /// The next step of plugging a device.
-    Plug,
+    /// A step of plugging a device, with the row's ticket.
+    Plug(u64),
 }
 
 /// The connection.

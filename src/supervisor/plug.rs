@@ -6,8 +6,8 @@
 //! unplug:  device_del ─▶ DEVICE_DELETED ─▶ blockdev-del… ─▶ remove-fd… ─▶ done
 //! ```
 //!
-//! What QEMU is told was held to closed lists by the labeller, and is again here. While it runs, the gate lets the calls
-//! of [`WINDOW`] through, and nothing else.
+//! What QEMU is told was held to closed lists by the labeller, and is again here. While a command runs that may load a
+//! module, the gate lets the calls of [`WINDOW`] through, and nothing else.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -43,6 +43,8 @@ struct Step {
     undo: Option<(&'static str, Value)>,
     /// What follows where QEMU refuses it.
     refused: Refused,
+    /// Whether QEMU makes the calls of [`WINDOW`] for it.
+    window: bool,
 }
 
 /// What follows from a refused step.
@@ -50,20 +52,33 @@ struct Step {
 enum Refused {
     /// Everything is taken back.
     Fails,
-    /// It is as good as done.
-    Passes,
-    /// It is as good as done where there is no such device.
+    /// It is as good as done where QEMU has nothing of this name.
     PassesWithout,
+    /// The same, and the rest is taken back all the same where it is refused for another reason.
+    Back,
+}
+
+/// Whether QEMU refuses because it has nothing of this name: of blockdev-del and remove-fd only the text tells, which
+/// has been the same since QEMU 2.9.
+fn is_not_there(failure: &Failure) -> bool {
+    failure.class == "DeviceNotFound"
+        || failure.description.starts_with("Failed to find node with node-name=")
+        || (failure.description.starts_with("File descriptor named ")
+            && failure.description.ends_with(" not found"))
 }
 
 /// The device that is being plugged.
 #[derive(Debug)]
 pub(super) struct Plugging {
     client: u64,
+    /// Which row it is: an answer to a command of an earlier one is not for this.
+    ticket: u64,
     steps: VecDeque<Step>,
     running: Option<Step>,
     undo: Vec<(&'static str, Value)>,
     failure: Option<Refusal>,
+    /// Whether something could not be taken back, so that nobody knows what is there.
+    unsure: bool,
     /// Whose DEVICE_DELETED is waited for, and until when.
     awaited: Option<(String, Instant)>,
     until: Instant,
@@ -72,12 +87,51 @@ pub(super) struct Plugging {
 impl Plugging {
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        Some(self.awaited.as_ref().map_or(self.until, |(_, until)| *until))
+        match &self.awaited {
+            // A guest that was not asked yet has nothing to answer.
+            Some((_, until)) if self.running.is_none() => Some(*until.min(&self.until)),
+            _ => Some(self.until),
+        }
+    }
+
+    /// What follows from an answer of QEMU's.
+    fn answered(&mut self, step: Step, outcome: Result<Value, Failure>) -> Next {
+        let Err(failure) = outcome else {
+            self.undo.extend(step.undo);
+            // The guest is asked; the event says when it has let go.
+            let waits = step.execute == "device_del" && self.awaited.is_some();
+            return if waits { Next::Wait } else { Next::Goes };
+        };
+        if step.refused != Refused::Fails && is_not_there(&failure) {
+            self.awaited = None;
+        } else if step.refused == Refused::Back {
+            self.unsure = true;
+        } else {
+            self.failure = Some(Refusal::new(
+                Layer::DeviceModel,
+                step.execute.replace(['-', '_'], " "),
+                "a device",
+                failure.to_string(),
+                "see what the definition and the machine allow",
+            ));
+            let undo = std::mem::take(&mut self.undo).into_iter().rev();
+            let back =
+                |(execute, arguments)| Step { refused: Refused::Back, ..self::step(execute, arguments) };
+            self.steps = undo.map(back).collect();
+        }
+        Next::Goes
     }
 }
 
+/// Whether a row goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Goes,
+    Wait,
+}
+
 fn step(execute: &'static str, arguments: Value) -> Step {
-    Step { execute, arguments, fd: None, undo: None, refused: Refused::Fails }
+    Step { execute, arguments, fd: None, undo: None, refused: Refused::Fails, window: false }
 }
 
 impl Server {
@@ -96,18 +150,19 @@ impl Server {
             Err(rule) => return self.control.answer(client, &refuse(rule), now),
         };
         // Not a ticket of a command: the answer comes when the whole row is done.
-        self.control.wait(client, verb.clone(), now);
+        let ticket = self.control.wait(client, verb.clone(), now);
         let awaited = awaited.map(|alias| (alias, now + RELEASE));
         self.plugging = Some(Plugging {
             client,
+            ticket,
             steps,
             running: None,
             undo: Vec::new(),
             failure: None,
+            unsure: false,
             awaited,
             until: now + LIMIT,
         });
-        self.gate.book.open_window(WINDOW, now + LIMIT);
         self.plug_next();
     }
 
@@ -117,9 +172,13 @@ impl Server {
         let Some(mut step) = plugging.steps.pop_front() else { return self.plug_over() };
         let fd = step.fd.take();
         let (execute, arguments) = (step.execute, step.arguments.clone());
+        if step.window {
+            self.gate.book.open_window(WINDOW, plugging.until);
+        }
         plugging.running = Some(step);
+        let purpose = Purpose::Plug(plugging.ticket);
         let sent: Result<(), MonitorError> = match &mut self.monitor {
-            Some(monitor) => monitor.command(execute, &arguments, Purpose::Plug, fd),
+            Some(monitor) => monitor.command(execute, &arguments, purpose, fd),
             None => Err(MonitorError::Closed),
         };
         if let Err(error) = sent {
@@ -128,45 +187,15 @@ impl Server {
         }
     }
 
-    /// QEMU answered a step.
-    pub(super) fn plug_reply(&mut self, outcome: Result<Value, Failure>) {
-        let Some(plugging) = &mut self.plugging else { return };
+    /// QEMU answered a step of the row with this ticket.
+    pub(super) fn plug_reply(&mut self, ticket: u64, outcome: Result<Value, Failure>) {
+        let Some(plugging) = self.plugging.as_mut().filter(|it| it.ticket == ticket) else { return };
         let Some(step) = plugging.running.take() else { return };
-        match outcome {
-            Ok(_) => {
-                plugging.undo.extend(step.undo);
-                if step.execute == "device_del" && plugging.awaited.is_some() {
-                    // The guest is asked; the event says when it has let go.
-                    return;
-                }
-            }
-            Err(failure) => {
-                let gone = failure.class == "DeviceNotFound";
-                let passes = match step.refused {
-                    Refused::Passes => true,
-                    Refused::PassesWithout => gone,
-                    Refused::Fails => false,
-                };
-                if passes {
-                    plugging.awaited = None;
-                } else if plugging.failure.is_none() {
-                    plugging.failure = Some(Refusal::new(
-                        Layer::DeviceModel,
-                        step.execute.replace(['-', '_'], " "),
-                        "a device",
-                        failure.to_string(),
-                        "see what the definition and the machine allow",
-                    ));
-                    let undo = std::mem::take(&mut plugging.undo).into_iter().rev();
-                    let back = |(execute, arguments)| Step {
-                        refused: Refused::Passes,
-                        ..self::step(execute, arguments)
-                    };
-                    plugging.steps = undo.map(back).collect();
-                }
-            }
+        // All calls that QEMU made for it are answered before it answers.
+        self.gate.book.close_window();
+        if plugging.answered(step, outcome) == Next::Goes {
+            self.plug_next();
         }
-        self.plug_next();
     }
 
     /// Goes on once the guest has let the device go.
@@ -203,7 +232,6 @@ impl Server {
         if plugging.awaited.as_ref().is_some_and(|(_, until)| *until <= now) && plugging.running.is_none() {
             let client = plugging.client;
             self.plugging = None;
-            self.gate.book.close_window();
             self.control.answer(client, &Answer::Pending, now);
         } else if plugging.until <= now {
             plugging.failure.get_or_insert_with(|| {
@@ -222,7 +250,7 @@ impl Server {
     fn plug_over(&mut self) {
         let Some(plugging) = self.plugging.take() else { return };
         self.gate.book.close_window();
-        let unknown = plugging.running.is_some() || self.monitor.is_none();
+        let unknown = plugging.running.is_some() || plugging.unsure || self.monitor.is_none();
         let answer = match plugging.failure {
             // What QEMU did not answer it may have done.
             _ if unknown => Answer::Pending,
@@ -260,14 +288,12 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
     for node in &steps.nodes {
         let arguments: Value = serde_json::from_str(node).map_err(|error| error.to_string())?;
         let undo = arguments.get("node-name").map(|name| ("blockdev-del", json!({ "node-name": name })));
-        row.push_back(Step { undo, ..step("blockdev-add", arguments) });
+        row.push_back(Step { undo, window: true, ..step("blockdev-add", arguments) });
     }
     match &steps.top {
         Top::Device { object } => {
-            row.push_back(step(
-                "device_add",
-                serde_json::from_str(object).map_err(|error| error.to_string())?,
-            ));
+            let arguments = serde_json::from_str(object).map_err(|error| error.to_string())?;
+            row.push_back(Step { window: true, ..step("device_add", arguments) });
         }
         Top::Medium { node, force } => {
             tray(&mut row, &steps.alias, *force);
@@ -281,11 +307,11 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
     Ok((row, None))
 }
 
-/// An empty drive has no medium to remove, and an open tray stays open.
+/// An open tray stays open.
 fn tray(row: &mut VecDeque<Step>, alias: &str, force: bool) {
     row.push_back(step("blockdev-open-tray", json!({ "id": alias, "force": force })));
-    let remove = step("blockdev-remove-medium", json!({ "id": alias }));
-    row.push_back(Step { refused: Refused::Passes, ..remove });
+    // QEMU does nothing where there is none, and refuses where the guest holds the tray shut.
+    row.push_back(step("blockdev-remove-medium", json!({ "id": alias })));
 }
 
 fn unplug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
@@ -299,9 +325,39 @@ fn unplug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
         let remove = step("device_del", json!({ "id": steps.alias }));
         row.push_back(Step { refused: Refused::PassesWithout, ..remove });
     }
-    // What was taken out in part before is gone already.
-    let gone = |execute, arguments| Step { refused: Refused::Passes, ..step(execute, arguments) };
+    // What was taken out in part before is gone already; what is in use is not.
+    let gone = |execute, arguments| Step { refused: Refused::PassesWithout, ..step(execute, arguments) };
     row.extend(steps.nodes.iter().map(|node| gone("blockdev-del", json!({ "node-name": node }))));
     row.extend(steps.sets.iter().map(|set| gone("remove-fd", json!({ "fdset-id": set }))));
     Ok((row, (!steps.medium).then(|| steps.alias.clone())))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::sys::memfd;
+
+    fn text(value: &Value) -> OwnedFd {
+        memfd::sealed("plug", value.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_window_is_for_what_may_load_a_module() {
+        let node = r#"{"driver":"file","node-name":"a","filename":"/dev/fdset/9","locking":"off"}"#;
+        let device = r#"{"driver":"virtio-blk-pci","id":"d","drive":"a"}"#;
+        let steps = json!({ "alias": "d", "sets": [{ "slot": "a", "set": 9 }], "nodes": [node],
+            "top": { "top": "device", "object": device } });
+        let (row, _) = plug_steps(vec![text(&steps), text(&json!(0))]).unwrap();
+        let open = |row: &VecDeque<Step>| -> Vec<&str> {
+            row.iter().filter(|step| step.window).map(|step| step.execute).collect()
+        };
+        assert_eq!(open(&row), ["blockdev-add", "device_add"]);
+        assert_eq!(row.len(), 3);
+        for medium in [true, false] {
+            let steps = json!({ "alias": "d", "medium": medium, "force": true, "nodes": ["a"], "sets": [9] });
+            let (row, _) = unplug_steps(vec![text(&steps)]).unwrap();
+            assert_eq!(open(&row), [""; 0]);
+        }
+    }
 }
