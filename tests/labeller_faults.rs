@@ -218,3 +218,84 @@ fn a_plug_that_fails_at_any_step_leaves_the_guest_as_it_was() {
 fn a_plug_whose_labeller_is_killed_at_any_step_leaves_the_guest_as_it_was() {
     walk_plug("kill");
 }
+
+#[test]
+fn what_cannot_be_given_back_stays_leased_until_it_is() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let (image, second) = (rig.image("a.raw"), rig.image("b.raw"));
+    rig.set_label(&second, WAS);
+    rig.serve("");
+    let plan = with_usb(rig.plan(1, &image));
+    let (uuid, plug) = (plan.domain.uuid, plug_of(&plan, &rig.plan(2, &second)));
+    rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    rig.client().plug(uuid, plug.clone()).unwrap_or_else(|e| panic!("{}", rule(&e)));
+
+    // While the file has another name nobody can put its label back.
+    let hidden = second.with_extension("hidden");
+    std::fs::rename(&second, &hidden).unwrap();
+    let which = Gone { alias: "usb-disk1".into(), medium: false };
+    assert!(rig.client().unplug(uuid, which, false).unwrap());
+    let plugs = |rig: &Rig| rig.client().describe(uuid).unwrap().plugs.len();
+    let is_held = |rig: &mut Rig| {
+        assert_eq!(plugs(rig), 0, "QEMU has let it go");
+        let told = rule(&rig.client().start(rig.plan(2, &hidden)).unwrap_err());
+        assert!(told.contains("in use by"), "{told}");
+        let told = rule(&rig.client().plug(uuid, plug.clone()).unwrap_err());
+        assert!(told.contains("not given back yet"), "{told}");
+    };
+    is_held(&mut rig);
+    rig.end_labeller("-KILL");
+    rig.serve("");
+    is_held(&mut rig);
+    std::fs::rename(&hidden, &second).unwrap();
+    eventually("its label is back", || rig.label(&second).as_deref() == Some(WAS));
+    rig.client().start(rig.plan(2, &second)).unwrap_or_else(|e| panic!("{}", rule(&e)));
+    rig.end_labeller("-KILL");
+    rig.serve("");
+    assert_eq!(rig.client().survey().unwrap().domains.len(), 2, "{}", rig.log());
+}
+
+#[test]
+fn a_plug_is_about_its_own_objects() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let (image, second) = (rig.image("a.raw"), rig.image("b.raw"));
+    rig.serve("");
+    let mut plan = with_usb(rig.plan(1, &image));
+    if let Some(Op::Spawn(spawn)) = plan.ops.last_mut() {
+        let more = ["-device", r#"{"driver":"usb-tablet","id":"input0"}"#];
+        spawn.argv.extend(more.map(String::from));
+    }
+    let (uuid, plug) = (plan.domain.uuid, plug_of(&plan, &rig.plan(2, &second)));
+    rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    rig.client().plug(uuid, plug.clone()).unwrap_or_else(|e| panic!("{}", rule(&e)));
+
+    let third = rig.image("c.raw");
+    let other = plug_of(&rig.plan(1, &image), &rig.plan(2, &third));
+    // The same words as the first one, but for some of them.
+    let changed = |changes: &[(&str, &str)]| {
+        let mut text = serde_json::to_string(&other).unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from} is not in {text}");
+            text = text.replace(from, to);
+        }
+        serde_json::from_str::<Plug>(&text).unwrap()
+    };
+    let (alias, node, set) = (("usb-disk1", "usb-disk2"), ("sdb-0", "sdc-0"), ("fdset/9", "fdset/10"));
+    let grant = ("\"set\":9", "\"set\":10");
+    for (changes, told) in [
+        (&[][..], "a device of this alias is there"),
+        (&[("usb-disk1", "input0"), node, set, grant], "a device of this alias is there"),
+        (&[alias, set, grant], "has a node sdb-0-format already"),
+        (&[alias, node], "has a set 9 of descriptors already"),
+    ] {
+        let refused = rule(&rig.client().plug(uuid, changed(changes)).unwrap_err());
+        assert!(refused.contains(told), "{refused}");
+    }
+    rig.client().plug(uuid, changed(&[alias, node, set, grant])).unwrap_or_else(|e| panic!("{}", rule(&e)));
+}

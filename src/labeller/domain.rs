@@ -20,7 +20,7 @@ use super::apply::NewLog;
 use super::connection::ConnectionId;
 use super::journal::{Journal, Undo};
 use super::launcher::Slots;
-use super::plug::Plugged;
+use super::plug::{Leftover, Plugged};
 use super::spawn::Launching;
 use super::store::Name;
 use crate::base::{Layer, Refusal};
@@ -107,6 +107,8 @@ pub(super) struct Domain {
     pub(super) plugs: Vec<Plugged>,
     /// What of the plan was taken out.
     pub(super) gone: Vec<Gone>,
+    /// What QEMU has let go of and is not given back yet.
+    pub(super) leftovers: Vec<Leftover>,
     /// When what could not be taken out is tried again.
     pub(super) plug_again: Option<Instant>,
 }

@@ -4,6 +4,11 @@
 //! One file a domain, one JSON line an entry, appended with one write each. It reaches the disk (`fsync`) only
 //! before an effect that outlives a crash of the host: a label, a new name. What lives in the kernel alone
 //! (processes, cgroups, sockets in a directory that a boot empties) goes with it.
+//!
+//! It is bounded: what is over and done with is left out when it has grown ([`compact`]), and an entry that would make
+//! it longer than can be read back is refused. Nothing is ever read in part.
+
+mod compact;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,8 +25,13 @@ use crate::privsep::plug::Plug;
 use crate::privsep::request::Started;
 use crate::sys::pidfd::ProcessId;
 
-/// The longest journal that is read back.
+/// The longest journal, in bytes: none grows beyond it, and a longer one is not read.
 const JOURNAL_MAX: u64 = 64 << 20;
+/// What of that is not for new plugs, so that whatever is plugged in can always be done with: the entries of the plug
+/// with the most layers, and all others of a domain.
+const ROOM: u64 = 16 << 20;
+/// The length from which on it is worth a look what can be left out.
+const COMPACT_FROM: u64 = 1 << 20;
 /// The form of the entries.
 const VERSION: u32 = 1;
 
@@ -63,8 +73,19 @@ pub(super) enum Entry {
         /// What.
         plug: Box<Plug>,
     },
+    /// Everything that the plug opens and labels is written down, or it was refused: intents and holds from here on
+    /// are not its own. Journals of earlier versions have none.
+    PlugApplied,
     /// It is there.
     PlugDone {
+        /// Its alias.
+        alias: String,
+        /// Whether it is a medium.
+        medium: bool,
+    },
+    /// QEMU has let a device go, or never had it; what it held is about to be given back. Journals of earlier versions
+    /// have none.
+    Released {
         /// Its alias.
         alias: String,
         /// Whether it is a medium.
@@ -189,6 +210,14 @@ pub(super) struct Journal {
     file: File,
     directory: OwnedFd,
     name: String,
+    /// How long it is, in bytes.
+    size: u64,
+    /// Whether a write failed in the middle of a line.
+    torn: bool,
+    /// The length at which it is looked at next.
+    compact_at: u64,
+    /// How long it may become.
+    most: u64,
 }
 
 /// The start of the names of journals that are kept only for what could not be undone.
@@ -205,7 +234,7 @@ impl Journal {
         let directory = open_directory(directory)?;
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = File::from(fs::openat(&directory, name.as_str(), flags, Mode::from_raw_mode(0o600))?);
-        let mut journal = Self { file, directory, name };
+        let mut journal = Self::of(file, directory, name, 0);
         let begin = Entry::Begin { version: VERSION, boot: boot.to_owned(), plan: Box::new(plan.clone()) };
         if let Err(error) = journal.write(&begin) {
             journal.remove();
@@ -214,19 +243,65 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Opens an existing journal to go on with it.
-    pub(super) fn reopen(directory: &Path, name: &str) -> io::Result<Self> {
-        let directory = open_directory(directory)?;
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(fs::openat(&directory, name, flags, Mode::empty())?);
-        Ok(Self { file, directory, name: name.to_owned() })
+    fn of(file: File, directory: OwnedFd, name: String, size: u64) -> Self {
+        let compact_at = COMPACT_FROM.max(2 * size);
+        Self { file, directory, name, size, torn: false, compact_at, most: JOURNAL_MAX }
     }
 
-    /// Appends one entry with one write.
+    /// Opens an existing journal to go on with it. A last line without its end is taken off.
+    pub(super) fn reopen(directory: &Path, name: &str) -> io::Result<Self> {
+        let directory = open_directory(directory)?;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(fs::openat(&directory, name, flags, Mode::empty())?);
+        let text = read_whole(&file)?;
+        let whole = text.rfind('\n').map_or(0, |end| end + 1) as u64;
+        file.set_len(whole)?;
+        compact::clear(&directory, name);
+        Ok(Self::of(file, directory, name.to_owned(), whole))
+    }
+
+    /// Appends one entry with one write. One that there is no room for is refused; nothing of it is written then.
     pub(super) fn write(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        self.file.write_all(&line)
+        let length = line.len() as u64;
+        if self.torn {
+            self.file.set_len(self.size)?;
+            self.torn = false;
+        }
+        if self.size + length > self.compact_at {
+            self.shorten();
+        }
+        let most = match entry {
+            Entry::PlugBegin { .. } => self.most.saturating_sub(ROOM),
+            _ => self.most,
+        };
+        if self.size + length > most {
+            let text = format!(
+                "the journal of the domain is full ({} bytes): stop it and start it again",
+                self.size
+            );
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        if let Err(error) = self.file.write_all(&line) {
+            // A piece of a line would make the next one unreadable.
+            self.torn = self.file.set_len(self.size).is_err();
+            return Err(error);
+        }
+        self.size += length;
+        Ok(())
+    }
+
+    /// Leaves out what is over. A journal that cannot be rewritten stays as it is.
+    fn shorten(&mut self) {
+        match compact::rewrite(&self.directory, &self.name) {
+            Ok((file, size)) => {
+                tracing::debug!(journal = self.name, before = self.size, after = size, "was shortened");
+                (self.file, self.size) = (file, size);
+            }
+            Err(error) => tracing::error!(journal = self.name, %error, "cannot shorten a journal"),
+        }
+        self.compact_at = COMPACT_FROM.max(2 * self.size);
     }
 
     /// Brings everything to the disk, the journal's own name too.
@@ -283,15 +358,29 @@ pub(super) fn left(directory: &Path) -> io::Result<Vec<Left>> {
         if name.ends_with(".json-lines") {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = File::from(fs::open(entry.path(), flags, Mode::empty())?);
-            let mut text = String::new();
-            file.take(JOURNAL_MAX).read_to_string(&mut text)?;
-            let (begin, entries) = parse(&text)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {error}")))?;
+            let wrong = |error: &dyn std::fmt::Display| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {error}"))
+            };
+            let text = read_whole(&file).map_err(|error| wrong(&error))?;
+            let (begin, entries) = parse(&text).map_err(|error| wrong(&error))?;
             all.push(Left { name, begin, entries });
         }
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
+}
+
+/// The whole text of a journal, or an error: what is missing from the end of one could be a label that stays for ever.
+fn read_whole(file: &File) -> io::Result<String> {
+    let mut text = String::new();
+    let read = file.take(JOURNAL_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > JOURNAL_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("is longer than {JOURNAL_MAX} bytes"),
+        ));
+    }
+    Ok(text)
 }
 
 type Parsed = (Option<(String, LaunchPlan)>, Vec<Entry>);
@@ -356,5 +445,64 @@ mod tests {
         assert_eq!(parse(&format!("{begin}\n{cgroup}\n{{\"en")).unwrap().1.len(), 1);
         assert!(parse(&format!("{begin}\n{{\"en\n{cgroup}\n")).is_err());
         assert!(parse(&format!("{cgroup}\n{begin}\n")).is_err());
+    }
+
+    #[test]
+    fn a_journal_is_bounded_and_never_read_in_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
+        journal.most = ROOM + 1000;
+        let held = Entry::Held {
+            path: "x".repeat(300),
+            id: (1, 2),
+            access: Access::ReadOnly,
+            sharing: Sharing::Readers,
+        };
+        let plug = Entry::PlugBegin { plug: Box::new(compact::tests::plug("a")) };
+        journal.write(&plug).unwrap();
+        journal.write(&held).unwrap();
+        journal.write(&held).unwrap();
+        assert_eq!(journal.write(&plug).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        journal.write(&held).unwrap();
+        journal.most = 100;
+        assert_eq!(journal.write(&held).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        let read = left(dir.path()).unwrap();
+        assert_eq!(read[0].entries.len(), 4, "what was refused is not there");
+
+        journal.file.set_len(JOURNAL_MAX + 1).unwrap();
+        let told = left(dir.path()).unwrap_err().to_string();
+        assert!(told.contains("is longer than"), "{told}");
+        assert!(Journal::reopen(dir.path(), &journal.name).is_err());
+    }
+
+    #[test]
+    fn one_goes_on_after_a_line_without_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
+        (&journal.file).write_all(b"{\"entry\":\"unpl").unwrap();
+        let mut journal = Journal::reopen(dir.path(), &journal.name).unwrap();
+        let gone = Entry::Unplugged { alias: "a".into(), medium: false };
+        journal.write(&gone).unwrap();
+        assert_eq!(left(dir.path()).unwrap()[0].entries, [gone]);
+    }
+
+    #[test]
+    fn plugs_that_come_and_go_do_not_make_it_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
+        let stays = Entry::PlugBegin { plug: Box::new(compact::tests::plug("stays")) };
+        journal.write(&stays).unwrap();
+        let done = Entry::PlugDone { alias: "stays".into(), medium: true };
+        journal.write(&done).unwrap();
+        for _ in 0..20_000 {
+            for entry in compact::tests::life("comes") {
+                journal.write(&entry).unwrap();
+            }
+        }
+        let length = std::fs::metadata(dir.path().join(&journal.name)).unwrap().len();
+        assert!(length == journal.size && length < 2 * COMPACT_FROM, "{length}");
+        let entries = left(dir.path()).unwrap().remove(0).entries;
+        assert_eq!(entries[..2], [stays, done]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 }

@@ -8,14 +8,17 @@
 //!
 //! Which files belong to an alias is known from the plan or from the plug itself, never from whoever asks.
 
+mod leftover;
 mod own;
 mod talk;
+mod ties;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::admit;
 use super::apply::{Applied, Apply, journal_refusal, kernel};
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
@@ -24,13 +27,13 @@ use super::journal::{Entry, Undo};
 use super::lease::ObjectId;
 use super::places::Places;
 use super::server::{Server, refused};
-use super::{admit, undo};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::LaunchPlan;
-use crate::privsep::plug::{Gone, Plug, Top, UnplugSteps};
+use crate::privsep::plug::{Gone, Plug, UnplugSteps};
 use crate::privsep::request::Reply;
 use crate::privsep::supervisor::{Answer, Verb};
 
+pub(super) use leftover::Leftover;
 use own::own;
 pub(super) use own::split_own;
 pub(super) use talk::Talk;
@@ -56,12 +59,8 @@ pub(super) struct Plugged {
 impl Plugged {
     /// Which it is.
     pub(super) fn gone(&self) -> Gone {
-        which(&self.plug)
+        self.plug.gone()
     }
-}
-
-fn which(plug: &Plug) -> Gone {
-    Gone { alias: plug.alias.clone(), medium: matches!(plug.steps.top, Top::Medium { .. }) }
 }
 
 impl Server {
@@ -87,14 +86,13 @@ impl Server {
     }
 
     fn begin_plug(&mut self, client: ConnectionId, uuid: DomainUuid, plug: Plug) -> Result<(), Refusal> {
-        let (selinux, which) = (self.selinux, which(&plug));
+        let (selinux, which) = (self.selinux, plug.gone());
         let domain = self.running_domain(uuid)?;
-        let full = domain.plugs.len() >= PLUGS_MAX;
-        if full || domain.plugs.iter().any(|other| other.gone() == which) {
-            let rule =
-                if full { "64 devices are plugged in" } else { "a device of this alias is plugged in" };
+        if domain.plugs.len() + domain.leftovers.len() >= PLUGS_MAX {
+            let rule = "64 devices are plugged in";
             return Err(Refusal::new(Layer::Lease, "plug in", plug.alias, rule, "take one out first"));
         }
+        ties::check(&plug, domain)?;
         let domain = self.domains.get(&uuid).map(|domain| &domain.plan);
         domain.map_or(Ok(()), |plan| admit::plug(&plug, plan, &self.settings, selinux))?;
         let begun = self.apply_plug(client, uuid, plug);
@@ -127,9 +125,10 @@ impl Server {
         let text = serde_json::to_vec(&plug.steps).unwrap_or_default();
         let slots: Vec<_> = plug.steps.sets.iter().filter_map(|set| out.slots.get(&set.slot)).collect();
         let fds: Vec<BorrowedFd<'_>> = slots.iter().map(|fd| fd.as_fd()).collect();
-        let gone = which(&plug);
+        let gone = plug.gone();
         domain.plugs.push(Plugged { plug, undos: std::mem::take(&mut out.undos), held, certain: false });
         applied.map_err(|(_, refusal)| refusal)?;
+        domain.journal.write(&Entry::PlugApplied).map_err(|error| journal_refusal(&error))?;
         fault::step("plug")?;
         let talk = Talk::begin(domain, Some(client), &Verb::Plug, gone, &text, &fds);
         self.talks.push(talk.map_err(|error| unreachable(&error))?);
@@ -178,6 +177,12 @@ impl Server {
                 }
             }
         }
+        self.take_out_doubtful(now);
+        self.give_back_due(now);
+    }
+
+    /// Takes out what is not certain to be plugged in.
+    fn take_out_doubtful(&mut self, now: Instant) {
         let waiting = self.domains.iter().filter(|(uuid, domain)| {
             domain.phase == Phase::Running
                 && domain.plug_again.is_none_or(|at| at <= now)
@@ -205,7 +210,7 @@ impl Server {
                 && !self.talks.iter().any(|talk| talk.uuid == **uuid)
         });
         let again = again.map(|(_, domain)| domain.plug_again.unwrap_or_else(Instant::now));
-        self.talks.iter().map(Talk::deadline).chain(again).min()
+        self.talks.iter().map(Talk::deadline).chain(again).chain(self.give_back_deadline()).min()
     }
 
     fn answered(&mut self, talk: &Talk, answer: Answer) {
@@ -266,38 +271,6 @@ impl Server {
         }
         tracing::info!(domain = %domain.plan.domain.name, alias = talk.which.alias, "a device was plugged in");
         Reply::Done
-    }
-
-    /// QEMU has let go: gives back what the device held, and restores what was labelled for it.
-    fn take_back_plug(&mut self, uuid: DomainUuid, which: &Gone) {
-        let Some(domain) = self.domains.get_mut(&uuid) else { return };
-        let (undos, held) = match domain.plugs.iter().position(|plugged| plugged.gone() == *which) {
-            Some(at) => {
-                let plugged = domain.plugs.remove(at);
-                (plugged.undos, plugged.held)
-            }
-            None if domain.gone.contains(which) => return,
-            None => {
-                let parts = split_own(&domain.plan, which, &domain.gone, &mut domain.undos);
-                domain.gone.push(which.clone());
-                parts
-            }
-        };
-        let failed = undo::all(uuid, &undos, true, &mut self.leases, &mut *self.launcher);
-        for id in held {
-            self.leases.release_object(uuid, id);
-        }
-        let Some(domain) = self.domains.get_mut(&uuid) else { return };
-        if failed > 0 {
-            // At its end it is tried again.
-            domain.undos.extend(undos);
-            return;
-        }
-        let entry = Entry::Unplugged { alias: which.alias.clone(), medium: which.medium };
-        if let Err(error) = domain.journal.write(&entry) {
-            tracing::error!(domain = %domain.plan.domain.name, %error, "cannot note what was taken out");
-        }
-        tracing::info!(domain = %domain.plan.domain.name, alias = which.alias, "a device is gone");
     }
 
     /// The domain is gone; whoever waits for a device of it hears that.

@@ -7,7 +7,7 @@ use super::domain::{Domain, Phase};
 use super::journal::{self, ASIDE, Entry, Journal, Left, ProcessRole, Undo};
 use super::launcher::Slots;
 use super::lease::{Hold, Leases, ObjectId};
-use super::plug::{Plugged, split_own};
+use super::plug::{Leftover, Plugged, split_own};
 use super::server::Server;
 use super::start::identity;
 use super::{passt, undo};
@@ -36,6 +36,9 @@ struct Story {
     running: Option<(Started, Option<String>)>,
     plugs: Vec<Plugged>,
     gone: Vec<Gone>,
+    leftovers: Vec<Leftover>,
+    /// Whether entries are those of the last plug.
+    plugging: bool,
 }
 
 impl Story {
@@ -54,6 +57,8 @@ impl Story {
             running: None,
             plugs: Vec::new(),
             gone: Vec::new(),
+            leftovers: Vec::new(),
+            plugging: false,
         };
         let mut held_by_plugs = Vec::new();
         for entry in left.entries {
@@ -63,12 +68,16 @@ impl Story {
                 Entry::PlugBegin { plug } => {
                     let (undos, held) = (Vec::new(), Vec::new());
                     story.plugs.push(Plugged { plug: *plug, undos, held, certain: false });
+                    story.plugging = true;
                 }
+                Entry::PlugApplied => story.plugging = false,
                 Entry::PlugDone { alias, medium } => {
+                    story.plugging = false;
                     let which = Gone { alias, medium };
                     story.plugs.iter_mut().filter(|it| it.gone() == which).for_each(|it| it.certain = true);
                 }
-                Entry::Unplugged { alias, medium } => story.unplugged(Gone { alias, medium }),
+                Entry::Released { alias, medium } => story.released(&Gone { alias, medium }),
+                Entry::Unplugged { alias, medium } => story.unplugged(&Gone { alias, medium }),
                 Entry::Held { path, id, access, sharing } if story.plugging().is_some() => {
                     held_by_plugs.push((id, Hold { access, sharing }, path));
                     story.plugging().into_iter().for_each(|plugged| plugged.held.push(id));
@@ -87,8 +96,9 @@ impl Story {
             }
         }
         // Of what plugs held only what is there still.
-        for plugged in &story.plugs {
-            for id in &plugged.held {
+        let left = story.leftovers.iter().filter(|left| !left.planned);
+        for held in story.plugs.iter().map(|plugged| &plugged.held).chain(left.map(|left| &left.held)) {
+            for id in held {
                 story.held.extend(held_by_plugs.iter().find(|(held, ..)| held == id).cloned());
             }
         }
@@ -97,21 +107,41 @@ impl Story {
 
     /// The device whose entries are being read.
     fn plugging(&mut self) -> Option<&mut Plugged> {
-        self.plugs.last_mut().filter(|plugged| !plugged.certain)
+        self.plugs.last_mut().filter(|_| self.plugging)
     }
 
-    fn unplugged(&mut self, which: Gone) {
-        if let Some(at) = self.plugs.iter().position(|plugged| plugged.gone() == which) {
-            self.plugs.remove(at);
-            return;
+    fn released(&mut self, which: &Gone) {
+        self.plugging = false;
+        if let Some(at) = self.plugs.iter().position(|plugged| plugged.gone() == *which) {
+            let plugged = self.plugs.remove(at);
+            self.leftovers.push(Leftover::new(which.clone(), plugged.undos, plugged.held, false));
+        } else if !self.gone.contains(which) {
+            let (undos, held) = split_own(&self.plan, which, &self.gone, &mut self.undos);
+            self.gone.push(which.clone());
+            self.leftovers.push(Leftover::new(which.clone(), undos, held, true));
         }
-        let (_, files) = split_own(&self.plan, &which, &self.gone, &mut self.undos);
-        for id in files {
-            if let Some(at) = self.held.iter().position(|(held, ..)| *held == id) {
+    }
+
+    fn unplugged(&mut self, which: &Gone) {
+        let plugged = self.plugs.iter().any(|plugged| plugged.gone() == *which);
+        if plugged || !self.leftovers.iter().any(|left| left.which == *which) {
+            // Earlier versions wrote no other entry.
+            self.released(which);
+        }
+        let Some(at) = self.leftovers.iter().position(|left| left.which == *which) else { return };
+        let left = self.leftovers.remove(at);
+        let held = left.held.iter().filter(|_| left.planned);
+        for id in held {
+            if let Some(at) = self.held.iter().position(|(held, ..)| held == id) {
                 self.held.remove(at);
             }
         }
-        self.gone.push(which);
+    }
+
+    fn all_undos(&self) -> impl Iterator<Item = &Undo> {
+        let plugged = self.plugs.iter().flat_map(|plugged| &plugged.undos);
+        let left = self.leftovers.iter().flat_map(|left| &left.undos);
+        self.undos.iter().chain(plugged).chain(left)
     }
 
     fn uids(&self) -> impl Iterator<Item = u32> {
@@ -229,8 +259,13 @@ impl Server {
             replaced: Vec::new(),
             plugs: story.plugs,
             gone: story.gone,
+            leftovers: story.leftovers,
             plug_again: None,
         };
+        if story.plugging {
+            // It was cut short; what comes now is not the plug's.
+            domain.journal.write(&Entry::PlugApplied)?;
+        }
         copy_from_supervisor(&mut domain);
         copy_from_passt(&mut domain);
         if let Some(store) = &mut self.store {
@@ -260,7 +295,7 @@ impl Server {
         for (id, hold, path) in &story.held {
             self.leases.object(uuid, *id, *hold, path)?;
         }
-        for undo in story.undos.iter().chain(story.plugs.iter().flat_map(|plugged| &plugged.undos)) {
+        for undo in story.all_undos() {
             if let Undo::Label { path, id, before, after, .. } = undo {
                 self.leases.label(uuid, *id, before.clone(), after, path)?;
             }
@@ -295,8 +330,7 @@ impl Server {
         }
         // What was set aside may be another start's by now, of the same domain even.
         let free = story.boot == self.boot && !self.domains.contains_key(&uuid);
-        let plugged = story.plugs.iter().flat_map(|plugged| &plugged.undos);
-        let all = story.undos.iter().chain(plugged);
+        let all = story.all_undos();
         let undos: Vec<Undo> = match aside {
             false => all.cloned().collect(),
             true => all.filter_map(|undo| late(undo, &self.leases, &story.bound, free)).collect(),
@@ -391,6 +425,55 @@ pub(super) fn retry<T>(mut get: impl FnMut() -> io::Result<T>) -> io::Result<T> 
 mod tests {
     use super::*;
     use crate::privsep::op::{Access, Sharing};
+
+    fn story(entries: Vec<Entry>) -> Story {
+        let domain = crate::base::DomainRef {
+            name: crate::base::DomainName::new("a").unwrap(),
+            uuid: DomainUuid(uuid::Uuid::nil()),
+        };
+        let plan = LaunchPlan { version: 1, domain, ops: Vec::new(), notes: Vec::new() };
+        Story::read(Left { name: "a".into(), begin: Some(("boot".into(), plan)), entries }).unwrap()
+    }
+
+    fn held(path: &str, id: ObjectId) -> Entry {
+        let (access, sharing) = (Access::ReadOnly, Sharing::Readers);
+        Entry::Held { path: path.into(), id, access, sharing }
+    }
+
+    fn begin(alias: &str) -> Entry {
+        let top = crate::privsep::plug::Top::Device { object: "{}".into() };
+        let steps =
+            crate::privsep::plug::PlugSteps { alias: alias.into(), sets: Vec::new(), nodes: Vec::new(), top };
+        let plug =
+            crate::privsep::plug::Plug { alias: alias.into(), ops: Vec::new(), steps, note: String::new() };
+        Entry::PlugBegin { plug: Box::new(plug) }
+    }
+
+    #[test]
+    fn what_comes_after_a_plug_that_is_unsure_is_not_its_own() {
+        let unsure = vec![begin("a"), held("/a", (1, 2)), Entry::PlugApplied];
+        let later = vec![held("/later", (3, 4)), Entry::Intent(Undo::Profile)];
+        let story = story([unsure, later].concat());
+        assert_eq!(story.plugs.first().unwrap().held, [(1, 2)]);
+        assert!(story.plugs.first().unwrap().undos.is_empty());
+        assert_eq!(story.undos, [Undo::Profile]);
+        assert_eq!(story.held.len(), 2);
+    }
+
+    #[test]
+    fn what_was_let_go_and_not_given_back_is_held_and_not_there() {
+        let gone = |alias: &str| Entry::Released { alias: alias.into(), medium: false };
+        let entries = [begin("a"), held("/a", (1, 2)), Entry::Intent(Undo::Profile), gone("a"), gone("own")];
+        let story_of = |more: &[Entry]| story([&entries[..], more].concat());
+        let before = story_of(&[]);
+        assert!(before.plugs.is_empty());
+        assert_eq!(before.leftovers.iter().filter(|left| !left.planned).count(), 1);
+        assert_eq!(before.gone, [Gone { alias: "own".into(), medium: false }]);
+        assert_eq!((before.held.len(), before.all_undos().count()), (1, 1));
+        let over = Entry::Unplugged { alias: "a".into(), medium: false };
+        let after = story_of(&[over, Entry::Unplugged { alias: "own".into(), medium: false }]);
+        assert!(after.leftovers.is_empty() && after.held.is_empty() && after.all_undos().count() == 0);
+    }
 
     #[test]
     fn an_owner_that_was_set_aside_is_given_back_unless_the_file_is_in_use() {

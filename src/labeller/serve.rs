@@ -212,6 +212,9 @@ impl Server {
         for plugged in std::mem::take(&mut domain.plugs) {
             domain.undos.extend(plugged.undos);
         }
+        for leftover in std::mem::take(&mut domain.leftovers) {
+            domain.undos.extend(leftover.undos);
+        }
         let failed = undo::all(uuid, &domain.undos, domain.ran, &mut self.leases, &mut *self.launcher);
         self.leases.release(uuid);
         if failed == 0 {

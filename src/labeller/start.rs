@@ -101,6 +101,7 @@ impl Server {
             replaced: Vec::new(),
             plugs: Vec::new(),
             gone: Vec::new(),
+            leftovers: Vec::new(),
             plug_again: None,
         };
         domain.launching = out.launching;

@@ -24,7 +24,18 @@ pub(super) fn all(
     leases: &mut Leases,
     launcher: &mut dyn Launcher,
 ) -> usize {
-    let mut failed = 0;
+    rest(uuid, undos, ran, leases, launcher).len()
+}
+
+/// Takes everything back and gives what could not be, to be tried again.
+pub(super) fn rest(
+    uuid: DomainUuid,
+    undos: &[Undo],
+    ran: bool,
+    leases: &mut Leases,
+    launcher: &mut dyn Launcher,
+) -> Vec<Undo> {
+    let mut failed = Vec::new();
     for undo in undos.iter().rev() {
         fault::undo_step("undo");
         let done = match undo {
@@ -34,7 +45,12 @@ pub(super) fn all(
             Undo::Profile => profile::remove(uuid).map_err(|error| error.to_string()),
             Undo::Label { path, id, before, after, first } => {
                 if leases.release_label(uuid, *id) {
-                    restore_label(path, *id, before.as_deref(), after, *first)
+                    let restored = restore_label(path, *id, before.as_deref(), after, *first);
+                    if restored.is_err() {
+                        // It is still on the object, and nobody else's to put back.
+                        let _ = leases.label(uuid, *id, before.clone(), after, path);
+                    }
+                    restored
                 } else {
                     Ok(())
                 }
@@ -54,9 +70,11 @@ pub(super) fn all(
         };
         if let Err(error) = done {
             tracing::error!(domain = %uuid, ?undo, error, "cannot undo");
-            failed += 1;
+            failed.push(undo.clone());
         }
     }
+    // In the order of doing.
+    failed.reverse();
     failed
 }
 

@@ -1,0 +1,90 @@
+//! A plug is about its own objects: what the domain has already it may neither name nor take the name of.
+//!
+//! Within the plug [`check`](crate::privsep::plug::check) has seen to that; this is about what runs.
+
+use serde_json::Value;
+
+use super::super::domain::Domain;
+use crate::base::{Layer, Refusal};
+use crate::privsep::op::Spawn;
+use crate::privsep::plug::{Plug, Top};
+
+/// What a domain has by now.
+#[derive(Debug, Default)]
+struct Taken {
+    aliases: Vec<String>,
+    nodes: Vec<String>,
+    sets: Vec<u32>,
+}
+
+impl Taken {
+    fn object(&mut self, text: &str) {
+        let Ok(object) = serde_json::from_str::<Value>(text) else { return };
+        let word = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
+        self.aliases.extend(word("id"));
+        self.nodes.extend(word("node-name"));
+    }
+
+    fn spawn(&mut self, spawn: &Spawn) {
+        for text in &spawn.argv {
+            self.object(text);
+            let words = text.split(',').filter(|_| text.starts_with("fd="));
+            self.sets.extend(words.filter_map(|word| word.strip_prefix("set=")?.parse::<u32>().ok()));
+        }
+    }
+
+    fn plug(&mut self, plug: &Plug) {
+        self.sets.extend(plug.steps.sets.iter().map(|grant| grant.set));
+        plug.steps.nodes.iter().for_each(|node| self.object(node));
+        if let Top::Device { .. } = plug.steps.top {
+            self.aliases.push(plug.alias.clone());
+        }
+    }
+}
+
+/// Refuses a plug that names what the domain has.
+pub(super) fn check(plug: &Plug, domain: &Domain) -> Result<(), Refusal> {
+    let refuse = |rule: String, remedy: &str| {
+        Err(Refusal::new(Layer::Lease, "plug in", plug.alias.clone(), rule, remedy))
+    };
+    let which = plug.gone();
+    if domain.leftovers.iter().any(|left| left.which == which) {
+        let rule = "what the last device of this alias held is not given back yet";
+        return refuse(rule.into(), "see the labeller's log for what it cannot undo");
+    }
+    let mut taken = Taken::default();
+    if let Some(spawn) = domain.spawn() {
+        taken.spawn(spawn);
+    }
+    // What of the plan has gone leaves its names free.
+    taken.aliases.retain(|alias| !domain.gone.iter().any(|gone| !gone.medium && gone.alias == *alias));
+    let left = domain.gone.iter().filter_map(|gone| super::own(&domain.plan, gone));
+    for own in left.collect::<Vec<_>>() {
+        taken.nodes.retain(|node| !own.nodes.contains(node));
+        taken.sets.retain(|set| !own.sets.contains(set));
+    }
+    domain.plugs.iter().for_each(|plugged| taken.plug(&plugged.plug));
+    let is_there = taken.aliases.contains(&plug.alias);
+    let twice = domain.plugs.iter().any(|plugged| plugged.gone() == which);
+    match plug.steps.top {
+        Top::Device { .. } if is_there || twice => {
+            return refuse("a device of this alias is there".into(), "take it out first");
+        }
+        Top::Medium { .. } if twice => {
+            return refuse("a medium is in this drive".into(), "take it out first");
+        }
+        Top::Medium { .. } if !is_there => {
+            return refuse("the domain has no such drive".into(), "see its live definition");
+        }
+        _ => {}
+    }
+    let mut own = Taken::default();
+    own.plug(plug);
+    if let Some(node) = own.nodes.iter().find(|node| taken.nodes.contains(node)) {
+        return refuse(format!("the domain has a node {node} already"), "plan again");
+    }
+    if let Some(set) = own.sets.iter().find(|set| taken.sets.contains(set)) {
+        return refuse(format!("the domain has a set {set} of descriptors already"), "plan again");
+    }
+    Ok(())
+}
