@@ -51,6 +51,10 @@ impl Prober for Store {
             header,
         })
     }
+
+    fn directory(&mut self, path: &str) -> Result<FileIdentity, Refusal> {
+        Ok(svirt::plan::inventory::made_up(path))
+    }
 }
 
 fn xml() -> String {
@@ -91,7 +95,7 @@ fn plan(
     survey: &Survey,
 ) -> LaunchPlan {
     let uuid = domain.uuid.unwrap();
-    let inputs = Inputs { domain, uuid, host, settings, chains, survey, seed: 7, paused: false };
+    let inputs = Inputs { domain, uuid, host, settings, chains, shares: &[], survey, seed: 7, paused: false };
     build(&inputs).unwrap()
 }
 

@@ -19,6 +19,7 @@ use svirt::base::{Layer, Refusal};
 use svirt::conf::domain_xml;
 use svirt::driver;
 use svirt::plan::chain::{Found, Prober};
+use svirt::privsep::op::FileIdentity;
 use svirt::security::decide::Model;
 use svirt::settings::Settings;
 
@@ -275,6 +276,10 @@ struct Unread;
 impl Prober for Unread {
     fn probe(&mut self, path: &str) -> Result<Found, Refusal> {
         Err(Refusal::new(Layer::Kernel, "read", path, "nobody reads it here", "name the layers"))
+    }
+
+    fn directory(&mut self, path: &str) -> Result<FileIdentity, Refusal> {
+        Err(Refusal::new(Layer::Kernel, "look at", path, "nobody looks at it here", ""))
     }
 }
 

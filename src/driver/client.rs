@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::DriverError;
 use crate::base::DomainUuid;
-use crate::privsep::op::LaunchPlan;
+use crate::privsep::op::{FileIdentity, LaunchPlan};
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
 use crate::privsep::storage::{StorageOp, Stored};
@@ -109,6 +109,14 @@ impl Labeller {
         }
     }
 
+    /// Which directory a guest would mount.
+    pub fn share(&mut self, path: &str) -> Result<FileIdentity, DriverError> {
+        match self.call(&Request::Share { path: path.into() })? {
+            Reply::Share(identity) => Ok(identity),
+            other => Err(unexpected("share", &other)),
+        }
+    }
+
     /// Starts a domain; returns once the guest runs.
     pub fn start(&mut self, plan: LaunchPlan) -> Result<Started, DriverError> {
         match self.call(&Request::Start { plan: Box::new(plan) })? {
@@ -151,6 +159,7 @@ fn unexpected(request: &str, reply: &Reply) -> DriverError {
         Reply::NoDomain => "no domain",
         Reply::Probed(_) => "probed",
         Reply::Refused(_) => "refused",
+        Reply::Share(_) => "share",
         Reply::Started(_) => "started",
         Reply::Stored(_) => "stored",
         Reply::Survey(_) => "survey",

@@ -30,6 +30,10 @@ impl Prober for LabellerProber<'_> {
             header: decode(path, probed.header.as_bytes())?,
         })
     }
+
+    fn directory(&mut self, path: &str) -> Result<FileIdentity, Refusal> {
+        self.0.share(path).map_err(|error: DriverError| error.refusal())
+    }
 }
 
 /// Reads headers of files that the caller itself may open, each in an image probe of its own.
@@ -118,6 +122,17 @@ impl Prober for OwnProber {
             ));
         }
         Ok(Found { identity, kind, header: decode(path, &text)? })
+    }
+
+    fn directory(&mut self, path: &str) -> Result<FileIdentity, Refusal> {
+        let found = std::fs::metadata(path).map_err(|error| {
+            let remedy = match error.kind() {
+                std::io::ErrorKind::NotFound => "make the directory, or correct the path",
+                _ => "run as root, or with the labeller running: it looks for you",
+            };
+            Refusal::new(Layer::Kernel, "look at the directory", path, error.to_string(), remedy)
+        })?;
+        Ok(FileIdentity { device: found.dev(), inode: found.ino() })
     }
 }
 

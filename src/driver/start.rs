@@ -5,8 +5,8 @@ use crate::base::{DomainUuid, Layer};
 use crate::conf::domain::{Beyond, Domain};
 use crate::conf::facts::HostFacts;
 use crate::plan::chain::{self, Chain, Prober};
-use crate::plan::{self, Inputs, inventory, labels};
-use crate::privsep::op::{LaunchPlan, Op};
+use crate::plan::{self, Inputs, inventory, labels, shares};
+use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::request::{Started, Survey};
 use crate::security::decide::Model;
 use crate::settings::Settings;
@@ -20,6 +20,8 @@ pub struct Prepared {
     pub uuid: DomainUuid,
     /// Its disks' layers.
     pub chains: Vec<Chain>,
+    /// Which directory each of its file systems is.
+    pub shares: Vec<FileIdentity>,
 }
 
 /// A start that succeeded.
@@ -51,11 +53,19 @@ pub fn prepare(
         .map(|disk| chain::resolve(disk, settings.limits.chain_depth, prober))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.refusal())?;
+    let filesystems = domain.devices.filesystems.iter();
+    let shares = filesystems
+        .map(|one| match shares::is_place(&one.source, settings) {
+            true => prober.directory(&one.source),
+            // The plan refuses it, with the line.
+            false => Ok(inventory::made_up(&one.source)),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
     let uuid = domain.uuid.unwrap_or_else(|| {
         let bytes = (u128::from(draw()) << 64 | u128::from(draw())).to_be_bytes();
         DomainUuid(uuid::Builder::from_random_bytes(bytes).into_uuid())
     });
-    Ok(Prepared { domain, uuid, chains })
+    Ok(Prepared { domain, uuid, chains, shares })
 }
 
 /// As [`prepare`], for whoever cannot read the images: such a disk has the layers that the definition names.
@@ -74,9 +84,13 @@ pub fn prepare_unread(
             inventory::declared(disk)
         }));
     }
+    let filesystems = domain.devices.filesystems.iter();
+    let shares = filesystems
+        .map(|one| prober.directory(&one.source).unwrap_or_else(|_| inventory::made_up(&one.source)))
+        .collect();
     // Nothing is drawn: the same definition gives the same table again.
     let uuid = domain.uuid.unwrap_or(DomainUuid(uuid::Uuid::nil()));
-    (Prepared { domain, uuid, chains }, unread)
+    (Prepared { domain, uuid, chains, shares }, unread)
 }
 
 impl Prepared {
@@ -116,8 +130,8 @@ impl Prepared {
         seed: u64,
         paused: bool,
     ) -> Inputs<'a> {
-        let Self { domain, uuid, chains, .. } = self;
-        Inputs { domain, uuid: *uuid, host, settings, chains, survey, seed, paused }
+        let Self { domain, uuid, chains, shares } = self;
+        Inputs { domain, uuid: *uuid, host, settings, chains, shares, survey, seed, paused }
     }
 }
 

@@ -41,8 +41,12 @@ struct Admission<'a> {
     /// Whether the kernel runs SELinux.
     selinux: bool,
     pair: Option<CategoryPair>,
-    /// Images that others write too, and their pairs.
+    /// Images that others write too and directories that guests mount, and their pairs.
     shares: Vec<(FileIdentity, CategoryPair)>,
+    /// Those pairs that the device model runs under.
+    model: Vec<CategoryPair>,
+    /// Directories that this plan opens.
+    directories: Vec<(&'a Slot, FileIdentity)>,
     images: Vec<&'a OpenImage>,
     /// What is only read.
     readables: Vec<&'a Slot>,
@@ -85,21 +89,22 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
                 _ => None,
             })
             .collect(),
+        model: Vec::new(),
+        directories: Vec::new(),
         images: Vec::new(),
         readables: Vec::new(),
         nvrams: Vec::new(),
         states: Vec::new(),
         labelled: HashSet::new(),
     };
-    let shared = plan.ops.iter().filter_map(|op| match op {
-        Op::OpenImage(image) if image.sharing == Sharing::Writers => Some(image.identity),
-        _ => None,
-    });
-    let shared: HashSet<FileIdentity> = shared.collect();
-    if let Some((_, pair)) = admission.shares.iter().find(|(identity, _)| !shared.contains(identity)) {
-        let rule = "no image of this plan is shared under it";
+    let (model, served) = shared(plan);
+    let none = |identity| !model.contains(identity) && !served.contains(identity);
+    if let Some((_, pair)) = admission.shares.iter().find(|(identity, _)| none(identity)) {
+        let rule = "neither an image nor a directory of this plan is shared under it";
         return Err(whole(policy("share the categories", pair.to_string(), rule, "plan again")));
     }
+    let of_model = admission.shares.iter().filter(|(identity, _)| model.contains(identity));
+    admission.model = of_model.map(|(_, pair)| *pair).collect();
     for name in ["open-nvram", "open-tpm-state", "spawn-swtpm"] {
         // Each one is a new file on the host, and a copy that everybody waits for.
         if plan.ops.iter().filter(|op| op.name() == name).count() > 1 {
@@ -111,6 +116,24 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
         admission.op(op).map_err(|refusal| NotAdmitted { op: Some(at), refusal })?;
     }
     Ok(())
+}
+
+/// What a plan shares with other domains: what its device model itself uses, and what helpers serve.
+fn shared(plan: &LaunchPlan) -> (HashSet<FileIdentity>, HashSet<FileIdentity>) {
+    let own = |wanted: &Slot| {
+        let Some(Op::Spawn(spawn)) = plan.ops.last() else { return false };
+        spawn.confinement.root.shares.iter().any(|share| share.slot == *wanted)
+    };
+    let (mut model, mut served) = (HashSet::new(), HashSet::new());
+    for op in &plan.ops {
+        match op {
+            Op::OpenImage(image) if image.sharing == Sharing::Writers => model.insert(image.identity),
+            Op::OpenShare { slot, identity, .. } if own(slot) => model.insert(*identity),
+            Op::OpenShare { identity, .. } => served.insert(*identity),
+            _ => continue,
+        };
+    }
+    (model, served)
 }
 
 /// Checks a device that is to be plugged into a domain that runs by this plan.
@@ -131,6 +154,8 @@ pub(super) fn plug(
         selinux,
         pair,
         shares: Vec::new(),
+        model: Vec::new(),
+        directories: Vec::new(),
         images: Vec::new(),
         readables: Vec::new(),
         nvrams: Vec::new(),
@@ -198,7 +223,10 @@ impl<'a> Admission<'a> {
                 let types = [&self.settings.selinux.swtpm_type];
                 self.process_label(selinux_label.as_deref(), &types, &[])
             }
-            Op::OpenShare { path, .. } => plain("share", path),
+            Op::OpenShare { slot, path, identity, .. } => {
+                self.directories.push((slot, *identity));
+                plain("share", path)
+            }
             Op::Meeting { .. } => Ok(()),
             Op::SpawnVirtiofsd(spawn) => self.virtiofsd(spawn),
             Op::SpawnPasst { selinux_label, alias, .. } => {
@@ -228,7 +256,10 @@ impl<'a> Admission<'a> {
             return Err(policy("start virtiofsd with", object, "at most 64", "plan again"));
         }
         let types = [&self.settings.selinux.virtiofsd_type];
-        self.process_label(spawn.selinux_label.as_deref(), &types, &[])
+        // What the device model makes for it has the device model's range.
+        let mut pairs = self.model.clone();
+        pairs.extend(self.pair_of(&spawn.share));
+        self.process_label(spawn.selinux_label.as_deref(), &types, &pairs)
     }
 
     fn uid(&self, role: UidRole, uid: u32) -> Result<(), Refusal> {
@@ -352,6 +383,12 @@ impl<'a> Admission<'a> {
             return Err(policy("load", "the profile".into(), "a rule is there twice", "plan again"));
         }
         Ok(())
+    }
+
+    /// The pair of a directory.
+    fn pair_of(&self, share: &Slot) -> Option<CategoryPair> {
+        let (_, identity) = self.directories.iter().find(|(slot, _)| *slot == share)?;
+        self.shares.iter().find(|(shared, _)| shared == identity).map(|(_, pair)| *pair)
     }
 
     fn image(&self, slot: &Slot) -> Option<&'a OpenImage> {

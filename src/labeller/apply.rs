@@ -47,6 +47,8 @@ pub(super) struct Applied {
     pub(super) nvrams: Vec<(Slot, String, ObjectId)>,
     /// States of helpers that are open.
     pub(super) states: Vec<(Slot, String, ObjectId)>,
+    /// Directories that get a label, outside of the mounts that are made of them.
+    pub(super) directories: Vec<(Slot, String, ObjectId, OwnedFd)>,
     /// What is only read, and which file each is.
     pub(super) readables: Vec<(Slot, String, ObjectId)>,
     /// The control socket.
@@ -155,7 +157,7 @@ impl Apply<'_> {
             }
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
-            Op::OpenShare { slot, path, access } => self.open_share(slot, path, *access),
+            Op::OpenShare { slot, path, access, identity } => self.open_share(slot, path, *access, *identity),
             Op::Meeting { slot, peer } => {
                 let (listener, connected) =
                     listen::meeting().map_err(|error| kernel("make", "a listener", &error, ""))?;
@@ -230,6 +232,9 @@ impl Apply<'_> {
         if let Some((_, path, id)) = opened.find(|(slot, ..)| slot == wanted) {
             return Ok((path.clone(), *id));
         }
+        if let Some((_, path, id, _)) = self.out.directories.iter().find(|(slot, ..)| slot == wanted) {
+            return Ok((path.clone(), *id));
+        }
         let image = self.plan.ops.iter().find_map(|op| match op {
             Op::OpenImage(image) if image.slot == *wanted => Some(image),
             _ => None,
@@ -239,13 +244,19 @@ impl Apply<'_> {
         )
     }
 
+    /// What a label is set on: a mount of a directory may be read-only, so that is the directory itself.
+    fn object(&self, wanted: &Slot) -> Option<&OwnedFd> {
+        let directory = self.out.directories.iter().find(|(slot, ..)| slot == wanted);
+        directory.map(|(.., fd)| fd).or_else(|| self.out.slots.get(wanted))
+    }
+
     /// Sets one label. Before the first one the undo of all of them is on the disk: one `fsync` for a start.
     fn label(&mut self, slot: &Slot, label: &str) -> Result<(), Refusal> {
         if !self.out.undos.iter().any(|undo| matches!(undo, Undo::Label { .. })) {
             self.prepare_labels()?;
         }
         let (path, _) = self.image_of(slot)?;
-        let Some(fd) = self.out.slots.get(slot) else {
+        let Some(fd) = self.object(slot) else {
             return Err(Refusal::new(Layer::Policy, "label", path, "is not open", ""));
         };
         let now = xattr::selinux_label(fd).map_err(|error| label_refusal(&path, &error))?;
@@ -268,7 +279,7 @@ impl Apply<'_> {
             .collect();
         for (slot, label) in wanted {
             let (path, id) = self.image_of(slot)?;
-            let Some(fd) = self.out.slots.get(slot) else { continue };
+            let Some(fd) = self.object(slot) else { continue };
             let error = |error| label_refusal(&path, &error);
             let now = xattr::selinux_label(fd).map_err(error)?;
             let memory = memory::look(fd).map_err(error)?;
@@ -566,6 +577,9 @@ fn label_refusal(path: &str, error: &std::io::Error) -> Refusal {
             "the file system keeps no labels: mount it with context=, and write relabel='no'"
         }
         Some(libc::EROFS) => "the file system is read-only: write <seclabel relabel='no'/>",
+        Some(libc::EACCES) => {
+            "its type is none that the policy lets svirt change: give it one by semanage fcontext and restorecon; the kernel's audit log has it"
+        }
         Some(libc::EINVAL) => "the loaded policy does not know this label: load svirt's policy module",
         _ => "look at the kernel's audit log",
     };

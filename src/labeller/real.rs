@@ -67,7 +67,7 @@ pub(super) fn launcher(settings: &Settings, libexec: &Path) -> io::Result<Box<dy
 }
 
 impl Real {
-    fn flavour(&mut self, program: &Path) -> Result<Flavour, Refusal> {
+    fn flavour(&mut self, program: &Path, context: Option<&str>) -> Result<Flavour, Refusal> {
         use std::os::unix::fs::MetadataExt as _;
         let refuse = |rule: String| {
             let remedy =
@@ -79,7 +79,7 @@ impl Real {
         if let Some((_, flavour)) = self.servers.get(program).filter(|(known, _)| *known == identity) {
             return Ok(*flavour);
         }
-        let flavour = Flavour::ask(program, self.asked).map_err(|error| error.refusal())?;
+        let flavour = Flavour::ask(program, self.asked, context).map_err(|error| error.refusal())?;
         let flavour = flavour.ok_or_else(|| refuse("it does not say that it serves file systems".into()))?;
         self.servers.insert(program.to_owned(), (identity, flavour));
         Ok(flavour)
@@ -198,7 +198,7 @@ impl Launcher for Real {
         share: &OwnedFd,
     ) -> Result<Child, Refusal> {
         let program = Path::new(&server.program);
-        let flavour = self.flavour(program)?;
+        let flavour = self.flavour(program, server.selinux_label.as_deref())?;
         let root = self.roots.prepare_server(program).map_err(|error| error.refusal(program))?;
         let kernel = |error: io::Error| {
             let name = program.display().to_string();

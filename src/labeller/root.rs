@@ -254,6 +254,7 @@ impl RootStore {
             program: loader,
             argv: &argv,
             uid: self.loader_uid,
+            selinux_exec: None,
             reach: &[(file, Allow::PROGRAM)],
             errors_too: true,
             most: 1 << 16,

@@ -48,6 +48,13 @@ impl Server {
             Request::Plug { uuid, plug } => self.plug(client, uuid, *plug),
             Request::Unplug { uuid, which, force } => self.unplug(Some(client), uuid, which, force),
             Request::Probe { path } => self.probe(client, &path),
+            Request::Share { path } => {
+                let found = Places::read(&self.settings).open_share(&path);
+                Some(found.map_or_else(refused, |(_, found)| {
+                    let (device, inode) = found.id();
+                    Reply::Share(FileIdentity { device, inode })
+                }))
+            }
             Request::Start { plan } => self.start(client, *plan),
             Request::Storage { op } => Some(self.storage(&op).map_or_else(refused, Reply::Stored)),
             Request::Survey => Some(Reply::Survey(Survey {

@@ -20,8 +20,10 @@ const ANSWER_MAX: usize = 1 << 14;
 /// `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_SETGID`, `CAP_SETUID` of linux/capability.h: over
 /// the files of the share alone, and to act as the guest's users.
 const FILE_SERVER: [u32; 6] = [0, 1, 3, 4, 6, 7];
-/// `CAP_SETPCAP` and `CAP_SYS_CHROOT`: QEMU's own empties its bounding set and enters its root, and gives both up.
-const TO_CONFINE_ITSELF: [u32; 2] = [8, 18];
+/// `CAP_SETPCAP`: both empty their bounding sets with it, the successor does not start without; and both give it up.
+const TO_CONFINE_ITSELF: u32 = 8;
+/// `CAP_SYS_CHROOT`: QEMU's own enters its root, and gives it up.
+const TO_ENTER: u32 = 18;
 
 /// Which of the two programs of this name it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +44,13 @@ struct Said {
 }
 
 impl Flavour {
-    /// Asks a program, as a uid that has nothing.
-    pub(super) fn ask(program: &Path, uid: u32) -> Result<Option<Self>, SpawnError> {
+    /// Asks a program, as a uid that has nothing and in the context that it will serve in.
+    pub(super) fn ask(program: &Path, uid: u32, context: Option<&str>) -> Result<Option<Self>, SpawnError> {
         let text = spawn::ask(&Question {
             program,
             argv: &["virtiofsd".to_owned(), "--print-capabilities".to_owned()],
             uid,
+            selinux_exec: context,
             // It wants to know how many files there may be, whatever it is asked.
             reach: &[(Path::new("/proc/sys/fs"), Allow { read_file: true, ..Allow::default() })],
             errors_too: false,
@@ -66,8 +69,8 @@ impl Flavour {
 
     /// The capabilities that it needs at its exec; it gives up what is not a file server's.
     pub(super) fn capabilities(self) -> Vec<u32> {
-        let more = TO_CONFINE_ITSELF.into_iter().filter(|_| self == Self::Qemu);
-        FILE_SERVER.into_iter().chain(more).collect()
+        let enters = (self == Self::Qemu).then_some(TO_ENTER);
+        FILE_SERVER.into_iter().chain([TO_CONFINE_ITSELF]).chain(enters).collect()
     }
 
     /// Its arguments.

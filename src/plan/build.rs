@@ -16,7 +16,7 @@ use crate::confine;
 use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::confinement::{RootFile, RootPlace, SeccompProgram};
 use crate::privsep::op::{
-    CgroupLimits, DeviceNode, LaunchPlan, Op, PLAN_VERSION, Spawn, TpmVersion, UidRole,
+    CgroupLimits, DeviceNode, FileIdentity, LaunchPlan, Op, PLAN_VERSION, Spawn, TpmVersion, UidRole,
 };
 use crate::privsep::order;
 use crate::privsep::request::Survey;
@@ -58,6 +58,8 @@ pub struct Inputs<'a> {
     pub settings: &'a Settings,
     /// Each disk's layers, in the definition's order.
     pub chains: &'a [Chain],
+    /// Which directory each file system is, in the definition's order.
+    pub shares: &'a [FileIdentity],
     /// What is leased and which domains there are.
     pub survey: &'a Survey,
     /// Decides every draw.
@@ -81,17 +83,16 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let emulator = emulator(domain, host, settings)?;
     check_modules(domain, host)?;
     selinux::models_present(domain, host)?;
-    let resources = inventory::of(domain, chains, settings);
+    let resources = inventory::of(domain, chains, inputs.shares, settings);
     let labels = host.selinux.is_some().then(|| contexts(inputs, &resources)).transpose()?;
     let ports = ports::plan(domain, inputs.uuid, settings)?;
     let served = shares::helpers(domain);
     let uids = owners(inputs, ports.passts.len() + served + usize::from(ports.tpm.is_some()))?;
     // passts first, then servers of directories, the TPM last.
     let servers = uids.helpers.get(ports.passts.len()..).unwrap_or_default();
-    let virtiofsd = labels.as_ref().map(|labels| labels.virtiofsd.to_string());
-    let shared = shares::plan(domain, host, settings, servers, virtiofsd.as_deref())?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
+    let shared = shares::plan(inputs, servers, &resources, &stack)?;
     let profile = match &host.apparmor {
         Some(_) => apparmor::profile(domain, inputs.uuid)?,
         None => None,
@@ -157,6 +158,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         ops.extend(images::label(state, &stack)?.map(|label| Op::LabelSelinux { slot, label }));
     }
     ops.extend(boot_labels(&resources, &stack)?);
+    ops.extend(shared.labels);
     if profile.is_some() {
         let required = domain.seclabels.iter().any(|label| label.model == "apparmor");
         ops.push(Op::LoadProfile { rules: profile_rules(domain), required });

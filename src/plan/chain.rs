@@ -11,10 +11,13 @@ use crate::conf::domain::{Backing, DeviceLabel, Disk, DiskSource, ImageFormat, S
 use crate::image::Header;
 use crate::privsep::op::{FileIdentity, ImageKind};
 
-/// Reads one image header by path, in a confined process.
+/// Looks at what a definition names by path: image headers, read in a confined process, and directories.
 pub trait Prober {
     /// The header and identity of what is at `path`.
     fn probe(&mut self, path: &str) -> Result<Found, Refusal>;
+
+    /// Which directory is at `path`, for a guest to mount.
+    fn directory(&mut self, path: &str) -> Result<FileIdentity, Refusal>;
 }
 
 /// What a [`Prober`] found.

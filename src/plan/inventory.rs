@@ -21,9 +21,24 @@ use crate::settings::Settings;
 /// The TPM's state, by name.
 pub(super) const TPM_STATE: &str = "the TPM's state";
 
+/// What a directory that a guest mounts is called.
+pub(super) fn share_name(alias: &str) -> String {
+    format!("share {alias}")
+}
+
+/// What its server is called.
+pub(super) fn server_name(alias: &str) -> String {
+    format!("virtiofsd for {alias}")
+}
+
 /// Everything, processes first, then each device in the definition's order.
 #[must_use]
-pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resource> {
+pub fn of(
+    domain: &Domain,
+    chains: &[Chain],
+    directories: &[FileIdentity],
+    settings: &Settings,
+) -> Vec<Resource> {
     let Devices {
         emulator: _,
         disks,
@@ -125,11 +140,13 @@ pub fn of(domain: &Domain, chains: &[Chain], settings: &Settings) -> Vec<Resourc
             place: shares::is_place(&one.source, settings),
             served: one.virtiofs().is_some(),
             writable: !one.readonly,
+            identity: directories.get(index).copied().unwrap_or_else(|| made_up(&one.source)),
         };
-        all.push(resource(format!("share {alias}"), Some(&one.source), one.line, Kind::Share(share)));
+        all.push(resource(share_name(&alias), Some(&one.source), one.line, Kind::Share(share)));
         if share.served {
             all.push(resource(format!("requests of {alias}"), None, one.line, Kind::Channel));
-            all.push(process(&format!("virtiofsd for {alias}"), Process::Virtiofsd(helpers)));
+            let server = Process::Virtiofsd { helper: helpers, share: share.identity };
+            all.push(process(&server_name(&alias), server));
             helpers += 1;
         }
     }
@@ -246,8 +263,9 @@ pub(super) fn place(path: &str, block: bool, settings: &Settings) -> Place {
     }
 }
 
-/// The same for the same path, and hardly ever for another one.
-fn made_up(path: &str) -> FileIdentity {
+/// An identity for whoever cannot look: the same for the same path, and hardly ever for another one.
+#[must_use]
+pub fn made_up(path: &str) -> FileIdentity {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     FileIdentity { device: 0, inode: hasher.finish() }

@@ -33,12 +33,12 @@ pub fn plan(inputs: &Inputs<'_>, beyond: &[Beyond], models: &[Model]) -> Result<
     let bound = doi::bind(inputs.domain, inputs.chains, inputs.host, inputs.settings, &runs)?;
     let domain = network::resolve(bound.domain, inputs.settings);
     let inputs = &Inputs { domain: &domain, chains: &bound.chains, ..*inputs };
-    let mut resources = inventory::of(inputs.domain, inputs.chains, inputs.settings);
+    let mut resources = inventory::of(inputs.domain, inputs.chains, inputs.shares, inputs.settings);
     resources.extend(inventory::beyond(beyond, inputs.settings));
     let helpers = resources
         .iter()
         .filter(|r| {
-            matches!(r.kind, Kind::Process(Process::Passt(_) | Process::Swtpm(_) | Process::Virtiofsd(_)))
+            matches!(r.kind, Kind::Process(Process::Passt(_) | Process::Swtpm(_) | Process::Virtiofsd { .. }))
         })
         .count();
     let contexts =

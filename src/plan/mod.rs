@@ -20,7 +20,7 @@ mod props;
 pub mod qemu;
 pub mod render;
 mod reserve;
-mod shares;
+pub mod shares;
 mod slots;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -121,7 +121,7 @@ fn describe(op: &Op) -> (String, String) {
             ),
             "the user network runs outside QEMU, under a uid of its own".into(),
         ),
-        Op::OpenShare { slot, path, access } => (
+        Op::OpenShare { slot, path, access, .. } => (
             format!("{slot} {path}{}", if *access == Access::ReadOnly { " (read-only)" } else { "" }),
             "one directory for the guest, mounted from its descriptor into an empty root".into(),
         ),

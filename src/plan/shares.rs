@@ -1,19 +1,23 @@
 //! The operations for directories that the guest mounts: over 9p by QEMU itself, over virtiofs by a process each.
 
-use super::images::inside;
-use super::{PlanError, slots};
+use std::collections::HashSet;
+
+use super::images::{self, inside};
+use super::{Inputs, PlanError, inventory, slots};
 use crate::base::{Layer, Refusal, Slot};
 use crate::conf::domain::{Domain, Filesystem, VirtiofsCache, VirtiofsOptions};
 use crate::conf::facts::HostFacts;
 use crate::privsep::confinement::RootShare;
 use crate::privsep::op::{Access, Op, ShareCache, SpawnVirtiofsd};
-use crate::security::selinux::NO_POLICY;
+use crate::security::decide::{Action, Model, Stack};
+use crate::security::resource::Resource;
 use crate::settings::Settings;
 
 /// What the shares of one domain lead to.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     pub(super) opens: Vec<Op>,
+    pub(super) labels: Vec<Op>,
     pub(super) channels: Vec<Op>,
     pub(super) spawns: Vec<SpawnVirtiofsd>,
     /// What QEMU serves itself.
@@ -31,7 +35,8 @@ pub(super) fn helpers(domain: &Domain) -> usize {
 }
 
 /// Whether the configuration lets a guest mount a directory.
-pub(super) fn is_place(path: &str, settings: &Settings) -> bool {
+#[must_use]
+pub fn is_place(path: &str, settings: &Settings) -> bool {
     let plain = super::chain::normalise("/", path).is_some_and(|plain| plain == path);
     plain
         && settings
@@ -41,23 +46,35 @@ pub(super) fn is_place(path: &str, settings: &Settings) -> bool {
             .any(|place| inside(path, place) || path == place.trim_end_matches('/'))
 }
 
-/// Plans every share; `uids` are those of the processes, in the definition's order, `label` their context.
+/// Plans every share; `uids` are those of the processes, in the definition's order.
 pub(super) fn plan(
-    domain: &Domain,
-    host: &HostFacts,
-    settings: &Settings,
+    inputs: &Inputs<'_>,
     uids: &[u32],
-    label: Option<&str>,
+    resources: &[Resource],
+    stack: &[Stack<'_>],
 ) -> Result<Shares, PlanError> {
+    let Inputs { domain, host, settings, .. } = *inputs;
     let mut shares = Shares::default();
     let mut uids = uids.iter();
+    let mut labelled = HashSet::new();
     for (index, filesystem) in domain.devices.filesystems.iter().enumerate() {
         check_place(filesystem, settings)?;
-        check_selinux(filesystem, host)?;
         let alias = alias(index);
         let share = slots::console(&alias, "share")?;
         let access = if filesystem.readonly { Access::ReadOnly } else { Access::ReadWrite };
-        shares.opens.push(Op::OpenShare { slot: share.clone(), path: filesystem.source.clone(), access });
+        let identity = inputs.shares.get(index).copied();
+        let identity = identity.unwrap_or_else(|| inventory::made_up(&filesystem.source));
+        shares.opens.push(Op::OpenShare {
+            slot: share.clone(),
+            path: filesystem.source.clone(),
+            access,
+            identity,
+        });
+        let label = label(filesystem, &alias, resources, stack)?;
+        // One label is enough for a directory that is shared twice.
+        if let Some(label) = label.filter(|_| labelled.insert(identity)) {
+            shares.labels.push(Op::LabelSelinux { slot: share.clone(), label });
+        }
         let Some(options) = filesystem.virtiofs() else {
             let number = u8::try_from(index).unwrap_or(u8::MAX);
             shares.root.push(RootShare { slot: share, number });
@@ -67,6 +84,7 @@ pub(super) fn plan(
         let slot = slots::console(&alias, "peer")?;
         shares.channels.push(Op::Meeting { slot: slots::console(&alias, "")?, peer: slot.clone() });
         let program = program(options, filesystem.line, host, settings)?;
+        let label = context(&alias, resources, stack)?;
         shares.spawns.push(spawn((alias, program), (slot, share), *uid, options, label));
     }
     Ok(shares)
@@ -77,7 +95,7 @@ fn spawn(
     (slot, share): (Slot, Slot),
     uid: u32,
     options: &VirtiofsOptions,
-    label: Option<&str>,
+    selinux_label: Option<String>,
 ) -> SpawnVirtiofsd {
     SpawnVirtiofsd {
         alias,
@@ -94,7 +112,7 @@ fn spawn(
         posix_lock: options.posix_lock,
         flock: options.flock,
         threads: options.threads,
-        selinux_label: label.map(ToOwned::to_owned),
+        selinux_label,
     }
 }
 
@@ -110,20 +128,38 @@ fn check_place(filesystem: &Filesystem, settings: &Settings) -> Result<(), PlanE
     ))
 }
 
-/// What QEMU makes would carry the domain's own pair, which the next start does not have; and the policy's rules for
-/// virtiofsd have not been seen to suffice.
-fn check_selinux(filesystem: &Filesystem, host: &HostFacts) -> Result<(), PlanError> {
-    if host.selinux.is_none() {
-        return Ok(());
+/// The label that SELinux sets on the directory itself.
+fn label(
+    filesystem: &Filesystem,
+    alias: &str,
+    resources: &[Resource],
+    stack: &[Stack<'_>],
+) -> Result<Option<String>, PlanError> {
+    let name = inventory::share_name(alias);
+    let Some(resource) = resources.iter().find(|resource| resource.name == name) else { return Ok(None) };
+    for model in stack.iter().filter(|model| model.model() == Model::Selinux) {
+        let decision = model.decide(resource)?;
+        if decision.action == Action::Refused {
+            return Err(Refusal::new(
+                Layer::Selinux,
+                "plan the start with",
+                format!("<filesystem> {} (line {})", filesystem.tag, filesystem.line),
+                decision.reason,
+                "write <driver type='virtiofs'/>, which a process of its own serves",
+            )
+            .into());
+        }
     }
-    Err(Refusal::new(
-        Layer::Selinux,
-        "plan the start with",
-        format!("<filesystem> {} (line {})", filesystem.tag, filesystem.line),
-        NO_POLICY,
-        "remove it, or use a disk",
-    )
-    .into())
+    images::label(resource, stack)
+}
+
+/// The context of a server.
+fn context(alias: &str, resources: &[Resource], stack: &[Stack<'_>]) -> Result<Option<String>, PlanError> {
+    let name = inventory::server_name(alias);
+    let server = resources.iter().find(|resource| resource.name == name);
+    let model = stack.iter().find(|model| model.model() == Model::Selinux);
+    let (Some(server), Some(model)) = (server, model) else { return Ok(None) };
+    Ok(model.decide(server)?.label)
 }
 
 /// The server: the definition's, else the first of the configured ones that is there.

@@ -47,11 +47,12 @@ pub enum Op {
         /// The pair.
         pair: CategoryPair,
     },
-    /// Takes part in the pair of an image that several domains write; the first one brings the pair.
+    /// Takes part in the pair of what several domains may use, an image that is written or a directory; the first one
+    /// brings the pair.
     LeaseShare {
-        /// The image.
+        /// The image or directory.
         identity: FileIdentity,
-        /// The pair: the label of the image, and part of the range of every domain that shares it.
+        /// The pair: the label of it, and part of the range of every domain that shares it.
         pair: CategoryPair,
     },
     /// Makes the domain's cgroup and sets its limits.
@@ -104,7 +105,7 @@ pub enum Op {
     },
     /// Sets the SELinux label of what `slot` holds; undone to the label found before.
     LabelSelinux {
-        /// An image, a file that is only read, or a helper's state that this plan opened.
+        /// An image, a file that is only read, a directory that is shared, or a helper's state that this plan opened.
         slot: Slot,
         /// The whole context, such as `system_u:object_r:svirt_guest_image_t:s0:c1,c2`.
         label: String,
@@ -191,6 +192,8 @@ pub enum Op {
         path: String,
         /// Whether it can be written.
         access: Access,
+        /// The directory that the plan was made for; another one there is refused.
+        identity: FileIdentity,
     },
     /// Makes a listening socket without a name and one that is connected to it: for helpers that accept.
     Meeting {

@@ -177,7 +177,10 @@ impl Checker {
                 self.make(at, slot, Held::Vsock)
             }
             Op::LabelSelinux { slot, .. } => {
-                if !matches!(self.made.get(slot), Some(Held::Image | Held::Readable | Held::State(_))) {
+                if !matches!(
+                    self.made.get(slot),
+                    Some(Held::Image | Held::Readable | Held::Share | Held::State(_))
+                ) {
                     return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
                 }
                 if !self.labelled.insert(slot.clone()) {

@@ -34,6 +34,11 @@ pub enum Request {
         /// Absolute path; it must lie in a configured place.
         path: String,
     },
+    /// Tells which directory a guest would mount.
+    Share {
+        /// Absolute path; it must lie in a configured place.
+        path: String,
+    },
     /// Starts a domain.
     Start {
         /// The plan.
@@ -80,6 +85,8 @@ pub enum Reply {
     Probed(Probed),
     /// The request was refused or failed; nothing of it stays.
     Refused(Box<Refused>),
+    /// To `Share`.
+    Share(FileIdentity),
     /// To `Start`: the guest runs.
     Started(Started),
     /// To `Storage`.
@@ -136,7 +143,7 @@ pub struct Survey {
     pub uids: Vec<(UidRole, u32)>,
     /// Category pairs that belong to one domain each.
     pub pairs: Vec<CategoryPair>,
-    /// Images that several domains write, each with its pair.
+    /// Images that several domains write and directories that guests mount, each with its pair.
     pub shares: Vec<(FileIdentity, CategoryPair)>,
     /// Pairs that nobody may have, because a domain with shared images dominates them.
     pub crossings: Vec<CategoryPair>,

@@ -60,7 +60,7 @@ impl Profile {
             Kind::Process(Process::Swtpm(_)) => {
                 self.part(ProfilePart::Swtpm, "one state, one channel, and no way to execute or connect")
             }
-            Kind::Process(Process::Virtiofsd(_)) => nothing(
+            Kind::Process(Process::Virtiofsd { .. }) => nothing(
                 Action::Never,
                 "no profile of svirt's yet: its uid, namespaces, Landlock and filter hold it",
             ),

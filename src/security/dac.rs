@@ -38,9 +38,9 @@ impl Owners {
                 Some(&self.supervisor),
                 "the device model cannot signal or trace the process that watches it",
             ),
-            Kind::Process(Process::Passt(at) | Process::Swtpm(at) | Process::Virtiofsd(at)) => {
-                run(self.helpers.get(*at), "taken over, it reaches neither the device model nor its files")
-            }
+            Kind::Process(
+                Process::Passt(at) | Process::Swtpm(at) | Process::Virtiofsd { helper: at, .. },
+            ) => run(self.helpers.get(*at), "taken over, it reaches neither the device model nor its files"),
             Kind::HelperState(Process::Passt(at) | Process::Swtpm(at)) => match self.helpers.get(*at) {
                 Some(uid) => Ok(Decision {
                     action: Action::Set,

@@ -89,6 +89,8 @@ pub struct Share {
     pub served: bool,
     /// Whether the guest writes to it.
     pub writable: bool,
+    /// Which directory it was when it was looked at.
+    pub identity: FileIdentity,
 }
 
 /// A process that runs for a domain.
@@ -103,8 +105,13 @@ pub enum Process {
     Supervisor,
     /// swtpm, by its place among the helpers.
     Swtpm(usize),
-    /// virtiofsd, by its place among the helpers.
-    Virtiofsd(usize),
+    /// A server of one directory.
+    Virtiofsd {
+        /// Its place among the helpers.
+        helper: usize,
+        /// Which directory.
+        share: FileIdentity,
+    },
 }
 
 /// What the configuration lets a path be used for.

@@ -16,8 +16,9 @@ use crate::settings::Selinux;
 /// Contexts of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
-    /// The pair of the domain, leased for it, and those of the images that it shares. Device model and
-    /// supervisor run under all of them, helpers under the first.
+    /// The pair of the domain, leased for it, and those of the images and directories that it shares. Device model
+    /// and supervisor run under those that are theirs, a server of a directory under that one's besides, other helpers
+    /// under the first.
     pub pairs: Pairs,
     /// The device model's context.
     pub guest: Context,
@@ -29,8 +30,6 @@ pub struct Labels {
     pub swtpm: Context,
     /// The context of the TPM's state.
     tpm_state: Context,
-    /// virtiofsd's context.
-    pub virtiofsd: Context,
     /// Whether images are labelled.
     pub relabel: bool,
     /// The context of a writable image of this domain alone.
@@ -81,7 +80,7 @@ pub fn running(domain: &Domain, types: &Selinux, own: CategoryPair) -> Result<La
     if labels.pairs.own == own {
         return Ok(labels);
     }
-    let pairs = Pairs { own, shares: Vec::new() };
+    let pairs = Pairs { own, shares: Vec::new(), helpers: Vec::new() };
     Ok(Labels::new(types, pairs, &labels.guest.kind, labels.relabel))
 }
 
@@ -127,13 +126,17 @@ pub fn labels(
     Ok(labels)
 }
 
-/// The images that the domain shares, with the pairs that the definition names for them.
+/// The images and directories that the domain shares, with the pairs that the definition names for them.
 fn shared(resources: &[Resource], relabel: bool, types: &Selinux) -> Result<Vec<Shared>, LabelError> {
     let mut all = Vec::new();
     for resource in resources {
         let image = match &resource.kind {
             Kind::Image(image) => image,
             Kind::Beyond(foreign) if foreign.is_labelled() => &foreign.image,
+            Kind::Share(share) if relabel && share.place => {
+                all.push(Shared { identity: share.identity, named: None, helper: share.served });
+                continue;
+            }
             _ => continue,
         };
         if !relabel || image.used() != Use::Shared || image.place != Place::Relabelable {
@@ -149,7 +152,7 @@ fn shared(resources: &[Resource], relabel: bool, types: &Selinux) -> Result<Vec<
                 Some(pair.ok_or_else(|| refuse(text, resource.line, NOT_A_PAIR))?)
             }
         };
-        all.push(Shared { identity: image.identity, named });
+        all.push(Shared { identity: image.identity, named, helper: false });
     }
     Ok(all)
 }
@@ -171,8 +174,8 @@ const NOT_A_PAIR: &str = "an image that several domains write has exactly two ca
 /// What both models of files say of a path outside the configured places.
 pub(super) const ELSEWHERE: &str = "it lies in none of the places of images.relabelable and images.readable";
 
-/// Why nothing is shared under SELinux.
-pub const NO_POLICY: &str = "svirt's policy does not yet let directories be shared under SELinux";
+/// Why nothing is shared over 9p under SELinux.
+const NO_POLICY: &str = "svirt's policy lets no device model make files, and over 9p it would";
 
 /// What every model says of a share outside the configured places.
 pub(super) const NO_SHARE: &str = "it lies in none of the places of shares.places";
@@ -204,21 +207,20 @@ fn guest_context(text: &str, label: &SecLabel, types: &Selinux) -> Result<Contex
 impl Labels {
     fn new(types: &Selinux, pairs: Pairs, guest: &str, relabel: bool) -> Self {
         let own = Range::of(pairs.own);
-        let all = Range::of_all(&pairs.all());
+        let all = Range::of_all(&pairs.model());
         Self {
             guest: Context::process(guest, all),
             supervisor: Context::process(&types.supervisor_type, all),
             passt: Context::process(&types.passt_type, own),
             swtpm: Context::process(&types.swtpm_type, own),
             tpm_state: Context::file(&types.tpm_state_type, own),
-            virtiofsd: Context::process(&types.virtiofsd_type, own),
             relabel,
             image: Context::file(&types.image_type, own),
             pairs,
         }
     }
 
-    /// The pair of an image that the domain shares.
+    /// The pair of an image or directory that the domain shares.
     fn share(&self, identity: FileIdentity) -> Option<CategoryPair> {
         self.pairs.shares.iter().find(|(shared, _)| *shared == identity).map(|(_, pair)| *pair)
     }
@@ -246,11 +248,15 @@ impl Labels {
             Kind::Process(Process::Passt(_)) => {
                 run(&self.passt, "packets of one domain; the domain's pair keeps it to that one")
             }
-            Kind::Process(Process::Virtiofsd(_)) => {
-                run(&self.virtiofsd, "requests of one domain; the domain's pair keeps it to that one")
+            Kind::Process(Process::Virtiofsd { share, .. }) => {
+                let range = Range::of_all(&self.pairs.server(*share));
+                run(
+                    &Context::process(&types.virtiofsd_type, range),
+                    "requests of one domain about one directory, whose pair it alone has besides the domain's",
+                )
             }
             Kind::Share(Share { place: false, .. }) => Ok(Decision::nothing(Action::Refused, NO_SHARE)),
-            Kind::Share(_) => Ok(Decision::nothing(Action::Refused, NO_POLICY)),
+            Kind::Share(share) => Ok(self.directory(share, types)),
             Kind::Image(image) => self.image(image, resource.line, types),
             Kind::Boot(place) | Kind::Firmware(place) => Ok(self.boot(*place, types)),
             Kind::Beyond(foreign) => foreign::selinux(self, foreign, resource.line, types),
@@ -268,6 +274,20 @@ impl Labels {
             Kind::Tap => {
                 never("the policy lets device models use a tap that the labeller opened, and open none")
             }
+        }
+    }
+
+    /// A directory that the guest mounts: only whoever may search it comes to what it holds.
+    fn directory(&self, share: &Share, types: &Selinux) -> Decision {
+        if !share.served {
+            return Decision::nothing(Action::Refused, NO_POLICY);
+        }
+        match self.share(share.identity) {
+            Some(pair) => Decision::set(
+                Context::file(&types.share_type, Range::of(pair)),
+                "the directory's own pair, which only those have that serve it; what lies in it keeps its label",
+            ),
+            None => Decision::nothing(Action::Never, "the domain's own label says relabel='no'"),
         }
     }
 
@@ -397,7 +417,7 @@ mod tests {
 
     fn own() -> Labels {
         let shares = vec![(FileIdentity { device: 1, inode: 7 }, CategoryPair::new(5, 9).unwrap())];
-        let pairs = Pairs { own: CategoryPair::new(41, 264).unwrap(), shares };
+        let pairs = Pairs { own: CategoryPair::new(41, 264).unwrap(), shares, helpers: Vec::new() };
         Labels::new(&Selinux::default(), pairs, "svirt_guest_t", true)
     }
 

@@ -1,4 +1,4 @@
-//! Images that several domains write: each has a category pair of its own, which only the domains that declare
+//! Images that several domains write, and directories that guests mount: each has a category pair of its own, which only the domains that declare
 //! it have besides their own.
 //!
 //! libvirt gives such an image no categories, so that every guest of the host may write to it. Here a domain runs
@@ -16,13 +16,15 @@ use crate::privsep::request::Survey;
 /// How often a pair is drawn again whose crossings are taken.
 const DRAWS: u64 = 256;
 
-/// An image that the domain shares.
+/// An image or directory that the domain shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// Which.
     pub identity: FileIdentity,
     /// The pair that the definition names for it.
     pub named: Option<CategoryPair>,
+    /// Whether a helper alone uses it, and the device model has no part in its pair.
+    pub helper: bool,
 }
 
 /// The pairs of one start.
@@ -32,9 +34,25 @@ pub struct Pairs {
     pub own: CategoryPair,
     /// Those of its shares.
     pub shares: Vec<(FileIdentity, CategoryPair)>,
+    /// The shares that only a helper uses.
+    pub helpers: Vec<FileIdentity>,
 }
 
 impl Pairs {
+    /// Those that the device model runs under, the domain's own first.
+    #[must_use]
+    pub fn model(&self) -> Vec<CategoryPair> {
+        let shares = self.shares.iter().filter(|(identity, _)| !self.helpers.contains(identity));
+        std::iter::once(self.own).chain(shares.map(|(_, pair)| *pair)).collect()
+    }
+
+    /// Those of a helper that serves one share, which also reaches what the device model makes.
+    #[must_use]
+    pub fn server(&self, share: FileIdentity) -> Vec<CategoryPair> {
+        let own = self.shares.iter().filter(|(identity, _)| *identity == share).map(|(_, pair)| *pair);
+        self.model().into_iter().chain(own).collect()
+    }
+
     /// All, the domain's own first.
     #[must_use]
     pub fn all(&self) -> Vec<CategoryPair> {
@@ -97,7 +115,7 @@ pub fn draw(
             };
             shares.push((image.identity, pair));
         }
-        let pairs = Pairs { own, shares };
+        let pairs = Pairs { own, shares, helpers: helpers(shared) };
         let all = pairs.all();
         let distinct = all.iter().enumerate().all(|(at, pair)| !all.iter().skip(at + 1).any(|p| p == pair));
         if distinct && !crossings(&all).iter().any(|pair| labels.contains(*pair)) {
@@ -105,6 +123,12 @@ pub fn draw(
         }
     }
     Err(LabelError::NoPair)
+}
+
+/// The shares that the device model itself does not use in any way.
+fn helpers(shared: &[Shared]) -> Vec<FileIdentity> {
+    let model = |identity| shared.iter().any(|one| one.identity == identity && !one.helper);
+    shared.iter().map(|one| one.identity).filter(|identity| !model(*identity)).collect()
 }
 
 #[cfg(test)]
@@ -137,14 +161,16 @@ mod tests {
     proptest! {
         #[test]
         fn only_those_that_share_an_image_reach_it(
-            domains in prop::collection::vec(prop::collection::btree_set(0_u64..4, 0..3), 1..8),
+            domains in prop::collection::vec(prop::collection::btree_map(0_u64..4, any::<bool>(), 0..3), 1..8),
             seed: u64,
         ) {
             let mut survey = Survey::default();
             let mut all = Vec::new();
-            for inodes in &domains {
-                let shared: Vec<Shared> =
-                    inodes.iter().map(|inode| Shared { identity: image(*inode), named: None }).collect();
+            for shares in &domains {
+                let shared: Vec<Shared> = shares
+                    .iter()
+                    .map(|(inode, helper)| Shared { identity: image(*inode), named: None, helper: *helper })
+                    .collect();
                 // The same seed for all: what is taken must decide, not luck.
                 let pairs = draw(None, &shared, &survey, seed).unwrap();
                 started(&mut survey, &pairs);
@@ -156,6 +182,18 @@ mod tests {
                     for (identity, pair) in &other.shares {
                         let shares = one.shares.iter().any(|(own, _)| own == identity);
                         prop_assert_eq!(dominates(one, *pair), shares);
+                        let has = |pairs: Vec<CategoryPair>, category| {
+                            pairs.iter().any(|p| p.low() == category || p.high() == category)
+                        };
+                        let reaches = |pairs: Vec<CategoryPair>| {
+                            has(pairs.clone(), pair.low()) && has(pairs, pair.high())
+                        };
+                        // Only the helper of that very share has the pair of what is served.
+                        prop_assert_eq!(reaches(one.model()), shares && !one.helpers.contains(identity));
+                        for (served, _) in &one.shares {
+                            let own = served == identity || !one.helpers.contains(identity);
+                            prop_assert_eq!(reaches(one.server(*served)), shares && own);
+                        }
                     }
                 }
             }
@@ -171,8 +209,9 @@ mod tests {
             crossings: vec![pair(1, 3)],
             ..Survey::default()
         };
-        let named =
-            |inode, pair| draw(None, &[Shared { identity: image(inode), named: Some(pair) }], &survey, 1);
+        let named = |inode, named| {
+            draw(None, &[Shared { identity: image(inode), named: Some(named), helper: false }], &survey, 1)
+        };
         assert_eq!(named(7, pair(3, 4)).unwrap().shares, [(image(7), pair(3, 4))]);
         assert_eq!(named(8, pair(5, 6)).unwrap().shares, [(image(8), pair(5, 6))]);
         for (inode, taken) in [(7, pair(5, 6)), (8, pair(3, 4)), (8, pair(1, 2)), (8, pair(1, 3))] {

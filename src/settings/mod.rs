@@ -267,6 +267,8 @@ pub struct Selinux {
     pub tpm_state_type: String,
     /// Type of virtiofsd.
     pub virtiofsd_type: String,
+    /// Type of a directory that a guest mounts.
+    pub share_type: String,
     /// Other process types that a static label may name.
     pub extra_types: Vec<String>,
     /// Other file types that a static or device label may name.
@@ -452,6 +454,7 @@ impl Default for Selinux {
             swtpm_type: "svirt_swtpm_t".into(),
             tpm_state_type: "svirt_tpm_state_t".into(),
             virtiofsd_type: "svirt_virtiofsd_t".into(),
+            share_type: "svirt_share_t".into(),
             extra_types: Vec::new(),
             extra_image_types: Vec::new(),
         }

@@ -56,6 +56,14 @@ if ($what eq 'two') {
     open(my $script, '<', '/run/svirt/helper-probe.pl') or die "helper-probe.pl: $!\n"; my $text = join('', <$script>);
     $start::uid = $uid;
     listen_to(start($context, [map { fileno $_ } @open], '/usr/bin/perl', '-e', $text, $pid, @files));
+} elsif ($what eq 'share') {
+    my ($program, $context, $uid, $pid, $image, @directories) = @rest;
+    my @pads = map { open(my $pad, '<', '/dev/null'); $pad } 1 .. 3;
+    my @open = map { sysopen(my $directory, $_, 0) or die "$_: $!\n"; $directory } @directories;
+    open(my $file, '+<', $image) or die "$image: $!\n";
+    open(my $script, '<', '/run/svirt/share-probe.pl') or die "share-probe.pl: $!\n"; my $text = join('', <$script>);
+    $start::uid = $uid;
+    listen_to(start($context, [map { fileno $_ } @open, $file], $program, '-e', $text, $pid));
 } elsif ($what eq 'qemu') {
     my ($dir, $context, $image) = @rest;
     open(my $pad1, '<', '/dev/null'); open(my $pad2, '<', '/dev/null');

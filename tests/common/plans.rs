@@ -56,6 +56,10 @@ impl Prober for Store {
         };
         Ok(Found { identity, kind, header })
     }
+
+    fn directory(&mut self, path: &str) -> Result<FileIdentity, Refusal> {
+        Ok(svirt::plan::inventory::made_up(path))
+    }
 }
 
 /// As Debian's ovmf describes it.
@@ -131,12 +135,15 @@ fn with_inputs<T>(
         .map(|disk| chain::resolve(disk, settings.limits.chain_depth, &mut Store))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.refusal())?;
+    let shares: Vec<_> =
+        domain.devices.filesystems.iter().map(|one| Store.directory(&one.source).unwrap()).collect();
     let inputs = Inputs {
         domain: &domain,
         uuid: domain.uuid.unwrap(),
         host: &host(path.file_stem().unwrap().to_str().unwrap()),
         settings: &settings,
         chains: &chains,
+        shares: &shares,
         survey: &Survey::default(),
         seed: 1,
         paused: false,

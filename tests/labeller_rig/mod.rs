@@ -265,6 +265,10 @@ impl Rig {
             slot: slot("fs0.share"),
             path: place.to_str().unwrap().into(),
             access: Access::ReadWrite,
+            identity: {
+                let found = std::fs::metadata(&place).unwrap();
+                FileIdentity { device: found.dev(), inode: found.ino() }
+            },
         };
         let ops = &mut plan.ops;
         let Some(Op::Spawn(spawn)) = ops.last_mut() else { panic!("no spawn") };

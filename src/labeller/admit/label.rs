@@ -21,7 +21,7 @@ fn parse(label: &str) -> Option<Context<'_>> {
 
 impl Admission<'_> {
     /// Checks the context of a process. On a host with SELinux there must be one, elsewhere none.
-    /// `shares` are the pairs of the shared images that the process uses.
+    /// `shares` are the pairs of the shared images and directories that the process uses.
     pub(super) fn process_label(
         &self,
         label: Option<&str>,
@@ -80,6 +80,15 @@ impl Admission<'_> {
         }
         if self.states.contains(&slot) {
             return self.private_label(label, &self.settings.selinux.tpm_state_type, "a TPM's state");
+        }
+        if self.directories.iter().any(|(directory, _)| *directory == slot) {
+            let pair = self.pair_of(slot).map(|pair| CategoryPair::level(&[pair]));
+            let fits = parse(label).is_some_and(|context| {
+                (context.user, context.role) == ("system_u", "object_r")
+                    && context.kind == self.settings.selinux.share_type
+                    && pair.as_deref() == Some(context.range)
+            });
+            return if fits { Ok(()) } else { refuse("is not the directory's own label", "plan again") };
         }
         if self.readables.contains(&slot) {
             let content = format!("system_u:object_r:{}:s0", self.settings.selinux.content_type);

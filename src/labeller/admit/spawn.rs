@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Admission, plain, policy};
-use crate::base::{CategoryPair, Refusal};
+use crate::base::Refusal;
 use crate::privsep::confinement::{
     Confinement, LandlockAccess, LandlockRule, Rlimit, RlimitKind, RootShare, SeccompProgram,
 };
@@ -36,10 +36,9 @@ impl Admission<'_> {
         let types = &self.settings.selinux;
         let mut guest = vec![&types.guest_type, &types.guest_tcg_type];
         guest.extend(&types.extra_types);
-        let shares: Vec<CategoryPair> = self.shares.iter().map(|(_, pair)| *pair).collect();
-        self.process_label(spawn.confinement.selinux_exec.as_deref(), &guest, &shares)?;
+        self.process_label(spawn.confinement.selinux_exec.as_deref(), &guest, &self.model)?;
         let types = [&types.supervisor_type];
-        self.process_label(spawn.supervisor.selinux_label.as_deref(), &types, &shares)?;
+        self.process_label(spawn.supervisor.selinux_label.as_deref(), &types, &self.model)?;
         confinement(&spawn.confinement, self.settings.host.enable_dump)?;
         self.supervisor(&spawn.supervisor)
     }

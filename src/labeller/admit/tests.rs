@@ -5,7 +5,7 @@ use crate::privsep::confinement::{
     BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, Rlimit, RlimitKind, RootSpec,
     SeccompProgram,
 };
-use crate::privsep::op::Access;
+use crate::privsep::op::{Access, SpawnVirtiofsd};
 use crate::privsep::op::{DeviceNode, FdGrant, FileIdentity, ImageKind, Spawn};
 use crate::privsep::supervisor::{Lifecycle, LifecycleAction, SupervisorSpec};
 
@@ -192,6 +192,57 @@ fn a_shareable_image_has_the_pair_that_its_domains_share() {
     }
     assert_eq!(made("s0:c8,c9", "s0:c1,c2", 2), Err(Some(9)), "it could not use it");
     assert_eq!(made("s0:c8,c9", "s0:c1,c2,c8,c9", 3), Err(None), "a share of nothing that it opens");
+}
+
+#[test]
+fn a_directory_has_a_pair_that_its_server_alone_has_besides_the_domains() {
+    let settings = Settings::default();
+    let made = |label: &str, server: &str, guest: &str, leased_inode: u64| {
+        let mut plan = plan(&settings);
+        let identity = FileIdentity { device: 1, inode: 70 };
+        let share = slot("fs0.share");
+        let context = |kind: &str, range: &str| format!("system_u:system_r:{kind}:{range}");
+        last(&mut plan).confinement.selinux_exec = Some(context("svirt_guest_t", guest));
+        last(&mut plan).fds.push(FdGrant { slot: slot("fs0"), number: 40 });
+        let uid = settings.uids.helpers.first;
+        let at = plan.ops.len() - 1;
+        plan.ops.insert(
+            at,
+            Op::SpawnVirtiofsd(Box::new(SpawnVirtiofsd {
+                alias: "fs0".into(),
+                slot: slot("fs0.peer"),
+                share: share.clone(),
+                uid,
+                program: settings.shares.virtiofsd[0].clone(),
+                cache: None,
+                xattr: false,
+                posix_lock: false,
+                flock: false,
+                threads: None,
+                selinux_label: Some(context("svirt_virtiofsd_t", server)),
+            })),
+        );
+        plan.ops.insert(6, Op::Meeting { slot: slot("fs0"), peer: slot("fs0.peer") });
+        plan.ops.insert(6, Op::LabelSelinux { slot: share.clone(), label: label.into() });
+        let path = "/var/lib/svirt/shares/a".into();
+        plan.ops.insert(5, Op::OpenShare { slot: share, path, access: Access::ReadWrite, identity });
+        let leased = FileIdentity { device: 1, inode: leased_inode };
+        plan.ops.insert(3, Op::LeaseShare { identity: leased, pair: CategoryPair::new(8, 9).unwrap() });
+        plan.ops.insert(0, Op::LeaseUid { role: UidRole::Helper, uid });
+        check(&plan, &settings, true).map_err(|not| not.op.map(|at| plan.ops[at].name()))
+    };
+    let (own, both) = ("s0:c1,c2", "s0:c1,c2,c8,c9");
+    let good = "system_u:object_r:svirt_share_t:s0:c8,c9";
+    assert_eq!(made(good, both, own, 70), Ok(()));
+    for label in
+        ["svirt_share_t:s0", "svirt_share_t:s0:c1,c2", "svirt_guest_image_t:s0:c8,c9", "etc_t:s0:c8,c9"]
+    {
+        let label = format!("system_u:object_r:{label}");
+        assert_eq!(made(&label, both, own, 70), Err(Some("label-selinux")), "{label}");
+    }
+    assert_eq!(made(good, own, own, 70), Err(Some("spawn-virtiofsd")), "it could not serve it");
+    assert_eq!(made(good, both, both, 70), Err(Some("spawn")), "the device model has no part in it");
+    assert_eq!(made(good, both, own, 71), Err(None), "a share of nothing that it opens");
 }
 
 #[test]

@@ -2,17 +2,31 @@
 
 use std::os::fd::AsFd as _;
 
+use rustix::fs::OFlags;
+
 use super::{Apply, kernel, note};
 use crate::base::{Layer, Refusal, Slot};
 use crate::labeller::journal::ProcessRole;
-use crate::privsep::op::{Access, Op, SpawnVirtiofsd};
+use crate::privsep::op::{Access, FileIdentity, Op, SpawnVirtiofsd};
 use crate::sys::mount::{self, MountLimits};
 use crate::sys::namespace::{self, IdRange};
+use crate::sys::path;
 
 impl Apply<'_> {
     /// What the slot then holds is a detached mount, which one process attaches in a root of its own.
-    pub(super) fn open_share(&mut self, slot: &Slot, path: &str, access: Access) -> Result<(), Refusal> {
+    pub(super) fn open_share(
+        &mut self,
+        slot: &Slot,
+        path: &str,
+        access: Access,
+        identity: FileIdentity,
+    ) -> Result<(), Refusal> {
         let (directory, found) = self.places.open_share(path)?;
+        if found.id() != (identity.device, identity.inode) {
+            let rule = "another directory has taken its place since the plan was made";
+            let remedy = "start again; if it happens again, look who renames it";
+            return Err(Refusal::new(Layer::Policy, "share", path, rule, remedy));
+        }
         let error =
             |error: std::io::Error| kernel("mount the directory", path, &error, "look at its file system");
         let mounted = mount::clone_fd(directory.as_fd()).map_err(error)?;
@@ -32,6 +46,10 @@ impl Apply<'_> {
         let users = namespace::new_user(&owned(found.uid), &owned(found.gid))
             .map_err(|error| kernel("make a user namespace for", path, &error, ""))?;
         mount::map_owners(mounted.as_fd(), users.as_fd()).map_err(|error| unmapped(path, &error))?;
+        if self.is_labelled(slot) {
+            let object = path::reopen(&directory, OFlags::RDONLY | OFlags::DIRECTORY).map_err(error)?;
+            self.out.directories.push((slot.clone(), path.to_owned(), found.id(), object));
+        }
         self.keep(slot, mounted)
     }
 

@@ -21,6 +21,8 @@ pub struct Question<'a> {
     pub argv: &'a [String],
     /// A uid that has nothing.
     pub uid: u32,
+    /// The context that SELinux gives at exec, where the labeller's own may not execute the program.
+    pub selinux_exec: Option<&'a str>,
     /// What it may reach beyond itself and the libraries.
     pub reach: &'a [(&'a Path, Allow)],
     /// Whether what it says on standard error belongs to the answer.
@@ -33,7 +35,7 @@ pub struct Question<'a> {
 
 /// Asks, and ends who was asked, whatever it does by then. What is no UTF-8 comes back as U+FFFD.
 pub fn ask(question: &Question<'_>) -> Result<String, SpawnError> {
-    let Question { program, argv, uid, reach, errors_too, most, timeout } = *question;
+    let Question { program, argv, uid, selinux_exec, reach, errors_too, most, timeout } = *question;
     let until = Instant::now() + timeout;
     let (reading, writing) = scm::pipe().map_err(SpawnError::own("make a pipe for", program))?;
     let out = [(writing.as_fd(), 1), (writing.as_fd(), 2)];
@@ -47,7 +49,7 @@ pub fn ask(question: &Question<'_>) -> Result<String, SpawnError> {
         cgroup: None,
         rlimits: &[],
         namespaces: Namespaces::default(),
-        selinux_exec: None,
+        selinux_exec,
         apparmor_exec: None,
         seccomp: None,
         die_with_labeller: true,
@@ -71,7 +73,16 @@ mod tests {
     fn asked(argv: &[&str], reach: &[(&Path, Allow)], timeout: Duration) -> Result<String, SpawnError> {
         let argv: Vec<String> = argv.iter().map(|word| (*word).to_owned()).collect();
         let program = Path::new("/bin/sh");
-        ask(&Question { program, argv: &argv, uid: UID, reach, errors_too: false, most: 8, timeout })
+        ask(&Question {
+            program,
+            argv: &argv,
+            uid: UID,
+            selinux_exec: None,
+            reach,
+            errors_too: false,
+            most: 8,
+            timeout,
+        })
     }
 
     #[test]

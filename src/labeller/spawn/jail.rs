@@ -161,8 +161,13 @@ impl Plan<'_> {
 /// Its program and libraries, what it asks of the kernel, and the share. `/proc/self/fd` it only enters.
 fn rules(program: &Path) -> Vec<(&Path, Allow)> {
     let read = Allow { read_file: true, ..Allow::default() };
-    let facts =
-        ["/proc/sys/fs", "/proc/sys/kernel/cap_last_cap", "/proc/self/mountinfo", "/proc/self/status"];
+    let facts = [
+        "/proc/sys/fs",
+        "/proc/sys/kernel/cap_last_cap",
+        "/proc/self/mountinfo",
+        "/proc/self/status",
+        "/proc/self/uid_map",
+    ];
     let libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"];
     let mut rules = vec![(program, Allow::PROGRAM), (Path::new(SHARE), Allow::TREE)];
     rules.extend(libraries.map(|path| (Path::new(path), Allow::PROGRAM)));
