@@ -2,12 +2,19 @@
 
 use std::io::{self, Write};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Sends events to standard error, those that `SVIRT_LOG` chooses.
+///
+/// By target and level only: choosing by a span's fields would put a library for regular expressions into every
+/// process, the labeller too.
 pub(super) fn to_stderr() {
-    let filter = EnvFilter::try_from_env("SVIRT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log).with_ansi(false).init();
+    let wanted = std::env::var("SVIRT_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let wanted = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Log).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(wanted).init();
 }
 
 /// What clients and supervisors said may be in an event, and neither ends the line nor reaches the terminal of who

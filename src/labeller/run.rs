@@ -14,7 +14,7 @@ use super::recover::retry;
 use super::server::{self, Server};
 use super::store::Store;
 use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError, UserDirectories};
-use crate::sys::{cred, file, listen, lock, path, pidfd, selinux};
+use crate::sys::{cred, file, listen, lock, memory, path, pidfd, selinux};
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -100,6 +100,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         server::say_ready(&ready).map_err(step("say that it is ready"))?;
     }
     tracing::info!(socket = %socket.display(), domains = server.domains.len(), "serves");
+    memory::trim();
     let served = server.run(&listener, &signals).map_err(step("serve"));
     let _ = std::fs::remove_file(&socket);
     served

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::Client;
 use super::queue::{Budget, Queue};
 use super::share::{Seats, Waiters};
+use super::socket::Socket;
+use super::threads::Threads;
 use crate::access::Identity;
 use crate::remote::{Events, Service, Session};
 use crate::sys::listen;
@@ -20,6 +22,7 @@ pub(super) struct Shared {
     pub(super) events: Arc<Events>,
     pub(super) clients: Arc<Semaphore>,
     pub(super) seats: Arc<Seats>,
+    pub(super) threads: Arc<Threads>,
     pub(super) waiters: Arc<Waiters>,
     pub(super) calls: u32,
     pub(super) sending: Arc<Budget>,
@@ -41,19 +44,25 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: UnixListener, read_onl
                 continue;
             }
         };
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            serve(&shared, stream, read_only).await;
-            drop(place);
-        });
+        let (identity, stream) = match identity(&stream).and_then(|found| Ok((found, stream.into_std()?))) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "a client whom the kernel does not name");
+                continue;
+            }
+        };
+        let threads = shared.threads.clone();
+        threads.of(identity.uid).spawn(serve(shared.clone(), identity, stream, read_only, place));
     }
 }
 
-async fn serve(shared: &Arc<Shared>, stream: UnixStream, read_only: bool) {
-    let identity = match identity(&stream) {
-        Ok(identity) => identity,
-        Err(error) => return tracing::warn!(%error, "a client whom the kernel does not name"),
-    };
+async fn serve(
+    shared: Arc<Shared>,
+    identity: Identity,
+    stream: std::os::unix::net::UnixStream,
+    read_only: bool,
+    _place: OwnedSemaphorePermit,
+) {
     let Some(_seat) = shared.seats.take(identity.uid) else {
         return tracing::info!(uid = identity.uid, "has as many clients as it may (daemon.clients_per_user)");
     };
@@ -62,12 +71,14 @@ async fn serve(shared: &Arc<Shared>, stream: UnixStream, read_only: bool) {
     let queue = Arc::new(Queue::new(shared.sending.clone()));
     let session = Arc::new(Session::new(id, identity, read_only, queue.clone()));
     shared.events.add(&session);
-    let client = Client::new(shared, session.clone(), queue);
-    Arc::new(client).serve(stream).await;
+    match Socket::new(stream) {
+        Ok(socket) => Arc::new(Client::new(&shared, session.clone(), queue)).serve(socket).await,
+        Err(error) => tracing::warn!(client = id, %error, "cannot wait for what a client says"),
+    }
     shared.events.remove(id);
     session.leave();
     let service = shared.service.clone();
-    let ended = tokio::task::spawn_blocking(move || service.connection_ended(id)).await;
+    let ended = shared.threads.waiting().spawn_blocking(move || service.connection_ended(id)).await;
     if let Err(error) = ended {
         tracing::error!(client = id, %error, "what was to end with a client goes on");
     }

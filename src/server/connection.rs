@@ -1,26 +1,23 @@
 //! One client: bytes to packets, packets to calls, answers to bytes.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::accept::Shared;
 use super::queue::{Budget, Queue};
 use super::share::Waiters;
+use super::silence::{Heard, PING_EVERY, Silence};
+use super::socket::{Socket, Writer};
+use super::threads::Threads;
 use super::{console, keys};
 use crate::remote::{Outcome, Service, Session, StreamPacket};
 use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
 
-/// How often a client that answers pings is pinged while it is silent, and how many may go unanswered.
-const PING_EVERY: Duration = Duration::from_secs(5);
-const PINGS_MAX: u32 = 5;
 /// How long a client may take no byte of what is sent to it.
 const STALLED: Duration = Duration::from_secs(60);
 /// Streams that one client may have open.
@@ -37,24 +34,25 @@ pub(super) struct Client {
     streams: Mutex<HashMap<u32, keys::Sender>>,
     calls: Arc<Semaphore>,
     pub(super) waiters: Arc<Waiters>,
+    pub(super) threads: Arc<Threads>,
     partial: Arc<Budget>,
 }
 
 impl Client {
     pub(super) fn new(shared: &Shared, session: Arc<Session>, queue: Arc<Queue>) -> Self {
         let calls = Arc::new(Semaphore::new(shared.calls as usize));
-        let (service, waiters, partial) =
-            (shared.service.clone(), shared.waiters.clone(), shared.partial.clone());
-        Self { service, session, queue, streams: Mutex::default(), calls, waiters, partial }
+        let (service, waiters, threads) =
+            (shared.service.clone(), shared.waiters.clone(), shared.threads.clone());
+        let (streams, partial) = (Mutex::default(), shared.partial.clone());
+        Self { service, session, queue, streams, calls, waiters, threads, partial }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or is too slow.
-    pub(super) async fn serve(self: Arc<Self>, stream: UnixStream) {
-        let (reader, writer) = stream.into_split();
-        let queue = self.queue.clone();
-        let mut writing = tokio::spawn(write(writer, queue));
+    pub(super) async fn serve(self: Arc<Self>, socket: Socket) {
+        let (socket, queue) = (Arc::new(socket), self.queue.clone());
+        let mut writing = tokio::spawn(write(Writer::new(socket.clone()), queue));
         let last = tokio::select! {
-            last = self.read(&reader) => last,
+            last = self.read(&socket) => last,
             // It cannot be written to: nothing that it asks for could reach it.
             _ = &mut writing => false,
         };
@@ -69,27 +67,22 @@ impl Client {
     }
 
     /// Reads until the end; true where the client said goodbye and is answered.
-    async fn read(self: &Arc<Self>, stream: &OwnedReadHalf) -> bool {
-        let (mut deframer, mut pings) = (Deframer::default(), 0);
+    async fn read(self: &Arc<Self>, socket: &Socket) -> bool {
+        let (mut deframer, mut silence) = (Deframer::default(), Silence::new(PING_EVERY));
         let mut counted = Counted::new(self.partial.clone());
         loop {
             self.queue.room().await;
-            match timeout(PING_EVERY, stream.readable()).await {
-                Err(_) => {
-                    if !self.ping(&mut pings) {
-                        break false;
-                    }
+            let mut read =
+                |context: &mut Context<'_>| socket.poll_read(context, |bytes| deframer.push(bytes));
+            match silence.broken(self.session.may_be_pinged(), &mut read).await {
+                Heard::Nothing => {
+                    self.ping();
                     continue;
                 }
-                Ok(Err(_)) => break false,
-                Ok(Ok(())) => {}
+                Heard::TooLong | Heard::Done(Err(_) | Ok(0)) => break false,
+                Heard::Done(Ok(_)) => {}
             }
-            match take(stream, &mut deframer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) | Ok(0) => break false,
-                Ok(_) => pings = 0,
-            }
-            match self.packets(&mut deframer, stream).await {
+            match self.packets(&mut deframer, socket, &mut silence).await {
                 Some(last) => break last,
                 None if !counted.holds(deframer.held()) => break false,
                 None => {}
@@ -97,35 +90,35 @@ impl Client {
         }
     }
 
-    /// Pings a client that answers; false where it no longer does.
-    fn ping(&self, pings: &mut u32) -> bool {
-        if !self.session.may_be_pinged() {
-            return true;
-        }
-        *pings += 1;
-        if *pings > PINGS_MAX {
-            return false;
-        }
+    /// Pings a client that answers.
+    fn ping(&self) {
         if let Ok(ping) = Packet::bytes(&Header::event(Program::Keepalive, 1, 0), &()) {
             self.queue.push(ping);
         }
-        true
     }
 
     /// Deals with every whole packet; `Some` where no more are read.
-    async fn packets(self: &Arc<Self>, deframer: &mut Deframer, stream: &OwnedReadHalf) -> Option<bool> {
+    async fn packets(
+        self: &Arc<Self>,
+        deframer: &mut Deframer,
+        socket: &Socket,
+        silence: &mut Silence,
+    ) -> Option<bool> {
         loop {
             match deframer.next_packet() {
                 Ok(Some(packet)) => {
-                    if self.packet(packet, stream).await {
-                        return Some(true);
+                    // One piece of input may hold hundreds of calls, and the next piece may be there already: others
+                    // get their turn between any two calls that nothing was waited for in between, and a client that
+                    // does not read its answers has no more of them made.
+                    if !silence.was_waited_for() {
+                        tokio::task::yield_now().await;
                     }
-                    // One piece of input may hold hundreds of calls: others get their turn between any two of them,
-                    // and a client that does not read its answers has no more of them made.
-                    tokio::task::yield_now().await;
                     self.queue.room().await;
                     if self.queue.is_closed() {
                         return Some(false);
+                    }
+                    if self.packet(packet, socket).await {
+                        return Some(true);
                     }
                 }
                 Ok(None) => return None,
@@ -138,11 +131,11 @@ impl Client {
     }
 
     /// Deals with one packet; true where it was the last one.
-    async fn packet(self: &Arc<Self>, packet: Packet, stream: &OwnedReadHalf) -> bool {
+    async fn packet(self: &Arc<Self>, packet: Packet, socket: &Socket) -> bool {
         let (header, bytes) = (packet.header, packet.payload.len());
         match self.service.packet(&self.session, packet) {
             Outcome::Nothing => {}
-            Outcome::Reply(bytes) => self.queue.send(bytes, |bytes| stream.as_ref().try_write(bytes)),
+            Outcome::Reply(bytes) => self.queue.send(bytes, |bytes| socket.try_write(bytes)),
             Outcome::Last(bytes) => {
                 self.queue.push(bytes);
                 return true;
@@ -158,7 +151,7 @@ impl Client {
                 }
                 tokio::spawn(async move {
                     let share = client.waiters.take(client.session.uid()).await;
-                    if let Ok(bytes) = tokio::task::spawn_blocking(work).await {
+                    if let Ok(bytes) = client.threads.waiting().spawn_blocking(work).await {
                         client.queue.push(bytes);
                     }
                     drop((share, permit, counted));
@@ -239,26 +232,18 @@ impl Drop for Counted {
     }
 }
 
-/// Reads what is there. The room is on the stack, so that an idle client costs none.
-fn take(stream: &OwnedReadHalf, deframer: &mut Deframer) -> io::Result<usize> {
-    let mut chunk = [0; 16 << 10];
-    let count = stream.try_read(&mut chunk)?;
-    deframer.push(chunk.get(..count).unwrap_or_default());
-    Ok(count)
-}
-
-async fn write(mut stream: OwnedWriteHalf, queue: Arc<Queue>) {
+async fn write(writer: Writer, queue: Arc<Queue>) {
     while let Some(packet) = queue.next().await {
         let mut rest = packet.as_slice();
         while !rest.is_empty() {
-            match timeout(STALLED, stream.write(rest)).await {
+            match timeout(STALLED, writer.write(rest)).await {
                 Ok(Ok(count @ 1..)) => rest = rest.get(count..).unwrap_or_default(),
                 _ => return,
             }
         }
         queue.sent(packet.len());
     }
-    let _ = stream.shutdown().await;
+    writer.finish();
 }
 
 #[cfg(test)]

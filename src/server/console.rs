@@ -21,7 +21,7 @@ const LAST: Duration = Duration::from_secs(1);
 pub(super) async fn serve(client: &Client, wanted: Console, mut typed: Receiver) {
     let header = wanted.header;
     let share = client.waiters.take(client.session.uid()).await;
-    let attached = attach(wanted).await;
+    let attached = attach(client, wanted).await;
     drop(share);
     match attached {
         Err(error) => client.queue.push(client.service.late_failure(&header, error)),
@@ -32,11 +32,12 @@ pub(super) async fn serve(client: &Client, wanted: Console, mut typed: Receiver)
     }
 }
 
-async fn attach(wanted: Console) -> Result<(UnixStream, Vec<u8>), DriverError> {
+async fn attach(client: &Client, wanted: Console) -> Result<(UnixStream, Vec<u8>), DriverError> {
     let io = |source| DriverError::Io { what: "to the supervisor".into(), source };
-    let attached = tokio::task::spawn_blocking(move || {
-        Control::connect(&wanted.control)?.console(wanted.alias, wanted.force)
-    });
+    let attached = client
+        .threads
+        .waiting()
+        .spawn_blocking(move || Control::connect(&wanted.control)?.console(wanted.alias, wanted.force));
     let (_alias, stream, early) = attached.await.map_err(|error| io(io::Error::other(error)))??;
     stream.set_nonblocking(true).map_err(io)?;
     Ok((UnixStream::from_std(stream).map_err(io)?, early))

@@ -14,8 +14,11 @@ mod queue;
 mod serve;
 mod session;
 mod share;
+mod silence;
+mod socket;
 mod sockets;
 mod start;
+mod threads;
 mod views;
 mod watch;
 

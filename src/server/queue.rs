@@ -155,19 +155,21 @@ impl Queue {
 
     /// Waits until the client has taken most of what waits for it.
     pub(super) async fn room(&self) {
-        loop {
+        while !self.has_room() {
             let drained = self.drained.notified();
             tokio::pin!(drained);
             // Registered before looking, so that no drain in between is missed.
             drained.as_mut().enable();
-            {
-                let state = self.state();
-                if state.closed || state.finished || state.bytes <= ENOUGH {
-                    return;
-                }
+            if self.has_room() {
+                return;
             }
             drained.await;
         }
+    }
+
+    fn has_room(&self) -> bool {
+        let state = self.state();
+        state.closed || state.finished || state.bytes <= ENOUGH
     }
 }
 

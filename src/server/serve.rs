@@ -12,19 +12,18 @@ use super::accept::{Shared, accept};
 use super::queue::Budget;
 use super::share::{Seats, Waiters};
 use super::start::{Prepared, Rules, ServerError, say_ready, step};
+use super::threads::Threads;
 use super::views;
 use crate::access::SharedPolicy;
 use crate::remote::{Events, Kind, Service};
+use crate::sys::memory;
 
-/// Threads that run what never waits.
-const WORKERS: usize = 2;
 /// Threads that wait for the disk, the labeller or a supervisor.
 pub(super) const WAITERS: usize = 256;
 
 /// Serves until told to stop.
 pub(super) fn serve(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(WAITERS)
         .enable_all()
         .build()
@@ -51,6 +50,7 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
         service: Arc::new(service),
         events,
         clients: Arc::new(Semaphore::new(daemon.clients as usize)),
+        threads: Arc::new(Threads::current()),
         seats: Arc::new(Seats::new(daemon.clients, daemon.clients_per_user)),
         waiters: Arc::new(Waiters::new()),
         calls: daemon.calls,
@@ -66,6 +66,7 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
     if let Some(read_only) = sockets.read_only {
         tokio::spawn(accept(shared.clone(), listen(read_only)?, true));
     }
+    memory::trim();
     say_ready(ready.as_ref());
     drop(ready);
     for view in shared.service.views() {

@@ -18,6 +18,7 @@ pub mod landlock;
 pub mod listen;
 pub mod lock;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod packet;
@@ -33,4 +34,6 @@ pub mod seccomp;
 pub mod selinux;
 pub mod tap;
 pub mod vsock;
+#[cfg(feature = "frontend")]
+pub mod watched;
 pub mod xattr;

@@ -1,0 +1,94 @@
+//! One client's socket. The kernel wakes the daemon when there is something to read; that there is room to write again
+//! it tells only while something waits for that, for each answer that a client takes would be one more wake-up.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use crate::sys::watched::Watched;
+
+/// The most bytes of one reading.
+const CHUNK: usize = 16 << 10;
+
+/// A client's socket.
+#[derive(Debug)]
+pub(super) struct Socket(Watched);
+
+/// The one who writes what could not be sent at once.
+#[derive(Debug)]
+pub(super) struct Writer(Arc<Socket>);
+
+impl Socket {
+    /// Takes a socket that does not block.
+    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+        Ok(Self(Watched::readable(stream.into())?))
+    }
+
+    /// Reads what is there; 0 is the end. The room is on the stack, so that an idle client costs none.
+    pub(super) fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.0.poll_readable(context))?;
+            let mut chunk = [MaybeUninit::uninit(); CHUNK];
+            match rustix::net::recv(&self.0, &mut chunk, RecvFlags::DONTWAIT) {
+                Ok(((read, _), count)) => {
+                    // Less than there was room for is all that there was: what comes later is told anew.
+                    if count < CHUNK {
+                        ready.clear_ready();
+                    }
+                    take(read);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Writes what is taken at once.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+}
+
+impl Writer {
+    /// Writes to this socket.
+    pub(super) fn new(socket: Arc<Socket>) -> Self {
+        Self(socket)
+    }
+
+    /// Writes some of the bytes, once there is room.
+    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        // Of one descriptor only one thing can be waited for; another one of the same socket stands for the other.
+        let mut room = None;
+        loop {
+            match self.0.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                done => return done,
+            }
+            let waited = match &mut room {
+                Some(room) => room,
+                None => {
+                    let other = rustix::io::fcntl_dupfd_cloexec(&self.0.0, 0)?;
+                    room.insert(Watched::writable(other)?)
+                }
+            };
+            waited.room().await?.clear_ready();
+        }
+    }
+
+    /// Says that nothing comes any more.
+    pub(super) fn finish(&self) {
+        // Whoever has gone need not be told.
+        let _ = rustix::net::shutdown(&self.0.0, Shutdown::Write);
+    }
+}
