@@ -1,9 +1,11 @@
 //! svirtd beside the libvirtd that Debian installs, in one run and by one raw client: ratios. Root only.
 //!
-//! `cargo bench --bench svirtd`, or with names of parts behind `--`: `calls`, `define`, `many`, `restart`, `life`. With
-//! `small` among them all counts are a tenth, which shows that it works and promises nothing.
+//! `cargo bench --bench svirtd`, or with names of parts behind `--`: `calls`, `cold`, `define`, `many`, `restart`,
+//! `life`. With `small` among them all counts are a tenth, which shows that it works and promises nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "common/bare.rs"]
+mod bare;
 #[path = "common/daemons.rs"]
 mod daemons;
 #[path = "common/wire.rs"]
@@ -13,7 +15,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bare::Bare;
 use daemons::{Daemon, STOCK};
+use svirt::driver::{self, Labeller};
+use svirt::privsep::op::LaunchPlan;
 use svirt::rpc::{Domain, Procedure};
 use svirt::sys::rlimit;
 use wire::{Client, Times};
@@ -58,8 +63,14 @@ fn main() {
     println!("{:44} {:>10} {:>10}", "", "svirtd", "libvirtd");
     let resident = each(&both, |daemon| daemon.resident() as f64 / 1e6);
     println!("{:44} {:10.1} {:10.1} MB  (promise: 12 MB)", "resident, empty", resident[0], resident[1]);
-    let parts: [(&str, Part); 5] =
-        [("life", life), ("define", define), ("calls", calls), ("restart", restart), ("many", many)];
+    let parts: [(&str, Part); 6] = [
+        ("cold", cold),
+        ("life", life),
+        ("define", define),
+        ("calls", calls),
+        ("restart", restart),
+        ("many", many),
+    ];
     for (name, part) in parts {
         if wants(name) {
             part(&mut both);
@@ -237,11 +248,29 @@ fn many(both: &mut [Daemon; 2]) {
     compare(&format!("{clients} clients, {stalled} stalled: p50"), "us", each(both, crowd), 1.0);
 }
 
-/// A whole life: created from XML until its guest runs, and ended.
+/// From nothing kept at all, labeller included, to what a device model can do: emulators are asked for the first time.
+fn cold(_: &mut [Daemon; 2]) {
+    let first = |start: fn() -> Daemon| {
+        let begin = Instant::now();
+        let mut client = open(&start());
+        type Words =
+            (Option<&'static str>, Option<&'static str>, Option<&'static str>, Option<&'static str>, u32);
+        let words: Words = (None, None, None, Some("qemu"), 0);
+        assert!(client.call(Procedure::ConnectGetDomainCapabilities, &words));
+        begin.elapsed().as_secs_f64() * 1e3
+    };
+    let [ours, stock] = [first(Daemon::svirtd), first(Daemon::libvirtd)];
+    let what = "cold start, to what an emulator can do";
+    println!("{what:44} {ours:10.1} {stock:10.1} ms  (promise: 1000 ms)");
+}
+
+/// A whole life: created from XML until its guest runs, and ended; and the same arguments without svirtd.
 fn life(both: &mut [Daemon; 2]) {
     let mut measures = [[0.0; 2]; 2];
+    let mut bare = Vec::new();
     for (at, daemon) in both.iter().enumerate() {
         let image = daemon.image("life.qcow2");
+        let plan = (!daemon.is_stock()).then(|| plan(daemon, &definition("life-plan", &image)));
         let mut client = open(daemon);
         let (mut created, mut ended) = (Vec::new(), Vec::new());
         for number in 0..so_many(30) {
@@ -258,11 +287,30 @@ fn life(both: &mut [Daemon; 2]) {
             let begin = Instant::now();
             assert!(client.call(Procedure::DomainDestroy, &domain));
             ended.push(begin.elapsed());
+            if let Some(plan) = &plan {
+                let begin = Instant::now();
+                let running = Bare::start(plan);
+                bare.push(begin.elapsed());
+                running.stop();
+            }
         }
         measures[0][at] = Times::from(created).percentile(50) / 1e3;
         measures[1][at] = Times::from(ended).percentile(50) / 1e3;
     }
     compare("create: p50", "ms", measures[0], 1.0);
+    let bare = Times::from(bare).percentile(50) / 1e3;
+    compare("create: p50, and the bare argv", "ms", [measures[0][0], bare], 1.3);
     let [ours, stock] = measures[1];
     println!("{:44} {ours:10.1} {stock:10.1} ms  (promise: 10 ms)", "destroy: p50");
+}
+
+/// What the labeller is told for a definition, from a start without svirtd.
+fn plan(daemon: &Daemon, xml: &str) -> LaunchPlan {
+    let settings = daemon.settings();
+    let mut labeller = Labeller::connect(&settings).unwrap();
+    let domain = svirt::conf::domain_xml::parse(xml.as_bytes()).unwrap();
+    let host = svirt::host::read(&settings);
+    let launch = driver::start(&mut labeller, domain, &host, &settings, false).unwrap();
+    labeller.kill(launch.plan.domain.uuid).unwrap();
+    launch.plan
 }

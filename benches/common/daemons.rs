@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::wire::Client;
+use svirt::settings::Settings;
 
 /// A daemon that clients of libvirt's talk to.
 pub struct Daemon {
@@ -140,6 +141,11 @@ impl Daemon {
         }
     }
 
+    /// Whether it is libvirt's.
+    pub fn is_stock(&self) -> bool {
+        self.stock
+    }
+
     /// Which.
     pub fn name(&self) -> &'static str {
         if self.stock { "libvirtd" } else { "svirtd" }
@@ -171,6 +177,12 @@ impl Daemon {
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
         };
         self.processes().into_iter().map(of).sum()
+    }
+
+    /// What svirtd and its labeller run with.
+    pub fn settings(&self) -> Settings {
+        let name = self.path("svirt.toml");
+        Settings::from_toml(&std::fs::read_to_string(&name).unwrap(), &name).unwrap()
     }
 
     /// An image of 64 MiB that its domains may use.
