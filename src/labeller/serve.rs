@@ -16,6 +16,7 @@ use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
 use crate::privsep::op::FileIdentity;
 use crate::privsep::request::{Refused, Reply, Request, Survey};
 use crate::privsep::supervisor::Report;
+use crate::sys::listen;
 use crate::sys::pidfd::ProcessId;
 use crate::sys::process::Child;
 
@@ -203,17 +204,26 @@ impl Server {
                 domain.channels.push((alias.to_owned(), channel));
                 domain.helpers.push((alias.to_owned(), child));
             }
-            Err(error) => tracing::error!(name, alias, error, "its network is gone: passt died"),
+            Err(error) => {
+                tracing::error!(name, alias, error, "its network is gone: passt died");
+                // QEMU sees no end of the channel while anybody has a copy.
+                drop(channel);
+                if let Some(store) = &self.store {
+                    store.keep(uuid, &domain.lasting());
+                }
+            }
         }
     }
 
     /// Takes a domain back of which nothing runs any longer, and answers whoever waits for that.
     pub(super) fn finish(&mut self, uuid: DomainUuid) {
         let Some(mut domain) = self.domains.remove(&uuid) else { return };
+        // Somebody else may close a copy later than the next start wants the port.
+        domain.kept.values().for_each(listen::stop);
         domain.kept.clear();
         domain.channels.clear();
         if let Some(store) = self.store.as_ref().filter(|_| domain.ran) {
-            store.forget(uuid);
+            store.forget(&[uuid]);
         }
         self.end_talks(uuid);
         for plugged in std::mem::take(&mut domain.plugs) {

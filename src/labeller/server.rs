@@ -362,6 +362,7 @@ impl Server {
         self.advance_probes(now);
         self.advance_launches(now);
         self.advance_plugs(now);
+        self.store.iter().for_each(Store::complain);
         for domain in self.domains.values_mut() {
             domain.settle(now);
             if matches!(domain.phase, Phase::Ending(_)) {

@@ -9,18 +9,15 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::fdstore::ServiceManager;
 use crate::base::{DomainUuid, Slot};
-use crate::sys::{process, scm};
+use crate::sys::{listen, scm};
 
 /// The longest message: names of as many descriptors as one can carry.
 const WORD_MAX: usize = 64 << 10;
-/// How long the guard may take to let go of something, which is a close.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a descriptor is to its domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +35,7 @@ pub(super) enum Name {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Word {
-    /// Let go of what is held for a domain; answered with one byte once that is done.
+    /// Let go of what is held for a domain.
     Forget(DomainUuid),
     /// Hold these for a domain, in place of what is held for it.
     Keep(DomainUuid, Vec<Name>),
@@ -102,10 +99,7 @@ impl Keeper {
                 Some(Word::Keep(uuid, names)) if names.len() == fds.len() => {
                     held.borrow_mut().insert(uuid, names.into_iter().zip(fds).collect());
                 }
-                Some(Word::Forget(uuid)) => {
-                    held.borrow_mut().remove(&uuid);
-                    let _ = scm::send(self.socket.as_fd(), &[1], &[]);
-                }
+                Some(Word::Forget(uuid)) => drop(held.borrow_mut().remove(&uuid)),
                 _ => return false,
             }
         }
@@ -131,9 +125,12 @@ impl Store {
 
     /// Lets go of everything that nobody has taken: its domains are gone.
     pub(super) fn forget_rest(&mut self) {
-        for uuid in std::mem::take(&mut self.inherited).into_keys() {
-            self.forget(uuid);
+        let rest = std::mem::take(&mut self.inherited);
+        for (_, fd) in rest.values().flatten() {
+            listen::stop(fd);
         }
+        let uuids: Vec<DomainUuid> = rest.into_keys().collect();
+        self.forget(&uuids);
     }
 
     /// Has these held for a domain, which can do without.
@@ -147,14 +144,23 @@ impl Store {
         }
     }
 
-    /// Has let go of what is held for a domain, and waits for that: a port that was held would still be taken.
-    pub(super) fn forget(&self, uuid: DomainUuid) {
+    /// Has let go of what is held for domains, and does not wait for that: whatever must be free by then is not to
+    /// depend on who else has a copy.
+    pub(super) fn forget(&self, uuids: &[DomainUuid]) {
         let done = match &self.holder {
-            Holder::Guard(guard) => guard.forget(uuid),
-            Holder::ServiceManager(manager) => manager.forget(uuid),
+            Holder::Guard(guard) => uuids.iter().try_for_each(|uuid| guard.say(&Word::Forget(*uuid), &[])),
+            Holder::ServiceManager(manager) => manager.forget(uuids),
         };
         if let Err(error) = done {
-            tracing::warn!(domain = %uuid, %error, "somebody may still hold descriptors of this domain");
+            tracing::warn!(domains = ?uuids, %error, "somebody may still hold descriptors of these domains");
+        }
+    }
+
+    /// Names those whose copies were refused.
+    pub(super) fn complain(&self) {
+        let Holder::ServiceManager(manager) = &self.holder else { return };
+        for uuid in manager.refused() {
+            tracing::warn!(domain = %uuid, "systemd refuses copies of this domain's descriptors: raise FileDescriptorStoreMax= of the labeller's unit");
         }
     }
 }
@@ -163,14 +169,6 @@ impl Guard {
     fn keep(&self, uuid: DomainUuid, fds: &[(Name, BorrowedFd<'_>)]) -> io::Result<()> {
         let (names, fds): (Vec<Name>, Vec<BorrowedFd<'_>>) = fds.iter().cloned().unzip();
         self.say(&Word::Keep(uuid, names), &fds)
-    }
-
-    fn forget(&self, uuid: DomainUuid) -> io::Result<()> {
-        self.say(&Word::Forget(uuid), &[])?;
-        if !process::readable(self.0.as_fd(), PATIENCE)? {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        scm::recv(self.0.as_fd(), &mut [0]).map(|_| ())
     }
 
     fn say(&self, word: &Word, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -185,7 +183,10 @@ impl Guard {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::sys::process;
 
     fn uuid(number: u128) -> DomainUuid {
         DomainUuid(uuid::Uuid::from_u128(number))
@@ -210,7 +211,6 @@ mod tests {
         let Holder::Guard(guard) = &store.holder else { panic!("it is the guard's") };
         guard.say(&Word::Forget(uuid(1)), &[]).unwrap();
         assert!(keeper.hear(&held));
-        assert!(process::readable(guard.0.as_fd(), Duration::ZERO).unwrap(), "it says so");
         let mut next = pair().unwrap().1;
         next.inherit(&held);
         assert_eq!(next.take(uuid(2)).len(), 2);

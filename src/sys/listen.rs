@@ -7,7 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, setsockopt, sockopt,
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, UnixAddr,
+    setsockopt, sockopt,
 };
 
 /// Binds a unix stream socket in an open directory and listens. The name must be free.
@@ -56,6 +57,18 @@ pub fn tcp(address: IpAddr, first: u16, last: u16) -> io::Result<(OwnedFd, Socke
         }
     }
     Err(error)
+}
+
+/// Ends a TCP listener for everybody who has a copy of it, so that its port is free at once. Whatever else it is, it is
+/// left alone.
+pub fn stop(fd: impl AsFd) {
+    let fd = fd.as_fd();
+    let listens = socket::getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false);
+    let family = socket::getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok().and_then(|name| name.family());
+    if listens && matches!(family, Some(AddressFamily::Inet | AddressFamily::Inet6)) {
+        // It listens, so there is nothing that could be wrong with it.
+        let _cannot_fail = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+    }
 }
 
 /// The uid and pid that the kernel recorded when the peer connected.
@@ -119,4 +132,31 @@ fn bound_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// A connected pair of stream sockets.
 pub fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socket::socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_free_whoever_has_a_copy_of_its_listener() {
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let (listener, at) = tcp(local, 0, 0).unwrap();
+        let copy = listener.try_clone().unwrap();
+        let again = || tcp(local, at.port(), at.port());
+        assert_eq!(again().unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        stop(&listener);
+        drop(listener);
+        again().unwrap();
+        drop(copy);
+    }
+
+    #[test]
+    fn what_is_no_listener_is_left_alone() {
+        let (mut one, mut other) = UnixStream::pair().unwrap();
+        stop(&one);
+        io::Write::write_all(&mut one, b"x").unwrap();
+        io::Read::read_exact(&mut other, &mut [0]).unwrap();
+    }
 }
