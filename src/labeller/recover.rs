@@ -1,6 +1,7 @@
 //! What an earlier labeller left: domains that still run are taken over, everything else is taken back.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::domain::{Domain, Phase};
@@ -12,7 +13,7 @@ use super::server::Server;
 use super::start::identity;
 use super::{passt, undo};
 use crate::base::{DomainUuid, Refusal};
-use crate::privsep::op::{LaunchPlan, Op};
+use crate::privsep::op::{FdGrant, LaunchPlan, Op};
 use crate::privsep::plug::Gone;
 use crate::privsep::request::Started;
 use crate::privsep::supervisor::STDERR_FD;
@@ -266,10 +267,13 @@ impl Server {
             // It was cut short; what comes now is not the plug's.
             domain.journal.write(&Entry::PlugApplied)?;
         }
-        copy_from_supervisor(&mut domain);
-        copy_from_passt(&mut domain);
+        // What was put by first: a supervisor that was taken over may have anything under its numbers by now.
         if let Some(store) = &mut self.store {
             domain.take_back(store.take(uuid));
+        }
+        copy_from_supervisor(&mut domain);
+        copy_from_passt(&mut domain);
+        if let Some(store) = &self.store {
             store.keep(uuid, &domain.lasting());
         }
         if domain.supervisor.is_none() && domain.stderr.is_none() {
@@ -375,27 +379,34 @@ fn end(process: &std::os::fd::OwnedFd) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "a killed process does not end"))
 }
 
-/// Takes copies of the descriptors that a later supervisor needs from the one that runs.
+/// Takes copies of the descriptors that a later supervisor needs, as far as they are not there, from the one that runs.
 fn copy_from_supervisor(domain: &mut Domain) {
     let Some(supervisor) = &domain.supervisor else { return };
-    let Some(spawn) = domain.spawn() else { return };
-    let mut kept = Slots::new();
-    for grant in &spawn.supervisor.fds {
-        match pidfd::copy_descriptor(&supervisor.pidfd, grant.number) {
+    let grants = domain.spawn().map(|spawn| spawn.supervisor.fds.clone()).unwrap_or_default();
+    copy_missing(&mut domain.kept, &grants, &supervisor.pidfd);
+    if domain.stderr.is_none() {
+        domain.stderr = pidfd::copy_descriptor(&supervisor.pidfd, STDERR_FD).ok();
+    }
+}
+
+fn copy_missing(kept: &mut Slots, grants: &[FdGrant], process: impl AsFd) {
+    for grant in grants {
+        if kept.contains_key(&grant.slot) {
+            continue;
+        }
+        match pidfd::copy_descriptor(&process, grant.number) {
             Ok(fd) => drop(kept.insert(grant.slot.clone(), fd)),
             Err(error) => {
                 tracing::warn!(slot = %grant.slot, %error, "cannot copy a supervisor's descriptor");
             }
         }
     }
-    let stderr = pidfd::copy_descriptor(&supervisor.pidfd, STDERR_FD).ok();
-    domain.kept = kept;
-    domain.stderr = stderr;
 }
 
-/// Takes copies of the channels that another passt needs from the ones that run.
+/// Takes copies of the channels that another passt needs, as far as they are not there, from the ones that run.
 fn copy_from_passt(domain: &mut Domain) {
-    let passts = domain.helpers.iter().filter(|(alias, _)| domain.passt(alias).is_some());
+    let missing = |alias: &str| domain.channels.iter().all(|(of, _)| of != alias);
+    let passts = domain.helpers.iter().filter(|(alias, _)| missing(alias) && domain.passt(alias).is_some());
     let copied =
         passts.filter_map(|(alias, child)| match pidfd::copy_descriptor(&child.pidfd, passt::CHANNEL) {
             Ok(channel) => Some((alias.clone(), channel)),
@@ -404,7 +415,8 @@ fn copy_from_passt(domain: &mut Domain) {
                 None
             }
         });
-    domain.channels = copied.collect();
+    let copied: Vec<_> = copied.collect();
+    domain.channels.extend(copied);
 }
 
 /// Tries for a while to get the lock that one labeller has; the last one may just be going.
@@ -423,7 +435,10 @@ pub(super) fn retry<T>(mut get: impl FnMut() -> io::Result<T>) -> io::Result<T> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
+    use crate::base::Slot;
     use crate::privsep::op::{Access, Sharing};
 
     fn story(entries: Vec<Entry>) -> Story {
@@ -473,6 +488,20 @@ mod tests {
         let over = Entry::Unplugged { alias: "a".into(), medium: false };
         let after = story_of(&[over, Entry::Unplugged { alias: "own".into(), medium: false }]);
         assert!(after.leftovers.is_empty() && after.held.is_empty() && after.all_undos().count() == 0);
+    }
+
+    #[test]
+    fn what_was_put_by_counts_more_than_what_a_supervisor_has_now() {
+        let own = pidfd::open(crate::sys::process::own_pid()).unwrap();
+        let ((stored, _), (theirs, _)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+        let inode = |fd: &dyn std::os::fd::AsFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_ino;
+        let slots = ["monitor.peer", "control"].map(|name| Slot::new(name).unwrap());
+        let grants = slots.clone().map(|slot| FdGrant { slot, number: theirs.as_raw_fd() });
+        let [monitor, control] = &slots;
+        let mut kept = Slots::from([(monitor.clone(), stored.try_clone().unwrap().into())]);
+        copy_missing(&mut kept, &grants, &own);
+        assert_eq!(kept.get(monitor).map(|fd| inode(fd)), Some(inode(&stored)));
+        assert_eq!(kept.get(control).map(|fd| inode(fd)), Some(inode(&theirs)), "there is no other");
     }
 
     #[test]
