@@ -252,6 +252,24 @@ fn a_guest_is_asked_for_memory_before_it_runs() {
 }
 
 #[test]
+fn a_guest_that_cannot_be_asked_for_memory_does_not_run() {
+    if !possible() {
+        return;
+    }
+    for paused in [false, true] {
+        let rig = Rig::new(Wish { balloon: Some(32 << 20), paused, ..Wish::default() });
+        let mut monitor = rig.monitor.as_ref().unwrap();
+        let id = greet(monitor, "balloon");
+        let error = r#"{"class": "DeviceNotActive", "desc": "No balloon device has been activated"}"#;
+        monitor.write_all(format!("{{\"error\": {error}, \"id\": \"{id}\"}}\n").as_bytes()).unwrap();
+        assert_eq!(rig.report().unwrap(), Report::Greeted);
+        assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }));
+        let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
+        assert!(refusal.rule.contains("No balloon device"), "{refusal}");
+    }
+}
+
+#[test]
 fn a_device_model_that_ignores_quit_is_reported_for_killing() {
     if !possible() {
         return;

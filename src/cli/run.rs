@@ -7,9 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,6 +28,9 @@ use crate::driver::{self, Control, DriverError, Labeller, Launch};
 use crate::host;
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::settings::Settings;
+
+/// How long the answer to a kill is waited for once the domain is gone.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Runs `svirt run`.
 pub(super) fn run(wanted: &Run, config: &Path, quiet: bool) -> Result<(), Failure> {
@@ -90,8 +92,19 @@ struct End {
     control: String,
     settings: Settings,
     grace: Duration,
-    killed: AtomicBool,
+    killing: Mutex<Killing>,
+    /// Told when an answer to a kill has come.
+    answered: Condvar,
     quiet: bool,
+}
+
+/// How far a domain's end by force is.
+#[derive(Debug, Default)]
+struct Killing {
+    /// How many have asked and have no answer yet.
+    asking: u32,
+    /// Whether the labeller has done it.
+    done: bool,
 }
 
 impl End {
@@ -114,18 +127,36 @@ impl End {
         self.by_force();
     }
 
-    /// Ends the domain, once.
+    /// Ends the domain. Whoever asks again while nobody has an answer asks anew.
     fn by_force(&self) {
-        if self.killed.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        // A new connection: the labeller closes one that has been silent for minutes. A refusal means that the domain is
-        // gone already, which is as good; without an answer the next signal tries again.
+        self.killing().asking += 1;
+        // A new connection: the labeller closes one that has been silent for minutes.
         let killed = Labeller::connect(&self.settings).and_then(|mut labeller| labeller.kill(self.uuid));
-        if let Err(error @ (DriverError::Io { .. } | DriverError::Protocol(_))) = killed {
-            self.killed.store(false, Ordering::SeqCst);
-            self.say(&format!("cannot end it: {}", error.refusal().rule));
+        let mut killing = self.killing();
+        killing.asking = killing.asking.saturating_sub(1);
+        killing.done |= killed.is_ok();
+        let done = killing.done;
+        drop(killing);
+        self.answered.notify_all();
+        match killed {
+            // It is gone already, which is as good.
+            Ok(_) | Err(DriverError::NoDomain) => {}
+            Err(error) if !done => self.say(&format!("cannot end it: {}", error.refusal().rule)),
+            Err(_) => {}
         }
+    }
+
+    /// Whether the domain's end was this program's doing. Its answer may come a moment after the news of the end.
+    fn killed(&self) -> bool {
+        let waits = |killing: &mut Killing| killing.asking > 0 && !killing.done;
+        match self.answered.wait_timeout_while(self.killing(), ANSWER, waits) {
+            Ok((killing, _)) => killing.done,
+            Err(poisoned) => poisoned.into_inner().0.done,
+        }
+    }
+
+    fn killing(&self) -> MutexGuard<'_, Killing> {
+        self.killing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn say(&self, text: &str) {
@@ -159,7 +190,8 @@ impl Foreground {
             control: control.clone(),
             settings,
             grace,
-            killed: AtomicBool::new(false),
+            killing: Mutex::default(),
+            answered: Condvar::new(),
             quiet,
         };
         Ok(Self { name, control, signals, gone, ended, asked: None, end: Arc::new(end), quiet })
@@ -256,7 +288,9 @@ impl Foreground {
         };
         let last = format!("{} {}", self.name, describe(&ended));
         let died = ended.signal.is_some() || ended.code.is_some_and(|code| code != 0);
-        if died && !self.end.killed.load(Ordering::SeqCst) {
+        // It may have died by itself a moment before it was to be killed.
+        let by_us = ended.signal == Some(libc::SIGKILL) && self.end.killed();
+        if died && !by_us {
             return Err(Failure::Died { message: last, remedy: remedy(&ended), stderr: ended.stderr });
         }
         match self.asked {
@@ -281,5 +315,58 @@ fn say(quiet: bool, text: &str) {
             // A raw terminal goes down on a line feed, but not back to its left edge.
             let _ = std::io::stderr().write_all(b"\r");
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::privsep::request::{Refused, Reply, Request};
+    use crate::privsep::wire;
+
+    /// A labeller that gives these replies, one to each connection.
+    fn labeller(run: &Path, replies: Vec<Reply>) -> std::thread::JoinHandle<()> {
+        let listener = UnixListener::bind(run.join("labeller.sock")).unwrap();
+        std::thread::spawn(move || {
+            for reply in replies {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut heard = Vec::new();
+                let mut chunk = [0; 1024];
+                while wire::decode::<Request>(&mut heard).unwrap().is_none() {
+                    let length = stream.read(&mut chunk).unwrap();
+                    heard.extend(chunk.iter().take(length));
+                }
+                stream.write_all(&wire::encode(&reply).unwrap()).unwrap();
+            }
+        })
+    }
+
+    #[test]
+    fn a_refused_kill_is_no_kill_and_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.paths.run = dir.path().to_str().unwrap().to_owned();
+        let refusal = crate::base::Refusal::new(crate::base::Layer::Policy, "kill", "it", "not now", "");
+        let refused = Reply::Refused(Box::new(Refused { refusal, op: None, stderr: String::new() }));
+        let ended = Ended { code: None, signal: Some(9), reason: None, stderr: String::new() };
+        let fake = labeller(dir.path(), vec![refused, Reply::NoDomain, Reply::Ended(ended)]);
+        let end = End {
+            name: "d".into(),
+            uuid: DomainUuid(uuid::Uuid::nil()),
+            control: String::new(),
+            settings,
+            grace: Duration::ZERO,
+            killing: Mutex::default(),
+            answered: Condvar::new(),
+            quiet: true,
+        };
+        for killed in [false, false, true] {
+            end.by_force();
+            assert_eq!(end.killed(), killed);
+        }
+        fake.join().unwrap();
     }
 }

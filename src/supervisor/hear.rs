@@ -64,6 +64,17 @@ impl Server {
         match (purpose, outcome) {
             (Purpose::StartStatus, Ok(value)) => self.advance(Input::Status(run_state(&value))),
             (Purpose::StartContinue, Ok(_)) => self.advance(Input::Continued),
+            (Purpose::StartBalloon, Ok(_)) => {
+                let next = self.gate.book.sealed().and_then(|proof| self.launch.sealed(proof));
+                self.act_on(next);
+            }
+            (Purpose::StartBalloon, Err(failure)) => self.fail(Refusal::new(
+                Layer::DeviceModel,
+                "ask the guest for",
+                "memory beyond its <currentMemory>",
+                failure.to_string(),
+                "leave <currentMemory> out, or check that the definition has a <memballoon>",
+            )),
             (Purpose::StartStatus | Purpose::StartContinue, Err(failure)) => self.fail(Refusal::new(
                 Layer::DeviceModel,
                 "start",
@@ -81,12 +92,14 @@ impl Server {
     /// Gives the start its next input and does what it asks.
     pub(super) fn advance(&mut self, input: Input) {
         match self.launch.input(input) {
-            Ok(mut action) => {
-                while let Some(next) = action.take() {
-                    action = self.act(next);
-                }
-            }
+            Ok(action) => self.act_on(action),
             Err(refusal) => self.fail(refusal),
+        }
+    }
+
+    fn act_on(&mut self, mut action: Option<Action>) {
+        while let Some(next) = action.take() {
+            action = self.act(next);
         }
     }
 
@@ -100,11 +113,10 @@ impl Server {
             Action::Seal => {
                 let proof = self.gate.seal();
                 self.report(&Report::Sealed { notifications: self.gate.book.passed() });
-                if let Some(bytes) = self.balloon {
-                    // A guest without a driver keeps what it has, as with every later request.
-                    self.command("balloon", &json!({ "value": bytes }), Purpose::Lifecycle);
-                }
-                self.launch.sealed(proof)
+                let Some(bytes) = self.balloon else { return self.launch.sealed(proof) };
+                // A guest without a driver keeps what it has, as with every later request; whether QEMU takes it counts.
+                self.command("balloon", &json!({ "value": bytes }), Purpose::StartBalloon);
+                None
             }
             Action::Continue(proof) => {
                 self.resume(proof, Purpose::StartContinue);

@@ -30,6 +30,8 @@ pub(super) enum MonitorError {
 pub(super) enum Purpose {
     /// The state at a start.
     StartStatus,
+    /// What the guest is to keep of its memory, before it runs.
+    StartBalloon,
     /// The first `cont`.
     StartContinue,
     /// Number of a client that waits for the answer.
