@@ -68,7 +68,7 @@ fn xml(rig: &Rig, user_network: bool) -> Vec<u8> {
 fn plan(rig: &Rig, labeller: &mut Labeller) -> LaunchPlan {
     let host = svirt::host::read(&rig.settings);
     let domain = svirt::conf::domain_xml::parse(&xml(rig, Path::new("/usr/bin/passt").exists())).unwrap();
-    let prepared = driver::prepare(domain, &rig.settings, &mut LabellerProber(labeller)).unwrap();
+    let prepared = driver::prepare(domain, &rig.settings, &mut LabellerProber::new(labeller)).unwrap();
     let survey = labeller.survey().unwrap();
     let mut plan = prepared.plan(&host, &rig.settings, &survey, driver::draw(), false).unwrap();
     let mut changed = 0;

@@ -33,7 +33,7 @@ pub(super) fn plan(wanted: &LabelPlan, config: &Path) -> Result<(), Failure> {
     }
     let (domain, beyond) = definition.parse_beyond()?;
     let (prepared, unread) = match &mut labeller {
-        Some(labeller) => driver::prepare_unread(domain, &settings, &mut LabellerProber(labeller)),
+        Some(labeller) => driver::prepare_unread(domain, &settings, &mut LabellerProber::new(labeller)),
         None => driver::prepare_unread(domain, &settings, &mut OwnProber::new(&settings)),
     };
     for why in unread {

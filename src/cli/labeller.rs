@@ -18,7 +18,7 @@ pub(super) fn running(settings: &Settings) -> Result<Option<Labeller>, Failure> 
         // One that is being killed still takes connections for a moment, but never answers.
         Ok(mut labeller) => match labeller.survey() {
             Ok(_) => Ok(Some(labeller)),
-            Err(error @ DriverError::Refused(_)) => Err(failure(&error)),
+            Err(error @ (DriverError::Refused(_) | DriverError::Stalled(_))) => Err(failure(&error)),
             Err(_) => Ok(None),
         },
         Err(DriverError::Io { source, .. })

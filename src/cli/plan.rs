@@ -27,7 +27,7 @@ pub(super) fn run(wanted: &Plan, config: &Path) -> Result<(), Failure> {
     }
     let domain = definition.parse()?;
     let (prepared, survey) = if let Some(labeller) = &mut labeller {
-        let prepared = driver::prepare(domain, &settings, &mut LabellerProber(labeller));
+        let prepared = driver::prepare(domain, &settings, &mut LabellerProber::new(labeller));
         (prepared, labeller.survey().map_err(|error| failure(&error))?)
     } else {
         (driver::prepare(domain, &settings, &mut OwnProber::new(&settings)), Survey::default())

@@ -1,10 +1,12 @@
 //! The labeller's client: one request, one reply, over a unix stream.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::DriverError;
+use super::{DriverError, stream};
 use crate::base::DomainUuid;
 use crate::privsep::op::{FileIdentity, LaunchPlan};
 use crate::privsep::plug::{Gone, Plug};
@@ -17,11 +19,20 @@ use crate::settings::Settings;
 /// The name of the labeller's socket in the run directory.
 const SOCKET: &str = "labeller.sock";
 
+/// How long the labeller may take over what it can answer at once, were it not for others who asked before.
+const SOON: Duration = Duration::from_secs(30);
+/// The same for what waits for a guest or its processes.
+const LATER: Duration = Duration::from_secs(90);
+/// The same for files of any size.
+const LONG: Duration = Duration::from_secs(600);
+
 /// A connection to the labeller.
 #[derive(Debug)]
 pub struct Labeller {
     stream: UnixStream,
     pending: Vec<u8>,
+    /// How long a guest may take to run.
+    start: Duration,
 }
 
 impl Labeller {
@@ -34,35 +45,60 @@ impl Labeller {
     /// Connects to the configured labeller.
     pub fn connect(settings: &Settings) -> Result<Self, DriverError> {
         let path = Self::path(settings);
-        let stream = UnixStream::connect(&path).map_err(|source| DriverError::Io {
-            what: format!("to the labeller at {}", path.display()),
-            source,
-        })?;
-        Ok(Self::from_stream(stream))
+        let name = path.to_string_lossy();
+        let stream = stream::connect(&name, Instant::now() + SOON)
+            .map_err(|source| failed(format!("to the labeller at {name}"), source, SOON))?;
+        let start = Duration::from_secs(settings.limits.start_timeout);
+        Ok(Self { start, ..Self::from_stream(stream) })
     }
 
     /// Speaks over a connection that there is already.
     #[must_use]
     pub fn from_stream(stream: UnixStream) -> Self {
-        Self { stream, pending: Vec::new() }
+        Self { stream, pending: Vec::new(), start: LONG }
+    }
+
+    /// How long a request may take; `None` where it is about waiting. Whatever the labeller does itself has limits that
+    /// are shorter, so nothing is given up that would have come to an end.
+    fn patience(&self, request: &Request) -> Option<Duration> {
+        match request {
+            Request::Describe { .. } | Request::Probe { .. } | Request::Survey => Some(SOON),
+            Request::Kill { .. } | Request::Plug { .. } | Request::Unplug { .. } => Some(LATER),
+            Request::Start { .. } => Some(self.start + LATER),
+            Request::Storage { .. } => Some(LONG),
+            Request::Wait { .. } => None,
+        }
     }
 
     /// Sends one request and waits for its reply; a refusal is an error, and so is a domain that is not there.
     pub fn call(&mut self, request: &Request) -> Result<Reply, DriverError> {
-        let io = |source| DriverError::Io { what: "to the labeller".into(), source };
-        self.stream.write_all(&wire::encode(request)?).map_err(io)?;
+        let patience = self.patience(request);
+        self.call_by(request, patience.map(|patience| Instant::now() + patience)).map_err(|error| match error
+        {
+            CallError::Stream(source) => {
+                // What comes after all is nobody's answer any more.
+                let _gone = self.stream.shutdown(Shutdown::Both);
+                failed("to the labeller".into(), source, patience.unwrap_or_default())
+            }
+            CallError::Driver(error) => error,
+        })
+    }
+
+    fn call_by(&mut self, request: &Request, until: Option<Instant>) -> Result<Reply, CallError> {
+        stream::write(&self.stream, &wire::encode(request)?, until)?;
         let mut chunk = [0; 16 << 10];
         loop {
             // decode refuses a frame that is too long before it is read, so `pending` stays bounded.
             match wire::decode(&mut self.pending)? {
-                Some(Reply::Refused(refused)) => return Err(DriverError::Refused(refused)),
-                Some(Reply::NoDomain) => return Err(DriverError::NoDomain),
+                Some(Reply::Refused(refused)) => return Err(DriverError::Refused(refused).into()),
+                Some(Reply::NoDomain) => return Err(DriverError::NoDomain.into()),
                 Some(reply) => return Ok(reply),
                 None => {}
             }
-            let read = self.stream.read(&mut chunk).map_err(io)?;
+            let read = stream::read(&self.stream, &mut chunk, until)?;
             if read == 0 {
-                return Err(DriverError::Protocol("to the labeller, which closed the connection".into()));
+                let closed = "to the labeller, which closed the connection";
+                return Err(DriverError::Protocol(closed.into()).into());
             }
             self.pending.extend(chunk.iter().take(read));
         }
@@ -150,6 +186,31 @@ impl Labeller {
     }
 }
 
+/// What can go wrong in between.
+enum CallError {
+    Stream(io::Error),
+    Driver(DriverError),
+}
+
+impl From<io::Error> for CallError {
+    fn from(error: io::Error) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl<E: Into<DriverError>> From<E> for CallError {
+    fn from(error: E) -> Self {
+        Self::Driver(error.into())
+    }
+}
+
+fn failed(what: String, source: io::Error, patience: Duration) -> DriverError {
+    match source.kind() {
+        ErrorKind::TimedOut => DriverError::Stalled(patience),
+        _ => DriverError::Io { what, source },
+    }
+}
+
 fn unexpected(request: &str, reply: &Reply) -> DriverError {
     let name = match reply {
         Reply::Described(_) => "described",
@@ -168,9 +229,44 @@ fn unexpected(request: &str, reply: &Reply) -> DriverError {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+    use crate::sys::listen;
+
+    #[test]
+    fn a_labeller_that_is_stopped_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = std::fs::File::open(directory.path()).unwrap();
+        let _listens = listen::unix(&opened, SOCKET, 0o600).unwrap();
+        let path = directory.path().join(SOCKET).to_str().unwrap().to_owned();
+        let soon = || Instant::now() + Duration::from_millis(50);
+        let mut labeller = Labeller::from_stream(stream::connect(&path, soon()).unwrap());
+        let CallError::Stream(error) = labeller.call_by(&Request::Survey, Some(soon())).unwrap_err() else {
+            panic!("it answered")
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let mut waiting = Vec::new();
+        let full = loop {
+            match stream::connect(&path, soon()) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        let refusal = failed("x".into(), full, SOON).refusal();
+        assert!(refusal.remedy.contains("kill -CONT"), "{refusal}");
+    }
+
+    #[test]
+    fn only_waiting_has_no_limit() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let labeller = Labeller::from_stream(ours);
+        let uuid = DomainUuid(uuid::Uuid::nil());
+        assert_eq!(labeller.patience(&Request::Wait { uuid }), None);
+        assert_eq!(labeller.patience(&Request::Kill { uuid }), Some(LATER));
+    }
 
     fn answering(bytes: Vec<u8>) -> Labeller {
         let (ours, mut theirs) = UnixStream::pair().unwrap();

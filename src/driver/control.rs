@@ -1,20 +1,17 @@
 //! A client of one domain's supervisor: a verb and an answer, each one JSON line.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::DriverError;
+use super::{DriverError, stream};
 use crate::privsep::ask::Ask;
 use crate::privsep::supervisor::{Answer, Status, Verb};
-use crate::sys::listen;
 
 /// The longest answer in bytes.
 const ANSWER_MAX: usize = 1 << 20;
 /// How long a supervisor may take over connecting, and over one request with its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a supervisor with too many waiting connections is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
 
 /// Until when a supervisor may take.
 #[derive(Clone, Copy, Debug)]
@@ -53,18 +50,8 @@ impl Control {
     }
 
     fn limited(path: &str, limit: Limit) -> Result<Self, DriverError> {
-        let io = |source| DriverError::Io { what: format!("to the supervisor at {path}"), source };
-        let until = limit.until();
-        // A supervisor that takes no connections lets them pile up, and then the kernel would make callers wait for good.
-        let stream = loop {
-            match listen::connect(path) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    std::thread::sleep(AGAIN.min(left(until)?));
-                }
-                other => break other.map_err(io)?,
-            }
-        };
-        stream.set_nonblocking(false).map_err(io)?;
+        let stream = stream::connect(path, limit.until())
+            .map_err(|source| failed(format!("to the supervisor at {path}"), source))?;
         Ok(Self { stream: BufReader::new(stream), limit })
     }
 
@@ -73,7 +60,7 @@ impl Control {
         let until = self.limit.until();
         let mut line = serde_json::to_vec(verb).map_err(crate::privsep::wire::WireError::from)?;
         line.push(b'\n');
-        self.say(&line, until)?;
+        stream::write(self.stream.get_ref(), &line, Some(until)).map_err(io)?;
         let answer = self.hear(until)?;
         match serde_json::from_slice(&answer).map_err(crate::privsep::wire::WireError::from)? {
             Answer::Refused(refusal) => Err(refusal.into()),
@@ -81,27 +68,14 @@ impl Control {
         }
     }
 
-    fn say(&mut self, mut line: &[u8], until: Instant) -> Result<(), DriverError> {
-        while !line.is_empty() {
-            let stream = self.stream.get_mut();
-            stream.set_write_timeout(Some(left(until)?)).map_err(io)?;
-            match stream.write(line) {
-                Ok(sent) => line = line.get(sent..).unwrap_or_default(),
-                Err(error) if is_again(&error) => {}
-                Err(error) => return Err(io(error)),
-            }
-        }
-        Ok(())
-    }
-
     /// One line. Its end is due then, however often a piece of it comes.
     fn hear(&mut self, until: Instant) -> Result<Vec<u8>, DriverError> {
         let mut answer = Vec::new();
         loop {
-            self.stream.get_ref().set_read_timeout(Some(left(until)?)).map_err(io)?;
+            self.stream.get_ref().set_read_timeout(Some(stream::left(until).map_err(io)?)).map_err(io)?;
             let piece = match self.stream.fill_buf() {
                 Ok(piece) => piece,
-                Err(error) if is_again(&error) => continue,
+                Err(error) if stream::is_again(&error) => continue,
                 Err(error) => return Err(io(error)),
             };
             let end = piece.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
@@ -161,28 +135,25 @@ impl Control {
     }
 }
 
-/// What is left of the time, which is an error once nothing is.
-fn left(until: Instant) -> Result<Duration, DriverError> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(DriverError::Silent) } else { Ok(left) }
-}
-
-/// A timeout is for [`left`] to tell.
-fn is_again(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
 fn io(source: io::Error) -> DriverError {
-    DriverError::Io { what: "to the supervisor".into(), source }
+    failed("to the supervisor".into(), source)
+}
+
+fn failed(what: String, source: io::Error) -> DriverError {
+    match source.kind() {
+        ErrorKind::TimedOut => DriverError::Silent,
+        _ => DriverError::Io { what, source },
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::sys::listen;
 
     fn supervisor(answer: &'static [u8]) -> (tempfile::TempDir, String) {
         let directory = tempfile::tempdir().unwrap();

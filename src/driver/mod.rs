@@ -8,6 +8,7 @@ mod ondemand;
 mod plug;
 mod prober;
 mod start;
+mod stream;
 
 pub use crate::plan::disk_aliases;
 pub use client::Labeller;
@@ -16,6 +17,8 @@ pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};
 pub use plug::{Plugging, plan_plug};
 pub use prober::{LabellerProber, OwnProber};
 pub use start::{Launch, Prepared, draw, prepare, prepare_unread, start};
+
+use std::time::Duration;
 
 use crate::base::{Layer, Refusal};
 use crate::privsep::request::Refused;
@@ -51,6 +54,9 @@ pub enum DriverError {
     /// A supervisor took longer over an answer than anybody waits.
     #[error("the supervisor does not answer")]
     Silent,
+    /// The labeller took longer over an answer than anything takes it.
+    #[error("the labeller does not answer within {} s", .0.as_secs())]
+    Stalled(Duration),
     /// A message was no message.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -94,6 +100,14 @@ impl DriverError {
                 "the domain's supervisor",
                 "it does not answer in time: it is stopped, or too busy",
                 "try again; `svirt stop --force` ends the domain without it",
+            ),
+            Self::Stalled(after) => Refusal::new(
+                Layer::Kernel,
+                "ask",
+                "the labeller",
+                format!("it does not answer within {} s: it is stopped, or far too busy", after.as_secs()),
+                "`ps -C svirt-labeller -o pid,stat` shows T where it is stopped: `kill -CONT PID` lets it go on; if it hangs, `kill -9 PID` has \
+                 another one take over, and the domains go on",
             ),
             Self::Wire(error) => Refusal::new(
                 Layer::Policy,

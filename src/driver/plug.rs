@@ -34,7 +34,7 @@ pub fn plan_plug(
     let Some(disk) = domain.devices.disks.last() else {
         return Err(DriverError::Protocol("to nobody: there is no disk to plug in".into()));
     };
-    let chain = chain::resolve(disk, settings.limits.chain_depth, &mut LabellerProber(labeller));
+    let chain = chain::resolve(disk, settings.limits.chain_depth, &mut LabellerProber::new(labeller));
     let chain = chain.map_err(|error| error.refusal())?;
     let inputs = plug::PlugInputs { domain, uuid, host, settings, chain: &chain, described, medium, force };
     plug::plug(&inputs).map_err(|error| error.refusal().into())

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::{DriverError, Labeller};
 use crate::base::{Layer, Refusal};
@@ -17,13 +18,36 @@ use crate::settings::Settings;
 /// The most bytes that an image probe may write.
 const HEADER_MAX: u64 = 64 << 10;
 
-/// Reads headers through the labeller.
+/// How long all headers of one start or plug may take together.
+const ALL_HEADERS: Duration = Duration::from_secs(120);
+
+/// Reads headers through the labeller, all of one start or plug.
 #[derive(Debug)]
-pub struct LabellerProber<'a>(pub &'a mut Labeller);
+pub struct LabellerProber<'a> {
+    labeller: &'a mut Labeller,
+    until: Instant,
+}
+
+impl<'a> LabellerProber<'a> {
+    /// The time for all of them begins.
+    #[must_use]
+    pub fn new(labeller: &'a mut Labeller) -> Self {
+        Self { labeller, until: Instant::now() + ALL_HEADERS }
+    }
+}
 
 impl Prober for LabellerProber<'_> {
     fn probe(&mut self, path: &str) -> Result<Found, Refusal> {
-        let probed = self.0.probe(path).map_err(|error: DriverError| error.refusal())?;
+        if Instant::now() >= self.until {
+            return Err(Refusal::new(
+                Layer::Policy,
+                "read the image header of",
+                path,
+                format!("reading headers has taken {} s by now", ALL_HEADERS.as_secs()),
+                "merge layers with qemu-img commit, or look why the storage is so slow",
+            ));
+        }
+        let probed = self.labeller.probe(path).map_err(|error: DriverError| error.refusal())?;
         Ok(Found {
             identity: probed.identity,
             kind: probed.kind,

@@ -145,7 +145,7 @@ pub fn start(
     settings: &Settings,
     paused: bool,
 ) -> Result<Launch, DriverError> {
-    let prepared = prepare(domain, settings, &mut LabellerProber(labeller))?;
+    let prepared = prepare(domain, settings, &mut LabellerProber::new(labeller))?;
     let mut again = true;
     loop {
         let survey = labeller.survey()?;

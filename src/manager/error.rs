@@ -76,8 +76,8 @@ pub enum ManagerError {
 impl ManagerError {
     /// Whether what was asked for may have been done nevertheless, or may yet be.
     pub(super) fn is_unclear(&self) -> bool {
-        use DriverError::{Io, Protocol, Silent, Wire};
-        matches!(self, Self::Driver(Io { .. } | Protocol(_) | Silent | Wire(_)))
+        use DriverError::{Io, Protocol, Silent, Stalled, Wire};
+        matches!(self, Self::Driver(Io { .. } | Protocol(_) | Silent | Stalled(_) | Wire(_)))
     }
 
     /// A sentence about the domain's state.
