@@ -37,9 +37,13 @@ const QUIET_BY: Duration = Duration::from_millis(300);
 ///
 /// An error where QEMU has closed its end, or a guest sends without a pause.
 pub(super) fn quiet(channel: BorrowedFd<'_>) -> io::Result<()> {
+    quiet_for(channel, PAUSE)
+}
+
+fn quiet_for(channel: BorrowedFd<'_>, pause: Duration) -> io::Result<()> {
     let until = Instant::now() + QUIET_BY;
     let mut chunk = vec![0; 65_536];
-    while process::readable(channel, PAUSE)? {
+    while process::readable(channel, pause)? {
         match rustix::io::read(channel, &mut chunk[..])? {
             0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "QEMU has closed its end")),
             _ if Instant::now() >= until => {
@@ -116,7 +120,8 @@ mod tests {
     fn a_guest_that_never_pauses_holds_nobody_up() {
         let (mut qemu, ours) = UnixStream::pair().unwrap();
         let flood = std::thread::spawn(move || while qemu.write_all(&[7; 65_536]).is_ok() {});
-        let error = quiet(ours.as_fd()).unwrap_err();
+        // On a busy machine the flood itself pauses for longer than 10 ms.
+        let error = quiet_for(ours.as_fd(), Duration::from_secs(60)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(ours);
         flood.join().unwrap();
