@@ -62,7 +62,9 @@ impl Labeller {
     /// are shorter, so nothing is given up that would have come to an end.
     fn patience(&self, request: &Request) -> Option<Duration> {
         match request {
-            Request::Describe { .. } | Request::Probe { .. } | Request::Survey => Some(SOON),
+            Request::Describe { .. } | Request::Probe { .. } | Request::Share { .. } | Request::Survey => {
+                Some(SOON)
+            }
             Request::Kill { .. } | Request::Plug { .. } | Request::Unplug { .. } => Some(LATER),
             Request::Start { .. } => Some(self.start + LATER),
             Request::Storage { .. } => Some(LONG),

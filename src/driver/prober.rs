@@ -56,7 +56,7 @@ impl Prober for LabellerProber<'_> {
     }
 
     fn directory(&mut self, path: &str) -> Result<FileIdentity, Refusal> {
-        self.0.share(path).map_err(|error: DriverError| error.refusal())
+        self.labeller.share(path).map_err(|error: DriverError| error.refusal())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The boundary between a manager and what runs its domains.
 
+use std::time::Instant;
+
 use super::{Definition, Label, ManagerError};
 use crate::conf::facts::HostFacts;
 use crate::driver::{Control, Labeller};
@@ -49,8 +51,9 @@ pub trait Core: Send + Sync {
     /// Has something done that is done or refused. How the domain ended, where that ended it at once.
     fn order(&self, control: &str, verb: &Verb) -> Result<Option<Ended>, ManagerError>;
 
-    /// Whoever looks after a running domain, for what only a device model can do.
-    fn control(&self, control: &str) -> Result<Control, ManagerError>;
+    /// Whoever looks after a running domain, for what only a device model can do: each request has its time, or all
+    /// have together until then.
+    fn control(&self, control: &str, until: Option<Instant>) -> Result<Control, ManagerError>;
 
     /// Who opens and labels what is plugged into a running domain.
     fn labeller(&self, settings: &Settings) -> Result<Labeller, ManagerError>;

@@ -1,5 +1,7 @@
 //! Domains that are device models: started by the labeller, looked after by supervisors.
 
+use std::time::Instant;
+
 use super::{Begun, Core, Label, ManagerError, Wanted};
 use crate::base::DomainUuid;
 use crate::conf::facts::HostFacts;
@@ -44,8 +46,8 @@ impl Core for Labelled {
         Ok(None)
     }
 
-    fn control(&self, control: &str) -> Result<Control, ManagerError> {
-        Ok(Control::connect(control)?)
+    fn control(&self, control: &str, until: Option<Instant>) -> Result<Control, ManagerError> {
+        Ok(until.map_or_else(|| Control::connect(control), |until| Control::connect_by(control, until))?)
     }
 
     fn labeller(&self, settings: &Settings) -> Result<Labeller, ManagerError> {

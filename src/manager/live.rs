@@ -1,13 +1,14 @@
 //! What is asked of a domain that runs, through its supervisor.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::table::Live;
 use super::{Definition, Domain, Manager, ManagerError};
 use crate::base::DomainUuid;
-use crate::driver::disk_aliases;
+use crate::driver::{DriverError, disk_aliases};
 use crate::privsep::ask::Ask;
 
 /// One disk of a definition, as calls name it.
@@ -91,7 +92,22 @@ impl Manager {
     /// Asks QEMU something.
     pub fn ask(&self, uuid: DomainUuid, ask: Ask) -> Result<Value, ManagerError> {
         let live = self.live(uuid)?;
-        Ok(self.core.control(&live.control)?.ask(ask)?)
+        Ok(self.core.control(&live.control, None)?.ask(ask)?)
+    }
+
+    /// Asks QEMU several things, one after the other and no longer than until then. What was refused has no answer, and
+    /// neither has anything once there is nobody who answers.
+    pub fn ask_each(&self, uuid: DomainUuid, asks: Vec<Ask>, until: Instant) -> Vec<Option<Value>> {
+        let live = self.live(uuid).ok();
+        let mut control = live.and_then(|live| self.core.control(&live.control, Some(until)).ok());
+        let one = |ask| {
+            let answer = control.as_mut()?.ask(ask);
+            if !matches!(answer, Ok(_) | Err(DriverError::Refusal(_))) {
+                control = None;
+            }
+            answer.ok()
+        };
+        asks.into_iter().map(one).collect()
     }
 
     /// Asks QEMU what a person wrote; the domain is marked for it.
@@ -131,32 +147,11 @@ impl Manager {
         Ok(sum)
     }
 
-    /// What each disk did, by target.
-    pub fn all_block_stats(&self, uuid: DomainUuid) -> Result<Vec<(String, BlockStats)>, ManagerError> {
-        let answer = self.ask(uuid, Ask::BlockStats)?;
-        let one = |(target, value): (&str, &Value)| {
-            let mut stats = BlockStats::default();
-            stats.add(value);
-            (target.to_owned(), stats)
-        };
-        Ok(by_target(&answer).map(one).collect())
-    }
-
     /// The sizes of one disk.
     pub fn block_info(&self, uuid: DomainUuid, name: &str) -> Result<BlockInfo, ManagerError> {
         let disk = self.disk(uuid, name)?;
         disk.medium()?;
         Ok(sizes(&self.ask(uuid, Ask::Blocks)?, &disk.target))
-    }
-
-    /// The sizes of each of these disks, by target.
-    pub fn all_block_infos(
-        &self,
-        uuid: DomainUuid,
-        disks: &[DiskName],
-    ) -> Result<Vec<(String, BlockInfo)>, ManagerError> {
-        let answer = self.ask(uuid, Ask::Blocks)?;
-        Ok(disks.iter().map(|disk| (disk.target.clone(), sizes(&answer, &disk.target))).collect())
     }
 
     /// How much memory the guest has now, in bytes.
@@ -181,6 +176,27 @@ impl Manager {
 fn named(mut disks: impl Iterator<Item = DiskName>, name: &str) -> Result<DiskName, ManagerError> {
     let found = disks.find(|disk| disk.target == name || disk.source.as_deref() == Some(name));
     found.ok_or_else(|| ManagerError::Argument(format!("invalid path {name} not assigned to domain")))
+}
+
+impl BlockStats {
+    /// What each disk did, by target, from an answer to [`Ask::BlockStats`].
+    #[must_use]
+    pub fn each(answer: &Value) -> Vec<(String, Self)> {
+        let one = |(target, value): (&str, &Value)| {
+            let mut stats = Self::default();
+            stats.add(value);
+            (target.to_owned(), stats)
+        };
+        by_target(answer).map(one).collect()
+    }
+}
+
+impl BlockInfo {
+    /// The sizes of each of these disks, by target, from an answer to [`Ask::Blocks`].
+    #[must_use]
+    pub fn each(answer: &Value, disks: &[DiskName]) -> Vec<(String, Self)> {
+        disks.iter().map(|disk| (disk.target.clone(), sizes(answer, &disk.target))).collect()
+    }
 }
 
 /// What `query-named-block-nodes` says of a disk.

@@ -2,6 +2,8 @@
 //!
 //! Everything of a domain's life happens and is told, and nothing runs. A guest obeys at once.
 
+use std::time::Instant;
+
 use super::{Begun, Core, Definition, Label, Manager, ManagerError, StartFlags, Wanted};
 use crate::base::DomainUuid;
 use crate::conf::definition::Strictness;
@@ -37,7 +39,7 @@ impl Core for Memory {
         }
     }
 
-    fn control(&self, _control: &str) -> Result<Control, ManagerError> {
+    fn control(&self, _control: &str, _until: Option<Instant>) -> Result<Control, ManagerError> {
         Err(lacks())
     }
 

@@ -1,10 +1,11 @@
 //! Calls that ask something of a domain that runs, or set what it has.
 
+use serde_json::Value;
+
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::keys::{self, KeyError};
-use crate::base::DomainUuid;
-use crate::manager::{BlockStats, Manager, ManagerError};
+use crate::manager::{BlockStats, ManagerError};
 use crate::privsep::ask::Ask;
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
 
@@ -189,8 +190,7 @@ impl Encode for Stat {
 }
 
 /// What the guest reports of its memory, by virDomainMemoryStatTags; nothing where QEMU does not answer.
-pub(super) fn reported_memory(manager: &Manager, uuid: DomainUuid) -> Vec<(i32, u64)> {
-    let Ok(answer) = manager.ask(uuid, Ask::GuestMemory) else { return Vec::new() };
+pub(super) fn reported_memory(answer: &Value) -> Vec<(i32, u64)> {
     let reported = |name: &str| answer.get("stats").and_then(|stats| stats.get(name)?.as_u64());
     // What the guest does not report is the largest number.
     let known = GUEST_STATS.iter().filter_map(|(name, tag, bytes)| {
@@ -206,7 +206,8 @@ fn memory_stats(call: &Call<'_>) -> Answer {
     call.only_flags(flags, 0)?;
     let (manager, uuid) = target.parts();
     let mut stats = vec![Stat(ACTUAL_BALLOON, manager.memory(uuid)? / 1024)];
-    stats.extend(reported_memory(manager, uuid).into_iter().map(|(tag, value)| Stat(tag, value)));
+    let answer = manager.ask(uuid, Ask::GuestMemory).unwrap_or_default();
+    stats.extend(reported_memory(&answer).into_iter().map(|(tag, value)| Stat(tag, value)));
     stats.extend(super::usage::resident(&target.domain).map(|bytes| Stat(RSS, bytes / 1024)));
     stats.truncate(usize::try_from(room).unwrap_or(usize::MAX));
     call.answer(&List::<Stat, 1024>(stats))

@@ -1,13 +1,23 @@
 //! Calls that measure a domain.
 
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
 use super::call::{Answer, Call, Target, reference};
 use super::domain::{definition, state};
 use super::error::{Code, Failure, From};
 use super::live::reported_memory;
 use super::usage;
 use crate::access::Verb;
-use crate::manager::{Domain, Manager, Summary};
+use crate::manager::{BlockInfo, BlockStats, Domain, Summary};
+use crate::privsep::ask::Ask;
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
+
+/// How many domains are asked at once.
+const AT_ONCE: usize = 16;
+/// How long one domain's supervisor has for its part of everybody's statistics.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What asks QEMU, and so may wait.
 pub(super) fn waiting(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
@@ -154,21 +164,53 @@ fn all_stats(call: &Call<'_>) -> Answer {
     }
     domains.retain(|domain| selected(domain, flags));
     let stats = if stats == 0 { KNOWN } else { stats };
-    let record = |domain| {
-        let mut record = Record { domain, stats: measure(domain, stats) };
-        // What is asked of QEMU, and not where nobody is to wait for it.
-        let waits = flags & NOWAIT == 0 && domain.is_active();
-        if waits && stats & BALLOON != 0 {
-            record.stats.extend(balloon(call.manager(), domain));
-        }
-        record.stats.extend(behind(domain, stats));
-        if stats & BLOCK != 0 {
-            record.stats.extend(blocks(call, domain, waits));
-        }
-        record
-    };
-    let records = domains.iter().map(record).collect();
+    let wait = flags & NOWAIT == 0;
+    let mut records = Vec::with_capacity(domains.len());
+    for some in domains.chunks(AT_ONCE) {
+        records.extend(side_by_side(some, |domain| record(call, domain, stats, wait)));
+    }
     call.answer(&List::<Record<'_>, 16_384>(records))
+}
+
+/// Does something for each domain on threads of their own, so that those whose supervisors do not answer hold up the rest
+/// once, and not one after the other.
+fn side_by_side<'a, D: Sync, T: Send>(domains: &'a [D], each: impl Fn(&'a D) -> T + Sync) -> Vec<T> {
+    match domains {
+        [] => Vec::new(),
+        [domain] => vec![each(domain)],
+        _ => std::thread::scope(|scope| {
+            let each = &each;
+            let threads: Vec<_> = domains.iter().map(|domain| scope.spawn(move || each(domain))).collect();
+            // One that panicked has no record.
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        }),
+    }
+}
+
+/// What is known and asked of one domain. What nobody is to wait for is not asked.
+fn record<'a>(call: &Call<'_>, domain: &'a Domain, stats: u32, wait: bool) -> Record<'a> {
+    let asks = [(BALLOON, Ask::GuestMemory), (BLOCK, Ask::BlockStats), (BLOCK, Ask::Blocks)];
+    let waits = wait && domain.is_active();
+    let wanted = |group: u32| waits && stats & group != 0;
+    let asked: Vec<Ask> =
+        asks.iter().filter(|(group, _)| wanted(*group)).map(|(_, ask)| ask.clone()).collect();
+    let mut answers = match asked.is_empty() {
+        true => Vec::new(),
+        false => call.manager().ask_each(domain.uuid, asked, Instant::now() + PATIENCE),
+    }
+    .into_iter();
+    let mut answer = |group| if wanted(group) { answers.next().flatten() } else { None };
+    let mut record = Record { domain, stats: measure(domain, stats) };
+    let memory = answer(BALLOON);
+    if wanted(BALLOON) {
+        record.stats.extend(balloon(domain, memory.as_ref()));
+    }
+    record.stats.extend(behind(domain, stats));
+    if stats & BLOCK != 0 {
+        let (did, sizes) = (answer(BLOCK), answer(BLOCK));
+        record.stats.extend(blocks(call, domain, did.as_ref(), sizes.as_ref()));
+    }
+    record
 }
 
 fn selected(domain: &Domain, flags: u32) -> bool {
@@ -211,8 +253,8 @@ fn measure(domain: &Domain, wanted: u32) -> Vec<(String, Measured)> {
 }
 
 /// What the guest reports of its memory, and what its device model has.
-fn balloon(manager: &Manager, domain: &Domain) -> Vec<(String, Measured)> {
-    let reported = reported_memory(manager, domain.uuid);
+fn balloon(domain: &Domain, answer: Option<&Value>) -> Vec<(String, Measured)> {
+    let reported = answer.map(reported_memory).unwrap_or_default();
     let named = BALLOON_STATS.iter().filter_map(|(tag, name)| {
         let (_, value) = reported.iter().find(|(reported, _)| reported == tag)?;
         Some((format!("balloon.{name}"), Measured::Number(*value)))
@@ -246,14 +288,17 @@ fn behind(domain: &Domain, wanted: u32) -> Vec<(String, Measured)> {
 
 /// Which disks there are, what each did, and how large it is. Where a supervisor does not answer, its domain has less
 /// of it, since the others' statistics are wanted too.
-fn blocks(call: &Call<'_>, domain: &Domain, waits: bool) -> Vec<(String, Measured)> {
-    let manager = call.manager();
-    let Ok(disks) = manager.current(domain).and_then(|definition| definition.disks()) else {
+fn blocks(
+    call: &Call<'_>,
+    domain: &Domain,
+    did: Option<&Value>,
+    sizes: Option<&Value>,
+) -> Vec<(String, Measured)> {
+    let Ok(disks) = call.manager().current(domain).and_then(|definition| definition.disks()) else {
         return Vec::new();
     };
-    let measured = if waits { manager.all_block_stats(domain.uuid).unwrap_or_default() } else { Vec::new() };
-    let sizes =
-        if waits { manager.all_block_infos(domain.uuid, &disks).unwrap_or_default() } else { Vec::new() };
+    let measured = did.map(BlockStats::each).unwrap_or_default();
+    let sizes = sizes.map(|answer| BlockInfo::each(answer, &disks)).unwrap_or_default();
     let mut all = vec![("block.count".to_owned(), Measured::Count(u32::try_from(disks.len()).unwrap_or(0)))];
     for (number, disk) in disks.into_iter().enumerate() {
         let name = |name: &str| format!("block.{number}.{name}");
@@ -284,4 +329,27 @@ fn blocks(call: &Call<'_>, domain: &Domain, waits: bool) -> Vec<(String, Measure
         }
     }
     all
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn domains_are_asked_side_by_side_and_told_in_order() {
+        let (asked, all) = (Mutex::new(0), Condvar::new());
+        let together = |number: &u32| {
+            let mut count = asked.lock().unwrap();
+            *count += 1;
+            all.notify_all();
+            let most = Duration::from_secs(60);
+            let (count, _) = all.wait_timeout_while(count, most, |count| *count < 3).unwrap();
+            (*number, *count)
+        };
+        assert_eq!(side_by_side(&[5, 6, 7], together), [(5, 3), (6, 3), (7, 3)]);
+        assert!(side_by_side(&[] as &[u32], together).is_empty());
+    }
 }
