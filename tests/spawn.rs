@@ -394,8 +394,14 @@ fn a_cgroup_limits_and_goes_away() {
     }
     let host = CgroupHost::discover().unwrap();
     let rig = Rig::new(1_911_000_006);
-    let limits =
-        CgroupLimits { memory_max: 512 << 20, pids_max: 64, devices: vec![DeviceNode::Null], cpus: vec![] };
+    let limits = CgroupLimits {
+        memory_max: 512 << 20,
+        pids_max: 64,
+        devices: vec![DeviceNode::Null],
+        cpus: vec![],
+        cpu_max: None,
+        tuning: Default::default(),
+    };
     let group = host.create(&rig.domain.uuid, &limits).unwrap();
     let launched = rig.launch(Some(&group), None, &mut |_| Ok(())).unwrap();
     until(&launched.control, |report| matches!(report, Report::Greeted));
@@ -423,7 +429,14 @@ fn a_cgroup_keeps_cpus_for_the_host() {
     let uuid = DomainUuid(uuid::Uuid::from_u64_pair(0x5918, u64::from(std::process::id())));
     let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
     let last: u32 = online.trim().rsplit(['-', ',']).next().unwrap().parse().unwrap();
-    let limits = CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![], cpus: vec![last] };
+    let limits = CgroupLimits {
+        memory_max: 1 << 30,
+        pids_max: 64,
+        devices: vec![],
+        cpus: vec![last],
+        cpu_max: None,
+        tuning: Default::default(),
+    };
     let group = host.create(&uuid, &limits).unwrap();
     let missing = group.unenforced().iter().any(|line| line.starts_with("cgroup cpuset:"));
     // Forked first: a clone needs a process with one thread.
@@ -479,7 +492,17 @@ fn a_cgroup_refuses_other_device_nodes() {
     let uuid = DomainUuid(uuid::Uuid::from_u64_pair(0x5917, u64::from(std::process::id())));
     let devices = vec![DeviceNode::Null, DeviceNode::Urandom];
     let group = host
-        .create(&uuid, &CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices, cpus: vec![] })
+        .create(
+            &uuid,
+            &CgroupLimits {
+                memory_max: 1 << 30,
+                pids_max: 64,
+                devices,
+                cpus: vec![],
+                cpu_max: None,
+                tuning: Default::default(),
+            },
+        )
         .unwrap();
     let missing = group.unenforced().iter().any(|line| line.starts_with("cgroup devices:"));
     let opens = |path: &str, write: bool| fs::File::options().read(true).write(write).open(path).is_ok();

@@ -52,3 +52,111 @@ fn a_domain_of_few_words_takes_disks_and_media() {
     host.says(&["destroy", "few"]);
     assert!(host.complains(&["domstate", "few"]).contains("failed to get domain 'few'"));
 }
+
+/// What a domain's cgroup says, wherever the host has the controller: version 2, or version 1.
+fn limits(host: &Host, name: &str) -> String {
+    let ran = host.rig.svirt(&["inspect", name]).expect(0);
+    assert!(ran.out.contains("everything is as planned"), "{}", ran.out);
+    let status = host.rig.status(name).unwrap();
+    let uuid = status.domain.uuid;
+    let mut found = String::new();
+    let base = std::path::Path::new("/sys/fs/cgroup");
+    for (directory, files) in [
+        ("cpu", &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"][..]),
+        ("memory", &["memory.limit_in_bytes", "memory.soft_limit_in_bytes"]),
+        ("unified", &["cpu.weight", "cpu.max", "memory.max", "memory.high"]),
+        ("", &["cpu.weight", "cpu.max", "memory.max", "memory.high"]),
+    ] {
+        let Some(own) = below(&base.join(directory), &format!("svirt-{uuid}"), 4) else { continue };
+        for file in files {
+            if let Ok(text) = std::fs::read_to_string(own.join(file)) {
+                found.push_str(&format!("{file}={} ", text.trim()));
+            }
+        }
+    }
+    found
+}
+
+fn below(directory: &std::path::Path, name: &str, depth: u32) -> Option<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).ok()?.flatten();
+    let directories: Vec<_> = entries.map(|it| it.path()).filter(|path| path.is_dir()).collect();
+    let own = directories.iter().find(|path| path.file_name().is_some_and(|it| it == name)).cloned();
+    own.or_else(|| directories.iter().filter(|_| depth > 0).find_map(|path| below(path, name, depth - 1)))
+}
+
+/// Whether the labeller has a controller of processor time to give; says so if not.
+fn has_cpu_controller() -> bool {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let legacy =
+        own.lines().any(|line| line.split(':').nth(1).is_some_and(|it| it.split(',').any(|c| c == "cpu")));
+    let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if legacy || unified.split_whitespace().any(|controller| controller == "cpu") {
+        return true;
+    }
+    println!("skipped: needs the cpu controller of cgroups");
+    false
+}
+
+#[test]
+fn a_domain_is_tuned_while_it_runs_and_for_its_next_start() {
+    if !virsh_possible() || !has_cpu_controller() {
+        return;
+    }
+    let mut host = Host::new();
+    host.says(&["define", &few_words(&host, "tuned", "<vcpu>2</vcpu>", "")]);
+    host.says(&["schedinfo", "tuned", "--config", "--set", "cpu_shares=300", "--set", "vcpu_quota=40000"]);
+    host.says(&["memtune", "tuned", "--config", "--soft-limit", "500000"]);
+    let kept = host.says(&["dumpxml", "tuned", "--inactive"]);
+    assert!(kept.contains("<shares>300</shares>") && kept.contains("<quota>40000</quota>"), "{kept}");
+    assert!(kept.contains("<soft_limit unit='KiB'>500000</soft_limit>"), "{kept}");
+    host.says(&["start", "tuned"]);
+    let first = limits(&host, "tuned");
+    // Of two virtual CPUs together.
+    assert!(first.contains("=300 ") && first.contains("80000"), "{first}");
+    assert!(first.contains("=512000000 "), "{first}");
+
+    // Now, and not for the next start.
+    let now = ["schedinfo", "tuned", "--live", "--set", "cpu_shares=700", "--set", "global_quota=30000"];
+    host.says(&now);
+    host.says(&["memtune", "tuned", "--live", "--hard-limit", "3000000"]);
+    let second = limits(&host, "tuned");
+    assert!(second.contains("=700 ") && second.contains("30000"), "{second}");
+    assert!(second.contains("=3072000000 "), "{second}");
+    let said = |host: &Host, words: &[&str], line: &str| {
+        let out = host.says(words);
+        let found = out.lines().any(|it| it.split_whitespace().collect::<Vec<_>>().join(" ") == line);
+        assert!(found, "{line:?} is not in\n{out}");
+    };
+    said(&host, &["schedinfo", "tuned"], "cpu_shares : 700");
+    said(&host, &["schedinfo", "tuned", "--config"], "cpu_shares : 300");
+    said(&host, &["memtune", "tuned"], "hard_limit : 3000000");
+    said(&host, &["memtune", "tuned", "--config"], "hard_limit : unlimited");
+
+    // Nobody's end changes it.
+    host.kill_daemon();
+    host.kill_labeller();
+    host.start_labeller();
+    host.start_daemon();
+    e2e_rig::eventually("it is found again", || host.says(&["domstate", "tuned"]) == "running");
+    said(&host, &["schedinfo", "tuned"], "cpu_shares : 700");
+    assert_eq!(limits(&host, "tuned"), second);
+    assert!(host.says(&["dumpxml", "tuned"]).contains("<hard_limit unit='KiB'>3000000</hard_limit>"));
+    host.says(&["schedinfo", "tuned", "--live", "--set", "global_quota=-1", "--set", "vcpu_quota=-1"]);
+    host.says(&["memtune", "tuned", "--live", "--hard-limit", "-1"]);
+    let third = limits(&host, "tuned");
+    assert!(!third.contains("30000") && !third.contains("80000") && !third.contains("3072000000"), "{third}");
+
+    for (words, why) in [
+        (&["schedinfo", "tuned", "--live", "--set", "vcpu_period=5"][..], "out of range"),
+        (&["schedinfo", "tuned", "--config", "--set", "emulator_quota=5000"], "tunes a domain as a whole"),
+        (&["memtune", "tuned", "--config", "--swap-hard-limit", "5000"], "tunes a domain as a whole"),
+        (&["blkiotune", "tuned", "--config", "--weight", "500"], "tunes a domain as a whole"),
+        (&["schedinfo", "tuned", "--live", "--config", "--set", "cpu_shares=999999999"], "shares"),
+    ] {
+        let told = host.complains(words);
+        assert!(told.contains(why), "{words:?}: {told}");
+    }
+    said(&host, &["schedinfo", "tuned"], "cpu_shares : 700");
+    host.says(&["destroy", "tuned"]);
+    said(&host, &["schedinfo", "tuned"], "cpu_shares : 300");
+}

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::metadata::Metadata;
 use crate::base::{DomainName, DomainUuid};
 use crate::privsep::supervisor::LifecycleAction;
+use crate::privsep::tuning::Tuning;
 
 pub use beyond::*;
 pub use disk::*;
@@ -41,6 +42,8 @@ pub struct Domain {
     pub current_memory: u64,
     /// `<memoryBacking>`
     pub memory_backing: MemoryBacking,
+    /// `<cputune>` and `<memtune>`
+    pub tuning: Tuning,
     /// `<vcpu>`
     pub vcpus: u32,
     /// `<os>`

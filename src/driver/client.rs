@@ -13,6 +13,7 @@ use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
 use crate::privsep::storage::{StorageOp, Stored};
 use crate::privsep::supervisor::Ended;
+use crate::privsep::tuning::Tuned;
 use crate::privsep::wire;
 use crate::settings::Settings;
 
@@ -136,6 +137,14 @@ impl Labeller {
             Reply::Done => Ok(true),
             Reply::Pending => Ok(false),
             other => Err(unexpected("unplug", &other)),
+        }
+    }
+
+    /// Gives a running domain other limits.
+    pub fn tune(&mut self, uuid: DomainUuid, limits: Tuned) -> Result<(), DriverError> {
+        match self.call(&Request::Tune { uuid, limits })? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("tune", &other)),
         }
     }
 

@@ -10,7 +10,7 @@ mod prober;
 mod start;
 mod stream;
 
-pub use crate::plan::disk_aliases;
+pub use crate::plan::{disk_aliases, tuned};
 pub use client::Labeller;
 pub use control::Control;
 pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};

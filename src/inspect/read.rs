@@ -56,7 +56,9 @@ pub fn process(role: &str, pid: i32) -> Result<ProcessFacts, ReadError> {
 }
 
 /// The limits by controller, and the files that have them: version 2 and version 1.
-const LIMITS: [(&str, &str); 4] = [
+const LIMITS: [(&str, &str); 6] = [
+    ("cpu", "cpu.max"),
+    ("cpu", "cpu.cfs_quota_us"),
     ("cpuset", "cpuset.cpus"),
     ("memory", "memory.max"),
     ("memory", "memory.limit_in_bytes"),
@@ -66,7 +68,14 @@ const LIMITS: [(&str, &str); 4] = [
 /// Where the cgroups are and what they limit; a hierarchy that this program does not see is left out.
 fn cgroup_places(cgroups: &str) -> Vec<CgroupPlace> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let limit = |directory: &Path, file: &str| std::fs::read_to_string(directory.join(file)).ok();
+    let limit = |directory: &Path, file: &str| {
+        let read = |file: &str| std::fs::read_to_string(directory.join(file)).ok();
+        // Version 1 has in two files what version 2 has in one.
+        match file {
+            "cpu.cfs_quota_us" => Some(format!("{} {}", read(file)?.trim(), read("cpu.cfs_period_us")?)),
+            _ => read(file),
+        }
+    };
     let place = |place: cgroup::Place| CgroupPlace {
         limits: LIMITS
             .iter()

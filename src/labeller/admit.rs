@@ -58,6 +58,42 @@ struct Admission<'a> {
     states: Vec<&'a Slot>,
 }
 
+/// Checks the limits of a cgroup against the configured ones.
+pub(super) fn cgroup(limits: &CgroupLimits, settings: &Settings) -> Result<(), Refusal> {
+    let most = match settings.limits.memory {
+        0 => u64::MAX,
+        memory => memory.saturating_add(OWN_MEMORY_MAX),
+    };
+    if limits.memory_max == 0 || limits.memory_max > most {
+        return Err(policy(
+            "give memory of",
+            format!("{} bytes", limits.memory_max),
+            &format!("limits.memory is {}", settings.limits.memory),
+            "raise limits.memory, or give the domain less",
+        ));
+    }
+    if limits.pids_max == 0 || limits.pids_max > PIDS_MAX {
+        return Err(policy("allow threads:", limits.pids_max.to_string(), "at most 65536", "plan again"));
+    }
+    if !limits.tuning.is_bounded() || limits.cpu_max.is_some_and(|max| !max.is_bounded()) {
+        let rule = "a share, period or quota is out of the kernel's bounds";
+        return Err(policy("tune the domain to", format!("{:?}", limits.tuning), rule, "see <cputune>"));
+    }
+    let kept = settings.host.cpus;
+    let ascending = limits.cpus.is_sorted_by(|one, next| one < next);
+    let own = limits.cpus.first().is_some_and(|first| *first < kept);
+    if !ascending || own || (kept > 0 && limits.cpus.is_empty()) {
+        let object = format!("the CPUs {:?}", limits.cpus);
+        let rule = format!("host.cpus keeps the first {kept} for the host");
+        return Err(policy("run the domain on", object, &rule, "plan again"));
+    }
+    let distinct: HashSet<_> = limits.devices.iter().collect();
+    if distinct.len() != limits.devices.len() {
+        return Err(policy("allow", "the devices".into(), "one is named twice", "plan again"));
+    }
+    Ok(())
+}
+
 /// Checks a plan against the configured limits. `selinux` says whether the kernel runs SELinux.
 pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Result<(), NotAdmitted> {
     let whole = |refusal| NotAdmitted { op: None, refusal };
@@ -181,7 +217,7 @@ impl<'a> Admission<'a> {
             Op::LeaseCategories { .. } | Op::LeaseShare { .. } | Op::Channel { .. } | Op::Pty { .. } => {
                 Ok(())
             }
-            Op::Cgroup(limits) => self.cgroup(limits),
+            Op::Cgroup(limits) => cgroup(limits, self.settings),
             Op::OpenImage(image) => {
                 self.images.push(image);
                 plain("open the image", &image.path)
@@ -274,37 +310,6 @@ impl<'a> Admission<'a> {
         }
         let rule = format!("{setting} is {} to {}", range.first, range.first.saturating_add(range.count - 1));
         Err(policy("run as uid", uid.to_string(), &rule, &format!("widen {setting} in the configuration")))
-    }
-
-    fn cgroup(&self, limits: &CgroupLimits) -> Result<(), Refusal> {
-        let most = match self.settings.limits.memory {
-            0 => u64::MAX,
-            memory => memory.saturating_add(OWN_MEMORY_MAX),
-        };
-        if limits.memory_max == 0 || limits.memory_max > most {
-            return Err(policy(
-                "give memory of",
-                format!("{} bytes", limits.memory_max),
-                &format!("limits.memory is {}", self.settings.limits.memory),
-                "raise limits.memory, or give the domain less",
-            ));
-        }
-        if limits.pids_max == 0 || limits.pids_max > PIDS_MAX {
-            return Err(policy("allow threads:", limits.pids_max.to_string(), "at most 65536", "plan again"));
-        }
-        let kept = self.settings.host.cpus;
-        let ascending = limits.cpus.is_sorted_by(|one, next| one < next);
-        let own = limits.cpus.first().is_some_and(|first| *first < kept);
-        if !ascending || own || (kept > 0 && limits.cpus.is_empty()) {
-            let object = format!("the CPUs {:?}", limits.cpus);
-            let rule = format!("host.cpus keeps the first {kept} for the host");
-            return Err(policy("run the domain on", object, &rule, "plan again"));
-        }
-        let distinct: HashSet<_> = limits.devices.iter().collect();
-        if distinct.len() != limits.devices.len() {
-            return Err(policy("allow", "the devices".into(), "one is named twice", "plan again"));
-        }
-        Ok(())
     }
 
     fn tap(&self, interface: &str) -> Result<(), Refusal> {

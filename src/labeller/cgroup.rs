@@ -6,6 +6,8 @@
 //! A later labeller may be in another cgroup: whoever opens or removes a domain's cgroup gives the directories that were
 //! written down when it was made.
 
+mod tune;
+
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,7 +48,7 @@ fn at<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T, 
 }
 
 /// The version 1 controllers that have limits here.
-const CONTROLLERS: [&str; 4] = ["cpuset", "devices", "memory", "pids"];
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "devices", "memory", "pids"];
 
 /// Where the labeller's own cgroups are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,8 +111,12 @@ impl CgroupHost {
     /// Makes a domain's cgroup with its limits. Whatever stands under its name already is used again.
     pub fn create(&self, uuid: &DomainUuid, limits: &CgroupLimits) -> Result<DomainCgroup, CgroupError> {
         let mut group = DomainCgroup { unified: None, join: Vec::new(), path: None, unenforced: Vec::new() };
-        // A cpuset is only made where there is something to say.
-        let wanted = |name: &&str| *name != "cpuset" || !limits.cpus.is_empty();
+        // These two are only made where there is something to say.
+        let wanted = |name: &&str| match *name {
+            "cpu" => limits.tuning.has_cpu(),
+            "cpuset" => !limits.cpus.is_empty(),
+            _ => true,
+        };
         let mut missing: Vec<&str> = CONTROLLERS.iter().copied().filter(wanted).collect();
         if let Some(own) = &self.unified {
             match self.create_unified(&own.directory, uuid, limits, &mut missing) {
@@ -178,13 +184,18 @@ impl CgroupHost {
         limits: &CgroupLimits,
         missing: &mut Vec<&str>,
     ) -> Result<(File, PathBuf), CgroupError> {
-        for controller in ["cpuset", "memory", "pids"].into_iter().filter(|name| missing.contains(name)) {
+        for controller in
+            ["cpu", "cpuset", "memory", "pids"].into_iter().filter(|name| missing.contains(name))
+        {
             enable(own, controller);
         }
         let dir = own.join(name(uuid));
         make(&dir)?;
         let limit = |file: &str, value: String| fs::write(dir.join(file), value).is_ok();
-        if limit("memory.max", limits.memory_max.to_string()) {
+        if limits.tuning.has_cpu() && tune::unified_cpu(&dir, limits).is_ok() {
+            missing.retain(|name| *name != "cpu");
+        }
+        if limit("memory.max", limits.memory_max.to_string()) && tune::unified_soft(&dir, limits).is_ok() {
             missing.retain(|name| *name != "memory");
         }
         if limit("pids.max", limits.pids_max.to_string()) {
@@ -301,7 +312,11 @@ fn create_legacy(controller: &'static str, dir: &Path, limits: &CgroupLimits) ->
         at("write", &path, fs::write(&path, value))
     };
     match controller {
-        "memory" => write("memory.limit_in_bytes", &limits.memory_max.to_string())?,
+        "cpu" => tune::legacy_cpu(dir, limits)?,
+        "memory" => {
+            write("memory.limit_in_bytes", &limits.memory_max.to_string())?;
+            tune::legacy_soft(dir, limits)?;
+        }
         "pids" => write("pids.max", &limits.pids_max.to_string())?,
         "cpuset" => {
             // A new version 1 cpuset has neither, and nothing may join it before it has both.

@@ -23,6 +23,7 @@ use crate::base::DomainUuid;
 use crate::privsep::op::{Access, LaunchPlan, Sharing};
 use crate::privsep::plug::Plug;
 use crate::privsep::request::Started;
+use crate::privsep::tuning::Tuned;
 use crate::sys::pidfd::ProcessId;
 
 /// The longest journal, in bytes: none grows beyond it, and a longer one is not read.
@@ -98,6 +99,8 @@ pub(super) enum Entry {
         /// Whether it is a medium.
         medium: bool,
     },
+    /// The domain has other limits than it was started with.
+    Tuned(Tuned),
     /// A process runs for the domain.
     Process {
         /// What it is.

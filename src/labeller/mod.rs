@@ -42,6 +42,7 @@ mod start;
 mod storage;
 mod store;
 mod swtpm;
+mod tune;
 mod undo;
 mod virtiofsd;
 

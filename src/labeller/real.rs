@@ -103,6 +103,15 @@ impl Launcher for Real {
         self.host.directories(&uuid)
     }
 
+    fn tune_cgroup(
+        &mut self,
+        uuid: DomainUuid,
+        directories: &[PathBuf],
+        limits: &CgroupLimits,
+    ) -> Result<(), Refusal> {
+        self.host.tune(&uuid, directories, limits).map_err(|error| error.refusal())
+    }
+
     fn remove_cgroup(&mut self, uuid: DomainUuid, directories: &[PathBuf]) -> io::Result<()> {
         self.cgroups.remove(&uuid);
         self.host.remove(&uuid, directories).map_err(io::Error::other)

@@ -11,7 +11,7 @@ use super::lease::{Hold, Leases, ObjectId};
 use super::plug::{Leftover, Plugged, split_own};
 use super::server::Server;
 use super::start::identity;
-use super::{passt, undo};
+use super::{passt, tune, undo};
 use crate::base::{DomainUuid, Refusal};
 use crate::privsep::op::{FdGrant, LaunchPlan, Op};
 use crate::privsep::plug::Gone;
@@ -93,6 +93,7 @@ impl Story {
                 Entry::Process { role: ProcessRole::DeviceModel, id } => story.device_model = Some(id),
                 Entry::Process { role: ProcessRole::Supervisor, id } => story.supervisor = Some(id),
                 Entry::Process { role: ProcessRole::Helper(alias), id } => story.helpers.push((alias, id)),
+                Entry::Tuned(limits) => tune::amend(&mut story.plan, limits),
                 Entry::Running { started, cgroup } => story.running = Some((started, cgroup)),
             }
         }

@@ -58,6 +58,9 @@ impl Server {
             }
             Request::Start { plan } => self.start(client, *plan),
             Request::Storage { op } => Some(self.storage(&op).map_or_else(refused, Reply::Stored)),
+            Request::Tune { uuid, limits } => {
+                Some(self.tune(uuid, limits).map_or_else(refused, |()| Reply::Done))
+            }
             Request::Survey => Some(Reply::Survey(Survey {
                 uids: self.leases.uids(),
                 pairs: self.leases.pairs(),

@@ -23,6 +23,7 @@ mod recent;
 mod recover;
 mod runtime;
 mod table;
+mod tune;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -262,7 +262,7 @@ impl Manager {
     }
 
     /// Changes what a domain runs with, and so its text.
-    fn replace_live(
+    pub(super) fn replace_live(
         &self,
         uuid: DomainUuid,
         edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,

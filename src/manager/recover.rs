@@ -165,7 +165,8 @@ impl Manager {
         let row = self.left().get(&uuid).cloned();
         let definition = row.as_ref().and_then(|row| Definition::kept(&row.xml).ok());
         let started = definition.clone().map(Arc::new);
-        let definition = definition.map(|definition| definition.with_plugged(&described));
+        let definition =
+            definition.map(|definition| definition.with_plugged(&described).with_tuned(&described));
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
         let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
         let mut table = self.table();

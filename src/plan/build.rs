@@ -8,16 +8,14 @@ use super::images;
 use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
-use super::{PlanError, doi, network, reserve, shares, slots};
+use super::{PlanError, doi, limits, network, reserve, shares, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VideoModel, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
 use crate::confine;
 use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::confinement::{RootFile, RootPlace, SeccompProgram};
-use crate::privsep::op::{
-    CgroupLimits, DeviceNode, FileIdentity, LaunchPlan, Op, PLAN_VERSION, Spawn, TpmVersion, UidRole,
-};
+use crate::privsep::op::{FileIdentity, LaunchPlan, Op, PLAN_VERSION, Spawn, TpmVersion, UidRole};
 use crate::privsep::order;
 use crate::privsep::request::Survey;
 use crate::privsep::supervisor::{Lifecycle, SupervisorSpec};
@@ -30,18 +28,6 @@ use crate::settings::Settings;
 
 /// The oldest QEMU whose options are written here.
 const OLDEST_QEMU: (u32, u32, u32) = (7, 2, 0);
-/// Memory of QEMU itself, in bytes: code, device state, worker threads, display.
-const QEMU_MEMORY: u64 = 512 << 20;
-/// What TCG's translations may take besides, in bytes: QEMU's own largest buffer.
-const TCG_MEMORY: u64 = 1 << 30;
-/// Threads besides the virtual CPUs: 64 of the pool, main, RCU, display and margin.
-const QEMU_THREADS: u64 = 128;
-
-/// Memory of one virtiofsd beside the guest's, which it shares, in bytes: a node for each file that the guest knows.
-const SERVER_MEMORY: u64 = 256 << 20;
-/// Threads of one virtiofsd: one a queue, and its pool.
-const SERVER_THREADS: u64 = 80;
-
 /// The most bytes of QEMU's arguments together; the labeller's own limit.
 const ARGUMENTS_MAX: usize = 1 << 20;
 
@@ -130,7 +116,11 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
 
     let mut tpm_op = None;
     let mut ops = leases(&uids, labels.as_ref());
-    ops.push(Op::Cgroup(cgroup(domain, &confinement.root.devices, reserve::guest_cpus(host, settings))));
+    ops.push(Op::Cgroup(limits::cgroup(
+        domain,
+        &confinement.root.devices,
+        reserve::guest_cpus(host, settings),
+    )));
     ops.extend(images.opens);
     ops.extend(boot_ops);
     ops.extend(flash_ops.into_iter().flatten());
@@ -401,23 +391,6 @@ fn leases(uids: &Owners, labels: Option<&Labels>) -> Vec<Op> {
         ops.extend(shares.map(|(identity, pair)| Op::LeaseShare { identity: *identity, pair: *pair }));
     }
     ops
-}
-
-/// The cgroup lets through exactly the device nodes that the root shows.
-fn cgroup(domain: &Domain, devices: &[DeviceNode], cpus: Vec<u32>) -> CgroupLimits {
-    let own = match domain.virt {
-        VirtType::Kvm => QEMU_MEMORY,
-        VirtType::Qemu => QEMU_MEMORY + TCG_MEMORY,
-    };
-    let served = shares::helpers(domain) as u64;
-    CgroupLimits {
-        memory_max: domain.memory.saturating_add(own).saturating_add(served * SERVER_MEMORY),
-        pids_max: u64::from(domain.vcpus)
-            .saturating_add(QEMU_THREADS)
-            .saturating_add(served * SERVER_THREADS),
-        devices: devices.to_vec(),
-        cpus,
-    }
 }
 
 /// The boot files, opened where they lie and shown to QEMU under fixed names.

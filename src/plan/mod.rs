@@ -10,6 +10,7 @@ pub mod firmware;
 mod images;
 pub mod inventory;
 pub mod labels;
+mod limits;
 mod network;
 #[cfg(test)]
 mod order_tests;
@@ -30,6 +31,7 @@ use crate::conf::domain::Disk;
 
 pub use build::{Inputs, build};
 pub use error::PlanError;
+pub use limits::tuned;
 pub use render::render;
 
 /// The alias of each disk by its target, as libvirt makes them; QEMU knows the devices by the same.

@@ -227,13 +227,21 @@ fn cgroup(limits: &CgroupLimits) -> String {
     let devices: Vec<&str> = limits.devices.iter().map(|node| device(*node)).collect();
     let cpus: Vec<String> = limits.cpus.iter().map(ToString::to_string).collect();
     format!(
-        "memory {} MiB, {} threads, devices {}{}{}",
+        "memory {} MiB, {} threads, devices {}{}{}{}",
         limits.memory_max >> 20,
         limits.pids_max,
         devices.join(" "),
         if cpus.is_empty() { "" } else { ", CPUs " },
-        cpus.join(",")
+        cpus.join(","),
+        processor(limits)
     )
+}
+
+/// What the definition asks of the host's processors.
+fn processor(limits: &CgroupLimits) -> String {
+    let shares = limits.tuning.shares.map(|shares| format!(", {shares} shares"));
+    let most = limits.cpu_max.map(|max| format!(", {} µs of every {}", max.quota, max.period));
+    shares.into_iter().chain(most).collect()
 }
 
 fn device(node: DeviceNode) -> &'static str {

@@ -42,6 +42,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         memory: 64 << 20,
         current_memory: 64 << 20,
         memory_backing: MemoryBacking::default(),
+        tuning: Default::default(),
         vcpus: 1,
         os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },
         features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None },

@@ -12,4 +12,5 @@ pub mod plug;
 pub mod request;
 pub mod storage;
 pub mod supervisor;
+pub mod tuning;
 pub mod wire;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::apparmor::ProfileRule;
 use super::confinement::Confinement;
 use super::supervisor::SupervisorSpec;
+use super::tuning::{CpuMax, Tuning};
 use crate::base::{CategoryPair, DomainRef, Slot};
 
 /// The form of [`LaunchPlan`]; a labeller refuses any other.
@@ -369,6 +370,12 @@ pub struct CgroupLimits {
     /// `cpuset.cpus`: the CPUs that the domain's processes may run on, ascending; empty where the host keeps none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cpus: Vec<u32>,
+    /// `cpu.max`: the processor time that they have together, where it is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_max: Option<CpuMax>,
+    /// What the definition asks for beyond that, and what both limits follow from.
+    #[serde(default, skip_serializing_if = "Tuning::is_none")]
+    pub tuning: Tuning,
 }
 
 /// A device node from the closed list of those that a device model may open by itself.

@@ -6,6 +6,7 @@ use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
 use super::plug::{Gone, Plug};
 use super::storage::{StorageOp, Stored};
 use super::supervisor::Ended;
+use super::tuning::Tuned;
 use crate::base::{CategoryPair, DomainRef, DomainUuid, Refusal};
 
 /// One request; each gets one [`Reply`], `Wait` when its domain ends.
@@ -60,6 +61,13 @@ pub enum Request {
         /// Whether a guest that holds a tray shut is not asked.
         force: bool,
     },
+    /// Gives a running domain other limits.
+    Tune {
+        /// Which.
+        uuid: DomainUuid,
+        /// Which ones.
+        limits: Tuned,
+    },
     /// Waits until a domain has ended.
     Wait {
         /// Which.
@@ -73,7 +81,7 @@ pub enum Request {
 pub enum Reply {
     /// To `Describe`.
     Described(Box<Described>),
-    /// To `Plug` and `Unplug`: it is there, or gone.
+    /// To `Plug`, `Tune` and `Unplug`: it is there, in force, or gone.
     Done,
     /// To `Wait` and `Kill`.
     Ended(Ended),

@@ -6,7 +6,7 @@ use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
     Service, Session, connect, domain, empty, event, guest, lifecycle, live, measure, metadata, network,
-    plug, stats, storage, tune,
+    plug, stats, storage, tune, tuning,
 };
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
@@ -217,6 +217,7 @@ fn route(procedure: Procedure) -> Option<Route> {
                         .or_else(|| metadata::handler(procedure))
                         .or_else(|| measure::slow(procedure))
                         .or_else(|| tune::handler(procedure))
+                        .or_else(|| tuning::handler(procedure))
                         .or_else(|| stats::waiting(procedure))
                         .or_else(|| storage::slow(procedure))
                 };

@@ -26,6 +26,7 @@ mod session;
 mod stats;
 mod storage;
 mod tune;
+mod tuning;
 mod usage;
 mod view;
 

@@ -1,5 +1,4 @@
-//! Calls that read how a domain is scheduled and limited. Nothing of it is changed here: what is kept stands in the
-//! definition, and a domain that asks for it is not started, so what runs has none.
+//! Calls that read how a domain is scheduled and limited: it stands in the definition. `tuning` changes it.
 
 use super::call::{Answer, Call};
 use super::domain::definition;
@@ -89,9 +88,10 @@ fn scheduler(call: &Call<'_>, reference: &rpc::Domain<'_>, room: i32, flags: u32
     call.answer(&List::<_, 16>(SCHEDULER.iter().take(room).map(param).collect()))
 }
 
+/// VIR_DOMAIN_MEMORY_PARAM_UNLIMITED, in KiB.
+pub(super) const UNLIMITED: u64 = 9_007_199_254_740_991;
+
 fn memory(call: &Call<'_>) -> Answer {
-    /// VIR_DOMAIN_MEMORY_PARAM_UNLIMITED, in KiB.
-    const UNLIMITED: u64 = 9_007_199_254_740_991;
     let (reference, room, flags): (rpc::Domain<'_>, i32, u32) = call.arguments()?;
     let tree = tree(call, &reference, flags)?;
     let param = |field| {

@@ -197,6 +197,8 @@ impl Rig {
                     pids_max: 64,
                     devices: vec![DeviceNode::Null],
                     cpus: vec![],
+                    cpu_max: None,
+                    tuning: Default::default(),
                 }),
                 Op::OpenImage(open),
                 Op::LabelSelinux {

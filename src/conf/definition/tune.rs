@@ -2,6 +2,7 @@
 
 use super::Definition;
 use super::node::Node;
+use crate::privsep::tuning::Tuning;
 
 /// The values of `<iotune>`: libvirt's names for them in calls are those of the elements.
 pub const DISK_TUNING: &[&str] = &[
@@ -32,6 +33,39 @@ impl Definition {
     #[must_use]
     pub fn tuned(&self, path: &[&str]) -> Option<&str> {
         self.root.at(path).map(|node| node.text.trim()).filter(|text| !text.is_empty())
+    }
+
+    /// Sets the text of the element at a path of names below `<domain>`, a size in the grammar's unit, or takes the
+    /// element out, and those around it that are empty then.
+    pub fn tune(&mut self, parent: &str, name: &str, value: Option<&str>) {
+        if let Some(text) = value
+            && let Some(node) = self.root.ensure(parent).and_then(|parent| parent.ensure(name))
+        {
+            text.clone_into(&mut node.text);
+        } else if let Some(node) = self.root.child_mut(parent) {
+            node.remove_children(name);
+            if node.children().next().is_none() {
+                self.root.remove_children(parent);
+            }
+        }
+    }
+
+    /// Sets all that a domain as a whole can be tuned by, and takes out what there is no value for.
+    pub fn set_tuning(&mut self, tuning: &Tuning) {
+        let kibibytes = |bytes: Option<u64>| bytes.map(|bytes| (bytes / 1024).to_string());
+        let number = |value: Option<u64>| value.map(|value| value.to_string());
+        let signed = |value: Option<i64>| value.map(|value| value.to_string());
+        for (parent, name, value) in [
+            ("cputune", "shares", number(tuning.shares)),
+            ("cputune", "period", number(tuning.period)),
+            ("cputune", "quota", signed(tuning.quota)),
+            ("cputune", "global_period", number(tuning.global_period)),
+            ("cputune", "global_quota", signed(tuning.global_quota)),
+            ("memtune", "hard_limit", kibibytes(tuning.hard_limit)),
+            ("memtune", "soft_limit", kibibytes(tuning.soft_limit)),
+        ] {
+            self.tune(parent, name, value.as_deref());
+        }
     }
 
     /// An attribute of the element at a path of names below `<domain>`.
@@ -91,6 +125,13 @@ mod tests {
         assert_eq!(one.device_tuning("weight"), "/dev/a,300");
         assert_eq!(one.device_tuning("read_iops_sec"), "/dev/b,7");
         assert_eq!(one.disk_tuning("vdb"), None);
+        let mut other = one.clone();
+        other.set_tuning(&Tuning { quota: Some(-1), hard_limit: Some(4 << 20), ..Tuning::default() });
+        assert_eq!(other.tuned(&["cputune", "shares"]), None);
+        assert_eq!(other.tuned(&["cputune", "quota"]), Some("-1"));
+        assert_eq!(other.tuned(&["memtune", "hard_limit"]), Some("4096"));
+        other.set_tuning(&Tuning::default());
+        assert!(other.root.child("cputune").is_none() && other.root.child("memtune").is_none());
         for name in ["vda", "/a"] {
             let tuning = one.disk_tuning(name).unwrap();
             let set: Vec<_> = DISK_TUNING.iter().zip(&tuning).filter(|(_, value)| value.is_some()).collect();

@@ -17,6 +17,7 @@ mod network;
 mod platform;
 mod scalar;
 mod seclabel;
+mod tune;
 mod view;
 
 use std::borrow::Cow;
@@ -36,12 +37,14 @@ use view::{Read, View};
 const CHILDREN: &[&str] = &[
     "clock",
     "cpu",
+    "cputune",
     "currentMemory",
     "description",
     "devices",
     "features",
     "memory",
     "memoryBacking",
+    "memtune",
     "metadata",
     "name",
     "on_crash",
@@ -90,6 +93,7 @@ fn read(document: &Document<'_>) -> Read<Domain> {
         memory,
         current_memory,
         memory_backing: memory::backing(root)?,
+        tuning: tune::tuning(root)?,
         vcpus,
         os,
         features: platform::features(root)?,

@@ -50,6 +50,7 @@ fn values(described: &Described, limits: &CgroupLimits, facts: &ProcessFacts, no
         ("memory", Some(limits.memory_max.to_string())),
         ("pids", Some(limits.pids_max.to_string())),
         ("cpuset", cpus.map(|cpus| cpus.join(","))),
+        ("cpu", limits.cpu_max.map(|max| format!("{} {}", max.quota, max.period))),
     ];
     for (controller, planned) in wanted {
         let Some(planned) = planned.filter(|_| !lacks(described, controller)) else { continue };
@@ -113,7 +114,14 @@ mod tests {
     fn described(cpus: Vec<u32>) -> Described {
         let domain =
             DomainRef { name: DomainName::new("a").unwrap(), uuid: DomainUuid(uuid::Uuid::from_u128(7)) };
-        let limits = CgroupLimits { memory_max: (64 << 20) + 5, pids_max: 64, devices: Vec::new(), cpus };
+        let limits = CgroupLimits {
+            memory_max: (64 << 20) + 5,
+            pids_max: 64,
+            devices: Vec::new(),
+            cpus,
+            cpu_max: None,
+            tuning: Default::default(),
+        };
         let status =
             DomainStatus { domain: domain.clone(), qemu_pid: 1, supervisor_pid: 2, control: String::new() };
         Described {

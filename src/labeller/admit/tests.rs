@@ -73,7 +73,14 @@ fn plan(settings: &Settings) -> LaunchPlan {
             Op::LeaseUid { role: UidRole::Domain, uid: settings.uids.domains.first },
             Op::LeaseUid { role: UidRole::Supervisor, uid: settings.uids.supervisors.first },
             Op::LeaseCategories { pair: CategoryPair::new(1, 2).unwrap() },
-            Op::Cgroup(CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![], cpus: vec![] }),
+            Op::Cgroup(CgroupLimits {
+                memory_max: 1 << 30,
+                pids_max: 64,
+                devices: vec![],
+                cpus: vec![],
+                cpu_max: None,
+                tuning: Default::default(),
+            }),
             Op::OpenImage(image),
             Op::LabelSelinux {
                 slot: slot("disk"),
@@ -310,7 +317,14 @@ fn the_ceiling_holds() {
     );
     assert_eq!(refused(|plan| last(plan).confinement.rlimits[0].value = None), Some(8));
     assert_eq!(refused(|plan| last(plan).supervisor.clients.push(1_910_000_000)), Some(8));
-    let memory = CgroupLimits { memory_max: 1 << 40, pids_max: 1 << 40, devices: vec![], cpus: vec![] };
+    let memory = CgroupLimits {
+        memory_max: 1 << 40,
+        pids_max: 1 << 40,
+        devices: vec![],
+        cpus: vec![],
+        cpu_max: None,
+        tuning: Default::default(),
+    };
     assert_eq!(refused(|plan| plan.ops[3] = Op::Cgroup(memory)), Some(3));
 }
 
@@ -319,7 +333,14 @@ fn what_the_host_keeps_is_kept_by_the_labeller_too() {
     let mut settings = Settings::default();
     let made = |cpus: &[u32], settings: &Settings| {
         let mut plan = plan(settings);
-        let limits = CgroupLimits { memory_max: 1 << 30, pids_max: 64, devices: vec![], cpus: cpus.to_vec() };
+        let limits = CgroupLimits {
+            memory_max: 1 << 30,
+            pids_max: 64,
+            devices: vec![],
+            cpus: cpus.to_vec(),
+            cpu_max: None,
+            tuning: Default::default(),
+        };
         plan.ops[3] = Op::Cgroup(limits);
         check(&plan, settings, true).map_err(|not| not.op)
     };

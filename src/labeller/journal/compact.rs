@@ -83,6 +83,10 @@ fn settled(entries: Vec<Entry>) -> Vec<Entry> {
                 kept.retain(|(_, other)| !matches!(other, Entry::Process { role: same, .. } if same == role));
                 None
             }
+            Entry::Tuned(_) => {
+                kept.retain(|(_, other)| !matches!(other, Entry::Tuned(_)));
+                None
+            }
             Entry::Intent(_) | Entry::Held { .. } => plugging.clone(),
             Entry::Begin { .. } | Entry::Bound { .. } | Entry::Running { .. } => None,
         };
@@ -98,6 +102,7 @@ pub(super) mod tests {
     use crate::labeller::journal::{ProcessRole, Undo};
     use crate::privsep::op::{Access, Sharing};
     use crate::privsep::plug::{Plug, PlugSteps, Top};
+    use crate::privsep::tuning::{Tuned, Tuning};
     use crate::sys::pidfd::ProcessId;
 
     pub(in crate::labeller::journal) fn plug(alias: &str) -> Plug {
@@ -157,5 +162,11 @@ pub(super) mod tests {
         let (passt, supervisor) = (ProcessRole::Helper("net0".into()), ProcessRole::Supervisor);
         let entries = vec![process(&passt, 1), process(&supervisor, 2), process(&passt, 3)];
         assert_eq!(settled(entries), [process(&supervisor, 2), process(&passt, 3)]);
+    }
+
+    #[test]
+    fn of_limits_the_last_ones_count() {
+        let tuned = |memory_max| Entry::Tuned(Tuned { memory_max, cpu_max: None, tuning: Tuning::default() });
+        assert_eq!(settled(vec![tuned(1), held("between"), tuned(2)]), [held("between"), tuned(2)]);
     }
 }

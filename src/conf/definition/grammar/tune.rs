@@ -106,7 +106,7 @@ pub(super) static CPUTUNE: Element = element(
 );
 const PERIODS: Value = Value::Number { min: 1000, max: 1_000_000 };
 const QUOTAS: Value = Value::Signed { min: -1, max: 17_592_186_044_415 };
-static SHARES: Element = text("shares", &[], Value::Number { min: 2, max: 262_144 });
+static SHARES: Element = text("shares", &[], Value::Number { min: 1, max: 262_144 });
 static PERIOD: Element = text("period", &[], PERIODS);
 static QUOTA: Element = text("quota", &[], QUOTAS);
 static GLOBAL_PERIOD: Element = text("global_period", &[], PERIODS);

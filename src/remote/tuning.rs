@@ -1,0 +1,124 @@
+//! Calls that set how a domain is scheduled and limited.
+//!
+//! A domain has one cgroup: what is said of it as a whole is put into force, what is said of its single threads is
+//! refused by name, kept or not, since a definition with it is not started.
+
+use super::call::{Answer, Call, Target};
+use super::error::{Code, Failure, From};
+use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
+use super::tune::UNLIMITED;
+use crate::conf::definition::Definition as Tree;
+use crate::manager::{Impact, ManagerError};
+use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SLICE_MIN};
+use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
+
+/// A message has no more parameters.
+type Params<'a> = List<TypedParam<'a>, 32>;
+
+/// All of them may ask the labeller and the disk.
+pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
+    use Procedure as P;
+    Some(match procedure {
+        P::DomainSetSchedulerParameters => |call| {
+            let (reference, params): (rpc::Domain<'_>, Params<'_>) = call.arguments()?;
+            set(call, &reference, &params, 0, scheduler)
+        },
+        P::DomainSetSchedulerParametersFlags => |call| with_flags(call, scheduler),
+        P::DomainSetMemoryParameters => |call| with_flags(call, memory),
+        P::DomainSetBlkioParameters => |call| with_flags(call, |param| Err(lacks(param.field))),
+        P::DomainSetNumaParameters => |call| with_flags(call, |param| Err(lacks(param.field))),
+        _ => return None,
+    })
+}
+
+/// The element that a parameter stands for, and its text; none takes the element out.
+struct Setting {
+    parent: &'static str,
+    element: &'static str,
+    text: Option<String>,
+}
+
+type Read = fn(&TypedParam<'_>) -> Result<Setting, Failure>;
+
+fn invalid(text: String) -> Failure {
+    Failure::new(Code::InvalidArgument, From::None, text)
+}
+
+fn lacks(field: &str) -> Failure {
+    let text =
+        format!("{field}: svirt tunes a domain as a whole, by processor time and memory, and not this");
+    Failure::new(Code::ConfigUnsupported, From::Qemu, text)
+}
+
+fn with_flags(call: &Call<'_>, read: Read) -> Answer {
+    let (reference, params, flags): (rpc::Domain<'_>, Params<'_>, u32) = call.arguments()?;
+    set(call, &reference, &params, flags, read)
+}
+
+fn set(call: &Call<'_>, reference: &rpc::Domain<'_>, params: &Params<'_>, flags: u32, read: Read) -> Answer {
+    let target: Target<'_> = call.domain(reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
+    let impact = impact(&target, flags)?;
+    let settings = params.0.iter().map(read).collect::<Result<Vec<Setting>, Failure>>()?;
+    let (manager, uuid) = target.parts();
+    let edit = |tree: &mut Tree| -> Result<(), ManagerError> {
+        for Setting { parent, element, text } in &settings {
+            tree.tune(parent, element, text.as_deref());
+        }
+        Ok(())
+    };
+    manager.tune(uuid, Impact { live: impact.live, config: impact.config, force: false }, edit)?;
+    call.answer(&())
+}
+
+fn scheduler(param: &TypedParam<'_>) -> Result<Setting, Failure> {
+    let cpu = |element, text: String| Ok(Setting { parent: "cputune", element, text: Some(text) });
+    match (param.field, &param.value) {
+        ("cpu_shares", ParamValue::Ullong(value)) => cpu("shares", value.to_string()),
+        ("vcpu_period", ParamValue::Ullong(value)) => cpu("period", period(param.field, *value)?),
+        ("global_period", ParamValue::Ullong(value)) => cpu("global_period", period(param.field, *value)?),
+        ("vcpu_quota", ParamValue::Llong(value)) => cpu("quota", quota(param.field, *value)?),
+        ("global_quota", ParamValue::Llong(value)) => cpu("global_quota", quota(param.field, *value)?),
+        ("emulator_period" | "iothread_period", ParamValue::Ullong(_))
+        | ("emulator_quota" | "iothread_quota", ParamValue::Llong(_)) => Err(lacks(param.field)),
+        _ => Err(not_one(param, "virDomainSetSchedulerParameters")),
+    }
+}
+
+/// A name that there is not, or one with a value of another type.
+fn not_one(param: &TypedParam<'_>, of: &str) -> Failure {
+    invalid(format!("parameter '{}' with a value of this type is none of {of}", param.field))
+}
+
+fn period(field: &str, value: u64) -> Result<String, Failure> {
+    if (SLICE_MIN..=PERIOD_MAX).contains(&value) {
+        return Ok(value.to_string());
+    }
+    Err(invalid(format!("value of '{field}' is out of range [{SLICE_MIN}, {PERIOD_MAX}]")))
+}
+
+/// What is not positive is no limit.
+fn quota(field: &str, value: i64) -> Result<String, Failure> {
+    let fits = u64::try_from(value).map_or(true, |it| it == 0 || (SLICE_MIN..=QUOTA_MAX).contains(&it));
+    if fits {
+        return Ok(value.to_string());
+    }
+    Err(invalid(format!("value of '{field}' is out of range [{SLICE_MIN}, {QUOTA_MAX}]")))
+}
+
+fn memory(param: &TypedParam<'_>) -> Result<Setting, Failure> {
+    let element = match (param.field, &param.value) {
+        ("hard_limit", ParamValue::Ullong(_)) => "hard_limit",
+        ("soft_limit", ParamValue::Ullong(_)) => "soft_limit",
+        ("swap_hard_limit" | "min_guarantee", ParamValue::Ullong(_)) => return Err(lacks(param.field)),
+        _ => return Err(not_one(param, "virDomainSetMemoryParameters")),
+    };
+    let ParamValue::Ullong(kibibytes) = param.value else {
+        return Err(not_one(param, "virDomainSetMemoryParameters"));
+    };
+    let limited = (kibibytes < UNLIMITED).then_some(kibibytes);
+    if limited == Some(0) {
+        return Err(invalid(format!("value of '{element}' must be more than 0")));
+    }
+    Ok(Setting { parent: "memtune", element, text: limited.map(|kibibytes| kibibytes.to_string()) })
+}
