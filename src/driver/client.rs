@@ -66,7 +66,9 @@ impl Labeller {
             Request::Describe { .. } | Request::Probe { .. } | Request::Share { .. } | Request::Survey => {
                 Some(SOON)
             }
-            Request::Kill { .. } | Request::Plug { .. } | Request::Unplug { .. } => Some(LATER),
+            Request::Kill { .. } | Request::Plug { .. } | Request::Tune { .. } | Request::Unplug { .. } => {
+                Some(LATER)
+            }
             Request::Start { .. } => Some(self.start + LATER),
             Request::Storage { .. } => Some(LONG),
             Request::Wait { .. } => None,
