@@ -5,8 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use svirt::conf::DefinitionErrorKind;
-use svirt::conf::definition::{self, Definition, Strictness, View};
+use svirt::conf::capabilities::Machine;
+use svirt::conf::definition::{self, Choices, Definition, Strictness, View};
 use svirt::conf::domain_xml;
+use svirt::conf::emulator::EmulatorFacts;
 
 use proptest::prelude::*;
 use svirt::conf::definition::grammar::{Body, Child, DOMAIN, Element, Value};
@@ -212,4 +214,38 @@ fn the_generator_makes_definitions_that_are_accepted() {
     });
     let accepted = accepted.count();
     assert!(accepted > 20, "{accepted} of 200");
+}
+
+/// The host of `tests/data/chosen`.
+fn choices() -> Choices {
+    let machine = |alias: &str, name: &str| Machine {
+        alias: Some(alias.into()),
+        name: name.into(),
+        ..Machine::default()
+    };
+    Choices::of(&[EmulatorFacts {
+        path: "/usr/bin/qemu-system-x86_64".into(),
+        machines: vec![machine("q35", "pc-q35-7.2"), machine("pc", "pc-i440fx-7.2")],
+        ..EmulatorFacts::default()
+    }])
+}
+
+/// `tests/data/chosen/NAME.libvirt` is what libvirt 9.0 with QEMU 7.2 makes of `NAME.xml`.
+#[test]
+fn what_is_chosen_is_what_libvirt_chooses() {
+    let mut wrong = String::new();
+    for (path, text) in files("data/chosen") {
+        let (mut definition, _) = Definition::parse(text.as_bytes(), Strictness::Strict).unwrap();
+        assert!(definition.choose(&choices()));
+        let chosen = definition.format(SECURE);
+        let theirs = std::fs::read_to_string(path.with_extension("libvirt")).unwrap();
+        if chosen.trim_end() != theirs.trim_end() {
+            let line = chosen.lines().zip(theirs.lines()).find(|(ours, theirs)| ours != theirs);
+            wrong.push_str(&format!("{}: svirt, libvirt: {line:?}\n", path.display()));
+        }
+        assert!(!definition.choose(&choices()), "{}: chosen twice", path.display());
+        let (again, _) = Definition::parse(chosen.as_bytes(), Strictness::Strict).unwrap();
+        assert_eq!(again, definition, "{}", path.display());
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }

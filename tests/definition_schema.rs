@@ -50,7 +50,7 @@ fn what_is_written_is_good_by_both_schemas() {
             RunningLabel { model: "dac".into(), label: "+70000:+70000".into(), imagelabel: None },
         ],
         terminals: vec![("serial0".into(), "/dev/pts/3".into())],
-        ports: vec![Some(5900)],
+        listening: vec![("vnc:0".into(), "127.0.0.1:5900".into()), ("net0".into(), "vnet3".into())],
         disks: vec![],
     };
     let libvirt = schema::libvirt("domain.rng");

@@ -337,6 +337,8 @@ pub struct CharDevice {
     pub source: CharSource,
     /// `<target type>`: what the guest sees.
     pub target: CharTarget,
+    /// `<address type='virtio-serial' port>`: its number on the controller, 0 for consoles only.
+    pub port: Option<u8>,
     /// `<log file append>`
     pub log: Option<(String, bool)>,
     /// Line of the element in the definition.

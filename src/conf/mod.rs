@@ -11,6 +11,7 @@ pub mod emulator;
 pub mod facts;
 pub mod identity;
 pub mod metadata;
+pub mod network;
 pub mod storage;
 pub mod xml;
 

@@ -34,8 +34,8 @@ pub struct Begun {
     pub cgroup: Option<String>,
     /// Consoles and their terminals.
     pub consoles: Vec<(String, Option<String>)>,
-    /// The port of each of its displays, where one was chosen.
-    pub ports: Vec<Option<u16>>,
+    /// Where its displays listen, its tap devices and its vsock's number, by the names of the plan.
+    pub listening: Vec<(String, String)>,
 }
 
 /// What runs the domains of one view. Called on threads that may wait, and from several at once; the manager sees to it

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{DomainName, DomainUuid, Refusal};
-use crate::conf::definition::{Definition as Tree, Running, Strictness, View};
+use crate::conf::definition::{Choices, Definition as Tree, Running, Strictness, View};
 use crate::conf::domain::Domain;
 use crate::conf::xml::{Document, ElementId, Node};
 use crate::conf::{DefinitionError, DefinitionErrorKind, domain_xml, identity};
@@ -81,8 +81,14 @@ impl Deref for Definition {
 }
 
 impl Definition {
-    /// Reads a client's definition. `uuid` is the one to use where the text has none.
-    pub fn read(xml: &str, uuid: DomainUuid, strictness: Strictness) -> Result<Self, ManagerError> {
+    /// Reads a client's definition and writes down what it leaves to be chosen. `uuid` is the one to use where the text
+    /// has none.
+    pub fn read(
+        xml: &str,
+        uuid: DomainUuid,
+        strictness: Strictness,
+        choices: &Choices,
+    ) -> Result<Self, ManagerError> {
         let found = identity::read(xml).map_err(ManagerError::Malformed)?;
         let (mut tree, warnings) = Tree::parse(xml.as_bytes(), strictness).map_err(refused)?;
         if *tree.name() != found.name || tree.uuid() != found.uuid {
@@ -94,7 +100,14 @@ impl Definition {
         if tree.uuid().is_none() {
             tree.set_uuid(uuid);
         }
+        tree.choose(choices);
         Self::of(&tree, uuid)
+    }
+
+    /// The same with everything written down that was left to be chosen.
+    pub(super) fn chosen(&self, choices: &Choices) -> Result<Option<Self>, ManagerError> {
+        let mut tree = self.tree()?;
+        if tree.choose(choices) { Self::of(&tree, self.uuid).map(Some) } else { Ok(None) }
     }
 
     /// Reads a definition that was kept.
@@ -248,7 +261,7 @@ mod tests {
     #[test]
     fn what_is_kept_says_the_same_again() {
         let uuid = DomainUuid(uuid::Uuid::from_u128(7));
-        let read = Definition::read(XML, uuid, Strictness::Lenient).unwrap();
+        let read = Definition::read(XML, uuid, Strictness::Lenient, &Choices::default()).unwrap();
         assert_eq!((read.uuid, read.memory, read.current_memory, read.vcpus), (uuid, 64 << 20, 64 << 20, 2));
         assert_eq!((read.title().as_deref(), read.description()), (Some("T"), None));
         assert_eq!(Summary::kept(uuid, &read.summary().stored()).as_ref(), Some(&**read.summary()));
@@ -260,6 +273,8 @@ mod tests {
         assert!(read.view(true).contains("secret") && !read.view(false).contains("secret"));
         let running = Running { id: 5, ..Running::default() };
         assert!(read.running(&running).view(false).contains("id='5'"));
-        assert!(Definition::read("<domain><name>a</na", uuid, Strictness::Lenient).is_err());
+        assert!(
+            Definition::read("<domain><name>a</na", uuid, Strictness::Lenient, &Choices::default()).is_err()
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Definition, Manager, ManagerError};
 use crate::base::DomainUuid;
-use crate::conf::definition::{Definition as Tree, Strictness};
+use crate::conf::definition::{Choices, Definition as Tree, Strictness};
 use crate::store::{self, Change};
 
 impl Definition {
@@ -13,7 +13,12 @@ impl Definition {
     ) -> Result<Self, ManagerError> {
         let mut tree = self.tree()?;
         edit(&mut tree)?;
-        Self::read(&tree.format(super::definition::SECURE), self.uuid, Strictness::Lenient)
+        Self::read(
+            &tree.format(super::definition::SECURE),
+            self.uuid,
+            Strictness::Lenient,
+            &Choices::default(),
+        )
     }
 }
 
@@ -31,7 +36,11 @@ impl Manager {
             return Err(ManagerError::state("transient domains do not have any persistent config"));
         };
         let owner = kept.owner;
-        let definition = self.definition(&domain)?.edited(edit)?;
+        let definition = self.definition(&domain)?.edited(|tree| {
+            edit(tree)?;
+            tree.choose(&self.choices);
+            Ok(())
+        })?;
         self.weigh(uuid, true, owner, definition.texts().bytes())?;
         let (summary, text) = (definition.summary().stored(), definition.texts().clone());
         let autostart = domain.autostart;

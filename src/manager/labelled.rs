@@ -27,7 +27,7 @@ impl Core for Labelled {
             labels: labels(&launch.plan, wanted.facts),
             cgroup: labeller.describe(uuid).ok().and_then(|described| described.cgroup),
             consoles: status.map(|status| status.consoles).unwrap_or_default(),
-            ports: ports(&launch.started.listening),
+            listening: shown(launch.started.listening),
             control: launch.started.control,
         })
     }
@@ -82,9 +82,8 @@ pub(super) fn labels(plan: &LaunchPlan, facts: &HostFacts) -> Vec<Label> {
     selinux.into_iter().chain(apparmor).chain([dac]).collect()
 }
 
-/// The port of each VNC server, from slots such as `vnc:0` and where they listen.
-fn ports(listening: &[(String, String)]) -> Vec<Option<u16>> {
-    let port = |address: &str| address.parse::<std::net::SocketAddr>().ok().map(|address| address.port());
-    let displays = listening.iter().filter(|(slot, _)| slot.starts_with("vnc:"));
-    displays.map(|(_, address)| port(address)).collect()
+/// What of it a definition shows: where displays listen, tap devices, the number of a vsock.
+fn shown(listening: Vec<(String, String)>) -> Vec<(String, String)> {
+    let kinds = ["vnc:", "spice", "net", "vsock"];
+    listening.into_iter().filter(|(slot, _)| kinds.iter().any(|kind| slot.starts_with(kind))).collect()
 }

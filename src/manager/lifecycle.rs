@@ -6,7 +6,7 @@ use super::core::Wanted;
 use super::table::{Label, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, Text};
 use crate::base::{DomainName, DomainUuid};
-use crate::conf::definition::{Running, RunningLabel};
+use crate::conf::definition::{Running, RunningLabel, Strictness};
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::store::{self, Change};
 
@@ -52,6 +52,17 @@ impl Manager {
         };
         self.tell(&domain, if anew { Lifecycle::Updated } else { Lifecycle::Added });
         Ok(domain)
+    }
+
+    /// Reads a client's definition as it is kept, or started: with all that was left to be chosen. `uuid` is the one to
+    /// use where the text has none.
+    pub fn read(
+        &self,
+        xml: &str,
+        uuid: DomainUuid,
+        strictness: Strictness,
+    ) -> Result<Definition, ManagerError> {
+        Definition::read(xml, uuid, strictness, &self.choices)
     }
 
     /// Whether name and uuid are free, or the same domain's; that domain.
@@ -142,7 +153,9 @@ impl Manager {
         if domain.live.is_some() {
             return Err(ManagerError::state("domain is already running"));
         }
-        let definition = self.definition(&domain)?;
+        // One that was kept by an earlier version may lack what is chosen.
+        let kept = self.definition(&domain)?;
+        let definition = kept.chosen(&self.choices)?.map_or(kept, Arc::new);
         let id = self.claim(&definition, flags);
         self.launch(&definition, id, flags)
     }
@@ -185,7 +198,7 @@ impl Manager {
             consoles: Vec::new(),
             autodestroy: flags.autodestroy,
             ending: false,
-            ports: Vec::new(),
+            listening: Vec::new(),
             runtime: Runtime::default(),
         };
         table.set_live(definition.uuid, starting);
@@ -201,7 +214,7 @@ impl Manager {
     ) -> Result<Domain, ManagerError> {
         let uuid = definition.uuid;
         // Written first: a daemon that is killed in between finds the domain again, and what it was started with.
-        let row = store::Live { uuid, id, xml: definition.text().to_owned(), ports: Vec::new() };
+        let row = store::Live { uuid, id, xml: definition.text().to_owned(), listening: Vec::new() };
         let launched = self
             .commit(vec![Change::Start(row.clone())])
             .map_err(ManagerError::from)
@@ -231,22 +244,22 @@ impl Manager {
     fn run(&self, definition: &Arc<Definition>, id: i32, paused: bool) -> Result<Live, ManagerError> {
         let wanted = Wanted { definition, id, paused, facts: &self.facts, settings: &self.settings };
         let begun = self.core.start(&wanted)?;
-        if !begun.ports.is_empty() {
+        if !begun.listening.is_empty() {
             // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.
             let xml = definition.text().to_owned();
-            let row = store::Live { uuid: definition.uuid, id, xml, ports: begun.ports.clone() };
+            let row = store::Live { uuid: definition.uuid, id, xml, listening: begun.listening.clone() };
             if let Err(error) = self.commit(vec![Change::Start(row)]) {
-                tracing::warn!(%error, domain = %definition.name, "its ports are forgotten when svirtd ends");
+                tracing::warn!(%error, domain = %definition.name, "its ports and tap devices are forgotten when svirtd ends");
             }
         }
-        let running = running(id, &begun.labels, &begun.consoles, begun.ports.clone());
+        let running = running(id, &begun.labels, &begun.consoles, begun.listening.clone());
         Ok(Live {
             id,
             definition: Some(definition.clone()),
             state: if paused { State::Paused(PAUSED_USER) } else { State::Running(BOOTED) },
             control: begun.control,
             text: definition.running(&running),
-            ports: begun.ports,
+            listening: begun.listening,
             labels: begun.labels,
             cgroup: begun.cgroup,
             consoles: begun.consoles,
@@ -410,7 +423,7 @@ pub(super) fn running(
     id: i32,
     labels: &[Label],
     consoles: &[(String, Option<String>)],
-    ports: Vec<Option<u16>>,
+    listening: Vec<(String, String)>,
 ) -> Running {
     let terminal = |(alias, path): &(String, Option<String>)| Some((alias.clone(), path.clone()?));
     let label = |label: &Label| RunningLabel {
@@ -422,7 +435,7 @@ pub(super) fn running(
         id: u32::try_from(id).unwrap_or(0),
         labels: labels.iter().map(label).collect(),
         terminals: consoles.iter().filter_map(terminal).collect(),
-        ports,
+        listening,
         disks: Vec::new(),
     }
 }
@@ -433,7 +446,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::conf::definition::Strictness;
     use crate::conf::facts::HostFacts;
     use crate::manager::{Event, Memory, Sink};
     use crate::settings::Settings;
@@ -454,7 +466,7 @@ mod tests {
                 "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory><os><type>hvm</type></os></domain>"
             );
             let drawn = DomainUuid(uuid::Uuid::from_u128(9));
-            let read = Definition::read(&xml, drawn, Strictness::Strict)?;
+            let read = manager.read(&xml, drawn, Strictness::Strict)?;
             manager.define(read, 0).map(|domain| domain.uuid.to_string())
         };
         assert_eq!(define("admin", UUID).unwrap(), UUID);

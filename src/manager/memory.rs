@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Begun, Core, Definition, Label, Manager, ManagerError, StartFlags, Wanted};
 use crate::base::DomainUuid;
-use crate::conf::definition::Strictness;
+use crate::conf::definition::{Choices, Strictness};
 use crate::driver::{Control, Labeller};
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::settings::Settings;
@@ -60,7 +60,12 @@ impl Manager {
     /// Defines and starts the domain that the test driver has from the beginning.
     pub fn furnish(&self) -> Result<(), ManagerError> {
         // Its own uuid stands in it.
-        let definition = Definition::read(DEFAULT, DomainUuid(uuid::Uuid::nil()), Strictness::Strict)?;
+        let definition = Definition::read(
+            DEFAULT,
+            DomainUuid(uuid::Uuid::nil()),
+            Strictness::Strict,
+            &Choices::default(),
+        )?;
         let uuid = self.define(definition, 0)?.uuid;
         self.start(uuid, StartFlags::default()).map(|_| ())
     }

@@ -135,9 +135,9 @@ impl Manager {
         }
         // What was plugged in since, the labeller tells a later daemon.
         let xml = started.as_ref().unwrap_or(&definition).text().to_owned();
-        let ports = live.ports.clone();
-        self.commit(vec![Change::Start(store::Live { uuid, id, xml, ports: ports.clone() })])?;
-        let text = definition.running(&running(id, &live.labels, &live.consoles, ports));
+        let listening = live.listening.clone();
+        self.commit(vec![Change::Start(store::Live { uuid, id, xml, listening: listening.clone() })])?;
+        let text = definition.running(&running(id, &live.labels, &live.consoles, listening));
         let mut table = self.table();
         let now = table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|live| live.id == id);
         match now {
@@ -218,7 +218,7 @@ mod tests {
         let manager = Manager::new(settings, facts, Box::new(Memory), None, heard.clone(), |_, _| {});
         let xml = "<domain type='test'><name>a</name><memory>1024</memory><os><type>hvm</type></os></domain>";
         let uuid = DomainUuid(uuid::Uuid::from_u128(9));
-        let read = Definition::read(xml, uuid, Strictness::Strict).unwrap();
+        let read = manager.read(xml, uuid, Strictness::Strict).unwrap();
         manager.define(read, 0).unwrap();
         (manager, heard, uuid)
     }

@@ -28,6 +28,7 @@ mod tune;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::{DomainName, DomainUuid};
+use crate::conf::definition::Choices;
 use crate::conf::facts::HostFacts;
 use crate::settings::Settings;
 use crate::store::{Change, Store, StoreError};
@@ -53,6 +54,8 @@ use table::Table;
 pub struct Manager {
     settings: Settings,
     facts: HostFacts,
+    /// What a definition that leaves it open gets.
+    choices: Choices,
     /// What runs its domains.
     core: Box<dyn Core>,
     /// `None` where nothing is to survive.
@@ -83,6 +86,7 @@ impl Manager {
         Self {
             settings,
             facts,
+            choices: Choices::default(),
             core,
             store,
             table: Mutex::default(),
@@ -93,6 +97,12 @@ impl Manager {
             sink,
             watch: Box::new(watch),
         }
+    }
+
+    /// Has definitions completed as this host would run them.
+    #[must_use]
+    pub fn with_choices(self, choices: Choices) -> Self {
+        Self { choices, ..self }
     }
 
     /// The host, as it was when the daemon started.

@@ -179,13 +179,13 @@ impl Manager {
         if domain.live.is_some() {
             return;
         }
-        let (id, ports) = match row {
-            Some(row) => (row.id, row.ports),
+        let (id, listening) = match row {
+            Some(row) => (row.id, row.listening),
             None => (table.next_id(), Vec::new()),
         };
         let (labels, consoles) =
             (labels(&described.plan, &self.facts), found.map(|found| found.consoles).unwrap_or_default());
-        let running = running(id, &labels, &consoles, ports.clone());
+        let running = running(id, &labels, &consoles, listening.clone());
         let live = Live {
             id,
             text: definition.as_ref().map(|definition| definition.running(&running)).unwrap_or_default(),
@@ -197,7 +197,7 @@ impl Manager {
             consoles,
             autodestroy: None,
             ending: false,
-            ports,
+            listening,
             runtime: Runtime { running, started, ..Runtime::default() },
         };
         table.set_live(uuid, live);

@@ -70,8 +70,8 @@ pub struct Live {
     pub autodestroy: Option<u64>,
     /// Whether somebody is ending it.
     pub ending: bool,
-    /// The port of each of its displays, where one was chosen.
-    pub ports: Vec<Option<u16>>,
+    /// Where its displays listen, its tap devices and its vsock's number, by the names of the plan.
+    pub listening: Vec<(String, String)>,
     /// What changed since it started.
     pub runtime: Runtime,
 }
@@ -288,7 +288,7 @@ mod tests {
             consoles: vec![],
             autodestroy: None,
             ending: false,
-            ports: vec![],
+            listening: vec![],
             runtime: Runtime::default(),
         }
     }

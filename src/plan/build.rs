@@ -367,9 +367,8 @@ pub(super) fn owners(inputs: &Inputs<'_>, helpers: usize) -> Result<Owners, Labe
     let guest = dac::domain_uid(domain, &settings.uids, &taken, seed)?;
     taken.insert(guest);
     let mut draw = |role: UidRole, salt: u64| {
-        let uid =
-            dac::allocate(dac::range_of(&settings.uids, role), &taken, crate::security::mix(seed, salt))
-                .ok_or(LabelError::NoUid(dac::role_name(role)))?;
+        let uid = dac::allocate(dac::range_of(&settings.uids, role), &taken, crate::base::mix(seed, salt))
+            .ok_or(LabelError::NoUid(dac::role_name(role)))?;
         taken.insert(uid);
         Ok(uid)
     };

@@ -58,7 +58,7 @@ pub(super) fn check(
 /// The context id of a guest's vsock; one that is drawn lies where neither other managers, which count from 3, nor
 /// people look for one. The kernel refuses one that is taken.
 pub(super) fn cid(vsock: &Vsock, seed: u64) -> u32 {
-    let drawn = 0x1000_0000 | (crate::security::mix(seed, 0x7673_6f63) & 0x6fff_ffff);
+    let drawn = 0x1000_0000 | (crate::base::mix(seed, 0x7673_6f63) & 0x6fff_ffff);
     vsock.cid.unwrap_or_else(|| u32::try_from(drawn).unwrap_or(0x1000_0000))
 }
 

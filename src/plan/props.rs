@@ -115,7 +115,7 @@ fn made(shape: &Shape, n: usize, store: &mut Store) -> Domain {
         };
         let log = (*log && *kind != 1).then(|| (format!("/var/log/svirt/{n}-{index}.log"), false));
         let target = if *virtio { CharTarget::VirtioConsole } else { CharTarget::IsaSerial };
-        let port = CharDevice { source, target, log, line: 4 };
+        let port = CharDevice { source, target, port: None, log, line: 4 };
         if *virtio { domain.devices.consoles.push(port) } else { domain.devices.serials.push(port) }
     }
     domain.devices.rngs =
@@ -551,6 +551,7 @@ fn what_cannot_run_is_refused_by_name() {
                 d.devices.serials.push(CharDevice {
                     source,
                     target: CharTarget::IsaSerial,
+                    port: None,
                     log: None,
                     line: 1,
                 });

@@ -233,7 +233,7 @@ impl<'a> Call<'a> {
             return Err(self.denied(permission));
         }
         let strictness = if strict { Strictness::Strict } else { Strictness::Lenient };
-        Ok(Definition::read(xml, uuid, strictness)?)
+        Ok(manager.read(xml, uuid, strictness)?)
     }
 
     /// Defines a domain.

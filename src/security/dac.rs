@@ -6,7 +6,8 @@
 use super::decide::{Action, Decision};
 use super::resource::{Image, Kind, Place, Process, Resource, Share};
 use super::selinux::{ELSEWHERE, NO_SHARE};
-use super::{LabelError, foreign, mix};
+use super::{LabelError, foreign};
+use crate::base::mix;
 use crate::conf::domain::{DeviceLabel, Domain, SecLabelKind};
 use crate::privsep::op::UidRole;
 use crate::settings::{UidRange, Uids};

@@ -138,7 +138,7 @@ pub fn allocate(taken: &Taken, seed: u64) -> Option<CategoryPair> {
         return None;
     }
     // A draw first: pairs of different hosts that share storage then differ by chance too.
-    let start = usize::try_from(super::mix(seed, 1) % capacity as u64).ok()?;
+    let start = usize::try_from(crate::base::mix(seed, 1) % capacity as u64).ok()?;
     let (low, high) = pair_at(taken.free_from(start)?);
     CategoryPair::new(taken.range.at(low)?, taken.range.at(high)?).ok()
 }

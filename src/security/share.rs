@@ -7,8 +7,8 @@
 
 use super::LabelError;
 use super::mcs::{Taken, allocate};
-use super::mix;
 use super::range::CategoryRange;
+use crate::base::mix;
 use crate::base::{CategoryPair, crossings};
 use crate::privsep::op::FileIdentity;
 use crate::privsep::request::Survey;

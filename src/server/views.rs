@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::start::{Domains, Machine, ServerError, step};
 use super::watch;
 use crate::base::DomainUuid;
+use crate::conf::definition::Choices;
 use crate::conf::facts::HostFacts;
 use crate::host;
 use crate::manager::{Labelled, Manager, Memory};
@@ -47,7 +48,7 @@ pub(super) fn machine(
         // Once nobody receives, the daemon is ending.
         let _ = watch.send((uuid, id));
     });
-    let manager: Domains = Arc::new(manager);
+    let manager: Domains = Arc::new(manager.with_choices(Choices::of(&node.emulators)));
     manager.recover(contents);
     watch::start(&manager, autostarted).map_err(step("start its survey"))?;
     tokio::spawn(wait_for_ends(manager.clone(), watched));

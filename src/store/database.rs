@@ -96,8 +96,8 @@ impl Database {
             .query_map([], |row| {
                 // What cannot be read is only not shown.
                 let ports: String = row.get(3)?;
-                let ports = serde_json::from_str(&ports).unwrap_or_default();
-                Ok(Live { uuid: uuid(row.get(0)?), id: row.get(1)?, xml: row.get(2)?, ports })
+                let listening = serde_json::from_str(&ports).unwrap_or_default();
+                Ok(Live { uuid: uuid(row.get(0)?), id: row.get(1)?, xml: row.get(2)?, listening })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement =
@@ -142,7 +142,7 @@ fn make(to: &Connection, change: &Change) -> Result<(), rusqlite::Error> {
             run("UPDATE known SET autostart = ? WHERE uuid = ?", params![autostart, uuid.0.as_bytes()])
         }
         Change::Start(live) => {
-            let ports = serde_json::to_string(&live.ports).unwrap_or_default();
+            let ports = serde_json::to_string(&live.listening).unwrap_or_default();
             run(
                 "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?)",
                 params![live.uuid.0.as_bytes(), live.id, live.xml, ports],

@@ -110,8 +110,8 @@ pub struct Live {
     pub id: i32,
     /// The definition that it runs with.
     pub xml: String,
-    /// The port of each of its displays, where the kernel chose one.
-    pub ports: Vec<Option<u16>>,
+    /// What the host chose for it, such as the port of a display, by the plan's names.
+    pub listening: Vec<(String, String)>,
 }
 
 /// One change; those of one call to [`Store::commit`] happen all or not at all.
@@ -252,8 +252,12 @@ mod tests {
         let (store, contents) = Store::open(&path).unwrap();
         let store = store.serve().unwrap();
         assert_eq!(contents, Contents::default());
-        let live =
-            Live { uuid: uuid(1), id: 7, xml: "<domain id='7'/>".into(), ports: vec![Some(5901), None] };
+        let live = Live {
+            uuid: uuid(1),
+            id: 7,
+            xml: "<domain id='7'/>".into(),
+            listening: vec![("vnc:0".into(), "127.0.0.1:5901".into())],
+        };
         let pool = Object { kind: "pool".into(), key: "default".into(), value: "<pool/>".into() };
         store.commit(vec![Change::Define(definition(1, true)), Change::Start(live.clone())]).unwrap();
         store.commit(vec![Change::Define(definition(2, false)), Change::Put(pool.clone())]).unwrap();

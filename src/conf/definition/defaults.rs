@@ -178,8 +178,11 @@ fn controllers(devices: &mut Node) {
             // The companions of a USB 2 controller share its index.
             Some(index) if controller.child("master").is_some() => index,
             _ => {
+                // Number 0 is the machine's own bus, whether it is written down or not.
+                let root = controller.attribute("model").is_some_and(|model| model.ends_with("-root"));
+                let least = u64::from(kind == "pci" && !root);
                 let free =
-                    (0..).find(|index| !used.iter().any(|(k, i)| *k == kind && i == index)).unwrap_or(0);
+                    (least..).find(|index| !used.iter().any(|(k, i)| *k == kind && i == index)).unwrap_or(0);
                 used.push((kind, free));
                 free
             }

@@ -4,6 +4,7 @@
 //! [`Definition::domain`]'s answer: a definition that this host cannot start is kept and shown all the same.
 //! Nothing is dropped silently: what libvirt's grammar does not have is refused or reported.
 
+mod assign;
 mod defaults;
 mod edit;
 mod foreign;
@@ -28,6 +29,7 @@ use super::{DefinitionError, DefinitionErrorKind, domain_xml};
 use crate::base::{DomainName, DomainUuid};
 use node::Node;
 
+pub use assign::Choices;
 pub use metadata::{MetadataError, fuzz_metadata};
 pub use running::{Running, RunningLabel};
 pub use tune::DISK_TUNING;

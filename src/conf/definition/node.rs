@@ -144,6 +144,15 @@ impl Node {
         self.insert(self.children.partition_point(|(other, _)| *other < at), at)
     }
 
+    /// The same, behind the last child that `like` tells, or behind its like where there is none.
+    pub(super) fn add_behind(&mut self, name: &str, like: impl Fn(&Node) -> bool) -> Option<&mut Node> {
+        let at = self.slot(name)?;
+        let last = self.children.iter().rposition(|(other, child)| *other == at && like(child));
+        let position =
+            last.map_or_else(|| self.children.partition_point(|(other, _)| *other <= at), |at| at + 1);
+        self.insert(position, at)
+    }
+
     fn slot(&self, name: &str) -> Option<usize> {
         let switch = self.switch();
         self.grammar.children().iter().position(|c| c.element.name == name && fits(c.when, switch))

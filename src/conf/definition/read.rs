@@ -14,7 +14,7 @@ use crate::conf::xml::{
 use crate::conf::{DefinitionError, DefinitionErrorKind};
 
 /// The most elements directly inside one element; keeps whatever compares siblings cheap.
-const MAX_CHILDREN: usize = 1024;
+pub(super) const MAX_CHILDREN: usize = 1024;
 /// The most warnings that are kept.
 const MAX_WARNINGS: usize = 100;
 

@@ -1,5 +1,7 @@
 //! What a running domain has beside its definition: its number, aliases, labels, terminals.
 
+use std::net::SocketAddr;
+
 use super::View;
 use super::node::Node;
 
@@ -12,8 +14,9 @@ pub struct Running {
     pub labels: Vec<RunningLabel>,
     /// The terminal of each console, by alias, such as `serial0`.
     pub terminals: Vec<(String, String)>,
-    /// The port of each display, in order; none where there is no port.
-    pub ports: Vec<Option<u16>>,
+    /// What was made for it, by the plan's name: where displays listen (`vnc:0`, `spice`), the tap devices of network
+    /// cards (`net0`), the number of a vsock (`vsock0`, such as `cid 7`).
+    pub listening: Vec<(String, String)>,
     /// The alias of each disk by its target, where it is no plain number.
     pub disks: Vec<(String, String)>,
 }
@@ -37,12 +40,51 @@ pub(super) fn fill(root: &mut Node, running: &Running, view: View) {
     }
     if let Some(devices) = root.child_mut("devices") {
         aliases(devices, running);
-        let displays = devices.children_mut().filter(|child| child.name() == "graphics");
-        for (display, port) in displays.zip(&running.ports) {
-            if let Some(port) = port {
-                display.set("port", port.to_string());
+        made(devices, running);
+    }
+}
+
+/// What the host gave its devices.
+fn made(devices: &mut Node, running: &Running) {
+    let of =
+        |slot: &str| running.listening.iter().find(|(name, _)| name == slot).map(|(_, text)| text.as_str());
+    let (mut vncs, mut cards) = (0_u32.., 0_u32..);
+    for device in devices.children_mut() {
+        match device.name() {
+            "graphics" if device.attribute("type") == Some("spice") => display(device, of("spice")),
+            "graphics" => display(device, of(&format!("vnc:{}", vncs.next().unwrap_or_default()))),
+            "interface" => {
+                if let Some(name) = of(&format!("net{}", cards.next().unwrap_or_default()))
+                    && let Some(target) = device.ensure("target")
+                {
+                    target.set("dev", name);
+                }
             }
+            // The format is the medium's.
+            "disk" if device.child("source").is_none() => {
+                if let Some(driver) = device.child_mut("driver") {
+                    driver.remove_attribute("type");
+                }
+            }
+            "vsock" => {
+                if let Some(number) = of("vsock0").and_then(|text| text.strip_prefix("cid "))
+                    && let Some(cid) = device.ensure("cid")
+                {
+                    cid.set("address", number);
+                }
+            }
+            _ => {}
         }
+    }
+}
+
+/// Where a display listens; one on a socket says so already.
+fn display(device: &mut Node, at: Option<&str>) {
+    let Some(at) = at.and_then(|text| text.parse::<SocketAddr>().ok()) else { return };
+    device.set("port", at.port().to_string());
+    device.set("listen", at.ip().to_string());
+    if let Some(listen) = device.child_mut("listen") {
+        listen.set("address", at.ip().to_string());
     }
 }
 
@@ -81,7 +123,7 @@ fn stem(device: &Node) -> Option<String> {
     Some(match device.name() {
         "channel" => "channel".into(),
         "console" => "console".into(),
-        "controller" => own("type"),
+        "controller" => return None,
         "disk" => {
             let bus = device.child("target").and_then(|target| target.attribute("bus")).unwrap_or("virtio");
             format!("{bus}-disk")
@@ -117,7 +159,28 @@ fn disk(device: &Node, running: &Running) -> Option<String> {
     running.disks.iter().find(|(name, _)| name == target).map(|(_, alias)| alias.clone())
 }
 
+/// A controller's alias tells its type and index; those of the chip set have names of their own.
+fn controller(device: &Node, express: bool) -> Option<String> {
+    let (kind, index) = (device.attribute("type")?, device.attribute("index")?);
+    Some(match (kind, index) {
+        ("pci", "0") if express => "pcie.0".into(),
+        ("pci", _) => format!("pci.{index}"),
+        ("usb" | "ide", "0") => kind.into(),
+        ("sata", "0") if express => "ide".into(),
+        _ => format!("{kind}{index}"),
+    })
+}
+
 fn aliases(devices: &mut Node, running: &Running) {
+    let express = devices.all("controller").any(|one| one.attribute("model") == Some("pcie-root"));
+    for device in devices.children_mut().filter(|child| child.name() == "controller") {
+        if device.child("alias").is_none()
+            && let Some(alias) = controller(device, express)
+            && let Some(node) = device.add("alias")
+        {
+            node.set("name", alias);
+        }
+    }
     let mut counts: std::collections::BTreeMap<String, u32> = std::collections::BTreeMap::new();
     for device in devices.children_mut() {
         let Some(stem) = stem(device) else { continue };

@@ -142,3 +142,31 @@ pub enum IoMode {
     /// `threads`
     Threads,
 }
+
+/// The place of a target on its bus: `sda` is 0, `sdb` 1, `sdaa` 26.
+#[must_use]
+pub fn target_place(target: &str) -> Option<u32> {
+    let letters = ["xvd", "hd", "sd", "vd"].iter().find_map(|prefix| target.strip_prefix(prefix))?;
+    if letters.is_empty() || letters.len() > 3 {
+        return None;
+    }
+    letters
+        .bytes()
+        .try_fold(0u32, |sum, b| b.is_ascii_lowercase().then(|| sum * 26 + u32::from(b - b'a') + 1))
+        .map(|n| n - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::target_place;
+
+    #[test]
+    fn targets_tell_their_place() {
+        for (target, place) in [("vda", 0), ("sdb", 1), ("hdd", 3), ("sdz", 25), ("sdaa", 26), ("xvdc", 2)] {
+            assert_eq!(target_place(target), Some(place), "{target}");
+        }
+        for target in ["sd", "sdA", "sd1", "fda", "", "sdaaaa"] {
+            assert_eq!(target_place(target), None, "{target}");
+        }
+    }
+}

@@ -51,15 +51,36 @@ pub enum ControllerModel {
     },
     /// `pci`, `pcie-to-pci-bridge`: 31 slots for conventional devices.
     PcieToPciBridge,
+    /// `sata` of a machine whose chip set has none, where the definition gives it a place.
+    Sata,
     /// `scsi`, `virtio-scsi`; the first.
     VirtioScsi,
     /// `virtio-serial`; the first.
     VirtioSerial,
+    /// `usb`, of one of the older kinds.
+    Usb(UsbModel),
     /// `usb`, `qemu-xhci`
     Xhci {
         /// `ports`, 1 to 15.
         ports: Option<u8>,
     },
+}
+
+/// `<controller type='usb' model>` of the older kinds, and the companions of the one for USB 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UsbModel {
+    /// `ich9-ehci1`: USB 2, six ports.
+    Ich9Ehci1,
+    /// `ich9-uhci1`, `ich9-uhci2`, `ich9-uhci3`: USB 1 on two ports each of the controller before.
+    Ich9Uhci {
+        /// Which one, from 1.
+        number: u8,
+        /// `<master startport>`
+        first_port: u8,
+    },
+    /// `piix3-uhci`: USB 1, two ports.
+    Piix3Uhci,
 }
 
 /// `<input>` that is a device of its own; the machine has keyboard and mouse on ps2 anyway.

@@ -75,14 +75,16 @@ pub(super) fn usb(device: View<'_>) -> Read<Option<UsbPort>> {
     Ok(Some(UsbPort(port)))
 }
 
-/// Accepts the `<address type='virtio-serial'>` that libvirt gives the `position`th port; ports are in the
-/// order of the definition.
-pub(super) fn serial_port(device: View<'_>, position: u32) -> Read<()> {
-    let Some(view) = device.one("address")? else { return Ok(()) };
+/// The ports of a serial controller, as QEMU makes it.
+const SERIAL_PORT_MAX: u8 = 30;
+
+/// The `port` of an `<address type='virtio-serial'>` on the one controller.
+pub(super) fn serial_port(device: View<'_>) -> Read<Option<u8>> {
+    let Some(view) = device.one("address")? else { return Ok(None) };
     view.only(&["bus", "controller", "port", "type"], &[])?;
     view.required("type")?;
     view.fixed("type", &["virtio-serial"])?;
     view.fixed("bus", &["0"])?;
     view.fixed("controller", &["0"])?;
-    view.fixed("port", &["0", &position.to_string()])
+    number(view, "port", SERIAL_PORT_MAX)
 }

@@ -23,7 +23,7 @@ pub(super) fn ports(devices: View<'_>) -> Read<(Vec<CharDevice>, Vec<CharDevice>
         let target = console_target(view, position)?;
         let console = device(view, target)?;
         if console.target == CharTarget::VirtioConsole {
-            address::serial_port(view, port_number(consoles.len()))?;
+            unique(view, &console, consoles.iter())?;
             consoles.push(console);
         } else if position > 0 {
             return Err(view.contradiction(
@@ -56,13 +56,17 @@ fn mirror(view: View<'_>, serials: &mut Vec<CharDevice>, console: CharDevice) ->
     Ok(())
 }
 
-/// The number of the `position`th port on the controller; 0 is the one that libvirt leaves to consoles.
-fn port_number(position: usize) -> u32 {
-    u32::try_from(position).unwrap_or(u32::MAX).saturating_add(1)
+/// A number on the serial controller that two ports have is refused.
+fn unique<'c>(view: View<'_>, port: &CharDevice, others: impl Iterator<Item = &'c CharDevice>) -> Read<()> {
+    let twin = others.filter(|other| other.port.is_some()).find(|other| other.port == port.port);
+    match twin {
+        Some(first) => Err(view.duplicate("the port number of its <address>", first.line)),
+        None => Ok(()),
+    }
 }
 
-/// All `<channel>`s; the `before` ports of the controller are consoles.
-pub(super) fn channels(devices: View<'_>, before: usize) -> Read<Vec<CharDevice>> {
+/// All `<channel>`s; they share a controller with the consoles.
+pub(super) fn channels(devices: View<'_>, consoles: &[CharDevice]) -> Read<Vec<CharDevice>> {
     let mut channels: Vec<CharDevice> = Vec::new();
     for view in devices.all("channel") {
         let target = view.one("target")?.ok_or_else(|| view.missing("<target> of <channel>"))?;
@@ -85,8 +89,12 @@ pub(super) fn channels(devices: View<'_>, before: usize) -> Read<Vec<CharDevice>
         if let Some(first) = channels.iter().find(|other| other.target == named) {
             return Err(view.duplicate(format!("<channel> {name}"), first.line));
         }
-        address::serial_port(view, port_number(before + channels.len()))?;
-        channels.push(device(view, named)?);
+        let channel = device(view, named)?;
+        if channel.port == Some(0) {
+            return Err(view.unsupported("port 0 of a <channel>, which is for a console"));
+        }
+        unique(view, &channel, channels.iter().chain(consoles))?;
+        channels.push(channel);
     }
     Ok(channels)
 }
@@ -101,7 +109,8 @@ fn device(view: View<'_>, target: CharTarget) -> Read<CharDevice> {
     view.only(&["type"], children)?;
     alias(view)?;
     let channel = matches!(target, CharTarget::Channel(_));
-    Ok(CharDevice { source: source(view, channel)?, target, log: log(view)?, line: view.line() })
+    let port = if target == CharTarget::IsaSerial { None } else { address::serial_port(view)? };
+    Ok(CharDevice { source: source(view, channel)?, target, port, log: log(view)?, line: view.line() })
 }
 
 fn isa_target(view: View<'_>, position: usize) -> Read<CharTarget> {

@@ -1,8 +1,8 @@
 //! `<controller>`, `<input>`, `<sound>`, `<audio>`, `<watchdog>`, `<tpm>` and `<vsock>`.
 
-use super::address;
 use super::scalar::{alias, number_attribute};
 use super::view::{Read, View};
+use super::{address, usb};
 use crate::conf::domain::{
     Audio, AudioBackend, Controller, ControllerModel, Input, InputBus, InputKind, Sound, SoundCodec,
     SoundModel, Tpm, TpmModel, Vsock, Watchdog, WatchdogAction, WatchdogModel,
@@ -15,6 +15,7 @@ enum Kind {
     /// Comes with the disks or ports that need it.
     Brought,
     Pci,
+    Sata,
     Serial,
     Scsi,
     Usb,
@@ -25,12 +26,12 @@ pub(super) fn controllers(devices: View<'_>) -> Read<Vec<Controller>> {
     let mut all: Vec<Controller> = Vec::new();
     // Index 0 is the machine's own bus.
     let mut next_pci: u8 = 1;
-    let mut usb: Option<u32> = None;
+    let mut usbs = Vec::new();
     for view in devices.all("controller") {
         let words = [
             ("ide", Kind::Brought),
             ("pci", Kind::Pci),
-            ("sata", Kind::Brought),
+            ("sata", Kind::Sata),
             ("scsi", Kind::Scsi),
             ("usb", Kind::Usb),
             ("virtio-serial", Kind::Serial),
@@ -38,17 +39,14 @@ pub(super) fn controllers(devices: View<'_>) -> Read<Vec<Controller>> {
         view.required("type")?;
         match view.word("type", &words)?.unwrap_or(Kind::Brought) {
             Kind::Brought => brought(view)?,
+            Kind::Sata => all.extend(sata(view, &all)?),
             Kind::Scsi => all.push(only(view, &all, ControllerModel::VirtioScsi, &["virtio-scsi"])?),
             Kind::Serial => all.push(only(view, &all, ControllerModel::VirtioSerial, &[])?),
-            Kind::Usb => {
-                if let Some(first) = usb.replace(view.line()) {
-                    return Err(view.duplicate("<controller type='usb'>", first));
-                }
-                all.extend(usb_controller(view)?);
-            }
+            Kind::Usb => usbs.push(view),
             Kind::Pci => all.extend(pci(view, &mut next_pci)?),
         }
     }
+    all.extend(usb::controllers(&usbs)?);
     unique(devices, &all)?;
     Ok(all)
 }
@@ -71,14 +69,26 @@ fn brought(view: View<'_>) -> Read<()> {
     view.only(&["index", "type"], &["address", "alias"])?;
     alias(view)?;
     view.fixed("index", &["0"])?;
-    // The SATA controller of a q35 and the IDE controller of an i440fx.
-    let fixed = [(0, 0x1f, 2), (0, 1, 1)];
+    // The IDE controller of an i440fx.
     match address::pci(view)? {
-        Some(address) if !fixed.contains(&(address.bus, address.slot, address.function)) => {
+        Some(address) if (address.bus, address.slot, address.function) != (0, 1, 1) => {
             Err(view.unsupported("<address> of a controller of the chip set"))
         }
         _ => Ok(()),
     }
+}
+
+/// The SATA controller: that of a q35 is in the chip set, at 1f.2; another machine's is a device of its own.
+fn sata(view: View<'_>, all: &[Controller]) -> Read<Option<Controller>> {
+    view.only(&["index", "type"], &["address", "alias"])?;
+    alias(view)?;
+    view.fixed("index", &["0"])?;
+    if let Some(first) = all.iter().find(|other| other.model == ControllerModel::Sata) {
+        return Err(view.duplicate("<controller type='sata'>", first.line));
+    }
+    let address = address::pci(view)?;
+    let own = address.filter(|place| (place.bus, place.slot, place.function) != (0, 0x1f, 2));
+    Ok(own.map(|_| Controller { model: ControllerModel::Sata, index: 0, address, line: view.line() }))
 }
 
 /// The one controller of its type.
@@ -94,26 +104,6 @@ fn only(view: View<'_>, all: &[Controller], model: ControllerModel, models: &[&s
         return Err(view.duplicate("<controller> of this type", first.line));
     }
     Ok(Controller { model, index: 0, address: address::pci(view)?, line: view.line() })
-}
-
-fn usb_controller(view: View<'_>) -> Read<Option<Controller>> {
-    view.only(&["index", "model", "ports", "type"], &["address", "alias"])?;
-    alias(view)?;
-    view.fixed("index", &["0"])?;
-    let wanted = view.word("model", &[("none", false), ("qemu-xhci", true)])?;
-    let ports = number_attribute::<u8>(view, "ports", 1)?;
-    if wanted != Some(true) && ports.is_some() {
-        return Err(view.unsupported("attribute ports of this <controller>"));
-    }
-    if ports.is_some_and(|ports| ports > 15) {
-        let text = view.attribute("ports").unwrap_or_default();
-        return Err(view.value("attribute ports of <controller>", text, "a number from 1 to 15"));
-    }
-    let address = address::pci(view)?;
-    let controller =
-        Controller { model: ControllerModel::Xhci { ports }, index: 0, address, line: view.line() };
-    // One that names no model comes with the first device that needs it.
-    Ok((wanted == Some(true)).then_some(controller))
 }
 
 /// The words of `<controller type='pci' model>`.

@@ -18,6 +18,7 @@ mod platform;
 mod scalar;
 mod seclabel;
 mod tune;
+mod usb;
 mod view;
 
 use std::borrow::Cow;
@@ -25,8 +26,8 @@ use std::collections::BTreeMap;
 
 use super::DefinitionError;
 use super::domain::{
-    AudioBackend, Beyond, Boot, BootDevice, CharSource, CpuMode, Devices, DiskBus, Domain, VirtType,
-    WatchdogModel,
+    AudioBackend, Beyond, Boot, BootDevice, CharSource, Controller, ControllerModel, CpuMode, Devices,
+    DiskBus, Domain, VirtType, WatchdogModel,
 };
 use super::xml::Document;
 use crate::base::{DomainName, DomainUuid};
@@ -146,7 +147,15 @@ fn check(root: View<'_>, mut domain: Domain, boot_given: bool) -> Read<Domain> {
         error.line = disk.line;
         return Err(error);
     }
-    if !domain.os.machine.contains("q35") {
+    if domain.os.machine.contains("q35") {
+        let own = |one: &&Controller| one.model == ControllerModel::Sata;
+        if let Some(controller) = domain.devices.controllers.iter().find(own) {
+            let what = "the SATA controller of a q35 is in its chip set, at slot 0x1f, function 0x2";
+            let mut error = root.contradiction(what, "remove its <address>");
+            error.line = controller.line;
+            return Err(error);
+        }
+    } else {
         only_q35(root, &domain)?;
     }
     needs_spice(root, &domain.devices)?;
@@ -331,7 +340,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         disks: disk::disks(view)?,
         filesystems: filesystem::filesystems(view)?,
         interfaces: network::interfaces(view)?,
-        channels: chardev::channels(view, consoles.len())?,
+        channels: chardev::channels(view, &consoles)?,
         serials,
         consoles,
         inputs: hardware::inputs(view)?,

@@ -1,5 +1,7 @@
 //! Serial ports, consoles and channels.
 
+use std::collections::BTreeSet;
+
 use super::{Args, Object};
 use crate::conf::domain::{CharDevice, CharSource, CharTarget, Domain};
 use crate::plan::{PlanError, slots};
@@ -18,8 +20,7 @@ pub(in crate::plan) fn ports(domain: &Domain) -> impl Iterator<Item = (String, &
 
 pub(super) fn add(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     let mut serial = 0;
-    // Port 0 is what a guest takes for its console.
-    let mut virtio = 0;
+    let mut numbers = Numbers::of(domain);
     for (alias, port) in ports(domain) {
         if port.source == CharSource::SpiceVmc {
             args.pair("-chardev", format!("spicevmc,id=char{alias},name=vdagent"));
@@ -43,20 +44,37 @@ pub(super) fn add(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
                     .with("index", serial - 1)
             }
             CharTarget::VirtioConsole => {
-                let object = Object::new("driver", "virtconsole").with("bus", "virtio-serial0.0");
+                let object = Object::new("driver", "virtconsole")
+                    .with("bus", "virtio-serial0.0")
+                    .with("nr", numbers.next(port.port, 0));
                 object.with("chardev", format!("char{alias}")).with("id", alias)
             }
-            CharTarget::Channel(name) => {
-                virtio += 1;
-                Object::new("driver", "virtserialport")
-                    .with("bus", "virtio-serial0.0")
-                    .with("nr", domain.devices.consoles.len() + virtio)
-                    .with("chardev", format!("char{alias}"))
-                    .with("id", alias)
-                    .with("name", name.clone())
-            }
+            CharTarget::Channel(name) => Object::new("driver", "virtserialport")
+                .with("bus", "virtio-serial0.0")
+                .with("nr", numbers.next(port.port, 1))
+                .with("chardev", format!("char{alias}"))
+                .with("id", alias)
+                .with("name", name.clone()),
         };
         args.json("-device", object);
     }
     Ok(())
+}
+
+/// Numbers of ports on the serial controller: what the definition says, then the next free one. A guest takes port 0 for
+/// its console.
+struct Numbers(BTreeSet<u8>);
+
+impl Numbers {
+    fn of(domain: &Domain) -> Self {
+        let devices = &domain.devices;
+        Self(devices.consoles.iter().chain(&devices.channels).filter_map(|port| port.port).collect())
+    }
+
+    fn next(&mut self, given: Option<u8>, least: u8) -> u8 {
+        let number = given.or_else(|| (least..u8::MAX).find(|number| !self.0.contains(number)));
+        let number = number.unwrap_or(u8::MAX);
+        self.0.insert(number);
+        number
+    }
 }

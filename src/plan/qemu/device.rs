@@ -6,6 +6,7 @@ use crate::base::DomainUuid;
 use crate::conf::domain::{
     Boot, BootDevice, DiskDevice, Domain, Interface, InterfaceBackend, InterfaceModel, Video, VideoModel,
 };
+use crate::conf::network;
 use crate::plan::{PlanError, slots};
 
 /// Which device the firmware tries when; from each device's own `<boot order>`, else from `<boot dev>`.
@@ -104,7 +105,7 @@ fn net(
     let object = Object::new("driver", driver)
         .with("netdev", id)
         .with("id", format!("net{index}"))
-        .with("mac", mac(uuid, interface, index).map(|byte| format!("{byte:02x}")).join(":"))
+        .with("mac", network::text(mac(uuid, interface, index)))
         .maybe("host_mtu", interface.mtu.filter(|_| interface.model == InterfaceModel::Virtio))
         .maybe("bootindex", boot);
     // Without network boot the option ROM is one file less to read.
@@ -117,14 +118,9 @@ fn net(
     Ok(())
 }
 
-/// The definition's address, or one made from uuid and position, so that it stays over restarts.
+/// The definition's address, or one that stays over restarts.
 pub(in crate::plan) fn mac(uuid: DomainUuid, interface: &Interface, index: usize) -> [u8; 6] {
-    interface.mac.unwrap_or_else(|| {
-        let (high, low) = uuid.0.as_u64_pair();
-        let mixed = crate::security::mix(high ^ low.rotate_left(32), index as u64).to_be_bytes();
-        let [a, b, c, ..] = mixed;
-        [0x52, 0x54, 0x00, a, b, c]
-    })
+    interface.mac.unwrap_or_else(|| network::mac(uuid, index))
 }
 
 /// As libvirt: a graphical console without a `<video>` gets one.

@@ -5,7 +5,9 @@ use super::machine::{Board, board};
 use super::pci::{Fit, Plug};
 use super::usb::Ports;
 use super::{Args, Guest, Object};
-use crate::conf::domain::{CacheMode, Disk, DiskBus, DiskDevice, ImageFormat, IoMode};
+use crate::conf::domain::{
+    CacheMode, ControllerModel, Disk, DiskBus, DiskDevice, ImageFormat, IoMode, target_place,
+};
 use crate::plan::chain::{Chain, Layer};
 use crate::plan::{PlanError, slots};
 use crate::privsep::op::ImageKind;
@@ -153,24 +155,15 @@ fn format_node(disk: &Disk, layer: &Layer, depth: usize, has_backing: bool) -> O
 }
 
 fn controllers(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
-    let sata = guest.domain.devices.disks.iter().any(|disk| disk.bus == DiskBus::Sata);
-    if sata && board(&guest.domain.os.machine)? == Board::I440fx {
+    let devices = &guest.domain.devices;
+    let named = devices.controllers.iter().find(|controller| controller.model == ControllerModel::Sata);
+    let needed = named.is_some() || devices.disks.iter().any(|disk| disk.bus == DiskBus::Sata);
+    if needed && board(&guest.domain.os.machine)? == Board::I440fx {
         let object = Object::new("driver", "ahci").with("id", "sata0");
-        args.pci(object, Plug::new("sata0", None, Fit::Fixed, 0));
+        let (address, line) = named.map_or((None, 0), |controller| (controller.address, controller.line));
+        args.pci(object, Plug::new("sata0", address, Fit::Fixed, line));
     }
     Ok(())
-}
-
-/// The place of a target on its bus: `sda` is 0, `sdb` 1, `sdaa` 26.
-fn unit(target: &str) -> Option<u32> {
-    let letters = ["xvd", "hd", "sd", "vd"].iter().find_map(|prefix| target.strip_prefix(prefix))?;
-    if letters.is_empty() || letters.len() > 3 {
-        return None;
-    }
-    letters
-        .bytes()
-        .try_fold(0u32, |sum, b| b.is_ascii_lowercase().then(|| sum * 26 + u32::from(b - b'a') + 1))
-        .map(|n| n - 1)
 }
 
 /// The driver, the bus and the alias of a disk's device.
@@ -180,7 +173,7 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Res
         PlanError::definition(format!("disk {} (line {})", disk.target, disk.line), rule, remedy)
     };
     let unit = || {
-        disk.unit.or_else(|| unit(&disk.target)).ok_or_else(|| {
+        disk.unit.or_else(|| target_place(&disk.target)).ok_or_else(|| {
             refuse("its target does not tell a place on the bus", "write a target such as sda or vda")
         })
     };
@@ -262,10 +255,10 @@ fn device(args: &mut Args, guest: &Guest<'_>, disk: &Disk, index: usize, object:
 pub(in crate::plan) fn alias(disks: &[Disk], index: usize) -> Option<String> {
     let disk = disks.get(index)?;
     let before = || disks.iter().take(index).filter(|other| other.bus == disk.bus);
-    let place = disk.unit.or_else(|| unit(&disk.target));
-    let number = match unit(&disk.target) {
+    let place = disk.unit.or_else(|| target_place(&disk.target));
+    let number = match target_place(&disk.target) {
         // Two targets of one place, such as vda and sda, both on virtio.
-        Some(place) if before().any(|other| unit(&other.target) == Some(place)) => {
+        Some(place) if before().any(|other| target_place(&other.target) == Some(place)) => {
             format!("-{}", disk.target)
         }
         Some(place) => place.to_string(),
@@ -284,19 +277,4 @@ pub(in crate::plan) fn alias(disks: &[Disk], index: usize) -> Option<String> {
 fn numbered(guest: &Guest<'_>, index: usize) -> String {
     // Only disks whose place is needed have none, and that was refused before.
     alias(&guest.domain.devices.disks, index).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unit;
-
-    #[test]
-    fn targets_tell_their_place() {
-        for (target, place) in [("vda", 0), ("sdb", 1), ("hdd", 3), ("sdz", 25), ("sdaa", 26), ("xvdc", 2)] {
-            assert_eq!(unit(target), Some(place), "{target}");
-        }
-        for target in ["sd", "sdA", "sd1", "fda", "", "sdaaaa"] {
-            assert_eq!(unit(target), None, "{target}");
-        }
-    }
 }

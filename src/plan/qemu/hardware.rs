@@ -19,13 +19,7 @@ pub(super) fn controllers(args: &mut Args, domain: &Domain) {
         bus(args, controller);
     }
     let find = |wanted: fn(&ControllerModel) -> bool| devices.controllers.iter().find(|c| wanted(&c.model));
-    if let Some(ports) = usb::controller(domain) {
-        let named = find(|model| matches!(model, ControllerModel::Xhci { .. }));
-        // USB 2 and USB 3 ports are counted apart; a device of either kind finds one.
-        let object =
-            Object::new("driver", "qemu-xhci").with("id", "usb").maybe("p2", ports).maybe("p3", ports);
-        args.pci(object, plug("usb", named));
-    }
+    usb::controllers(args, domain);
     let scsi = find(|model| *model == ControllerModel::VirtioScsi);
     if scsi.is_some() || devices.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
         args.pci(Object::new("driver", "virtio-scsi-pci").with("id", "scsi0"), plug("scsi0", scsi));
