@@ -401,6 +401,47 @@ fn disks_ports_and_channels() {
     rig.same_as(&before);
 }
 
+/// What the guest's firmware finds by name, the guest reads: a text with QEMU's own separators in it, and a file that
+/// nobody but its owner may read.
+#[test]
+fn values_and_files_by_name() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::new();
+    let file = rig.text("images/config.ign");
+    std::fs::write(&file, "from a file\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&file, Some(4711), Some(4711)).unwrap();
+    let definition = rig.linux("named", "demo.devices", "");
+    let entries = |file: &str| {
+        format!(
+            "<sysinfo type='fwcfg'><entry name='opt/org.example/text'>one, two,file=/etc/passwd</entry>\
+             <entry name='opt/org.example/file' file='{file}'/></sysinfo><features>"
+        )
+    };
+    let text = std::fs::read_to_string(&definition).unwrap();
+    std::fs::write(&definition, text.replace("<features>", &entries(&file))).unwrap();
+    let before = rig.snapshot();
+    rig.start(&definition);
+    rig.heard("named", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "named"]);
+    let place = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.example";
+    asks(&mut talk, &format!("cat {place}/text/raw; echo"), "one, two,file=/etc/passwd\r\n");
+    asks(&mut talk, &format!("cat {place}/file/raw"), "from a file\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    fine(&rig, "named");
+    rig.end("named");
+    rig.same_as(&before);
+    // Neither what lies elsewhere nor what is too large for the device model's memory.
+    std::fs::write(&definition, text.replace("<features>", &entries("/etc/shadow"))).unwrap();
+    rig.refused(&definition, 1, &["/etc/shadow", "images.readable"]);
+    std::fs::File::create(&file).unwrap().set_len((16 << 20) + 1).unwrap();
+    std::fs::write(&definition, text.replace("<features>", &entries(&file))).unwrap();
+    rig.refused(&definition, 1, &[&file, "16777216 bytes"]);
+}
+
 /// What the guest's kernel does not drive at least is there, behind a shut gate, and takes a reset.
 #[test]
 fn the_rest_of_the_hardware() {

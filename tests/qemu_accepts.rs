@@ -151,6 +151,10 @@ impl Bench {
                 let tap: serde_json::Value = serde_json::from_str(other).unwrap();
                 serde_json::json!({ "type": "hubport", "id": tap["id"], "hubid": 0 }).to_string()
             }
+            other if other.contains("file=/svirt/fwcfg") => {
+                let (name, _) = other.split_once("file=").unwrap();
+                format!("{name}file={boot}")
+            }
             other if other.contains("vhost-vsock-pci") && !Path::new(VSOCK).exists() => {
                 r#"{"driver":"virtio-rng-pci","id":"vsock0"}"#.into()
             }

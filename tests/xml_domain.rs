@@ -400,3 +400,49 @@ fn wrong_hardware_is_refused() {
         assert!(refused(&xml).to_string().contains("needs a q35"));
     }
 }
+
+#[test]
+fn names_for_the_guests_firmware_are_its_owners_own() {
+    let sysinfo = |entries: &str| small("", &format!("<sysinfo type='fwcfg'>\n{entries}\n</sysinfo>"));
+    let entry = |name: &str| format!("<entry name='{name}'>x</entry>");
+    let longest = format!("opt/{}", "n".repeat(51));
+    let domain = accepted(&sysinfo(
+        &(entry(&longest)
+            + "<entry name='opt/a' file='/var/lib/svirt/boot/a'/><entry name='opt/b'> two </entry>"),
+    ));
+    let sources: Vec<&FwCfgSource> = domain.fw_cfg.iter().map(|entry| &entry.source).collect();
+    let text = |text: &str| FwCfgSource::Text(text.to_owned());
+    assert_eq!(sources, [&text("x"), &FwCfgSource::File("/var/lib/svirt/boot/a".into()), &text(" two ")]);
+    let file = |number: u32| format!("<entry name='opt/{number}' file='/a'/>");
+    let many = |count: u32, entry: &dyn Fn(u32) -> String| (0..count).map(entry).collect::<String>();
+    assert_eq!(accepted(&sysinfo(&many(8, &file))).fw_cfg.len(), 8);
+    let numbered = |number: u32| entry(&format!("opt/{number}"));
+    assert_eq!(accepted(&sysinfo(&many(16, &numbered))).fw_cfg.len(), 16);
+    let cases = [
+        (entry("etc/system-states"), "begins with opt/"),
+        (entry("opt/"), "begins with opt/"),
+        (entry("OPT/a"), "begins with opt/"),
+        (entry(&(longest + "n")), "at most 55"),
+        (entry("opt/a b"), "printable"),
+        (entry("opt/\u{043e}"), "printable"),
+        (entry("opt/ovmf/X-PciMmio64Mb"), "reserved"),
+        (entry("opt/org.qemu/virtio"), "reserved"),
+        (entry("opt/a").repeat(2), "duplicate"),
+        ("<entry name='opt/a'/>".into(), "missing"),
+        ("<entry name='opt/a'> </entry>".into(), "missing"),
+        ("<entry>x</entry>".into(), "missing"),
+        ("<entry name='opt/a' file='/a'>x</entry>".into(), "a value and a file"),
+        ("<entry name='opt/a' file='a'/>".into(), "absolute"),
+        ("<entry name='opt/a' file='/a\u{7}'/>".into(), "U+0007"),
+        ("<entry name='opt/a' secret='yes'>x</entry>".into(), "attribute secret"),
+        (format!("<entry name='opt/a'>{}</entry>", "x".repeat((64 << 10) + 1)), "65536 bytes"),
+        (many(9, &file), "8 with a file"),
+        (many(17, &numbered), "more than 16"),
+    ];
+    for (entries, expected) in cases {
+        let text = Refusal::from(refused(&sysinfo(&entries))).to_string();
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
+    let smbios = small("", "<sysinfo type='smbios'><system/></sysinfo>");
+    assert!(matches!(refused(&smbios).kind, Kind::Unsupported(_)));
+}

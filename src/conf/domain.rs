@@ -48,6 +48,8 @@ pub struct Domain {
     pub vcpus: u32,
     /// `<os>`
     pub os: Os,
+    /// `<sysinfo type='fwcfg'>`
+    pub fw_cfg: Vec<FwCfg>,
     /// `<features>`
     pub features: Features,
     /// `<cpu>`

@@ -5,6 +5,7 @@
 
 mod network;
 mod nvram;
+mod readable;
 mod share;
 
 use std::os::fd::OwnedFd;
@@ -122,14 +123,7 @@ impl Apply<'_> {
                 Ok(())
             }
             Op::OpenImage(image) => self.open_image(image),
-            Op::OpenReadable { slot, path } => {
-                let opened = self.places.open_readable(path)?;
-                let hold = Hold { access: Access::ReadOnly, sharing: Sharing::Readers };
-                self.hold(opened.id, hold, path)?;
-                self.check_labelled(slot, path, opened.place)?;
-                self.out.readables.push((slot.clone(), path.clone(), opened.id));
-                self.keep(slot, opened.fd)
-            }
+            Op::OpenReadable { slot, path } => self.open_readable(slot, path),
             Op::OpenNvram { slot, path, template } => self.open_nvram(slot, path, template),
             Op::OpenTap { slot, interface } => {
                 let fd = tap::attach(interface).map_err(|error| {

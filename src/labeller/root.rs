@@ -291,7 +291,7 @@ fn recorded(identity: &str, emulator: &Path, list: &str) -> Option<BTreeSet<Path
 }
 
 fn header(emulator: &Path, list: &str) -> String {
-    format!("svirt root 2 list {:016x} emulator {}\n", digest(list), emulator.display())
+    format!("svirt root 3 list {:016x} emulator {}\n", digest(list), emulator.display())
 }
 
 /// What the host has now under each of the paths.

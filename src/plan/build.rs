@@ -334,6 +334,7 @@ fn boot_labels(resources: &[Resource], stack: &[Stack<'_>]) -> Result<Vec<Op>, P
     for resource in resources {
         let slot = match &resource.kind {
             Kind::Boot(_) => slots::boot(&resource.name)?,
+            Kind::FwCfg(_, index) => slots::fw_cfg(*index)?,
             Kind::Firmware(_) => slots::firmware("code")?,
             _ => continue,
         };
@@ -392,20 +393,28 @@ fn leases(uids: &Owners, labels: Option<&Labels>) -> Vec<Op> {
     ops
 }
 
-/// The boot files, opened where they lie and shown to QEMU under fixed names.
+/// The boot files and the guest's firmware's own, opened where they lie and shown to QEMU under fixed names.
 fn boot_files(domain: &Domain, settings: &Settings) -> Result<(Vec<Op>, Vec<RootFile>), PlanError> {
-    let Boot::Kernel { kernel, initrd, dtb, .. } = &domain.os.boot else {
-        return Ok((Vec::new(), Vec::new()));
-    };
-    let files = [
-        (Some(kernel), "kernel", RootPlace::Kernel),
-        (initrd.as_ref(), "initrd", RootPlace::Initrd),
-        (dtb.as_ref(), "dtb", RootPlace::Dtb),
-    ];
+    let mut files = Vec::new();
+    if let Boot::Kernel { kernel, initrd, dtb, .. } = &domain.os.boot {
+        let all = [
+            (Some(kernel), "kernel", RootPlace::Kernel),
+            (initrd.as_ref(), "initrd", RootPlace::Initrd),
+            (dtb.as_ref(), "dtb", RootPlace::Dtb),
+        ];
+        for (path, what, place) in all {
+            let Some(path) = path else { continue };
+            files.push((path, what.to_owned(), slots::boot(what)?, place));
+        }
+    }
+    for (index, entry, path) in inventory::fw_cfg_files(domain) {
+        // The reader has counted them.
+        let Some(place) = RootPlace::fw_cfg(index) else { continue };
+        files.push((path, format!("file of {}", entry.name), slots::fw_cfg(index)?, place));
+    }
     let mut ops = Vec::new();
     let mut shown = Vec::new();
-    for (path, what, place) in files {
-        let Some(path) = path else { continue };
+    for (path, what, slot, place) in files {
         if boot_place(path, settings) == Place::Elsewhere {
             return Err(Refusal::new(
                 Layer::Configuration,
@@ -416,7 +425,6 @@ fn boot_files(domain: &Domain, settings: &Settings) -> Result<(Vec<Op>, Vec<Root
             )
             .into());
         }
-        let slot = slots::boot(what)?;
         ops.push(Op::OpenReadable { slot: slot.clone(), path: path.clone() });
         shown.push(RootFile { slot, place });
     }

@@ -11,8 +11,8 @@ use super::images::inside;
 use super::qemu::{self, is_writable};
 use super::shares;
 use crate::conf::domain::{
-    Backing, Beyond, Boot, CharSource, Devices, Disk, DiskSource, Domain, InterfaceBackend, SourceKind,
-    VncListen,
+    Backing, Beyond, Boot, CharSource, Devices, Disk, DiskSource, Domain, FwCfg, FwCfgSource,
+    InterfaceBackend, SourceKind, VncListen,
 };
 use crate::privsep::op::{FileIdentity, ImageKind};
 use crate::security::resource::{Foreign, Image, Kind, Place, Process, Resource, Share};
@@ -71,6 +71,7 @@ pub fn of(
         process("the supervisor", Process::Supervisor),
     ];
     boot(&mut all, &domain.os.boot, settings);
+    fw_cfg(&mut all, domain, settings);
     firmware(&mut all, domain, settings);
     for (disk, chain) in disks.iter().zip(chains) {
         for depth in 0..chain.layers.len() {
@@ -196,6 +197,23 @@ fn boot(all: &mut Vec<Resource>, boot: &Boot, settings: &Settings) {
         let Some(path) = path else { continue };
         all.push(resource(name, Some(path), 0, Kind::Boot(boot_place(path, settings))));
     }
+}
+
+/// Texts are arguments; each file is a resource.
+fn fw_cfg(all: &mut Vec<Resource>, domain: &Domain, settings: &Settings) {
+    for (index, entry, path) in fw_cfg_files(domain) {
+        let kind = Kind::FwCfg(boot_place(path, settings), index);
+        all.push(resource(format!("fw_cfg {}", entry.name), Some(path), entry.line, kind));
+    }
+}
+
+/// The entries with a file, counted.
+pub(super) fn fw_cfg_files(domain: &Domain) -> impl Iterator<Item = (usize, &FwCfg, &String)> {
+    let files = domain.fw_cfg.iter().filter_map(|entry| match &entry.source {
+        FwCfgSource::File(path) => Some((entry, path)),
+        FwCfgSource::Text(_) => None,
+    });
+    files.enumerate().map(|(index, (entry, path))| (index, entry, path))
 }
 
 /// The code is found on the host unless the definition names it; the variables are an image of the domain's own.

@@ -22,6 +22,11 @@ pub(super) fn boot(what: &str) -> Result<Slot, NameError> {
     Slot::new(format!("boot:{what}"))
 }
 
+/// The file of an entry that the guest's firmware finds by name, counted from 0 among those with a file.
+pub(super) fn fw_cfg(index: usize) -> Result<Slot, NameError> {
+    Slot::new(format!("fwcfg:{index}"))
+}
+
 /// A part of UEFI firmware: `code`, `template`, `nvram`.
 pub(super) fn firmware(part: &str) -> Result<Slot, NameError> {
     Slot::new(format!("firmware:{part}"))

@@ -84,6 +84,30 @@ pub struct RootFile {
 pub enum RootPlace {
     /// `/svirt/dtb`
     Dtb,
+    /// `/svirt/fwcfg0` to `/svirt/fwcfg7`: what the guest's firmware finds by name.
+    #[serde(rename = "fwcfg0")]
+    FwCfg0,
+    /// The second one.
+    #[serde(rename = "fwcfg1")]
+    FwCfg1,
+    /// The third one.
+    #[serde(rename = "fwcfg2")]
+    FwCfg2,
+    /// The fourth one.
+    #[serde(rename = "fwcfg3")]
+    FwCfg3,
+    /// The fifth one.
+    #[serde(rename = "fwcfg4")]
+    FwCfg4,
+    /// The sixth one.
+    #[serde(rename = "fwcfg5")]
+    FwCfg5,
+    /// The seventh one.
+    #[serde(rename = "fwcfg6")]
+    FwCfg6,
+    /// The last one.
+    #[serde(rename = "fwcfg7")]
+    FwCfg7,
     /// `/svirt/initrd`
     Initrd,
     /// `/svirt/kernel`
@@ -92,13 +116,45 @@ pub enum RootPlace {
 
 impl RootPlace {
     /// Every place, in order.
-    pub const ALL: [Self; 3] = [Self::Dtb, Self::Initrd, Self::Kernel];
+    pub const ALL: [Self; 11] = [
+        Self::Dtb,
+        Self::FwCfg0,
+        Self::FwCfg1,
+        Self::FwCfg2,
+        Self::FwCfg3,
+        Self::FwCfg4,
+        Self::FwCfg5,
+        Self::FwCfg6,
+        Self::FwCfg7,
+        Self::Initrd,
+        Self::Kernel,
+    ];
+
+    /// The place of an entry's file, counted from 0; there are eight.
+    #[must_use]
+    pub fn fw_cfg(index: usize) -> Option<Self> {
+        Self::ALL.into_iter().filter(|place| place.is_fw_cfg()).nth(index)
+    }
+
+    /// Whether it is a value of the guest's owner, which may be secret, and no program that boots.
+    #[must_use]
+    pub fn is_fw_cfg(self) -> bool {
+        !matches!(self, Self::Dtb | Self::Initrd | Self::Kernel)
+    }
 
     /// The path inside the minimal root.
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
             Self::Dtb => "/svirt/dtb",
+            Self::FwCfg0 => "/svirt/fwcfg0",
+            Self::FwCfg1 => "/svirt/fwcfg1",
+            Self::FwCfg2 => "/svirt/fwcfg2",
+            Self::FwCfg3 => "/svirt/fwcfg3",
+            Self::FwCfg4 => "/svirt/fwcfg4",
+            Self::FwCfg5 => "/svirt/fwcfg5",
+            Self::FwCfg6 => "/svirt/fwcfg6",
+            Self::FwCfg7 => "/svirt/fwcfg7",
             Self::Initrd => "/svirt/initrd",
             Self::Kernel => "/svirt/kernel",
         }

@@ -77,8 +77,10 @@ impl Profile {
             Kind::Beyond(foreign) => foreign::apparmor(foreign),
             Kind::Firmware(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
             Kind::Firmware(_) => nothing(Action::Handed, "opened by the labeller, for reading"),
-            Kind::Boot(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
-            Kind::Boot(_) => Decision::given(
+            Kind::Boot(Place::Elsewhere) | Kind::FwCfg(Place::Elsewhere, _) => {
+                nothing(Action::Refused, ELSEWHERE)
+            }
+            Kind::Boot(_) | Kind::FwCfg(..) => Decision::given(
                 Action::Rule,
                 "/svirt/* r,",
                 "mounted there, alone and read-only, from a descriptor of the labeller's",

@@ -66,10 +66,16 @@ impl Owners {
             }
             Kind::Firmware(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
             Kind::Firmware(_) => nothing(Action::Handed, "handed over open, for reading"),
-            Kind::Boot(Place::Elsewhere) => nothing(Action::Refused, ELSEWHERE),
+            Kind::Boot(Place::Elsewhere) | Kind::FwCfg(Place::Elsewhere, _) => {
+                nothing(Action::Refused, ELSEWHERE)
+            }
             Kind::Boot(_) => {
                 nothing(Action::Content, "mounted read-only; its mode must let everybody read it")
             }
+            Kind::FwCfg(..) => nothing(
+                Action::Handed,
+                "mounted read-only with its owner shown as the device model; no owner on the disk changes",
+            ),
             Kind::Vsock => nothing(Action::Handed, "opened by the labeller, whoever owns the device"),
             Kind::Share(Share { place: false, .. }) => nothing(Action::Refused, NO_SHARE),
             Kind::Share(_) => nothing(

@@ -26,6 +26,8 @@ pub enum Kind {
     Beyond(Foreign),
     /// A kernel, initrd or device tree: read by QEMU at start.
     Boot(Place),
+    /// A file that the guest's firmware finds by name: read by QEMU at start. Its number among those.
+    FwCfg(Place, usize),
     /// UEFI code: read by QEMU from a descriptor.
     Firmware(Place),
     /// A pair of connected sockets: a port, the monitor, packets of a user network.
@@ -205,7 +207,7 @@ impl Kind {
     pub fn way(&self) -> Way {
         match self {
             Self::Beyond(foreign) => foreign.way(),
-            Self::Boot(_) | Self::Share(_) => Way::Mount,
+            Self::Boot(_) | Self::FwCfg(..) | Self::Share(_) => Way::Mount,
             Self::Channel => Way::Channel,
             Self::Firmware(_) | Self::Image(_) | Self::Tap | Self::Vsock => Way::Descriptor,
             Self::Listener | Self::Log | Self::Pty => Way::Supervisor,

@@ -258,7 +258,7 @@ impl Labels {
             Kind::Share(Share { place: false, .. }) => Ok(Decision::nothing(Action::Refused, NO_SHARE)),
             Kind::Share(share) => Ok(self.directory(share, types)),
             Kind::Image(image) => self.image(image, resource.line, types),
-            Kind::Boot(place) | Kind::Firmware(place) => Ok(self.boot(*place, types)),
+            Kind::Boot(place) | Kind::Firmware(place) | Kind::FwCfg(place, _) => Ok(self.boot(*place, types)),
             Kind::Beyond(foreign) => foreign::selinux(self, foreign, resource.line, types),
             Kind::Channel => {
                 never("its sockets carry the labeller's context, and exist in two processes alone")

@@ -1,4 +1,4 @@
-//! UEFI firmware.
+//! UEFI firmware, and what the guest's firmware finds by name.
 
 use serde::Serialize;
 
@@ -35,4 +35,29 @@ impl Firmware {
             line,
         }
     }
+}
+
+/// `<entry>` of `<sysinfo type='fwcfg'>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FwCfg {
+    /// `name`; begins with `opt/`.
+    pub name: String,
+    /// What the guest reads under it.
+    pub source: FwCfgSource,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// What a guest reads under a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum FwCfgSource {
+    /// `file`: what the file holds when the guest starts.
+    File(String),
+    /// The element's text.
+    Text(String),
+}
+
+impl FwCfg {
+    /// The most entries with a file of one domain.
+    pub const FILES_MAX: usize = 8;
 }

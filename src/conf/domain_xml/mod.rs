@@ -17,6 +17,7 @@ mod network;
 mod platform;
 mod scalar;
 mod seclabel;
+mod sysinfo;
 mod tune;
 mod usb;
 mod view;
@@ -55,6 +56,7 @@ const CHILDREN: &[&str] = &[
     "pm",
     "resource",
     "seclabel",
+    "sysinfo",
     "title",
     "uuid",
     "vcpu",
@@ -97,6 +99,7 @@ fn read(document: &Document<'_>) -> Read<Domain> {
         tuning: tune::tuning(root)?,
         vcpus,
         os,
+        fw_cfg: sysinfo::entries(root)?,
         features: platform::features(root)?,
         cpu: platform::cpu(root, vcpus)?,
         clock: platform::clock(root)?,

@@ -22,6 +22,7 @@ use crate::privsep::op::{DeviceNode, Spawn};
 use crate::sys::landlock::Allow;
 use crate::sys::mount::{self, MountLimits};
 use crate::sys::namespace::{self, Namespaces};
+use crate::sys::path::Found;
 use crate::sys::seccomp::Instruction;
 use crate::sys::{apparmor, landlock, process, rlimit, scm, seccomp, selinux};
 
@@ -73,7 +74,7 @@ impl<'a> Model<'a> {
             groups: kvm_group(&held.groups)?,
             selinux: held.selinux_exec.as_deref(),
             apparmor: profile,
-            root: RootMounts::make(&held.root, fds, root, held.selinux_exec.is_some())?,
+            root: RootMounts::make((&held.root, held.uid), fds, root, held.selinux_exec.is_some())?,
             cgroup,
             net,
             placed: common::grants(fds, &spawn.fds, 3)?,
@@ -174,7 +175,12 @@ fn wait_for_go(report: &RawFd) -> Result<(), Failure> {
 }
 
 impl RootMounts {
-    fn make(spec: &RootSpec, fds: &Fds, root: &PreparedRoot, selinux: bool) -> Result<Self, SpawnError> {
+    fn make(
+        (spec, uid): (&RootSpec, u32),
+        fds: &Fds,
+        root: &PreparedRoot,
+        selinux: bool,
+    ) -> Result<Self, SpawnError> {
         let place = root.tree().to_path_buf();
         let own = |action| SpawnError::own(action, &place);
         let tree = mount::clone_path(&place).map_err(own("clone the minimal root"))?;
@@ -190,6 +196,9 @@ impl RootMounts {
             let mounted = mount::clone_fd(source.as_fd()).map_err(own("mount a file into"))?;
             let limits = MountLimits { nodev: true, noexec: true, nosuid: true, readonly: true };
             mount::limit(mounted.as_fd(), limits).map_err(own("limit a file of"))?;
+            if file.place.is_fw_cfg() {
+                show_owner(&mounted, source, uid);
+            }
             parts.push((mounted, file.place.path().trim_start_matches('/').to_owned()));
         }
         let mut shares = Vec::new();
@@ -216,6 +225,18 @@ impl RootMounts {
         }
         // QEMU reaches attributes and modes of what it has open in them through /proc/self/fd.
         mount::processes("/proc", false).at_object(Step::Root, "/proc")
+    }
+}
+
+/// Shows a file's owner as the device model, so that one that only its owner may read need not be everybody's. Where
+/// the file system or the kernel has no mapped owners, the file's mode decides alone.
+fn show_owner(mounted: &OwnedFd, source: &OwnedFd, uid: u32) {
+    let mapped = Found::of(source).and_then(|found| {
+        let users = namespace::new_user(&[(found.uid, uid, 1)], &[(found.gid, uid, 1)])?;
+        mount::map_owners(mounted.as_fd(), users.as_fd())
+    });
+    if let Err(error) = mapped {
+        tracing::debug!(%error, "a file is shown with its own owner");
     }
 }
 

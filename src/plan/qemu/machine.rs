@@ -1,7 +1,9 @@
 //! Machine, CPU, memory, clock, boot and monitor.
 
 use super::{Args, Guest, Object};
-use crate::conf::domain::{Boot, ClockOffset, Cpu, CpuMode, Domain, TickPolicy, TimerName, VirtType};
+use crate::conf::domain::{
+    Boot, ClockOffset, Cpu, CpuMode, Domain, FwCfgSource, TickPolicy, TimerName, VirtType,
+};
 use crate::plan::firmware::Flash;
 use crate::plan::{PlanError, slots};
 use crate::privsep::confinement::RootPlace;
@@ -75,6 +77,7 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
             args.pair("-dtb", RootPlace::Dtb.path());
         }
     }
+    fw_cfg(args, domain);
     if !domain.devices.vncs.is_empty() {
         // The supervisor listens and hands each connection in.
         args.pair("-vnc", "none");
@@ -86,6 +89,23 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     }
     args.pair("-msg", "timestamp=on");
     Ok(())
+}
+
+/// What the guest's firmware finds by name: texts as they are, files where they are mounted.
+fn fw_cfg(args: &mut Args, domain: &Domain) {
+    let mut files = 0;
+    for entry in &domain.fw_cfg {
+        let name = entry.name.replace(',', ",,");
+        let source = match &entry.source {
+            FwCfgSource::Text(text) => format!("string={}", text.replace(',', ",,")),
+            FwCfgSource::File(_) => {
+                let Some(place) = RootPlace::fw_cfg(files) else { continue };
+                files += 1;
+                format!("file={}", place.path())
+            }
+        };
+        args.pair("-fw_cfg", format!("name={name},{source}"));
+    }
 }
 
 /// The guest's memory as one object.
