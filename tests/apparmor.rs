@@ -32,7 +32,8 @@ fn uuid() -> DomainUuid {
 
 #[test]
 fn a_profile_is_what_the_parser_takes() {
-    for rules in [&[][..], &[ProfileRule::Kvm], &[ProfileRule::Kvm, ProfileRule::HandedInTcp]] {
+    let more = [ProfileRule::Shares, ProfileRule::Shmem];
+    for rules in [&[][..], &[ProfileRule::Kvm], &[ProfileRule::Kvm, ProfileRule::HandedInTcp], &more] {
         let text = render(uuid(), rules).unwrap();
         assert!(!text.contains("/images"), "no path of a definition is in it");
         let Some(done) = parse(&text, &["--stdout", "--quiet"]) else { return };

@@ -401,6 +401,70 @@ fn disks_ports_and_channels() {
     rig.same_as(&before);
 }
 
+/// Where the guest's kernel put the memory of the device, and one word of it.
+const WORD: &str = "d=/sys/bus/pci/devices/$(grep -l 0x1110 /sys/bus/pci/devices/*/device | cut -d / -f 6); \
+                    echo 1 >$d/enable; devmem $(sed -n 3p $d/resource | cut -d ' ' -f 1) 32";
+
+/// Two guests share a region and a third one has its own; it goes with the last of those that use it.
+#[test]
+fn memory_of_several_guests() {
+    if guest().is_none() {
+        return;
+    }
+    let rig = Rig::with(|settings| settings.shmem.size = 2 << 20);
+    let shmem = |name: &str, mebibytes: u32| {
+        format!("<shmem name='{name}'><model type='ivshmem-plain'/><size unit='M'>{mebibytes}</size></shmem>")
+    };
+    let names = [("writer", "both"), ("reader", "both"), ("other", "alone")];
+    let definitions = names.map(|(name, region)| rig.linux(name, "demo.devices", &shmem(region, 1)));
+    let before = rig.snapshot();
+    for definition in &definitions {
+        rig.start(definition);
+    }
+    let place = rig.path("shmem");
+    let modes = |path: &std::path::Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!((modes(&place), modes(&place.join("both"))), (0o700, 0o666));
+    assert_eq!(std::fs::metadata(place.join("both")).unwrap().len(), 1 << 20);
+    let mut talks = names.map(|(name, _)| {
+        rig.heard(name, "guest: ready");
+        rig.on_terminal(&["console", name])
+    });
+    asks(&mut talks[0], &format!("{WORD} 0x5eed1234"), "");
+    asks(&mut talks[1], WORD, "0x5EED1234\r\n");
+    asks(&mut talks[2], WORD, "0x00000000\r\n");
+    for (mut talk, (name, _)) in talks.into_iter().zip(names) {
+        talk.types("\x1d");
+        assert_eq!(talk.ends(), Some(0));
+        fine(&rig, name);
+    }
+    // All must agree on the size, and none may take more than the host gives.
+    rig.svirt(&["run", "--detach", &rig.bare("wrong", &shmem("both", 2))]).expect(1).says(&[
+        "both",
+        "2097152",
+        "same <size>",
+    ]);
+    rig.svirt(&["run", "--detach", &rig.bare("large", &shmem("more", 4))])
+        .expect(1)
+        .says(&["shmem.size", "4194304"]);
+    rig.end("writer");
+    assert!(place.join("both").exists(), "the reader has it still");
+    rig.end("reader");
+    assert!(!place.join("both").exists() && place.join("alone").exists());
+    rig.end("other");
+    assert!(!place.join("alone").exists());
+    // What a crash of the host's left is nobody's, and nobody gets to see it.
+    std::fs::write(place.join("both"), vec![0x5e; 1 << 20]).unwrap();
+    rig.start(&rig.linux("later", "demo.devices", &shmem("both", 1)));
+    rig.heard("later", "guest: ready");
+    let mut talk = rig.on_terminal(&["console", "later"]);
+    asks(&mut talk, WORD, "0x00000000\r\n");
+    talk.types("\x1d");
+    assert_eq!(talk.ends(), Some(0));
+    rig.end("later");
+    std::fs::remove_dir(&place).unwrap();
+    rig.same_as(&before);
+}
+
 /// What the guest's firmware finds by name, the guest reads: a text with QEMU's own separators in it, and a file that
 /// nobody but its owner may read.
 #[test]

@@ -158,6 +158,11 @@ impl Bench {
             other if other.contains("vhost-vsock-pci") && !Path::new(VSOCK).exists() => {
                 r#"{"driver":"virtio-rng-pci","id":"vsock0"}"#.into()
             }
+            other if other.contains("/svirt/shmem") => {
+                let place = self.directory.path().join("shmem");
+                File::create(&place).unwrap().set_len(1 << 20).unwrap();
+                other.replace("/svirt/shmem0", place.to_str().unwrap())
+            }
             other if other.starts_with("host,") => other.replacen("host", "max", 1),
             other if other.starts_with("local,") => {
                 let place = self.directory.path().to_str().unwrap();

@@ -73,6 +73,7 @@ fn confinement(uid: u32) -> Confinement {
             files: vec![RootFile { slot: slot("kernel"), place: RootPlace::Kernel }],
             devices: vec![DeviceNode::Null, DeviceNode::Urandom],
             shares: vec![],
+            shmems: vec![],
         },
         landlock: LandlockSpec {
             abi: 7,

@@ -446,3 +446,44 @@ fn names_for_the_guests_firmware_are_its_owners_own() {
     let smbios = small("", "<sysinfo type='smbios'><system/></sysinfo>");
     assert!(matches!(refused(&smbios).kind, Kind::Unsupported(_)));
 }
+
+#[test]
+fn shared_memory_is_read_as_libvirt_writes_it() {
+    let shmem = |inside: &str| small(&format!("<shmem name='a'>{inside}</shmem>"), "");
+    let plain = "<model type='ivshmem-plain'/>";
+    let of = |inside: &str| accepted(&shmem(inside)).devices.shmems.remove(0);
+    let four = of(&format!("{plain}<alias name='shmem0'/><address type='pci' slot='0x10'/>"));
+    assert_eq!((four.name.as_str(), four.size, four.master), ("a", 4 << 20, None));
+    assert_eq!(four.address.unwrap().slot, 0x10);
+    assert_eq!(of(&format!("{plain}<size unit='KiB'>2048</size>")).size, 2 << 20);
+    assert_eq!(of(&format!("{plain}<size>16</size>")).size, 16 << 20, "libvirt's unit is the MiB here");
+    let named = |name: &str| small(&format!("<shmem name='{name}'>{plain}</shmem>"), "");
+    let role = small(&format!("<shmem name='a' role='master'>{plain}</shmem>"), "");
+    assert_eq!(accepted(&role).devices.shmems[0].master, Some(true));
+    let one = |number: u32| format!("<shmem name='{number}'>{plain}</shmem>");
+    let many = |count: u32| small(&(0..count).map(one).collect::<String>(), "");
+    assert_eq!(accepted(&many(8)).devices.shmems.len(), 8);
+    let cases = [
+        (shmem(""), "missing"),
+        (shmem("<model type='ivshmem'/>"), "type='ivshmem'"),
+        (shmem("<model type='ivshmem-doorbell'/>"), "ivshmem-plain"),
+        (shmem(&format!("{plain}<server path='/s'/>")), "<server>"),
+        (shmem(&format!("{plain}<msi vectors='4'/>")), "<msi>"),
+        (shmem(&format!("{plain}<size>3</size>")), "power of two"),
+        (shmem(&format!("{plain}<size unit='KiB'>512</size>")), "power of two"),
+        (shmem(&format!("{plain}<size>0</size>")), "power of two"),
+        (named("../a"), "a name of letters"),
+        (named("a/b"), "a name of letters"),
+        (named(".a"), "a name of letters"),
+        (named(""), "a name of letters"),
+        (named("\u{0430}"), "a name of letters"),
+        (named(&"n".repeat(65)), "a name of letters"),
+        (small(&format!("<shmem>{plain}</shmem>"), ""), "missing"),
+        (small(&one(1).repeat(2), ""), "duplicate"),
+        (many(9), "more than 8"),
+    ];
+    for (xml, expected) in cases {
+        let text = Refusal::from(refused(&xml)).to_string();
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
+}

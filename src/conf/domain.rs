@@ -6,6 +6,7 @@ mod filesystem;
 mod firmware;
 mod hardware;
 mod memory;
+mod shmem;
 
 use std::net::IpAddr;
 
@@ -22,6 +23,7 @@ pub use filesystem::*;
 pub use firmware::*;
 pub use hardware::*;
 pub use memory::*;
+pub use shmem::*;
 
 /// One domain, read and defaulted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -266,6 +268,8 @@ pub struct Devices {
     pub channels: Vec<CharDevice>,
     /// `<input>`s that are devices of their own.
     pub inputs: Vec<Input>,
+    /// `<shmem>`
+    pub shmems: Vec<Shmem>,
     /// `<sound>`
     pub sounds: Vec<Sound>,
     /// `<audio>`

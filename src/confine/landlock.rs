@@ -1,6 +1,6 @@
 //! The Landlock ruleset of a device model, and what an older kernel lacks of it.
 
-use crate::privsep::confinement::{LandlockAccess, LandlockRule, LandlockSpec, RootShare};
+use crate::privsep::confinement::{LandlockAccess, LandlockRule, LandlockSpec, RootShare, RootShmem};
 use crate::privsep::op::DeviceNode;
 
 /// The newest ABI whose rights are handled.
@@ -8,7 +8,12 @@ const NEWEST: u32 = 7;
 
 /// Everything is readable and executable beneath the minimal root, which holds nothing else; the device nodes may
 /// be written, and what is shared over 9p; no rule gives TCP.
-pub(super) fn spec(host_abi: u32, devices: &[DeviceNode], shares: &[RootShare]) -> LandlockSpec {
+pub(super) fn spec(
+    host_abi: u32,
+    devices: &[DeviceNode],
+    shares: &[RootShare],
+    shmems: &[RootShmem],
+) -> LandlockSpec {
     let everywhere = vec![LandlockAccess::Execute, LandlockAccess::ReadDir, LandlockAccess::ReadFile];
     let mut rules = vec![LandlockRule { path: "/".into(), access: everywhere }];
     for device in devices {
@@ -33,6 +38,10 @@ pub(super) fn spec(host_abi: u32, devices: &[DeviceNode], shares: &[RootShare]) 
             LandlockAccess::WriteFile,
         ];
         rules.push(LandlockRule { path: RootShare::path(share.number), access });
+    }
+    for shmem in shmems {
+        let access = vec![LandlockAccess::ReadFile, LandlockAccess::WriteFile];
+        rules.push(LandlockRule { path: RootShmem::path(shmem.number), access });
     }
     LandlockSpec { abi: host_abi.min(NEWEST), rules }
 }

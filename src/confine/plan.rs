@@ -6,7 +6,7 @@ use crate::conf::domain::{Domain, VirtType};
 use crate::conf::facts::HostFacts;
 use crate::filter::own;
 use crate::privsep::confinement::{
-    Confinement, RootFile, RootShare, RootSpec, SeccompProgram, landlock_missing,
+    Confinement, RootFile, RootShare, RootShmem, RootSpec, SeccompProgram, landlock_missing,
 };
 use crate::privsep::op::DeviceNode;
 use crate::profile;
@@ -29,6 +29,8 @@ pub struct Request<'a> {
     pub root_files: Vec<RootFile>,
     /// Directories that its root must show, for 9p.
     pub shares: Vec<RootShare>,
+    /// Memory of several guests that its root must show.
+    pub shmems: Vec<RootShmem>,
     /// How many descriptors it inherits.
     pub fds: usize,
 }
@@ -60,8 +62,8 @@ pub fn plan(request: Request<'_>) -> Result<(Confinement, Vec<String>), Refusal>
         uid: request.uid,
         gid: request.uid,
         groups: request.host.kvm_group.filter(|_| kvm).into_iter().collect(),
-        landlock: landlock::spec(request.host.landlock_abi, &devices, &request.shares),
-        root: RootSpec { files: request.root_files, devices, shares: request.shares },
+        landlock: landlock::spec(request.host.landlock_abi, &devices, &request.shares, &request.shmems),
+        root: RootSpec { files: request.root_files, devices, shares: request.shares, shmems: request.shmems },
         rlimits: limits::rlimits(request.domain, request.fds, request.settings.host.enable_dump),
         selinux_exec: request.selinux_exec,
         seccomp,

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::facts::{Descriptor, ProcessFacts};
 use crate::privsep::apparmor::{DEGRADED, profile_name};
-use crate::privsep::confinement::{RlimitKind, RootShare, SeccompProgram};
+use crate::privsep::confinement::{RlimitKind, RootShare, RootShmem, SeccompProgram};
 use crate::privsep::op::{Access, DeviceNode, Op, Spawn};
 use crate::privsep::request::Described;
 
@@ -175,7 +175,9 @@ fn mounts(spawn: &Spawn, facts: &ProcessFacts, notes: &mut Notes<'_>) {
     let devices: BTreeSet<&str> = root.devices.iter().copied().map(device_path).collect();
     let shares: Vec<String> = root.shares.iter().map(|share| RootShare::path(share.number)).collect();
     // A share is read-only where the definition says so, which the labeller's mount does.
-    let devices: BTreeSet<&str> = devices.into_iter().chain(shares.iter().map(String::as_str)).collect();
+    let shmems: Vec<String> = root.shmems.iter().map(|shmem| RootShmem::path(shmem.number)).collect();
+    let devices = devices.into_iter().chain(shmems.iter().map(String::as_str));
+    let devices: BTreeSet<&str> = devices.chain(shares.iter().map(String::as_str)).collect();
     if !shares.is_empty() {
         planned.insert("/proc");
     }
@@ -235,11 +237,16 @@ fn descriptors(
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     };
+    let shmems = &spawn.confinement.root.shmems;
+    // QEMU opens it by name before the guest runs, and keeps it.
+    let is_shmem = |fd: &Descriptor| shmems.iter().any(|shmem| fd.target == RootShmem::path(shmem.number));
     for fd in &facts.fds {
         let wanted = match images.get(&fd.identity) {
             Some(true) => continue,
             Some(false) if fd.access.contains('w') => "read only",
-            None if !planned.contains(&fd.number) && !is_harmless(fd) && !in_share(fd) => "none",
+            None if !planned.contains(&fd.number) && !is_harmless(fd) && !in_share(fd) && !is_shmem(fd) => {
+                "none"
+            }
             _ => continue,
         };
         notes.note(format!("descriptor {}", fd.number), wanted, format!("{} ({})", fd.target, fd.access));

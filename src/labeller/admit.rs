@@ -263,6 +263,7 @@ impl<'a> Admission<'a> {
                 self.directories.push((slot, *identity));
                 plain("share", path)
             }
+            Op::OpenShmem { name, size, .. } => self.shmem(name, *size),
             Op::Meeting { .. } => Ok(()),
             Op::SpawnVirtiofsd(spawn) => self.virtiofsd(spawn),
             Op::SpawnPasst { selinux_label, alias, .. } => {
@@ -296,6 +297,22 @@ impl<'a> Admission<'a> {
         let mut pairs = self.model.clone();
         pairs.extend(self.pair_of(&spawn.share));
         self.process_label(spawn.selinux_label.as_deref(), &types, &pairs)
+    }
+
+    fn shmem(&self, name: &str, size: u64) -> Result<(), Refusal> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        let refuse = |rule: &str| Err(policy("share the memory", name.to_owned(), rule, "plan again"));
+        if !starts || name.len() > 64 || !name.bytes().all(plain) {
+            return refuse("its name is no word of letters, digits, '.', '_' and '-'");
+        }
+        if !size.is_power_of_two() || !(1 << 20..=self.settings.shmem.size).contains(&size) {
+            return refuse("its size is no power of two between 1 MiB and shmem.size");
+        }
+        if self.selinux {
+            return refuse("the policy has no type for it");
+        }
+        Ok(())
     }
 
     fn uid(&self, role: UidRole, uid: u32) -> Result<(), Refusal> {
@@ -384,7 +401,9 @@ impl<'a> Admission<'a> {
 
     /// What a profile may say is a closed list.
     fn profile(rules: &[ProfileRule]) -> Result<(), Refusal> {
-        if rules.len() > 3 {
+        let twice =
+            rules.iter().enumerate().any(|(at, rule)| rules.iter().skip(at + 1).any(|other| other == rule));
+        if twice {
             return Err(policy("load", "the profile".into(), "a rule is there twice", "plan again"));
         }
         Ok(())

@@ -7,6 +7,7 @@ mod network;
 mod nvram;
 mod readable;
 mod share;
+mod shmem;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -152,6 +153,7 @@ impl Apply<'_> {
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
             Op::OpenShare { slot, path, access, identity } => self.open_share(slot, path, *access, *identity),
+            Op::OpenShmem { slot, name, size } => self.open_shmem(slot, name, *size),
             Op::Meeting { slot, peer } => {
                 let (listener, connected) =
                     listen::meeting().map_err(|error| kernel("make", "a listener", &error, ""))?;

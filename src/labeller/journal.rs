@@ -166,6 +166,13 @@ pub(super) enum Undo {
         #[serde(default = "private")]
         mode: u32,
     },
+    /// Remove the name of memory that several domains share, if no other one uses it.
+    Shmem {
+        /// The path.
+        path: String,
+        /// Which file.
+        id: ObjectId,
+    },
     /// Remove a new file's name, if it still holds that file.
     Name {
         /// The path.

@@ -266,6 +266,11 @@ impl Leases {
         self.objects.contains_key(&id)
     }
 
+    /// Whether another domain uses this object.
+    pub(super) fn is_used_by_others(&self, domain: DomainUuid, id: ObjectId) -> bool {
+        self.objects.get(&id).is_some_and(|held| held.iter().any(|(holder, _)| *holder != domain))
+    }
+
     /// The refusal where a domain uses an object that is about to be changed or removed.
     pub(super) fn unused(&self, id: ObjectId, operation: &str, path: &str) -> Result<(), Refusal> {
         match self.objects.get(&id).and_then(|holders| holders.first()) {

@@ -37,6 +37,8 @@ pub(super) struct Places {
     nvram: String,
     /// The same for TPMs.
     tpm: String,
+    /// The same for memory of several guests.
+    shmem: String,
     /// Device numbers of listed block devices.
     blocks: Vec<u64>,
     /// Uids that device models and their helpers run under.
@@ -89,6 +91,7 @@ impl Places {
             &settings.paths.cache,
             &settings.images.nvram,
             &settings.tpm.state,
+            &settings.shmem.place,
             &settings.daemon.store,
         ];
         Self {
@@ -101,6 +104,7 @@ impl Places {
             closed: closed(settings),
             nvram: settings.images.nvram.clone(),
             tpm: settings.tpm.state.clone(),
+            shmem: settings.shmem.place.clone(),
             blocks: blocks.collect(),
             ranges: [
                 settings.uids.domains,
@@ -324,8 +328,9 @@ impl Places {
         let nvram: Vec<(u64, u64)>;
         let (ids, setting) = match use_ {
             DirectoryUse::Logs => (&self.logs, "console.logs"),
-            DirectoryUse::Nvram | DirectoryUse::Tpm => {
+            DirectoryUse::Nvram | DirectoryUse::Shmem | DirectoryUse::Tpm => {
                 let (place, setting) = match use_ {
+                    DirectoryUse::Shmem => (&self.shmem, "shmem.place"),
                     DirectoryUse::Tpm => (&self.tpm, "tpm.state"),
                     _ => (&self.nvram, "images.nvram"),
                 };
@@ -367,6 +372,8 @@ pub(super) enum DirectoryUse {
     Nvram,
     /// TPMs' states.
     Tpm,
+    /// Memory of several guests.
+    Shmem,
     /// Unix consoles.
     Sockets,
 }
@@ -391,7 +398,7 @@ impl Candidate {
 fn closed(settings: &Settings) -> Vec<String> {
     let images = &settings.images;
     let one = [&settings.paths.run, &settings.paths.state, &settings.paths.cache, &images.nvram];
-    let more = [&settings.tpm.state, &settings.daemon.store, &settings.paths.libexec];
+    let more = [&settings.tpm.state, &settings.shmem.place, &settings.daemon.store, &settings.paths.libexec];
     one.into_iter()
         .chain(more)
         .chain(&images.relabelable)

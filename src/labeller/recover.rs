@@ -358,7 +358,7 @@ fn late(undo: &Undo, leases: &Leases, bound: &[(String, ObjectId)], free: bool) 
     match undo {
         Undo::Label { .. } | Undo::Name { .. } | Undo::Swap { .. } => Some(undo.clone()),
         // A domain that runs may have given it to its own helper since.
-        Undo::Owner { id, .. } => (!leases.is_used(*id)).then(|| undo.clone()),
+        Undo::Owner { id, .. } | Undo::Shmem { id, .. } => (!leases.is_used(*id)).then(|| undo.clone()),
         // No interface outlives its domain's processes, and its number is not used again before the next boot.
         Undo::Plug { .. } => None,
         // Both are named after the domain.

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::spawn::{Question, SHARE, SpawnError, ask};
 use crate::base::{Layer, Refusal};
-use crate::privsep::confinement::{RootPlace, RootShare};
+use crate::privsep::confinement::{RootPlace, RootShare, RootShmem};
 use crate::sys::landlock::Allow;
 use crate::sys::process;
 
@@ -291,7 +291,7 @@ fn recorded(identity: &str, emulator: &Path, list: &str) -> Option<BTreeSet<Path
 }
 
 fn header(emulator: &Path, list: &str) -> String {
-    format!("svirt root 3 list {:016x} emulator {}\n", digest(list), emulator.display())
+    format!("svirt root 4 list {:016x} emulator {}\n", digest(list), emulator.display())
 }
 
 /// What the host has now under each of the paths.
@@ -331,8 +331,9 @@ fn inside(tree: &Path, path: &Path) -> PathBuf {
 }
 
 /// Empty files that something is mounted over.
-fn mount_points() -> impl Iterator<Item = &'static Path> {
-    RootPlace::ALL.iter().map(|place| place.path()).chain(DEVICES).map(Path::new)
+fn mount_points() -> impl Iterator<Item = PathBuf> {
+    let files = RootPlace::ALL.iter().map(|place| place.path()).chain(DEVICES).map(PathBuf::from);
+    files.chain((0..RootShmem::MAX).map(RootShmem::path).map(PathBuf::from))
 }
 
 /// Empty directories that something is mounted over.
@@ -357,7 +358,7 @@ fn whole(tree: &Path, sources: &BTreeSet<PathBuf>) -> io::Result<bool> {
             wanted.insert(inside(tree, path), (meta.size(), Some((meta.mtime(), meta.mtime_nsec()))));
         }
     }
-    wanted.extend(mount_points().map(|path| (inside(tree, path), (0, None))));
+    wanted.extend(mount_points().map(|path| (inside(tree, &path), (0, None))));
     let mut dirs = vec![tree.to_path_buf()];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir)? {
@@ -391,8 +392,8 @@ fn fill(tree: &Path, sources: &BTreeSet<PathBuf>) -> Result<(), RootError> {
         make_parents(tree, Path::new(&place))?;
     }
     for place in mount_points() {
-        make_parents(tree, place.parent().unwrap_or(place))?;
-        let target = inside(tree, place);
+        make_parents(tree, place.parent().unwrap_or(&place))?;
+        let target = inside(tree, &place);
         let made = File::options().create_new(true).write(true).mode(0o444).open(&target);
         at("make", &target, made)?;
     }

@@ -58,6 +58,8 @@ pub(super) fn rest(
             Undo::Owner { path, id, mode } => {
                 restore_owner(path, *id, *mode).map_err(|error| error.to_string())
             }
+            Undo::Shmem { id, .. } if leases.is_used_by_others(uuid, *id) => Ok(()),
+            Undo::Shmem { path, id } => remove_name(path, Some(*id)).map_err(|error| error.to_string()),
             Undo::Name { keep_after_run: true, .. } if ran => Ok(()),
             Undo::Name { path, id, .. } => remove_name(path, Some(*id)).map_err(|error| error.to_string()),
             Undo::Swap { path, aside, new, old } => {

@@ -8,7 +8,7 @@ use super::images;
 use super::inventory::{self, boot_place};
 use super::ports::{self, Ports};
 use super::qemu::{self, Guest};
-use super::{PlanError, doi, limits, network, reserve, shares, slots};
+use super::{PlanError, doi, limits, network, reserve, shares, shmem, slots};
 use crate::base::{DomainRef, DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Boot, Domain, VideoModel, VirtType};
 use crate::conf::facts::{Emulator, HostFacts};
@@ -76,6 +76,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let uids = owners(inputs, ports.passts.len() + served + usize::from(ports.tpm.is_some()))?;
     // passts first, then servers of directories, the TPM last.
     let servers = uids.helpers.get(ports.passts.len()..).unwrap_or_default();
+    let (shmem_ops, shmems) = shmem::plan(domain, host, settings)?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
     let shared = shares::plan(inputs, servers, &resources, &stack)?;
@@ -110,6 +111,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         selinux_exec: labels.as_ref().map(|l| l.guest.to_string()),
         root_files,
         shares: shared.root,
+        shmems,
         fds: line.fds.len(),
     })?;
     let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confine::supervisor_filter()?);
@@ -135,6 +137,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         ops.push(Op::OpenTpmState { slot, path: format!("{place}/{}.{extension}", inputs.uuid), uid: *uid });
     }
     ops.extend(shared.opens);
+    ops.extend(shmem_ops);
     ops.extend(ports.taps);
     if let Some(vsock) = &domain.devices.vsock {
         ops.push(Op::OpenVsock { slot: slots::vsock()?, cid: network::cid(vsock, inputs.seed) });
@@ -349,7 +352,9 @@ fn profile_rules(domain: &Domain) -> Vec<ProfileRule> {
     let tcp = (!domain.devices.vncs.is_empty() || domain.devices.spice.is_some())
         .then_some(ProfileRule::HandedInTcp);
     let shares = domain.devices.filesystems.iter().any(|one| one.virtiofs().is_none());
-    kvm.into_iter().chain(tcp).chain(shares.then_some(ProfileRule::Shares)).collect()
+    let shmem = !domain.devices.shmems.is_empty();
+    let more = shares.then_some(ProfileRule::Shares).into_iter().chain(shmem.then_some(ProfileRule::Shmem));
+    kvm.into_iter().chain(tcp).chain(more).collect()
 }
 
 fn tpm_version(domain: &Domain) -> TpmVersion {

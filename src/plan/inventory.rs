@@ -9,7 +9,7 @@ use super::chain::{Chain, Layer};
 use super::firmware::NVRAM;
 use super::images::inside;
 use super::qemu::{self, is_writable};
-use super::shares;
+use super::{shares, shmem};
 use crate::conf::domain::{
     Backing, Beyond, Boot, CharSource, Devices, Disk, DiskSource, Domain, FwCfg, FwCfgSource,
     InterfaceBackend, SourceKind, VncListen,
@@ -60,6 +60,7 @@ pub fn of(
         controllers: _,
         inputs: _,
         sounds: _,
+        shmems,
         // Back-ends that play nowhere.
         audios: _,
         watchdogs: _,
@@ -150,6 +151,10 @@ pub fn of(
             all.push(process(&server_name(&alias), server));
             helpers += 1;
         }
+    }
+    for one in shmems {
+        let path = shmem::path(&one.name, settings);
+        all.push(resource(format!("shared memory {}", one.name), Some(&path), one.line, Kind::Shmem));
     }
     if tpm.is_some() {
         all.push(resource("the TPM's bytes", None, 0, Kind::Channel));

@@ -22,6 +22,7 @@ pub mod qemu;
 pub mod render;
 mod reserve;
 pub mod shares;
+mod shmem;
 mod slots;
 #[cfg(test)]
 pub(crate) mod testing;

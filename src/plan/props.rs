@@ -193,7 +193,8 @@ impl Model {
             | Op::OpenTap { slot, .. }
             | Op::OpenVsock { slot, .. }
             | Op::OpenLog { slot, .. }
-            | Op::OpenShare { slot, .. } => {
+            | Op::OpenShare { slot, .. }
+            | Op::OpenShmem { slot, .. } => {
                 assert!(self.open.insert(slot.to_string()));
             }
             Op::LabelSelinux { slot, label } => {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::undo::Undo;
-use crate::privsep::confinement::{Confinement, LandlockAccess, RlimitKind, landlock_missing};
+use crate::privsep::confinement::{Confinement, LandlockAccess, RlimitKind, RootShmem, landlock_missing};
 use crate::privsep::op::{
     Access, CgroupLimits, DeviceNode, LaunchPlan, ListenAt, Op, OpenImage, Sharing, Spawn, UidRole,
 };
@@ -124,6 +124,10 @@ fn describe(op: &Op) -> (String, String) {
         Op::OpenShare { slot, path, access, .. } => (
             format!("{slot} {path}{}", if *access == Access::ReadOnly { " (read-only)" } else { "" }),
             "one directory for the guest, mounted from its descriptor into an empty root".into(),
+        ),
+        Op::OpenShmem { slot, name, size } => (
+            format!("{slot} {name}, {size} bytes"),
+            "memory of every domain that names it, in a directory that only root may enter".into(),
         ),
         Op::Meeting { slot, peer } => (
             format!("{slot} to {peer}"),
@@ -296,8 +300,9 @@ fn render_confinement(out: &mut String, c: &Confinement) -> std::fmt::Result {
     writeln!(out, "  no_new_privs   set")?;
     writeln!(out, "  namespaces     pid ipc uts net mount cgroup, each its own")?;
     writeln!(out, "  SELinux        {}", c.selinux_exec.as_deref().unwrap_or("no label"))?;
-    let files: Vec<String> =
-        c.root.files.iter().map(|file| format!("{} ({})", file.place.path(), file.slot)).collect();
+    let shmems = c.root.shmems.iter().map(|one| format!("{} ({})", RootShmem::path(one.number), one.slot));
+    let files = c.root.files.iter().map(|file| format!("{} ({})", file.place.path(), file.slot));
+    let files: Vec<String> = files.chain(shmems).collect();
     let devices: Vec<&str> = c.root.devices.iter().map(|node| device(*node)).collect();
     writeln!(
         out,

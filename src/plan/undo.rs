@@ -29,6 +29,8 @@ pub enum Undo {
     ReleaseUid(u32),
     /// The cgroup is emptied and removed.
     RemoveCgroup,
+    /// The name goes with the last domain that uses the memory.
+    RemoveShmem(Slot),
     /// The profile is taken out of the kernel.
     RemoveProfile,
     /// The label that was found goes back.
@@ -80,6 +82,7 @@ impl Undo {
                 },
             },
             Op::OpenShare { slot, .. } => close(&[slot]),
+            Op::OpenShmem { slot, .. } => Self::RemoveShmem(slot.clone()),
             Op::Meeting { slot, peer } => close(&[slot, peer]),
             Op::SpawnVirtiofsd(_) => Self::Kill { process: "virtiofsd" },
             Op::OpenTpmState { slot, .. } => Self::Close { slots: vec![slot.clone()], locked: true },
@@ -101,6 +104,7 @@ impl fmt::Display for Undo {
             Self::ReleaseUid(uid) => write!(f, "give {uid} back once no process has it"),
             Self::RemoveCgroup => f.write_str("kill what is in it and remove it"),
             Self::RemoveProfile => f.write_str("take it out of the kernel"),
+            Self::RemoveShmem(_) => f.write_str("close it, and remove it if no other domain uses it"),
             Self::RestoreLabel(_) => f.write_str("put back the label that was found"),
             Self::Unplug { bridge, .. } => {
                 write!(f, "take it off {bridge}; it vanishes with its last descriptor")

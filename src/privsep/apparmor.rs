@@ -24,6 +24,8 @@ pub enum ProfileRule {
     Kvm,
     /// It serves directories over 9p.
     Shares,
+    /// Its guest shares memory with others.
+    Shmem,
 }
 
 impl ProfileRule {
@@ -34,6 +36,7 @@ impl ProfileRule {
             Self::HandedInTcp => "TCP handed in",
             Self::Kvm => "/dev/kvm",
             Self::Shares => "shared directories",
+            Self::Shmem => "shared memory",
         }
     }
 
@@ -44,6 +47,9 @@ impl ProfileRule {
                 ("network inet6 stream,", "the same"),
             ],
             Self::Kvm => &[("/dev/kvm rw,", "hardware virtualisation")],
+            Self::Shmem => {
+                &[("/svirt/shmem[0-7] rw,", "memory of several guests; each is a mount of its own")]
+            }
             Self::Shares => &[
                 (
                     "/svirt/fs/{,**} rwlk,",

@@ -45,6 +45,30 @@ pub struct RootSpec {
     /// the device model's own pid namespace appear under `/proc`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<RootShare>,
+    /// Memory shared with other guests, which appears as writable files under `/svirt`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shmems: Vec<RootShmem>,
+}
+
+/// One region of shared memory in the minimal root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootShmem {
+    /// Which descriptor it is mounted from.
+    pub slot: Slot,
+    /// Its number: the end of its path.
+    pub number: u8,
+}
+
+impl RootShmem {
+    /// The most of one root.
+    pub const MAX: u8 = 8;
+
+    /// The path inside the minimal root.
+    #[must_use]
+    pub fn path(number: u8) -> String {
+        format!("/svirt/shmem{number}")
+    }
 }
 
 /// One shared directory in the minimal root.

@@ -196,6 +196,15 @@ pub enum Op {
         /// The directory that the plan was made for; another one there is refused.
         identity: FileIdentity,
     },
+    /// Opens memory that domains share which name it alike, or makes it; it is gone with the last of them.
+    OpenShmem {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Its name inside the configured directory.
+        name: String,
+        /// Its size in bytes, the same for all.
+        size: u64,
+    },
     /// Makes a listening socket without a name and one that is connected to it: for helpers that accept.
     Meeting {
         /// The connected end, QEMU's.
@@ -443,6 +452,7 @@ impl Op {
             Self::OpenTpmState { .. } => "open-tpm-state",
             Self::SpawnSwtpm { .. } => "spawn-swtpm",
             Self::OpenShare { .. } => "open-share",
+            Self::OpenShmem { .. } => "open-shmem",
             Self::Meeting { .. } => "meeting",
             Self::SpawnVirtiofsd(_) => "spawn-virtiofsd",
             Self::Spawn(_) => "spawn",

@@ -91,6 +91,7 @@ pub fn stage(op: &Op) -> u8 {
         | Op::OpenNvram { .. }
         | Op::MakeTap { .. }
         | Op::OpenShare { .. }
+        | Op::OpenShmem { .. }
         | Op::OpenTap { .. }
         | Op::OpenVsock { .. }
         | Op::OpenTpmState { .. } => 2,
@@ -113,6 +114,8 @@ enum Held {
     Readable,
     /// A directory.
     Share,
+    /// Memory of several guests.
+    Shmem,
     /// A helper's state, and whose.
     State(u32),
     Tap,
@@ -198,6 +201,7 @@ impl Checker {
             }
             Op::Listen { slot, .. } | Op::OpenLog { slot, .. } => self.make(at, slot, Held::Outside),
             Op::OpenShare { slot, .. } => self.make(at, slot, Held::Share),
+            Op::OpenShmem { slot, .. } => self.make(at, slot, Held::Shmem),
             Op::Meeting { slot, peer } => {
                 self.make(at, slot, Held::ChannelEnd)?;
                 self.make(at, peer, Held::Listener)
@@ -292,6 +296,9 @@ impl Checker {
         }
         for share in &spawn.confinement.root.shares {
             self.take(at, &share.slot, &[Held::Share])?;
+        }
+        for shmem in &spawn.confinement.root.shmems {
+            self.take(at, &shmem.slot, &[Held::Shmem])?;
         }
         let granted: HashSet<&Slot> = spawn.supervisor.fds.iter().map(|grant| &grant.slot).collect();
         let named = spawn.supervisor.consoles.iter().flat_map(|console| {

@@ -99,6 +99,11 @@ impl Profile {
                 "/svirt/fs/** rwlk,",
                 "mounted there, alone and read-only, from a descriptor of the labeller's",
             ),
+            Kind::Shmem => Decision::given(
+                Action::Rule,
+                "/svirt/shmem[0-7] rw,",
+                "mounted there, alone, from a descriptor of the labeller's",
+            ),
             Kind::Channel => nothing(Action::Handed, "the profile admits sockets that are connected already"),
             Kind::HelperState(_) => Decision::given(
                 Action::Rule,

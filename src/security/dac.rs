@@ -82,6 +82,10 @@ impl Owners {
                 Action::Handed,
                 "mounted with its owner shown as the process that serves it; no owner on the disk changes",
             ),
+            Kind::Shmem => nothing(
+                Action::Handed,
+                "mounted alone; nobody but root may enter the directory where it lies, and it is gone with its last user",
+            ),
             Kind::Tap => nothing(Action::Handed, "the labeller attaches to it, whoever owns it"),
             Kind::Channel => nothing(Action::Handed, "a pair of sockets has no name that could be opened"),
             Kind::Listener => nothing(Action::Never, "it belongs to root; the supervisor asks who connects"),

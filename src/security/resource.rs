@@ -46,6 +46,8 @@ pub enum Kind {
     HelperState(Process),
     /// A directory that the guest mounts.
     Share(Share),
+    /// Memory that every domain has which names it.
+    Shmem,
     /// A tap device, one that exists or one that the labeller makes.
     Tap,
     /// The host's end of a guest's vsock.
@@ -207,7 +209,7 @@ impl Kind {
     pub fn way(&self) -> Way {
         match self {
             Self::Beyond(foreign) => foreign.way(),
-            Self::Boot(_) | Self::FwCfg(..) | Self::Share(_) => Way::Mount,
+            Self::Boot(_) | Self::FwCfg(..) | Self::Share(_) | Self::Shmem => Way::Mount,
             Self::Channel => Way::Channel,
             Self::Firmware(_) | Self::Image(_) | Self::Tap | Self::Vsock => Way::Descriptor,
             Self::Listener | Self::Log | Self::Pty => Way::Supervisor,

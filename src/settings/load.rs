@@ -92,6 +92,7 @@ impl Settings {
             ("paths.doi", &self.paths.doi),
             ("network.passt", &self.network.passt),
             ("tpm.swtpm", &self.tpm.swtpm),
+            ("shmem.place", &self.shmem.place),
             ("tpm.state", &self.tpm.state),
             ("images.nvram", &self.images.nvram),
             ("daemon.access", &self.daemon.access),

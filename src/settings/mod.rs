@@ -32,6 +32,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Networks.
     pub network: Network,
+    /// `[shmem]`
+    pub shmem: Shmem,
     /// `[tpm]`
     pub tpm: Tpm,
     /// Directories that guests mount.
@@ -150,6 +152,17 @@ pub struct Limits {
     pub start_timeout: u64,
     /// Bytes of the largest volume that svirtd makes in a storage pool; 0 is no limit of svirt's own.
     pub volume: u64,
+}
+
+/// `[shmem]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shmem {
+    /// The directory of memory that several guests share, on a tmpfs; only root may enter it, and it is made if it is
+    /// not there.
+    pub place: String,
+    /// Bytes of the largest region.
+    pub size: u64,
 }
 
 /// `[tpm]`
@@ -388,6 +401,12 @@ impl Default for Emulators {
 impl Default for Limits {
     fn default() -> Self {
         Self { domains: 1000, memory: 0, vcpus: 255, chain_depth: 200, start_timeout: 60, volume: 0 }
+    }
+}
+
+impl Default for Shmem {
+    fn default() -> Self {
+        Self { place: "/dev/shm/svirt".into(), size: 64 << 20 }
     }
 }
 

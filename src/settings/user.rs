@@ -68,6 +68,7 @@ impl UserDirectories {
         put(&mut settings.daemon.access, &system.daemon.access, self.config.join("access.toml"));
         put(&mut settings.daemon.store, &system.daemon.store, self.config.join("daemon"));
         put(&mut settings.images.nvram, &system.images.nvram, self.state.join("nvram"));
+        put(&mut settings.shmem.place, &system.shmem.place, self.run.join("shmem"));
         put(&mut settings.tpm.state, &system.tpm.state, self.state.join("tpm"));
         let list = |value: &mut Vec<String>, default: &Vec<String>, paths: &[PathBuf]| {
             if value == default {

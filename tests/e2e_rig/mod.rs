@@ -150,13 +150,14 @@ impl Rig {
         }
         let at = |name: &str| install.text(name);
         let (nvram, tpm, store, access) = (at("nvram"), at("tpm"), at("store"), at("access.toml"));
-        let shares = at("shares");
+        let (shares, shmem) = (at("shares"), at("shmem"));
         let programs = Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap();
         let settings = &mut install.settings;
         settings.paths.libexec = programs.to_str().unwrap().to_owned();
         settings.images.readable.push("/usr/share/OVMF".into());
         settings.images.nvram = nvram;
         settings.tpm.state = tpm;
+        settings.shmem.place = shmem;
         settings.shares.places = vec![shares];
         settings.daemon.store = store;
         settings.daemon.access = access;

@@ -320,7 +320,12 @@ impl Rig {
                 uid,
                 gid: uid,
                 groups: Vec::new(),
-                root: RootSpec { files: vec![], devices: vec![DeviceNode::Null], shares: vec![] },
+                root: RootSpec {
+                    files: vec![],
+                    devices: vec![DeviceNode::Null],
+                    shares: vec![],
+                    shmems: vec![],
+                },
                 landlock: LandlockSpec {
                     abi: landlock::kernel_abi().min(5),
                     rules: vec![

@@ -17,6 +17,7 @@ mod network;
 mod platform;
 mod scalar;
 mod seclabel;
+mod shmem;
 mod sysinfo;
 mod tune;
 mod usb;
@@ -325,6 +326,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         "redirdev",
         "rng",
         "serial",
+        "shmem",
         "sound",
         "tpm",
         "video",
@@ -347,6 +349,7 @@ fn devices(root: View<'_>) -> Read<Devices> {
         serials,
         consoles,
         inputs: hardware::inputs(view)?,
+        shmems: shmem::shmems(view)?,
         sounds,
         audios,
         tpm: hardware::tpm(view)?,

@@ -55,8 +55,13 @@ fn scale(unit: &str) -> Option<u64> {
 
 /// A memory size with `unit`, KiB without one; rounded up to whole KiB.
 pub(super) fn memory(view: View<'_>) -> Read<u64> {
+    memory_or(view, "KiB")
+}
+
+/// The same, with another unit where there is none.
+pub(super) fn memory_or(view: View<'_>, unit: &str) -> Read<u64> {
     let text = view.leaf(&["unit"])?;
-    let unit = view.attribute("unit").unwrap_or("KiB");
+    let unit = view.attribute("unit").unwrap_or(unit);
     let factor = scale(unit).ok_or_else(|| {
         view.value(format!("attribute unit of {}", view.tag()), unit, "a unit such as KiB, MiB or GiB")
     })?;

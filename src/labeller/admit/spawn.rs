@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Admission, plain, policy};
 use crate::base::Refusal;
 use crate::privsep::confinement::{
-    Confinement, LandlockAccess, LandlockRule, Rlimit, RlimitKind, RootShare, SeccompProgram,
+    Confinement, LandlockAccess, LandlockRule, Rlimit, RlimitKind, RootShare, RootShmem, SeccompProgram,
 };
 use crate::privsep::op::{DeviceNode, Spawn};
 use crate::privsep::supervisor::SupervisorSpec;
@@ -104,18 +104,27 @@ fn confinement(confinement: &Confinement, dump: bool) -> Result<(), Refusal> {
     if shares.len() != root.shares.len() || shares.iter().any(|number| *number >= RootShare::MAX) {
         return refuse("the minimal root", "a share has no place in it, or the place is used twice");
     }
+    let shmems: HashSet<_> = root.shmems.iter().map(|shmem| shmem.number).collect();
+    if shmems.len() != root.shmems.len() || shmems.iter().any(|number| *number >= RootShmem::MAX) {
+        return refuse("the minimal root", "shared memory has no place in it, or the place is used twice");
+    }
     if places.len() != root.files.len() || devices.len() != root.devices.len() {
         return refuse("the minimal root", "a place in it is used twice");
     }
     if confinement.landlock.rules.len() > RULES_MAX {
         return refuse("the Landlock ruleset", "it has too many rules");
     }
-    confinement.landlock.rules.iter().try_for_each(|rule| landlock(rule, &devices, &shares))?;
+    confinement.landlock.rules.iter().try_for_each(|rule| landlock(rule, &devices, &shares, &shmems))?;
     rlimits(&confinement.rlimits, dump)
 }
 
 /// The ceiling: reading and executing anywhere in the minimal root, writing to its device nodes alone.
-fn landlock(rule: &LandlockRule, devices: &HashSet<DeviceNode>, shares: &HashSet<u8>) -> Result<(), Refusal> {
+fn landlock(
+    rule: &LandlockRule,
+    devices: &HashSet<DeviceNode>,
+    shares: &HashSet<u8>,
+    shmems: &HashSet<u8>,
+) -> Result<(), Refusal> {
     let node = |device: &DeviceNode| match device {
         DeviceNode::Kvm => "/dev/kvm",
         DeviceNode::Null => "/dev/null",
@@ -126,15 +135,15 @@ fn landlock(rule: &LandlockRule, devices: &HashSet<DeviceNode>, shares: &HashSet
     }
     let is_node = devices.iter().any(|device| node(device) == rule.path);
     let is_share = shares.iter().any(|number| RootShare::path(*number) == rule.path);
+    let is_shmem = shmems.iter().any(|number| RootShmem::path(*number) == rule.path);
     let allowed = |access: &LandlockAccess| match access {
-        LandlockAccess::WriteFile => is_node || is_share,
+        LandlockAccess::WriteFile => is_node || is_share || is_shmem,
         LandlockAccess::IoctlDev => is_node,
         LandlockAccess::Names => is_share,
         LandlockAccess::Execute | LandlockAccess::ReadDir | LandlockAccess::ReadFile => true,
     };
     if !rule.access.iter().all(allowed) {
-        let rule_text =
-            "writing and device ioctls are for the device nodes and shares of the minimal root alone";
+        let rule_text = "writing and device ioctls are for the device nodes, shares and shared memory of the minimal root alone";
         return Err(policy(
             "allow by Landlock",
             rule.path.clone(),

@@ -25,7 +25,7 @@ fn spawn_op(settings: &Settings) -> Spawn {
             uid: settings.uids.domains.first,
             gid: settings.uids.domains.first,
             groups: Vec::new(),
-            root: RootSpec { files: vec![], devices: vec![DeviceNode::Null], shares: vec![] },
+            root: RootSpec { files: vec![], devices: vec![DeviceNode::Null], shares: vec![], shmems: vec![] },
             landlock: LandlockSpec {
                 abi: 5,
                 rules: vec![

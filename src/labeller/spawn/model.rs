@@ -17,7 +17,9 @@ use super::common::{self, Command, Fds, fd};
 use super::report::{self, At, Failure, SpawnError, Step, Who};
 use crate::labeller::cgroup::DomainCgroup;
 use crate::labeller::root::PreparedRoot;
-use crate::privsep::confinement::{LANDLOCK_FULL, Rlimit, RlimitKind, RootShare, RootSpec, landlock_missing};
+use crate::privsep::confinement::{
+    LANDLOCK_FULL, Rlimit, RlimitKind, RootShare, RootShmem, RootSpec, landlock_missing,
+};
 use crate::privsep::op::{DeviceNode, Spawn};
 use crate::sys::landlock::Allow;
 use crate::sys::mount::{self, MountLimits};
@@ -200,6 +202,13 @@ impl RootMounts {
                 show_owner(&mounted, source, uid);
             }
             parts.push((mounted, file.place.path().trim_start_matches('/').to_owned()));
+        }
+        for shmem in &spec.shmems {
+            let source = fds.get(&shmem.slot).ok_or_else(|| SpawnError::MissingSlot(shmem.slot.clone()))?;
+            let mounted = mount::clone_fd(source.as_fd()).map_err(own("mount shared memory into"))?;
+            let limits = MountLimits { nodev: true, noexec: true, nosuid: true, readonly: false };
+            mount::limit(mounted.as_fd(), limits).map_err(own("limit shared memory of"))?;
+            parts.push((mounted, RootShmem::path(shmem.number).trim_start_matches('/').to_owned()));
         }
         let mut shares = Vec::new();
         for share in &spec.shares {

@@ -11,6 +11,7 @@ mod filesystem;
 mod hardware;
 mod machine;
 mod pci;
+mod shmem;
 mod usb;
 
 pub(super) use chardev::ports;
@@ -74,6 +75,7 @@ pub fn argv(guest: &Guest<'_>) -> Result<CommandLine, PlanError> {
     device::add(&mut args, guest, &boot)?;
     filesystem::add(&mut args, guest)?;
     hardware::add(&mut args, guest, &mut ports)?;
+    shmem::add(&mut args, guest);
     args.place(machine::board(&guest.domain.os.machine)?, &guest.domain.devices.controllers)?;
     Ok(CommandLine { argv: args.argv, fds: args.fds })
 }

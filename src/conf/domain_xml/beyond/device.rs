@@ -215,8 +215,9 @@ fn memory(element: At<'_>) -> Vec<Item> {
 }
 
 fn shmem(element: At<'_>) -> Vec<Item> {
-    if let Some(server) = element.one("server") {
-        return Item::at(given(Some(server), "path"), BeyondWay::Connected);
+    match element.one("model").and_then(|model| model.attribute("type")) {
+        Some("ivshmem-plain") => Vec::new(),
+        Some("ivshmem-doorbell") => Item::at(given(element.one("server"), "path"), BeyondWay::Connected),
+        _ => Item::bare(BeyondWay::Refused("QEMU has no such device any more: write ivshmem-plain")),
     }
-    Item::bare(BeyondWay::File)
 }

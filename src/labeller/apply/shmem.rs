@@ -1,0 +1,100 @@
+//! Memory that several guests share: the region that other domains use already, or a new one of zeros.
+//!
+//! It is a file that everybody could open in a directory that nobody but root can enter, so only a mount of it leads
+//! to it. It goes with the last domain that uses it: what is found and nobody uses was left by a crash, and no later
+//! domain gets to see what is in it.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+
+use rustix::fs::{FallocateFlags, OFlags};
+
+use super::{Apply, kernel};
+use crate::base::{Layer, Refusal, Slot};
+use crate::labeller::journal::Undo;
+use crate::labeller::lease::Hold;
+use crate::labeller::places::DirectoryUse;
+use crate::privsep::op::{Access, Sharing};
+use crate::sys::path::{self, Found};
+
+impl Apply<'_> {
+    pub(super) fn open_shmem(&mut self, slot: &Slot, name: &str, size: u64) -> Result<(), Refusal> {
+        let place = self.settings.shmem.place.trim_end_matches('/').to_owned();
+        let path = format!("{place}/{name}");
+        let error = |error: io::Error| {
+            kernel("make the shared memory", &path, &error, "see that shmem.place has room")
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(&place).map_err(error)?;
+        let (directory, name) = self.places.directory_of(&path, DirectoryUse::Shmem)?;
+        if Found::of(&directory).map_err(error)?.mode & 0o077 != 0 {
+            let rule = "others than root may enter its directory, and so open it";
+            return Err(Refusal::new(
+                Layer::Policy,
+                "make the shared memory",
+                &*path,
+                rule,
+                format!("chmod 700 {place}"),
+            ));
+        }
+        let fd = match path::look(&directory, name.as_ref()) {
+            Ok(found) if self.leases.is_used(found.id()) => {
+                let fd = joined(&directory, &name, &path, size)?;
+                let id = Found::of(&fd).map_err(error)?.id();
+                self.intent(Undo::Shmem { path: path.clone(), id })?;
+                fd
+            }
+            Ok(left) => {
+                path::unlink_if(&directory, name.as_ref(), left.id()).map_err(error)?;
+                self.new_shmem(&directory, &name, &path, size)?
+            }
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                self.new_shmem(&directory, &name, &path, size)?
+            }
+            Err(other) => return Err(error(other)),
+        };
+        let id = Found::of(&fd).map_err(error)?.id();
+        self.hold(id, Hold { access: Access::ReadWrite, sharing: Sharing::Writers }, &path)?;
+        self.keep(slot, fd)
+    }
+
+    fn new_shmem(
+        &mut self,
+        directory: &OwnedFd,
+        name: &str,
+        path: &str,
+        size: u64,
+    ) -> Result<OwnedFd, Refusal> {
+        let error = |error: io::Error| {
+            kernel("make the shared memory", path, &error, "see that shmem.place has room for all of it")
+        };
+        let fd = path::nameless(directory, 0o666, OFlags::RDWR).map_err(error)?;
+        // All of it now: a guest that finds no room later would be killed where it stands.
+        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, size).map_err(|e| error(e.into()))?;
+        let id = Found::of(&fd).map_err(error)?.id();
+        self.intent(Undo::Shmem { path: path.to_owned(), id })?;
+        self.sync()?;
+        path::link(&fd, directory, name.as_ref()).map_err(error)?;
+        // Only what was opened by a name can be mounted (ENOENT: d_set_mounted wants no unlinked root).
+        joined(directory, name, path, size)
+    }
+}
+
+/// The region that another domain uses, of the same size.
+fn joined(directory: &OwnedFd, name: &str, path: &str, size: u64) -> Result<OwnedFd, Refusal> {
+    let error = |error: io::Error| kernel("open the shared memory", path, &error, "look at its directory");
+    let fd = path::open_in(directory, name.as_ref(), OFlags::RDWR).map_err(error)?;
+    let found = Found::of(&fd).map_err(error)?;
+    if !found.is(libc::S_IFREG) || found.uid != 0 || found.links != 1 {
+        let rule = "is no file of root with one name";
+        return Err(Refusal::new(Layer::Policy, "open the shared memory", path, rule, "remove it"));
+    }
+    if found.size != size {
+        let rule =
+            format!("the domains that use it gave it {} bytes, and this one asks for {size}", found.size);
+        let remedy = "write the same <size> in all of their definitions";
+        return Err(Refusal::new(Layer::Lease, "open the shared memory", path, rule, remedy));
+    }
+    Ok(fd)
+}
