@@ -29,6 +29,7 @@ fn walk(kind: &str) {
     let before = rig.snapshot();
     let mut plan = rig.plan(1, &image);
     rig.share(1, &mut plan);
+    rig.shmem(&mut plan);
     for step in 0..STEPS_MAX {
         rig.serve(&format!("{kind}:{step}"));
         assert!(!rig.labeller_is_dead(), "step {step}: nothing was asked yet");
@@ -298,4 +299,51 @@ fn a_plug_is_about_its_own_objects() {
         assert!(refused.contains(told), "{refused}");
     }
     rig.client().plug(uuid, changed(&[alias, node, set, grant])).unwrap_or_else(|e| panic!("{}", rule(&e)));
+}
+
+#[test]
+fn shared_memory_goes_with_its_last_domain_whoever_dies() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    rig.serve("");
+    let region = rig.path("shmem/region");
+    let (one, two) = (rig.image("one.raw"), rig.image("two.raw"));
+    let mut pids = Vec::new();
+    for (n, image) in [(1, one), (2, two)] {
+        let mut plan = rig.plan(n, &image);
+        rig.shmem(&mut plan);
+        let started = rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+        pids.push(started.qemu_pid);
+    }
+    let kill = |pid: i32| {
+        assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success())
+    };
+    // One ends while nobody watches: the other one has it still, and a third may join.
+    rig.end_labeller("-KILL");
+    kill(pids[0]);
+    rig.serve("");
+    eventually("the first is undone", || rig.client().survey().unwrap().domains.len() == 1);
+    assert!(region.exists());
+    let third = rig.image("three.raw");
+    let mut plan = rig.plan(3, &third);
+    rig.shmem(&mut plan);
+    let mut larger = plan.clone();
+    for op in &mut larger.ops {
+        if let Op::OpenShmem { size, .. } = op {
+            *size = 2 << 20;
+        }
+    }
+    assert!(rule(&rig.client().start(larger).unwrap_err()).contains("1048576 bytes"));
+    pids.push(rig.client().start(plan).unwrap().qemu_pid);
+    kill(pids[1]);
+    eventually("the second is undone", || rig.client().survey().unwrap().domains.len() == 1);
+    assert!(region.exists());
+    // The last one ends while nobody watches.
+    rig.end_labeller("-KILL");
+    kill(pids[2]);
+    rig.serve("");
+    eventually("it is gone", || !region.exists());
+    rig.assert_nothing_leased_unless(false);
 }

@@ -226,6 +226,7 @@ impl Model {
         match undo {
             Undo::ReleaseUid(uid) => assert!(self.processes == 0 && self.uids.remove(uid)),
             Undo::RemoveProfile => {}
+            Undo::RemoveShmem(slot) => assert!(self.open.remove(slot.as_str())),
             Undo::Unplug { slot, .. } => {
                 assert!(self.open.remove(slot.as_str()) && self.bound.remove(&format!("tap {slot}")));
             }

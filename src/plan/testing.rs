@@ -45,6 +45,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         tuning: Default::default(),
         vcpus: 1,
         os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },
+        fw_cfg: vec![],
         features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None },
         cpu: Cpu { mode: CpuMode::Default, topology: None, features: vec![] },
         clock: Clock { offset: ClockOffset::Utc, timers: vec![] },

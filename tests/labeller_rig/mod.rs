@@ -25,7 +25,7 @@ use svirt::base::{CategoryPair, DomainName, DomainRef, DomainUuid, Slot};
 use svirt::driver::DriverError;
 use svirt::driver::Labeller;
 use svirt::privsep::confinement::{
-    BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, RootSpec, SeccompProgram,
+    BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, RootShmem, RootSpec, SeccompProgram,
 };
 use svirt::privsep::op::*;
 use svirt::privsep::supervisor::{ConsoleSpec, Lifecycle, LifecycleAction, SupervisorSpec};
@@ -90,6 +90,7 @@ impl Rig {
         let mut install = Install::new();
         install.settings.limits.start_timeout = 60;
         install.settings.shares.places = vec![install.text("shares")];
+        install.settings.shmem.place = install.text("shmem");
         install.write();
         Self { install, labeller: None, bridge: None }
     }
@@ -285,6 +286,19 @@ impl Rig {
         true
     }
 
+    /// Gives a plan memory that it shares with whoever names it alike.
+    pub fn shmem(&self, plan: &mut LaunchPlan) {
+        let ops = &mut plan.ops;
+        let Some(Op::Spawn(spawn)) = ops.last_mut() else { panic!("no spawn") };
+        let root = &mut spawn.confinement;
+        root.root.shmems.push(RootShmem { slot: slot("shmem0.memory"), number: 0 });
+        let access = vec![LandlockAccess::ReadFile, LandlockAccess::WriteFile];
+        root.landlock.rules.push(LandlockRule { path: RootShmem::path(0), access });
+        let image = ops.iter().position(|op| op.name() == "open-image").unwrap();
+        let open = Op::OpenShmem { slot: slot("shmem0.memory"), name: "region".into(), size: 1 << 20 };
+        ops.insert(image, open);
+    }
+
     fn spawn(&self, n: u32) -> Spawn {
         let allow = SeccompProgram(vec![BpfInsn(6, 0, 0, 0x7fff_0000)]);
         let uid = self.settings.uids.domains.first + n;
@@ -381,7 +395,7 @@ impl Rig {
     /// Everything on this host that a start touches.
     pub fn snapshot(&self) -> Snapshot {
         let mut files = BTreeMap::new();
-        for name in ["images", "boot", "log", "sockets", "run/control", "state/journal"] {
+        for name in ["images", "boot", "log", "sockets", "shmem", "run/control", "state/journal"] {
             let Ok(entries) = std::fs::read_dir(self.path(name)) else { continue };
             for entry in entries {
                 let path = entry.unwrap().path();
