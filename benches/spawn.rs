@@ -47,6 +47,7 @@ fn plan() -> Spawn {
                 files: vec![],
                 devices: vec![DeviceNode::Null, DeviceNode::Urandom],
                 shares: vec![],
+                shmems: vec![],
             },
             landlock: LandlockSpec { abi: 7, rules: vec![LandlockRule { path: "/".into(), access: all }] },
             rlimits: vec![Rlimit { resource: RlimitKind::Core, value: Some(0) }],
