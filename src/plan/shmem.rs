@@ -7,7 +7,7 @@ use crate::conf::domain::Domain;
 use crate::conf::facts::HostFacts;
 use crate::privsep::confinement::RootShmem;
 use crate::privsep::op::Op;
-use crate::security::selinux::NO_SHMEM;
+use crate::security::resource::NO_SHMEM;
 use crate::settings::Settings;
 
 /// libvirt's alias of a region.

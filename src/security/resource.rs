@@ -6,6 +6,9 @@ use serde::Serialize;
 use crate::conf::domain::{BeyondWay, DeviceLabel};
 use crate::privsep::op::FileIdentity;
 
+/// Why no guest shares memory under SELinux.
+pub const NO_SHMEM: &str = "svirt's policy has no type for memory of several guests yet";
+
 /// One thing that a domain uses, or one of its processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {

@@ -5,7 +5,7 @@ use super::decide::{Action, Decision};
 use super::range::Range;
 use super::resource::{Image, Kind, Place, Process, Resource, Share, Use};
 use super::share::{self, Pairs, Shared};
-use super::{LabelError, foreign};
+use super::{LabelError, foreign, resource};
 use crate::base::CategoryPair;
 use crate::conf::domain::{DeviceLabel, Domain, SecLabel, SecLabelKind, VirtType};
 use crate::conf::facts::HostFacts;
@@ -177,9 +177,6 @@ pub(super) const ELSEWHERE: &str = "it lies in none of the places of images.rela
 /// Why nothing is shared over 9p under SELinux.
 const NO_POLICY: &str = "svirt's policy lets no device model make files, and over 9p it would";
 
-/// Why no guest shares memory under SELinux.
-pub const NO_SHMEM: &str = "svirt's policy has no type for memory of several guests yet";
-
 /// What every model says of a share outside the configured places.
 pub(super) const NO_SHARE: &str = "it lies in none of the places of shares.places";
 
@@ -260,7 +257,7 @@ impl Labels {
             }
             Kind::Share(Share { place: false, .. }) => Ok(Decision::nothing(Action::Refused, NO_SHARE)),
             Kind::Share(share) => Ok(self.directory(share, types)),
-            Kind::Shmem => Ok(Decision::nothing(Action::Refused, NO_SHMEM)),
+            Kind::Shmem => Ok(Decision::nothing(Action::Refused, resource::NO_SHMEM)),
             Kind::Image(image) => self.image(image, resource.line, types),
             Kind::Boot(place) | Kind::Firmware(place) | Kind::FwCfg(place, _) => Ok(self.boot(*place, types)),
             Kind::Beyond(foreign) => foreign::selinux(self, foreign, resource.line, types),
