@@ -196,6 +196,11 @@ fn only_directories_of_the_places_are_shared() {
     let whole = rig.dir.path().to_str().unwrap().to_owned();
     settings.shares.places.extend(["/etc", "/usr"].map(ToOwned::to_owned));
     settings.shares.places.extend([rig.text("images"), whole.clone()]);
+    // One is not there yet, and is made below the other some day.
+    for name in ["shares/boot", "shares/later"] {
+        std::fs::create_dir_all(rig.path(name)).unwrap();
+    }
+    settings.images.readable.extend([rig.text("shares/boot"), rig.text("shares/later/made/one/day")]);
     std::fs::write(rig.path("svirt.toml"), toml::to_string(&settings).unwrap()).unwrap();
     // All of them are root's, as a guest's are where root owns the share.
     symlink(rig.path("shares/two"), rig.path("shares/one/sideways")).unwrap();
@@ -219,6 +224,8 @@ fn only_directories_of_the_places_are_shared() {
         ("/home", "lies in no directory of shares.places"),
         (&rig.text("images"), "not for guests"),
         (&rig.text("state"), "svirt's own directories"),
+        (&rig.text("shares/boot"), "not for guests"),
+        (&rig.text("shares/later"), "not for guests"),
         (&rig.text("."), "no plain absolute path"),
         (&rig.text("shares/../outside"), "no plain absolute path"),
         (&rig.text("shares/one/sideways"), "a guest could have made"),
@@ -438,13 +445,35 @@ fn clients_are_bounded_and_checked() {
     let path = rig.path("run/labeller.sock");
     let child = svirt::sys::process::fork(move || {
         cred::set_ids(4242, 4242, &[]).unwrap();
+        let refused = std::os::unix::net::UnixStream::connect(path).unwrap_err();
+        i32::from(refused.kind() != std::io::ErrorKind::PermissionDenied)
+    })
+    .unwrap();
+    assert!(pidfd::wait_ended(&child.pidfd, 60_000).unwrap());
+    assert_eq!(pidfd::reap(&child.pidfd), Some(pidfd::Exit::Code(0)));
+    let (path, uid) = (rig.path("run/labeller.sock"), rig.settings.uids.frontend);
+    let child = svirt::sys::process::fork(move || {
+        cred::set_ids(uid, uid, &[]).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        let frame = svirt::privsep::wire::encode(&svirt::privsep::request::Request::Survey).unwrap();
+        stream.write_all(&frame).unwrap();
+        i32::from(stream.read(&mut [0; 16]).unwrap_or(0) == 0)
+    })
+    .unwrap();
+    assert!(pidfd::wait_ended(&child.pidfd, 60_000).unwrap());
+    assert_eq!(pidfd::reap(&child.pidfd), Some(pidfd::Exit::Code(0)));
+    // Whoever gets as far as connecting is looked at all the same.
+    let path = rig.path("run/labeller.sock");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let child = svirt::sys::process::fork(move || {
+        cred::set_ids(4242, 4242, &[]).unwrap();
         let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
         let frame = svirt::privsep::wire::encode(&svirt::privsep::request::Request::Survey).unwrap();
         let _ = stream.write_all(&frame);
         i32::from(stream.read(&mut [0; 16]).unwrap_or(0) != 0)
     })
     .unwrap();
-    assert!(pidfd::wait_ended(&child.pidfd, 5000).unwrap());
+    assert!(pidfd::wait_ended(&child.pidfd, 60_000).unwrap());
     assert_eq!(pidfd::reap(&child.pidfd), Some(pidfd::Exit::Code(0)));
 }
 

@@ -71,8 +71,8 @@ pub(super) fn control(status: &DomainStatus) -> Result<Control, Failure> {
 }
 
 /// How long a supervisor has for its state where it is one of many things to show. One that is stopped or taken over shall
-/// not hold up what is known of the rest.
-const SOON: Duration = Duration::from_secs(2);
+/// not hold up what is known of the rest; one on a host that is far too busy shall not be called so.
+const SOON: Duration = Duration::from_secs(5);
 
 /// What a supervisor says of its domain, or that it does not say it soon.
 pub(super) fn ask_soon(status: &DomainStatus) -> Result<Status, DriverError> {

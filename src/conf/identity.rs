@@ -46,6 +46,9 @@ pub fn read(xml: &str) -> Result<Identity, String> {
                     _ => Part::Other,
                 };
             }
+            Event::Empty(tag) if depth == 0 && tag.name().as_ref() != "domain" => {
+                return Err("the root element is not <domain>".into());
+            }
             Event::End(_) => {
                 depth = depth.saturating_sub(1);
                 into = Part::Other;
@@ -101,6 +104,14 @@ fn finish(name: Option<String>, uuid: Option<String>) -> Result<Identity, String
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_root_is_named_whether_or_not_it_holds_anything() {
+        for xml in ["<bogus/>", "<bogus></bogus>", "<bogus><name>a</name></bogus>"] {
+            assert_eq!(read(xml).unwrap_err(), "the root element is not <domain>", "{xml}");
+        }
+        assert_eq!(read("<domain/>").unwrap_err(), "the definition has no <name>");
+    }
 
     #[test]
     fn name_and_uuid_are_found_wherever_they_stand() {

@@ -13,15 +13,18 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{CgroupLimits, DeviceNode};
 use crate::sys::{bpf, cgroup};
 
-/// How often and how long a removal waits for the last process to be gone.
-const REMOVE_TRIES: u32 = 100;
+/// How long the removal of a domain's cgroup, in all hierarchies, waits for the last process to be gone; nobody else is
+/// served meanwhile.
+const REMOVE_BY: Duration = Duration::from_secs(1);
 const REMOVE_PAUSE: Duration = Duration::from_millis(10);
+/// Why a directory is left alone.
+const UNKNOWN: &str = "this is no cgroup of the domain's in any hierarchy that is mounted here";
 
 /// Why a cgroup could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -216,17 +219,20 @@ impl CgroupHost {
     /// is where this labeller would have made it.
     pub fn remove(&self, uuid: &DomainUuid, directories: &[PathBuf]) -> Result<(), CgroupError> {
         let own = if directories.is_empty() { self.directories(uuid) } else { Vec::new() };
-        let mut failed = None;
-        for dir in directories.iter().chain(&own).filter(|dir| dir.exists()) {
-            let removed = if self.owns().any(|own| own.has(uuid, dir)) {
-                // Version 2 only; a version 1 cgroup shares its processes with it, or they are dead already.
-                let kill = File::options().write(true).open(dir.join("cgroup.kill"));
-                let _absent = kill.and_then(|mut kill| kill.write_all(b"1"));
-                remove(dir)
-            } else {
-                at("remove", dir, Err(io::Error::other("this is no cgroup of the domain's")))
-            };
-            failed = failed.or(removed.err());
+        let (known, unknown): (Vec<&PathBuf>, Vec<&PathBuf>) =
+            directories.iter().chain(&own).partition(|dir| self.owns().any(|own| own.has(uuid, dir)));
+        // One in a hierarchy that is not mounted here may well be there, for all that can be seen.
+        let mut failed = unknown
+            .first()
+            .map(|dir| at("remove", dir, Err(io::Error::other(UNKNOWN))).unwrap_or_else(|error| error));
+        for dir in &known {
+            // Version 2 only; a version 1 cgroup shares its processes with it, or they are dead already.
+            let kill = File::options().write(true).open(dir.join("cgroup.kill"));
+            let _absent = kill.and_then(|mut kill| kill.write_all(b"1"));
+        }
+        let until = Instant::now() + REMOVE_BY;
+        for dir in known {
+            failed = failed.or(remove(dir, until).err());
         }
         failed.map_or(Ok(()), Err)
     }
@@ -359,15 +365,16 @@ fn rule(node: DeviceNode) -> bpf::DeviceRule {
     bpf::DeviceRule { major, minor, write }
 }
 
-fn remove(dir: &Path) -> Result<(), CgroupError> {
-    for _ in 0..REMOVE_TRIES {
+fn remove(dir: &Path, until: Instant) -> Result<(), CgroupError> {
+    loop {
         match fs::remove_dir(dir) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(REMOVE_PAUSE),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                std::thread::sleep(REMOVE_PAUSE);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             removed => return at("remove", dir, removed),
         }
     }
-    at("remove", dir, fs::remove_dir(dir))
 }
 
 /// Sorts the hierarchies of `/proc/self/cgroup`.
@@ -458,6 +465,8 @@ mod tests {
         }
         assert!(host.remove(&uuid, &[outside, own.clone()]).is_err());
         assert!(!own.exists(), "one that cannot be removed keeps none of the others");
+        let elsewhere = Path::new("/sys/fs/cgroup/of/another/mount/namespace").join(name(&uuid));
+        assert!(host.remove(&uuid, &[elsewhere]).is_err(), "what cannot be seen need not be gone");
     }
 
     #[test]

@@ -194,14 +194,7 @@ impl Places {
                 "move it to one of them, or add its directory to shares.places",
             ));
         }
-        for closed in &self.closed {
-            let Ok(other) = path::resolve(closed) else { continue };
-            let above = other.directories.iter().chain([&other.found]).any(|dir| dir.id() == found.id());
-            if above || chain().any(|id| id == other.found.id()) {
-                let rule = format!("holds, or lies in, {closed}, which is not for guests");
-                return Err(refusal(path, &rule, "share another directory"));
-            }
-        }
+        self.keeps_closed(path, &resolved)?;
         if self.ranges.iter().any(|range| range.contains(found.uid) || range.contains(found.gid)) {
             return Err(refusal(
                 path,
@@ -210,6 +203,36 @@ impl Places {
             ));
         }
         Ok((resolved.fd, found))
+    }
+
+    /// Refuses a directory that holds one of those which are not for guests, or lies in one. Of one that is not there the
+    /// directory counts in which it would be made.
+    fn keeps_closed(&self, path: &str, share: &Resolved) -> Result<(), Refusal> {
+        let found = share.found;
+        for closed in &self.closed {
+            let mut nearest = closed.as_str();
+            let other = loop {
+                match path::resolve(nearest) {
+                    Ok(other) => break other,
+                    Err(WalkError::Kernel(_, error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                        let above = nearest.rsplit_once('/').map_or("", |(above, _)| above);
+                        nearest = if above.is_empty() { "/" } else { above };
+                    }
+                    Err(error) => {
+                        let rule =
+                            format!("cannot be told apart from {closed}, which is not for guests: {error}");
+                        return Err(refusal(path, &rule, "correct that setting"));
+                    }
+                }
+            };
+            let above = other.directories.iter().chain([&other.found]).any(|dir| dir.id() == found.id());
+            let inside = || share.directories.iter().chain([&found]).any(|dir| dir.id() == other.found.id());
+            if above || (nearest == closed && inside()) {
+                let rule = format!("holds, or lies in, {closed}, which is not for guests");
+                return Err(refusal(path, &rule, "share another directory"));
+            }
+        }
+        Ok(())
     }
 
     fn admit_image(&self, path: &str) -> Result<Candidate, Refusal> {
@@ -402,8 +425,10 @@ fn closed(settings: &Settings) -> Vec<String> {
     one.into_iter()
         .chain(more)
         .chain(&images.relabelable)
+        .chain(&images.readable)
         .chain(&settings.console.sockets)
         .chain(&settings.console.logs)
+        .filter(|path| !path.is_empty())
         .cloned()
         .chain(["/etc", "/proc", "/sys", "/dev", "/boot", "/usr"].map(ToOwned::to_owned))
         .collect()

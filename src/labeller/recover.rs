@@ -334,10 +334,12 @@ impl Server {
             }
         }
         // What was set aside may be another start's by now, of the same domain even.
-        let free = story.boot == self.boot && !self.domains.contains_key(&uuid);
+        let same = story.boot == self.boot;
+        let free = same && !self.domains.contains_key(&uuid);
         let all = story.all_undos();
         let undos: Vec<Undo> = match aside {
-            false => all.cloned().collect(),
+            // No cgroup outlives a boot, and its hierarchy may not be there any more.
+            false => all.filter(|undo| same || !matches!(undo, Undo::Cgroup { .. })).cloned().collect(),
             true => all.filter_map(|undo| late(undo, &self.leases, &story.bound, free)).collect(),
         };
         let ran = story.running.is_some();

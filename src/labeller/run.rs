@@ -95,7 +95,8 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
     };
     server.recover().map_err(step("take over what an earlier labeller left"))?;
     let socket = socket.unwrap_or_else(|| Path::new(&server.settings.paths.run).join("labeller.sock"));
-    let listener = bind(&socket).map_err(step("bind its socket"))?;
+    let owner = (!options.session).then_some(server.settings.uids.frontend);
+    let listener = bind(&socket, owner).map_err(step("bind its socket"))?;
     if let Some(ready) = options.ready {
         server::say_ready(&ready).map_err(step("say that it is ready"))?;
     }
@@ -174,7 +175,8 @@ fn libexec(settings: &Settings) -> io::Result<PathBuf> {
     Ok(own.parent().map(Path::to_path_buf).unwrap_or_default())
 }
 
-fn bind(socket: &Path) -> io::Result<UnixListener> {
+/// Binds the socket for root and `owner`; in a session root is the user.
+fn bind(socket: &Path, owner: Option<u32>) -> io::Result<UnixListener> {
     let (Some(parent), Some(name)) = (socket.parent(), socket.file_name().and_then(|name| name.to_str()))
     else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket needs a directory and a name"));
@@ -184,6 +186,11 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
     if path::look(&directory, name.as_ref()).is_ok_and(|found| found.is(libc::S_IFSOCK)) {
         std::fs::remove_file(socket)?;
     }
-    // Everybody may connect; who is heard is decided by the peer's credentials.
-    listen::nonblocking(listen::unix(&directory, name, 0o666)?)
+    let listener = listen::unix(&directory, name, 0o600)?;
+    if let Some(owner) = owner {
+        // Who is heard is decided by the peer's credentials; others need not even get as far as that.
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
+        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    listen::nonblocking(listener)
 }
