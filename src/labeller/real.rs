@@ -154,7 +154,8 @@ impl Launcher for Real {
             reach: None,
             cgroup: self.cgroups.get(&domain.uuid).or(opened.as_ref()),
             rlimits: PASST_LIMITS,
-            namespaces: Namespaces::default(),
+            // The one that it does not give itself in the foreground.
+            namespaces: Namespaces { pid: true, ..Namespaces::default() },
             selinux_exec: labels.selinux,
             apparmor_exec: labels.apparmor,
             seccomp: None,

@@ -10,8 +10,8 @@ const fn limit(resource: RlimitKind, value: u64) -> Rlimit {
 pub const PASST_LIMITS: &[Rlimit] =
     &[limit(RlimitKind::Core, 0), limit(RlimitKind::Memlock, 0), limit(RlimitKind::Nproc, 16)];
 
-/// The namespaces that passt makes for itself, its user namespace among them.
-pub const PASST_NAMESPACES: &[&str] = &["ipc", "mnt", "user", "uts"];
+/// The namespaces that passt makes for itself, its user namespace among them, and the pid namespace that it is started in.
+pub const PASST_NAMESPACES: &[&str] = &["ipc", "mnt", "pid", "user", "uts"];
 
 /// Of swtpm. A guest can make it write at most so many bytes; a full TPM 2.0 has about a tenth of it.
 pub const SWTPM_LIMITS: &[Rlimit] =

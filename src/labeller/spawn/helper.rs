@@ -34,7 +34,7 @@ pub struct Helper<'a> {
     pub cgroup: Option<&'a DomainCgroup>,
     /// Resource limits.
     pub rlimits: &'a [Rlimit],
-    /// New namespaces; a new pid namespace is not possible here and is refused.
+    /// New namespaces; a new pid namespace comes with the fork, in which the process is number 1, and sees nobody else.
     pub namespaces: Namespaces,
     /// The context that SELinux gives at exec.
     pub selinux_exec: Option<&'a str>,
@@ -75,8 +75,10 @@ pub fn begin(helper: &Helper<'_>) -> Result<Begun, SpawnError> {
         }
     };
     // Moving a process later takes the kernel many times as long as starting it there.
+    let pid = Namespaces { pid: helper.namespaces.pid, ..Namespaces::default() };
     let child = match helper.cgroup {
-        Some(cgroup) => namespace::clone(Namespaces::default(), cgroup.unified(), body),
+        Some(cgroup) => namespace::clone(pid, cgroup.unified(), body),
+        None if pid.pid => namespace::clone(pid, None, body),
         None => process::fork(body),
     }
     .map_err(SpawnError::own("fork", helper.program))?;
@@ -122,11 +124,9 @@ impl Plan<'_> {
             // 0 is whoever writes.
             (&*file).write_all(b"0").at_object(Step::Cgroup, name)?;
         }
-        if helper.namespaces.pid {
-            return Err(std::io::ErrorKind::Unsupported.into()).at_object(Step::Clone, "pid namespace");
-        }
-        if helper.namespaces != Namespaces::default() {
-            namespace::unshare(helper.namespaces).at(Step::Clone)?;
+        let others = Namespaces { pid: false, ..helper.namespaces };
+        if others != Namespaces::default() {
+            namespace::unshare(others).at(Step::Clone)?;
         }
         if let Some(context) = helper.selinux_exec {
             selinux::set_exec_context(context).at_object(Step::ExecLabel, context)?;
