@@ -249,3 +249,54 @@ fn what_is_chosen_is_what_libvirt_chooses() {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+#[test]
+fn what_comes_later_moves_nothing() {
+    let addresses = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains("<address "));
+        lines.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    for (path, text) in files("data/chosen") {
+        let (mut definition, _) = Definition::parse(text.as_bytes(), Strictness::Strict).unwrap();
+        definition.choose(&choices());
+        let before = addresses(&definition.format(SECURE));
+        let disk = "<disk type='file'><source file='/images/z.img'/><target dev='vdz' bus='virtio'/></disk>";
+        let card = "<interface type='user'><model type='e1000'/></interface>";
+        let mut with = definition.with_device(disk).unwrap().with_device(card).unwrap();
+        assert!(with.choose(&choices()));
+        let after = with.format(SECURE);
+        assert!(addresses(&after).is_superset(&before), "{}: {after}", path.display());
+        assert!(addresses(&after).len() >= before.len() + 2, "{}: {after}", path.display());
+        assert!(Definition::parse(after.as_bytes(), Strictness::Strict).is_ok());
+    }
+}
+
+/// Addresses that cannot be, too many devices and places without end: nothing is lost, and it can be read again.
+#[test]
+fn what_cannot_be_placed_stays_as_it_was() {
+    let around = |devices: &str| {
+        format!(
+            "<domain type='qemu'><name>a</name><memory>65536</memory><os><type machine='q35'>hvm</type></os>\
+             <devices>{devices}</devices></domain>"
+        )
+    };
+    let letter = |number: usize| char::from(b'a' + u8::try_from(number % 26).unwrap());
+    let name =
+        |index: usize| [letter(index / 676), letter(index / 26), letter(index)].iter().collect::<String>();
+    let disk = |index: usize| {
+        format!("<disk><source file='/{index}'/><target dev='vd{}' bus='virtio'/></disk>", name(index))
+    };
+    let disks: String = (0..1000).map(disk).collect();
+    let rng = "<rng model='virtio'><backend model='random'/><address type='pci' bus='0xff' slot='0'/></rng>";
+    let input = "<input type='tablet' bus='usb'/>".repeat(40);
+    let video =
+        "<video><model type='vga'/><address type='pci' bus='0' slot='1' function='3'/></video>".to_owned();
+    for devices in [disks, rng.to_owned(), input, video] {
+        let (mut definition, _) =
+            Definition::parse(around(&devices).as_bytes(), Strictness::Lenient).unwrap();
+        definition.choose(&choices());
+        let text = definition.format(SECURE);
+        let again = Definition::parse(text.as_bytes(), Strictness::Strict);
+        assert!(again.is_ok_and(|(again, _)| again == definition), "{text}");
+    }
+}
