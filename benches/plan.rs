@@ -95,7 +95,18 @@ fn plan(
     survey: &Survey,
 ) -> LaunchPlan {
     let uuid = domain.uuid.unwrap();
-    let inputs = Inputs { domain, uuid, host, settings, chains, shares: &[], survey, seed: 7, paused: false };
+    let inputs = Inputs {
+        domain,
+        uuid,
+        host,
+        settings,
+        chains,
+        shares: &[],
+        survey,
+        seed: 7,
+        paused: false,
+        restore: None,
+    };
     build(&inputs).unwrap()
 }
 

@@ -62,6 +62,7 @@ fn plan() -> Spawn {
             consoles: vec![],
             vncs: vec![],
             start_paused: true,
+            incoming: None,
             balloon: None,
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,

@@ -310,7 +310,7 @@ fn plan(daemon: &Daemon, xml: &str) -> LaunchPlan {
     let mut labeller = Labeller::connect(&settings).unwrap();
     let domain = svirt::conf::domain_xml::parse(xml.as_bytes()).unwrap();
     let host = svirt::host::read(&settings);
-    let launch = driver::start(&mut labeller, domain, &host, &settings, false).unwrap();
+    let launch = driver::start(&mut labeller, domain, &host, &settings, driver::Begin::default()).unwrap();
     labeller.kill(launch.plan.domain.uuid).unwrap();
     launch.plan
 }

@@ -162,18 +162,22 @@ fn the_domain_that_comes_out_is_planned_with_its_labels_translated() {
     };
     let prepared =
         driver::prepare(kept.domain().unwrap(), &settings, &mut OwnProber::new(&settings)).unwrap();
-    let plan = prepared.plan(&facts, &settings, &Survey::default(), 7, false).unwrap();
+    let plan =
+        prepared.plan(&facts, &settings, &Survey::default(), 7, svirt::driver::Begin::default()).unwrap();
     let text = svirt::plan::render(&plan);
     assert!(text.contains("svirt_guest_tcg_t:s0:c1,c2"), "{text}");
     assert!(text.contains("because: selinux label") && text.contains("selinux-libvirt-svirt.toml"), "{text}");
     assert!(text.contains("dump-guest-core=off") && !text.contains(", CPUs"), "{text}");
     settings.host.enable_dump = true;
     settings.host.cpus = 1;
-    let text = svirt::plan::render(&prepared.plan(&facts, &settings, &Survey::default(), 7, false).unwrap());
+    let text = svirt::plan::render(
+        &prepared.plan(&facts, &settings, &Survey::default(), 7, svirt::driver::Begin::default()).unwrap(),
+    );
     assert!(text.contains("dump-guest-core=on") && text.contains(", CPUs 1,2,3"), "{text}");
     assert!(text.contains("core unlimited"), "{text}");
     settings.selinux.doi = vec!["elsewhere".into()];
-    let refused = prepared.plan(&facts, &settings, &Survey::default(), 7, false).unwrap_err();
+    let refused =
+        prepared.plan(&facts, &settings, &Survey::default(), 7, svirt::driver::Begin::default()).unwrap_err();
     assert!(refused.refusal().rule.contains("\"elsewhere\""), "{refused}");
 }
 

@@ -93,7 +93,7 @@ fn a_definition_becomes_a_confined_guest_and_leaves_nothing() {
     let facts = host::read(&host.settings);
     let mut labeller = Labeller::connect(&host.settings).unwrap();
     let domain = parse(&host.xml("one", "a.raw")).unwrap();
-    let launch = start(&mut labeller, domain, &facts, &host.settings, false)
+    let launch = start(&mut labeller, domain, &facts, &host.settings, svirt::driver::Begin::default())
         .unwrap_or_else(|error| panic!("{}\n{}\n{}", error.refusal(), error.stderr(), host.log()));
 
     let status = Control::connect(&launch.started.control).unwrap().status().unwrap();
@@ -104,7 +104,8 @@ fn a_definition_becomes_a_confined_guest_and_leaves_nothing() {
 
     // The same image for a second domain is somebody's own.
     let second = parse(&host.xml("two", "a.raw")).unwrap();
-    let refused = start(&mut labeller, second, &facts, &host.settings, false).unwrap_err();
+    let refused =
+        start(&mut labeller, second, &facts, &host.settings, svirt::driver::Begin::default()).unwrap_err();
     assert!(matches!(&refused, DriverError::Refused(_)), "{refused}");
     assert!(!refused.refusal().remedy.is_empty());
 

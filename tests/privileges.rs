@@ -70,7 +70,8 @@ fn plan(rig: &Rig, labeller: &mut Labeller) -> LaunchPlan {
     let domain = svirt::conf::domain_xml::parse(&xml(rig, Path::new("/usr/bin/passt").exists())).unwrap();
     let prepared = driver::prepare(domain, &rig.settings, &mut LabellerProber::new(labeller)).unwrap();
     let survey = labeller.survey().unwrap();
-    let mut plan = prepared.plan(&host, &rig.settings, &survey, driver::draw(), false).unwrap();
+    let mut plan =
+        prepared.plan(&host, &rig.settings, &survey, driver::draw(), driver::Begin::default()).unwrap();
     let mut changed = 0;
     for op in &mut plan.ops {
         if let Op::Spawn(spawn) = op {

@@ -100,6 +100,7 @@ fn supervisor_spec(uid: u32) -> SupervisorSpec {
         consoles: vec![],
         vncs: vec![],
         start_paused: true,
+        incoming: None,
         balloon: None,
         lifecycle: Lifecycle {
             on_poweroff: LifecycleAction::Destroy,

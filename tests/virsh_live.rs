@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod e2e_rig;
+mod virsh_live_save;
 mod virsh_rig;
 
 use std::fs::File;

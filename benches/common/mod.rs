@@ -85,7 +85,14 @@ impl Host {
     pub fn start(&self, name: &str, paused: bool) -> Launch {
         let mut labeller = Labeller::connect(&self.settings).unwrap();
         let host = svirt::host::read(&self.settings);
-        driver::start(&mut labeller, self.definition(name), &host, &self.settings, paused).unwrap()
+        driver::start(
+            &mut labeller,
+            self.definition(name),
+            &host,
+            &self.settings,
+            driver::Begin { paused, restore: None },
+        )
+        .unwrap()
     }
 
     /// Kills a domain; returns how long after the end of its process the labeller says so.

@@ -9,7 +9,7 @@ use super::exit::Failure;
 use super::labeller::failure;
 use super::output::printable;
 use super::{config, labeller, privilege};
-use crate::driver::{self, LabellerProber, OwnProber};
+use crate::driver::{self, Begin, LabellerProber, OwnProber};
 use crate::host;
 use crate::plan::render;
 use crate::privsep::request::Survey;
@@ -33,8 +33,9 @@ pub(super) fn run(wanted: &Plan, config: &Path) -> Result<(), Failure> {
         (driver::prepare(domain, &settings, &mut OwnProber::new(&settings)), Survey::default())
     };
     let prepared = prepared.map_err(|error| failure(&error))?;
-    let plan =
-        prepared.plan(&facts, &settings, &survey, driver::draw(), false).map_err(|error| failure(&error))?;
+    let plan = prepared
+        .plan(&facts, &settings, &survey, driver::draw(), Begin::default())
+        .map_err(|error| failure(&error))?;
     let mut out = anstream::stdout().lock();
     if wanted.json {
         serde_json::to_writer_pretty(&mut out, &plan).map_err(std::io::Error::from)?;

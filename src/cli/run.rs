@@ -24,7 +24,7 @@ use super::stop::{describe, remedy};
 use super::terminal::Raw;
 use super::{config, labeller, output, privilege};
 use crate::base::DomainUuid;
-use crate::driver::{self, Control, DriverError, Labeller, Launch};
+use crate::driver::{self, Begin, Control, DriverError, Labeller, Launch};
 use crate::host;
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::settings::Settings;
@@ -45,8 +45,14 @@ pub(super) fn run(wanted: &Run, config: &Path, quiet: bool) -> Result<(), Failur
     // Only now: a labeller that was started with these signals blocked would keep them so.
     let signals = attach::signals()?;
     let domain = definition.parse()?;
-    let launch = driver::start(&mut labeller, domain, &facts, &settings, wanted.paused)
-        .map_err(|error| failure(&error))?;
+    let launch = driver::start(
+        &mut labeller,
+        domain,
+        &facts,
+        &settings,
+        Begin { paused: wanted.paused, restore: None },
+    )
+    .map_err(|error| failure(&error))?;
     if !quiet {
         announce(&launch, wanted.paused);
     }

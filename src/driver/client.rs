@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::{DriverError, stream};
 use crate::base::DomainUuid;
-use crate::privsep::op::{FileIdentity, LaunchPlan};
+use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
+use crate::privsep::save::{Progress, Save, Saved, SavedOp};
 use crate::privsep::storage::{StorageOp, Stored};
-use crate::privsep::supervisor::Ended;
+use crate::privsep::supervisor::{Ended, Incoming};
 use crate::privsep::tuning::Tuned;
 use crate::privsep::wire;
 use crate::settings::Settings;
@@ -66,12 +67,21 @@ impl Labeller {
             Request::Describe { .. } | Request::Probe { .. } | Request::Share { .. } | Request::Survey => {
                 Some(SOON)
             }
-            Request::Kill { .. } | Request::Plug { .. } | Request::Tune { .. } | Request::Unplug { .. } => {
-                Some(LATER)
+            Request::Kill { .. }
+            | Request::Plug { .. }
+            | Request::Saved { .. }
+            | Request::Tune { .. }
+            | Request::Unplug { .. } => Some(LATER),
+            Request::Start { plan } => {
+                let loads = plan.ops.iter().find_map(|op| match op {
+                    Op::OpenSaved { saved, .. } => Some(Incoming::patience(saved.bytes)),
+                    _ => None,
+                });
+                Some((self.start + LATER).saturating_add(loads.unwrap_or_default()))
             }
-            Request::Start { .. } => Some(self.start + LATER),
             Request::Storage { .. } => Some(LONG),
-            Request::Wait { .. } => None,
+            // A guest's memory takes as long as the disk does.
+            Request::Save { .. } | Request::Wait { .. } => None,
         }
     }
 
@@ -166,6 +176,23 @@ impl Labeller {
         }
     }
 
+    /// Saves a running domain; returns once it is in its file and has ended.
+    pub fn save(&mut self, uuid: DomainUuid, save: Save) -> Result<Progress, DriverError> {
+        match self.call(&Request::Save { uuid, save: Box::new(save) })? {
+            Reply::SavedWhole(progress) => Ok(*progress),
+            other => Err(unexpected("save", &other)),
+        }
+    }
+
+    /// Looks at a saved domain, or changes what is kept of it; what it is, where it is looked at.
+    pub fn saved(&mut self, op: SavedOp) -> Result<Option<Saved>, DriverError> {
+        match self.call(&Request::Saved { op: Box::new(op) })? {
+            Reply::Saved(saved) => Ok(Some(*saved)),
+            Reply::Done => Ok(None),
+            other => Err(unexpected("saved", &other)),
+        }
+    }
+
     /// Starts a domain; returns once the guest runs.
     pub fn start(&mut self, plan: LaunchPlan) -> Result<Started, DriverError> {
         match self.call(&Request::Start { plan: Box::new(plan) })? {
@@ -234,6 +261,8 @@ fn unexpected(request: &str, reply: &Reply) -> DriverError {
         Reply::Probed(_) => "probed",
         Reply::Refused(_) => "refused",
         Reply::Share(_) => "share",
+        Reply::Saved(_) => "saved",
+        Reply::SavedWhole(_) => "saved whole",
         Reply::Started(_) => "started",
         Reply::Stored(_) => "stored",
         Reply::Survey(_) => "survey",

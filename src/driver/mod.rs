@@ -4,6 +4,7 @@
 
 mod client;
 mod control;
+mod machine;
 mod ondemand;
 mod plug;
 mod prober;
@@ -13,10 +14,11 @@ mod stream;
 pub use crate::plan::{disk_aliases, tuned};
 pub use client::Labeller;
 pub use control::Control;
+pub use machine::Machine;
 pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};
 pub use plug::{Plugging, plan_plug};
 pub use prober::{LabellerProber, OwnProber};
-pub use start::{Launch, Prepared, draw, prepare, prepare_unread, start};
+pub use start::{Begin, Launch, Prepared, draw, prepare, prepare_unread, start};
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ use crate::plan::chain::{self, Chain, Prober};
 use crate::plan::{self, Inputs, inventory, labels, shares};
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::request::{Started, Survey};
+use crate::privsep::save::Restore;
 use crate::security::decide::Model;
 use crate::settings::Settings;
 
@@ -31,6 +32,15 @@ pub struct Launch {
     pub plan: LaunchPlan,
     /// What runs.
     pub started: Started,
+}
+
+/// How a guest begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Begin<'a> {
+    /// Whether its virtual CPUs stay stopped.
+    pub paused: bool,
+    /// What it goes on from, where it was saved.
+    pub restore: Option<&'a Restore>,
 }
 
 /// A draw that differs from every other one: the seed of hash maps, which comes from the kernel.
@@ -105,7 +115,7 @@ impl Prepared {
     ) -> Result<Vec<labels::Row>, DriverError> {
         let (high, low) = self.uuid.0.as_u64_pair();
         let survey = Survey::default();
-        let inputs = self.inputs(host, settings, &survey, high ^ low, false);
+        let inputs = self.inputs(host, settings, &survey, high ^ low, Begin::default());
         labels::plan(&inputs, beyond, models).map_err(|error| error.refusal().into())
     }
 
@@ -116,9 +126,9 @@ impl Prepared {
         settings: &Settings,
         survey: &Survey,
         seed: u64,
-        paused: bool,
+        from: Begin<'_>,
     ) -> Result<LaunchPlan, DriverError> {
-        let inputs = self.inputs(host, settings, survey, seed, paused);
+        let inputs = self.inputs(host, settings, survey, seed, from);
         plan::build(&inputs).map_err(|error| error.refusal().into())
     }
 
@@ -128,10 +138,10 @@ impl Prepared {
         settings: &'a Settings,
         survey: &'a Survey,
         seed: u64,
-        paused: bool,
+        Begin { paused, restore }: Begin<'a>,
     ) -> Inputs<'a> {
         let Self { domain, uuid, chains, shares } = self;
-        Inputs { domain, uuid: *uuid, host, settings, chains, shares, survey, seed, paused }
+        Inputs { domain, uuid: *uuid, host, settings, chains, shares, survey, seed, paused, restore }
     }
 }
 
@@ -143,13 +153,13 @@ pub fn start(
     domain: Domain,
     host: &HostFacts,
     settings: &Settings,
-    paused: bool,
+    from: Begin<'_>,
 ) -> Result<Launch, DriverError> {
     let prepared = prepare(domain, settings, &mut LabellerProber::new(labeller))?;
     let mut again = true;
     loop {
         let survey = labeller.survey()?;
-        let plan = prepared.plan(host, settings, &survey, draw(), paused)?;
+        let plan = prepared.plan(host, settings, &survey, draw(), from)?;
         match labeller.start(plan.clone()) {
             Ok(started) => return Ok(Launch { plan, started }),
             Err(DriverError::Refused(refused))
@@ -233,7 +243,7 @@ mod tests {
         };
         let (mut labeller, thread) = labeller(refusals, op);
         let domain = parse(xml).unwrap();
-        let launch = start(&mut labeller, domain, &host, &Settings::default(), false);
+        let launch = start(&mut labeller, domain, &host, &Settings::default(), Begin::default());
         drop(labeller);
         (launch, thread.join().unwrap())
     }

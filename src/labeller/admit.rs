@@ -9,7 +9,7 @@ mod spawn;
 
 use std::collections::HashSet;
 
-use crate::base::{CategoryPair, Layer, Refusal, Slot};
+use crate::base::{CategoryPair, DomainUuid, Layer, Refusal, Slot};
 use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::confinement::RootShare;
 use crate::privsep::op::{
@@ -18,6 +18,7 @@ use crate::privsep::op::{
 };
 use crate::privsep::order;
 use crate::privsep::plug::Plug;
+use crate::privsep::save::SavedAt;
 use crate::settings::{Network, Settings};
 use crate::sys::path::is_plain;
 
@@ -38,6 +39,8 @@ pub(super) struct NotAdmitted {
 /// What one admission looks at.
 struct Admission<'a> {
     settings: &'a Settings,
+    /// Whose plan it is.
+    uuid: DomainUuid,
     /// Whether the kernel runs SELinux.
     selinux: bool,
     pair: Option<CategoryPair>,
@@ -112,6 +115,7 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
     }
     let mut admission = Admission {
         settings,
+        uuid: plan.domain.uuid,
         selinux,
         pair: plan.ops.iter().find_map(|op| match op {
             Op::LeaseCategories { pair } => Some(*pair),
@@ -187,6 +191,7 @@ pub(super) fn plug(
     });
     let mut admission = Admission {
         settings,
+        uuid: plan.domain.uuid,
         selinux,
         pair,
         shares: Vec::new(),
@@ -229,6 +234,10 @@ impl<'a> Admission<'a> {
             Op::OpenNvram { slot, path, .. } => {
                 self.nvrams.push(slot);
                 plain("open the UEFI variables", path)
+            }
+            Op::OpenSaved { slot, saved } => {
+                self.states.push(slot);
+                self.saved(&saved.at)
             }
             Op::OpenTap { interface, .. } => self.tap(interface),
             Op::OpenVsock { cid, .. } if !(3..u32::MAX).contains(cid) => {
@@ -275,6 +284,18 @@ impl<'a> Admission<'a> {
                 self.process_label(selinux_label.as_deref(), &types, &[])
             }
             Op::Spawn(spawn) => self.spawn(spawn),
+        }
+    }
+
+    /// What the labeller finds in the file must be this domain's too; here its name is looked at.
+    fn saved(&self, at: &SavedAt) -> Result<(), Refusal> {
+        match at {
+            SavedAt::Path { path } => plain("go on from", path),
+            SavedAt::Managed { uuid } if *uuid != self.uuid => {
+                let rule = "it is another domain's";
+                Err(policy("go on from", uuid.to_string(), rule, "plan again"))
+            }
+            SavedAt::Managed { .. } => Ok(()),
         }
     }
 

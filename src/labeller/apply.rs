@@ -126,6 +126,13 @@ impl Apply<'_> {
             Op::OpenImage(image) => self.open_image(image),
             Op::OpenReadable { slot, path } => self.open_readable(slot, path),
             Op::OpenNvram { slot, path, template } => self.open_nvram(slot, path, template),
+            Op::OpenSaved { slot, saved } => {
+                let (fd, found, path) = super::saved::open_stream(self.settings, self.places, (uuid, saved))?;
+                let hold = Hold { access: Access::ReadOnly, sharing: Sharing::Exclusive };
+                self.hold(found.id(), hold, &path)?;
+                self.out.states.push((slot.clone(), path, found.id()));
+                self.keep(slot, fd)
+            }
             Op::OpenTap { slot, interface } => {
                 let fd = tap::attach(interface).map_err(|error| {
                     let remedy = "make the tap device first, and see that nobody else is attached to it";

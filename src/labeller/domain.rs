@@ -21,6 +21,7 @@ use super::connection::ConnectionId;
 use super::journal::{Journal, Undo};
 use super::launcher::Slots;
 use super::plug::{Leftover, Plugged};
+use super::save::Saving;
 use super::spawn::Launching;
 use super::store::Name;
 use crate::base::{Layer, Refusal};
@@ -109,6 +110,8 @@ pub(super) struct Domain {
     pub(super) gone: Vec<Gone>,
     /// What QEMU has let go of and is not given back yet.
     pub(super) leftovers: Vec<Leftover>,
+    /// The save that goes on.
+    pub(super) saving: Option<Saving>,
     /// When what could not be taken out is tried again.
     pub(super) plug_again: Option<Instant>,
 }

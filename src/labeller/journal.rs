@@ -23,6 +23,7 @@ use crate::base::DomainUuid;
 use crate::privsep::op::{Access, LaunchPlan, Sharing};
 use crate::privsep::plug::Plug;
 use crate::privsep::request::Started;
+use crate::privsep::save::Save;
 use crate::privsep::tuning::Tuned;
 use crate::sys::pidfd::ProcessId;
 
@@ -101,6 +102,19 @@ pub(super) enum Entry {
     },
     /// The domain has other limits than it was started with.
     Tuned(Tuned),
+    /// The domain is about to be saved.
+    SaveBegin {
+        /// How.
+        save: Box<Save>,
+    },
+    /// Everything but the header is written, into a file that is about to get a name for the meantime.
+    SaveNamed(Part),
+    /// It has that name: from here on the domain is ended and the file finished.
+    SaveWritten,
+    /// The save was taken back, and the guest goes on.
+    SaveOver,
+    /// The guest was loaded; the file that it was saved in is not needed any longer.
+    Loaded,
     /// A process runs for the domain.
     Process {
         /// What it is.
@@ -115,6 +129,20 @@ pub(super) enum Entry {
         /// The cgroup, where there is one.
         cgroup: Option<String>,
     },
+}
+
+/// A saved domain that lacks its header and its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Part {
+    /// The name that it has meanwhile.
+    pub(super) path: String,
+    /// Which file.
+    pub(super) id: ObjectId,
+    /// Its length in bytes.
+    pub(super) end: u64,
+    /// Its label before it was the domain's.
+    pub(super) label: Option<String>,
 }
 
 /// What a process is to the domain.

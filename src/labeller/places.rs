@@ -39,6 +39,10 @@ pub(super) struct Places {
     tpm: String,
     /// The same for memory of several guests.
     shmem: String,
+    /// The same for domains whose next start goes on from there.
+    managed: String,
+    /// Where domains are saved by name.
+    saves: Vec<String>,
     /// Device numbers of listed block devices.
     blocks: Vec<u64>,
     /// Uids that device models and their helpers run under.
@@ -93,6 +97,7 @@ impl Places {
             &settings.tpm.state,
             &settings.shmem.place,
             &settings.daemon.store,
+            &settings.save.managed,
         ];
         Self {
             relabelable: ids(&settings.images.relabelable),
@@ -105,6 +110,8 @@ impl Places {
             nvram: settings.images.nvram.clone(),
             tpm: settings.tpm.state.clone(),
             shmem: settings.shmem.place.clone(),
+            managed: settings.save.managed.clone(),
+            saves: settings.save.places.clone(),
             blocks: blocks.collect(),
             ranges: [
                 settings.uids.domains,
@@ -348,17 +355,23 @@ impl Places {
 
     /// Resolves the directory of a log or a socket and checks that it lies in a place where only root writes.
     pub(super) fn directory_of(&self, path: &str, use_: DirectoryUse) -> Result<(OwnedFd, String), Refusal> {
-        let nvram: Vec<(u64, u64)>;
+        let looked_up: Vec<(u64, u64)>;
         let (ids, setting) = match use_ {
             DirectoryUse::Logs => (&self.logs, "console.logs"),
-            DirectoryUse::Nvram | DirectoryUse::Shmem | DirectoryUse::Tpm => {
-                let (place, setting) = match use_ {
-                    DirectoryUse::Shmem => (&self.shmem, "shmem.place"),
-                    DirectoryUse::Tpm => (&self.tpm, "tpm.state"),
-                    _ => (&self.nvram, "images.nvram"),
+            DirectoryUse::ManagedSaves
+            | DirectoryUse::Nvram
+            | DirectoryUse::Saves
+            | DirectoryUse::Shmem
+            | DirectoryUse::Tpm => {
+                let (places, setting) = match use_ {
+                    DirectoryUse::ManagedSaves => (std::slice::from_ref(&self.managed), "save.managed"),
+                    DirectoryUse::Saves => (self.saves.as_slice(), "save.places"),
+                    DirectoryUse::Shmem => (std::slice::from_ref(&self.shmem), "shmem.place"),
+                    DirectoryUse::Tpm => (std::slice::from_ref(&self.tpm), "tpm.state"),
+                    _ => (std::slice::from_ref(&self.nvram), "images.nvram"),
                 };
-                nvram = directory_id(place).into_iter().collect();
-                (&nvram, setting)
+                looked_up = places.iter().filter_map(|place| directory_id(place)).collect();
+                (&looked_up, setting)
             }
             DirectoryUse::Sockets => (&self.sockets, "console.sockets"),
         };
@@ -374,6 +387,10 @@ impl Places {
                 &format!("lies in no directory of {setting}"),
                 &format!("use one of them, or add its directory to {setting}"),
             ));
+        }
+        let managed = || directory_id(&self.managed);
+        if use_ == DirectoryUse::Saves && Some(resolved.found.id()) == managed() {
+            return Err(refusal(path, "lies in save.managed", "choose a directory of save.places"));
         }
         if !resolved.found.is(libc::S_IFDIR) || !resolved.found.only_root_writes() {
             return Err(refusal(
@@ -391,8 +408,12 @@ impl Places {
 pub(super) enum DirectoryUse {
     /// Console logs.
     Logs,
+    /// Domains whose next start goes on from there.
+    ManagedSaves,
     /// UEFI variables.
     Nvram,
+    /// Saved domains.
+    Saves,
     /// TPMs' states.
     Tpm,
     /// Memory of several guests.
@@ -420,12 +441,19 @@ impl Candidate {
 /// What a share that holds one of these would open: other domains' disks, states, sockets and svirt's own files.
 fn closed(settings: &Settings) -> Vec<String> {
     let images = &settings.images;
-    let one = [&settings.paths.run, &settings.paths.state, &settings.paths.cache, &images.nvram];
+    let one = [
+        &settings.paths.run,
+        &settings.paths.state,
+        &settings.paths.cache,
+        &images.nvram,
+        &settings.save.managed,
+    ];
     let more = [&settings.tpm.state, &settings.shmem.place, &settings.daemon.store, &settings.paths.libexec];
     one.into_iter()
         .chain(more)
         .chain(&images.relabelable)
         .chain(&images.readable)
+        .chain(&settings.save.places)
         .chain(&settings.console.sockets)
         .chain(&settings.console.logs)
         .filter(|path| !path.is_empty())

@@ -81,6 +81,9 @@ impl Server {
         match domain {
             None => refuse("no such domain runs", "start it first"),
             Some(_) if busy => refuse("another device is on its way", "try again in a moment"),
+            Some(domain) if domain.saving.is_some() => {
+                refuse("it is being saved", "wait until it is saved, or abort that")
+            }
             Some(domain) => Ok(domain),
         }
     }
@@ -210,7 +213,7 @@ impl Server {
                 && !self.talks.iter().any(|talk| talk.uuid == **uuid)
         });
         let again = again.map(|(_, domain)| domain.plug_again.unwrap_or_else(Instant::now));
-        self.talks.iter().map(Talk::deadline).chain(again).chain(self.give_back_deadline()).min()
+        self.talks.iter().filter_map(Talk::deadline).chain(again).chain(self.give_back_deadline()).min()
     }
 
     fn answered(&mut self, talk: &Talk, answer: Answer) {

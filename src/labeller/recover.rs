@@ -5,10 +5,11 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::domain::{Domain, Phase};
-use super::journal::{self, ASIDE, Entry, Journal, Left, ProcessRole, Undo};
+use super::journal::{self, ASIDE, Entry, Journal, Left, Part, ProcessRole, Undo};
 use super::launcher::Slots;
 use super::lease::{Hold, Leases, ObjectId};
 use super::plug::{Leftover, Plugged, split_own};
+use super::save::{Saving, forget_part};
 use super::server::Server;
 use super::start::identity;
 use super::{passt, tune, undo};
@@ -16,6 +17,7 @@ use crate::base::{DomainUuid, Refusal};
 use crate::privsep::op::{FdGrant, LaunchPlan, Op};
 use crate::privsep::plug::Gone;
 use crate::privsep::request::Started;
+use crate::privsep::save::Save;
 use crate::privsep::supervisor::STDERR_FD;
 use crate::sys::pidfd::{self, ProcessId};
 use crate::sys::process::Child;
@@ -40,6 +42,10 @@ struct Story {
     leftovers: Vec<Leftover>,
     /// Whether entries are those of the last plug.
     plugging: bool,
+    /// The save that was going on, the name that its file got, and whether it counts.
+    saving: Option<(Save, Option<Part>, bool)>,
+    /// Whether what it was loaded from was given back.
+    loaded: bool,
 }
 
 impl Story {
@@ -60,6 +66,8 @@ impl Story {
             gone: Vec::new(),
             leftovers: Vec::new(),
             plugging: false,
+            saving: None,
+            loaded: false,
         };
         let mut held_by_plugs = Vec::new();
         for entry in left.entries {
@@ -90,6 +98,11 @@ impl Story {
                     story.held.push((id, Hold { access, sharing }, path));
                 }
                 Entry::Intent(undo) => story.undos.push(undo),
+                Entry::SaveBegin { save } => story.saving = Some((*save, None, false)),
+                Entry::SaveNamed(part) => story.saving.iter_mut().for_each(|it| it.1 = Some(part.clone())),
+                Entry::SaveWritten => story.saving.iter_mut().for_each(|it| it.2 = true),
+                Entry::SaveOver => story.saving = None,
+                Entry::Loaded => story.loaded(),
                 Entry::Process { role: ProcessRole::DeviceModel, id } => story.device_model = Some(id),
                 Entry::Process { role: ProcessRole::Supervisor, id } => story.supervisor = Some(id),
                 Entry::Process { role: ProcessRole::Helper(alias), id } => story.helpers.push((alias, id)),
@@ -105,6 +118,18 @@ impl Story {
             }
         }
         Some(story)
+    }
+
+    /// What the domain was loaded from is no longer its own.
+    fn loaded(&mut self) {
+        self.loaded = true;
+        let saved = self.plan.ops.iter().find_map(|op| match op {
+            Op::OpenSaved { saved, .. } => Some((saved.identity.device, saved.identity.inode)),
+            _ => None,
+        });
+        let Some(id) = saved else { return };
+        self.held.retain(|(held, ..)| *held != id);
+        self.undos.retain(|undo| !matches!(undo, Undo::Label { id: of, .. } if *of == id));
     }
 
     /// The device whose entries are being read.
@@ -262,6 +287,14 @@ impl Server {
             plugs: story.plugs,
             gone: story.gone,
             leftovers: story.leftovers,
+            saving: story.saving.map(|(save, part, counts)| match part {
+                Some(part) if counts => Saving::left(save, Some(part)),
+                Some(part) => {
+                    forget_part(&self.settings, &save, &part);
+                    Saving::left(save, None)
+                }
+                None => Saving::left(save, None),
+            }),
             plug_again: None,
         };
         if story.plugging {
@@ -282,6 +315,9 @@ impl Server {
         }
         tracing::info!(name, "still runs and is taken over");
         self.domains.insert(uuid, domain);
+        if !story.loaded {
+            self.loaded(uuid);
+        }
         Ok(())
     }
 
@@ -343,7 +379,12 @@ impl Server {
             true => all.filter_map(|undo| late(undo, &self.leases, &story.bound, free)).collect(),
         };
         let ran = story.running.is_some();
-        let failed = undo::all(uuid, &undos, ran, &mut self.leases, &mut *self.launcher);
+        let mut failed = undo::all(uuid, &undos, ran, &mut self.leases, &mut *self.launcher);
+        match &story.saving {
+            Some((save, Some(part), true)) => failed += usize::from(!self.finish_left(uuid, save, part)),
+            Some((save, Some(part), false)) => forget_part(&self.settings, save, part),
+            _ => {}
+        }
         let journal = Journal::reopen(&self.journals, &story.name)?;
         if failed == 0 {
             journal.remove();

@@ -84,6 +84,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         probes: Vec::new(),
         talks: Vec::new(),
         spare_probe: None,
+        managed: super::saved::Managed::default(),
         connections: BTreeMap::new(),
         past: VecDeque::new(),
         outbox: VecDeque::new(),

@@ -9,13 +9,14 @@ use super::journal::{Entry, ProcessRole};
 use super::launcher::{HelperLabels, LaunchRequest, Launcher};
 use super::places::Places;
 use super::probe::{Probe, Spare};
+use super::save::Kept;
 use super::server::{Server, refused};
 use super::{passt, undo};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
 use crate::privsep::op::FileIdentity;
 use crate::privsep::request::{Refused, Reply, Request, Survey};
-use crate::privsep::supervisor::Report;
+use crate::privsep::supervisor::{Report, SAVED};
 use crate::sys::listen;
 use crate::sys::pidfd::ProcessId;
 use crate::sys::process::Child;
@@ -56,6 +57,8 @@ impl Server {
                     Reply::Share(FileIdentity { device, inode })
                 }))
             }
+            Request::Save { uuid, save } => self.save(client, uuid, *save),
+            Request::Saved { op } => Some(self.saved(&op).unwrap_or_else(refused)),
             Request::Start { plan } => self.start(client, *plan),
             Request::Storage { op } => Some(self.storage(&op).map_or_else(refused, Reply::Stored)),
             Request::Tune { uuid, limits } => {
@@ -72,6 +75,7 @@ impl Server {
                     .collect(),
                 crossings: self.leases.crossings(),
                 domains: self.domains.values().filter(|domain| domain.ran).map(Domain::status).collect(),
+                saved: self.managed_saves(),
             })),
             Request::Wait { uuid } => {
                 let Some(domain) = self.domains.get_mut(&uuid) else { return Some(self.past(uuid)) };
@@ -235,14 +239,21 @@ impl Server {
         for leftover in std::mem::take(&mut domain.leftovers) {
             domain.undos.extend(leftover.undos);
         }
-        let failed = undo::all(uuid, &domain.undos, domain.ran, &mut self.leases, &mut *self.launcher);
+        let kept = self.finish_save(&mut domain);
+        let failed = undo::all(uuid, &domain.undos, domain.ran, &mut self.leases, &mut *self.launcher)
+            + usize::from(kept == Kept::Not);
         self.leases.release(uuid);
         if failed == 0 {
             domain.journal.remove();
         } else {
             domain.journal.set_aside(failed);
         }
-        let ended = domain.ending();
+        let mut ended = domain.ending();
+        // A device model may say of itself what it likes.
+        ended.reason = ended.reason.filter(|reason| reason != SAVED);
+        if kept == Kept::Whole {
+            ended.reason = Some(SAVED.into());
+        }
         if let (Some(client), Some(failure)) = (domain.starter, domain.failure.take()) {
             self.outbox.push_back((client, Reply::Refused(Box::new(failure))));
         }

@@ -17,6 +17,7 @@ use super::launcher::Launcher;
 use super::lease::Leases;
 use super::plug::Talk;
 use super::probe::{PROBES_MAX, Probe, Spare};
+use super::save::Saving;
 use super::spawn::Launching;
 use super::store::Store;
 use crate::base::{DomainUuid, Layer, Refusal};
@@ -63,6 +64,8 @@ pub(super) struct Server {
     pub(super) spare_probe: Option<Spare>,
     /// Conversations about devices that are plugged.
     pub(super) talks: Vec<Talk>,
+    /// What domains' next starts go on from.
+    pub(super) managed: super::saved::Managed,
     /// Clients.
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
     /// How the last domains have ended, the latest at the back.
@@ -90,6 +93,8 @@ enum Token {
     Probe(usize),
     /// A supervisor that was asked about a device.
     Plug,
+    /// One that was asked to save its guest, or whoever brings that to the disk.
+    Save,
     /// What a domain's new processes say.
     Launch(DomainUuid),
     /// One of a domain's processes.
@@ -112,7 +117,7 @@ impl Server {
                     Token::Link(uuid) => self.link(uuid),
                     Token::Launch(uuid) => self.launching(uuid),
                     Token::Process(uuid) => self.processes(uuid),
-                    Token::Probe(_) | Token::Plug => {}
+                    Token::Probe(_) | Token::Plug | Token::Save => {}
                 }
             }
             self.advance();
@@ -143,6 +148,9 @@ impl Server {
             if let Some(launching) = &domain.launching {
                 add(Token::Launch(*uuid), launching.fd(), PollFlags::POLLIN);
             }
+            if let Some(fd) = domain.saving.as_ref().and_then(Saving::fd) {
+                add(Token::Save, fd, PollFlags::POLLIN);
+            }
             let helpers = domain.helpers.iter().map(|(_, child)| child);
             let processes = domain.device_model.iter().chain(&domain.supervisor).chain(helpers);
             for process in processes {
@@ -171,7 +179,13 @@ impl Server {
         let clients = self.connections.values().filter_map(Connection::deadline);
         let probes = self.probes.iter().map(|probe| probe.deadline);
         let idle = self.idle.map(|since| since + LINGER);
-        let Some(next) = domains.chain(clients).chain(probes).chain(idle).chain(self.plug_deadline()).min()
+        let Some(next) = domains
+            .chain(clients)
+            .chain(probes)
+            .chain(idle)
+            .chain(self.plug_deadline())
+            .chain(self.save_deadline())
+            .min()
         else {
             return PollTimeout::NONE;
         };
@@ -244,6 +258,7 @@ impl Server {
             let children = domain.device_model.iter().chain(&domain.supervisor).chain(helpers);
             known.extend(children.map(|child| child.pid));
             known.extend(domain.launching.iter().flat_map(Launching::pids));
+            known.extend(domain.saving.as_ref().and_then(Saving::child));
         }
         pidfd::reap_orphans(&|pid| known.contains(&pid));
     }
@@ -363,6 +378,7 @@ impl Server {
         self.advance_launches(now);
         self.advance_plugs(now);
         self.store.iter().for_each(Store::complain);
+        self.advance_saves(now);
         for domain in self.domains.values_mut() {
             domain.settle(now);
             if matches!(domain.phase, Phase::Ending(_)) {

@@ -14,8 +14,9 @@ use super::server::{Server, refused};
 use super::spawn::{Forked, Launching, Stage};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
-use crate::privsep::op::{FileIdentity, LaunchPlan};
+use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::request::{Refused, Reply, Started};
+use crate::privsep::supervisor::Incoming;
 
 impl Server {
     /// Admits and applies a plan. The reply comes when the guest runs, or when everything is undone.
@@ -66,7 +67,12 @@ impl Server {
         applied: Result<(), (usize, Refusal)>,
     ) -> Option<Reply> {
         let uuid = plan.domain.uuid;
+        let loads = plan.ops.iter().find_map(|op| match op {
+            Op::OpenSaved { saved, .. } => Some(Incoming::patience(saved.bytes)),
+            _ => None,
+        });
         let patience = Duration::from_secs(self.settings.limits.start_timeout);
+        let patience = patience.saturating_add(loads.unwrap_or_default());
         let mut domain = Domain {
             plan,
             phase: Phase::Starting(Instant::now() + patience),
@@ -102,6 +108,7 @@ impl Server {
             plugs: Vec::new(),
             gone: Vec::new(),
             leftovers: Vec::new(),
+            saving: None,
             plug_again: None,
         };
         domain.launching = out.launching;
@@ -148,6 +155,8 @@ impl Server {
         if let Some(store) = &self.store {
             store.keep(uuid, &domain.lasting());
         }
+        self.loaded(uuid);
+        let Some(domain) = self.domains.get_mut(&uuid) else { return };
         if let Some(client) = domain.starter.take() {
             self.outbox.push_back((client, Reply::Started(domain.started.clone())));
         }

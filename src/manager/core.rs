@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{Definition, Label, ManagerError};
 use crate::conf::facts::HostFacts;
 use crate::driver::{Control, Labeller};
+use crate::privsep::save::Restore;
 use crate::privsep::supervisor::{Ended, Verb};
 use crate::settings::Settings;
 
@@ -17,6 +18,8 @@ pub struct Wanted<'a> {
     pub id: i32,
     /// Whether its virtual CPUs stay stopped.
     pub paused: bool,
+    /// What it goes on from, where it was saved.
+    pub restore: Option<&'a Restore>,
     /// The host.
     pub facts: &'a HostFacts,
     /// The configuration.

@@ -1,6 +1,7 @@
 //! What happens to domains, as it is told to whoever listens.
 
 use super::Domain;
+use crate::privsep::save::Progress;
 
 /// Something happened to a domain.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub enum What {
         /// Whether the host has no room left.
         no_space: bool,
     },
+    /// What took long is over, and went so.
+    JobCompleted(Progress),
     /// A step of its life.
     Lifecycle(Lifecycle),
     /// What is said about it changed.
@@ -87,16 +90,22 @@ pub enum Lifecycle {
     Running,
     /// It was started.
     Booted,
+    /// It goes on from where it was saved.
+    Restored,
     /// The guest has panicked.
     Panicked,
     /// It stands, because somebody asked for it.
     Paused,
+    /// It stands, because it stood when it was saved.
+    PausedRestored,
     /// It stands, because a disk failed.
     PausedIoError,
     /// It stands, because its watchdog went off.
     PausedWatchdog,
     /// It goes on, because somebody asked for it.
     Unpaused,
+    /// It goes on from where it was saved.
+    UnpausedRestored,
     /// The guest has powered off.
     PoweredOff,
     /// It is being ended from outside.
@@ -105,6 +114,8 @@ pub enum Lifecycle {
     StoppedShutdown,
     /// It is gone because somebody ended it.
     StoppedDestroyed,
+    /// It is gone because it was saved.
+    StoppedSaved,
     /// It is gone because its device model failed.
     StoppedFailed,
 }
@@ -125,13 +136,17 @@ impl Lifecycle {
             Self::Undefined => (1, 0),
             Self::RenamedFrom => (1, 1),
             Self::Booted => (2, 0),
+            Self::Restored => (2, 2),
             Self::Paused => (3, 0),
             Self::PausedIoError => (3, 2),
             Self::PausedWatchdog => (3, 3),
+            Self::PausedRestored => (3, 4),
             Self::Panicked => (8, 0),
             Self::Running | Self::Unpaused => (4, 0),
+            Self::UnpausedRestored => (4, 2),
             Self::StoppedShutdown => (5, 0),
             Self::StoppedDestroyed => (5, 1),
+            Self::StoppedSaved => (5, 4),
             Self::StoppedFailed => (5, 5),
             Self::PoweredOff => (6, 1),
             Self::Ending => (6, 2),

@@ -32,6 +32,14 @@ impl Manager {
             let Some(domain) = noted.then(|| table.by_uuid(uuid)).flatten() else { return };
             domain
         };
+        match &happening {
+            Happening::Stopped if self.job(uuid).is_some_and(|job| !job.is_over()) => {
+                return self.save_stopped(uuid, id);
+            }
+            // A save that was taken back without whoever asked for it.
+            Happening::Resumed => return self.save_undone(uuid, id, State::Running(0)),
+            _ => {}
+        }
         if let Happening::DeviceDeleted { alias } = &happening {
             return self.released(uuid, alias);
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Begun, Core, Label, ManagerError, Wanted};
 use crate::base::DomainUuid;
 use crate::conf::facts::HostFacts;
-use crate::driver::{self, Control, DriverError, Labeller};
+use crate::driver::{self, Begin, Control, DriverError, Labeller};
 use crate::privsep::apparmor::profile_name;
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::supervisor::{Ended, Verb};
@@ -21,7 +21,8 @@ impl Core for Labelled {
         let mut domain = wanted.definition.to_start()?;
         domain.uuid = Some(uuid);
         let mut labeller = Labeller::connect(wanted.settings).map_err(ManagerError::Away)?;
-        let launch = driver::start(&mut labeller, domain, wanted.facts, wanted.settings, wanted.paused)?;
+        let from = Begin { paused: wanted.paused, restore: wanted.restore };
+        let launch = driver::start(&mut labeller, domain, wanted.facts, wanted.settings, from)?;
         let status = Control::connect(&launch.started.control).and_then(|mut control| control.status());
         Ok(Begun {
             labels: labels(&launch.plan, wanted.facts),

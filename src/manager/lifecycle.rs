@@ -7,16 +7,22 @@ use super::table::{Label, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, Text};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Running, RunningLabel, Strictness};
-use crate::privsep::supervisor::{Ended, Verb};
+use crate::privsep::save::Restore;
+use crate::privsep::supervisor::{Ended, SAVED, Verb};
 use crate::store::{self, Change};
 
 /// libvirt's reasons for a state.
 const BOOTED: i32 = 1;
+const RUNNING_RESTORED: i32 = 3;
 const RUNNING_UNPAUSED: i32 = 5;
+pub(super) const RUNNING_SAVE_CANCELED: i32 = 7;
 const PAUSED_USER: i32 = 1;
+const PAUSED_MIGRATION: i32 = 2;
+pub(super) const PAUSED_SAVE: i32 = 3;
 const SHUTOFF_SHUTDOWN: i32 = 1;
 const SHUTOFF_DESTROYED: i32 = 2;
 const SHUTOFF_CRASHED: i32 = 3;
+const SHUTOFF_SAVED: i32 = 5;
 const SHUTOFF_FAILED: i32 = 6;
 
 /// The most definitions: a list of more is no message of libvirt's.
@@ -27,6 +33,8 @@ const DEFINITIONS_MAX: u64 = 16_384;
 pub struct StartFlags {
     /// Its virtual CPUs stay stopped.
     pub paused: bool,
+    /// Whether it boots although it was saved; what was saved is gone then.
+    pub force_boot: bool,
     /// The connection whose end is also its own.
     pub autodestroy: Option<u64>,
 }
@@ -113,8 +121,15 @@ impl Manager {
     }
 
     /// Forgets a definition; what runs goes on, and is gone when it ends.
-    pub fn undefine(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+    pub fn undefine(&self, uuid: DomainUuid, managed_save: bool) -> Result<(), ManagerError> {
         let name = self.by_uuid(uuid)?.name;
+        if self.has_managed_save(uuid) {
+            if !managed_save {
+                let text = "Refusing to undefine while domain managed save image exists";
+                return Err(ManagerError::state(text));
+            }
+            self.remove_managed_save(uuid)?;
+        }
         let _reserved = self.reserve(uuid, &name);
         if self.by_uuid(uuid)?.definition.is_none() {
             return Err(ManagerError::state("cannot undefine transient domain"));
@@ -153,15 +168,37 @@ impl Manager {
         if domain.live.is_some() {
             return Err(ManagerError::state("domain is already running"));
         }
-        // One that was kept by an earlier version may lack what is chosen.
-        let kept = self.definition(&domain)?;
-        let definition = kept.chosen(&self.choices)?.map_or(kept, Arc::new);
+        let mut flags = flags;
+        let asked = flags.paused;
+        let (definition, restore) = match self.to_go_on(uuid, &mut flags)? {
+            Some((definition, restore)) => (definition, Some((restore, asked))),
+            None => {
+                // One that was kept by an earlier version may lack what is chosen.
+                let kept = self.definition(&domain)?;
+                (kept.chosen(&self.choices)?.map_or(kept, Arc::new), None)
+            }
+        };
         let id = self.claim(&definition, flags);
-        self.launch(&definition, id, flags)
+        let started = self.launch(&definition, id, flags, restore.as_ref());
+        if started.is_ok() && restore.is_some() {
+            // The labeller has removed it before it said that the guest runs.
+            self.note_managed(uuid, false);
+        }
+        started
     }
 
     /// Starts a domain that is gone when it ends, or, where it is defined too, runs with another definition.
     pub fn start_transient(&self, definition: Definition, flags: StartFlags) -> Result<Domain, ManagerError> {
+        self.start_other(Arc::new(definition), flags, None)
+    }
+
+    /// The same of one that goes on from what was saved, and whether somebody asked for it to stand.
+    pub(super) fn start_other(
+        &self,
+        definition: Arc<Definition>,
+        flags: StartFlags,
+        restore: Option<(Restore, bool)>,
+    ) -> Result<Domain, ManagerError> {
         let (uuid, name) = (definition.uuid, definition.name.clone());
         let job = {
             let _reserved = self.reserve(uuid, &name);
@@ -170,7 +207,6 @@ impl Manager {
         };
         let _job = job.lock().unwrap_or_else(PoisonError::into_inner);
         self.settle(uuid)?;
-        let definition = Arc::new(definition);
         let id = {
             // Whoever held the job may have let the domain be forgotten, and somebody else taken its name.
             let _reserved = self.reserve(uuid, &name);
@@ -180,7 +216,7 @@ impl Manager {
             }
             self.claim(&definition, flags)
         };
-        self.launch(&definition, id, flags)
+        self.launch(&definition, id, flags, restore.as_ref())
     }
 
     /// Notes that a domain is being started, and gives it its number.
@@ -211,6 +247,7 @@ impl Manager {
         definition: &Arc<Definition>,
         id: i32,
         flags: StartFlags,
+        restore: Option<&(Restore, bool)>,
     ) -> Result<Domain, ManagerError> {
         let uuid = definition.uuid;
         // Written first: a daemon that is killed in between finds the domain again, and what it was started with.
@@ -218,10 +255,11 @@ impl Manager {
         let launched = self
             .commit(vec![Change::Start(row.clone())])
             .map_err(ManagerError::from)
-            .and_then(|()| self.run(definition, id, flags.paused));
+            .and_then(|()| self.run(definition, id, flags.paused, restore.map(|(restore, _)| restore)));
         match launched {
             Ok(live) => {
-                Ok(self.launched(definition, Live { autodestroy: flags.autodestroy, ..live }, flags.paused))
+                let live = Live { autodestroy: flags.autodestroy, ..live };
+                Ok(self.launched(definition, live, flags.paused, restore.map(|(_, asked)| *asked)))
             }
             Err(error) if error.is_unclear() => {
                 // The labeller may have it, or begin it yet: the next survey tells.
@@ -241,8 +279,19 @@ impl Manager {
     }
 
     /// Has the driver start it.
-    fn run(&self, definition: &Arc<Definition>, id: i32, paused: bool) -> Result<Live, ManagerError> {
-        let wanted = Wanted { definition, id, paused, facts: &self.facts, settings: &self.settings };
+    fn run(
+        &self,
+        definition: &Arc<Definition>,
+        id: i32,
+        paused: bool,
+        restore: Option<&Restore>,
+    ) -> Result<Live, ManagerError> {
+        let (facts, settings) = (&self.facts, &self.settings);
+        let wanted = Wanted { definition, id, paused, restore, facts, settings };
+        let (stands, goes) = match restore {
+            Some(_) => (PAUSED_MIGRATION, RUNNING_RESTORED),
+            None => (PAUSED_USER, BOOTED),
+        };
         let begun = self.core.start(&wanted)?;
         if !begun.listening.is_empty() {
             // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.
@@ -256,7 +305,7 @@ impl Manager {
         Ok(Live {
             id,
             definition: Some(definition.clone()),
-            state: if paused { State::Paused(PAUSED_USER) } else { State::Running(BOOTED) },
+            state: if paused { State::Paused(stands) } else { State::Running(goes) },
             control: begun.control,
             text: definition.running(&running),
             listening: begun.listening,
@@ -269,7 +318,8 @@ impl Manager {
         })
     }
 
-    fn launched(&self, definition: &Definition, live: Live, paused: bool) -> Domain {
+    /// `asked` is there where it goes on from what was saved: whether somebody wanted it to stand.
+    fn launched(&self, definition: &Definition, live: Live, paused: bool, asked: Option<bool>) -> Domain {
         let (uuid, id, name) = (definition.uuid, live.id, definition.name.clone());
         let domain = {
             let mut table = self.table();
@@ -278,13 +328,14 @@ impl Manager {
             table.by_uuid(uuid).unwrap_or(domain)
         };
         (self.watch)(uuid, id);
-        if paused {
-            self.tell(&domain, Lifecycle::Booted);
-            self.tell(&domain, Lifecycle::Paused);
-        } else {
-            self.tell(&domain, Lifecycle::Running);
-            self.tell(&domain, Lifecycle::Booted);
-        }
+        let steps = match (asked, paused) {
+            (None, true) => [Lifecycle::Booted, Lifecycle::Paused],
+            (None, false) => [Lifecycle::Running, Lifecycle::Booted],
+            (Some(_), false) => [Lifecycle::Restored, Lifecycle::UnpausedRestored],
+            (Some(true), true) => [Lifecycle::Restored, Lifecycle::Paused],
+            (Some(false), true) => [Lifecycle::Restored, Lifecycle::PausedRestored],
+        };
+        steps.into_iter().for_each(|step| self.tell(&domain, step));
         domain
     }
 
@@ -384,7 +435,9 @@ impl Manager {
             domain.and_then(|domain| domain.live).is_some_and(|live| live.id == id && live.ending)
         };
         let guest = ended.is_some_and(|ended| ended.signal.is_none() && ended.code == Some(0));
+        let saved = ended.is_some_and(|ended| ended.reason.as_deref() == Some(SAVED));
         let (before, after, reason) = match (destroyed, guest) {
+            _ if saved => (None, Lifecycle::StoppedSaved, SHUTOFF_SAVED),
             (true, _) => (Some(Lifecycle::Ending), Lifecycle::StoppedDestroyed, SHUTOFF_DESTROYED),
             (false, true) => (Some(Lifecycle::PoweredOff), Lifecycle::StoppedShutdown, SHUTOFF_SHUTDOWN),
             (false, false) => (None, Lifecycle::StoppedFailed, SHUTOFF_CRASHED),

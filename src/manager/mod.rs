@@ -13,6 +13,7 @@ mod edit;
 mod error;
 mod event;
 mod happen;
+mod job;
 mod labelled;
 mod lifecycle;
 mod live;
@@ -22,9 +23,11 @@ mod plug;
 mod recent;
 mod recover;
 mod runtime;
+mod save;
 mod table;
 mod tune;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::{DomainName, DomainUuid};
@@ -44,6 +47,7 @@ pub use memory::Memory;
 pub use metadata::Metadata;
 pub use plug::{Impact, target as disk_target};
 pub use runtime::Runtime;
+pub use save::{Goes, SavedDomain};
 pub use table::{Domain, Kept, Label, Live, State};
 
 use recent::Recent;
@@ -68,6 +72,10 @@ pub struct Manager {
     left: Left,
     /// Held by whoever asks the labeller what runs.
     surveying: Mutex<()>,
+    /// Domains whose next start goes on from where they were saved, as the labeller says.
+    managed: Mutex<HashSet<DomainUuid>>,
+    /// What takes long.
+    jobs: job::Jobs,
     sink: Arc<dyn Sink>,
     /// Told of each domain that runs, so that somebody waits for its end.
     watch: Box<dyn Fn(DomainUuid, i32) + Send + Sync>,
@@ -94,6 +102,8 @@ impl Manager {
             reservations: Reservations::default(),
             left: Left::default(),
             surveying: Mutex::default(),
+            managed: Mutex::default(),
+            jobs: job::Jobs::default(),
             sink,
             watch: Box::new(watch),
         }

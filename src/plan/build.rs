@@ -15,10 +15,11 @@ use crate::conf::facts::{Emulator, HostFacts};
 use crate::confine;
 use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::confinement::{RootFile, RootPlace, SeccompProgram};
-use crate::privsep::op::{FileIdentity, LaunchPlan, Op, PLAN_VERSION, Spawn, TpmVersion, UidRole};
+use crate::privsep::op::{FdGrant, FileIdentity, LaunchPlan, Op, PLAN_VERSION, Spawn, TpmVersion, UidRole};
 use crate::privsep::order;
 use crate::privsep::request::Survey;
-use crate::privsep::supervisor::{Lifecycle, SupervisorSpec};
+use crate::privsep::save::Restore;
+use crate::privsep::supervisor::{Incoming, Lifecycle, SupervisorSpec};
 use crate::security::dac::Owners;
 use crate::security::decide::Stack;
 use crate::security::resource::{Kind, Place, Resource};
@@ -52,6 +53,8 @@ pub struct Inputs<'a> {
     pub seed: u64,
     /// Whether the guest stays paused after the start.
     pub paused: bool,
+    /// What it goes on from, where it was saved.
+    pub restore: Option<&'a Restore>,
 }
 
 /// Makes the plan of one start.
@@ -100,6 +103,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         chains,
         flash: flash.as_ref(),
         dump: settings.host.enable_dump,
+        incoming: inputs.restore.is_some(),
     })?;
     check_arguments(&line.argv)?;
     // What the host lacks, the rendered plan names from the ruleset itself.
@@ -114,7 +118,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         shmems,
         fds: line.fds.len(),
     })?;
-    let supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confine::supervisor_filter()?);
+    let mut supervisor = supervisor(inputs, &ports, &uids, labels.as_ref(), confine::supervisor_filter()?);
+    supervisor.incoming = incoming(inputs.restore, &line.fds)?;
 
     let mut tpm_op = None;
     let mut ops = leases(&uids, labels.as_ref());
@@ -136,6 +141,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         };
         ops.push(Op::OpenTpmState { slot, path: format!("{place}/{}.{extension}", inputs.uuid), uid: *uid });
     }
+    if let Some(saved) = inputs.restore {
+        ops.push(Op::OpenSaved { slot: slots::saved()?, saved: saved.clone() });
+    }
     ops.extend(shared.opens);
     ops.extend(shmem_ops);
     ops.extend(ports.taps);
@@ -149,6 +157,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     for state in resources.iter().filter(|resource| resource.name == inventory::TPM_STATE) {
         let slot = slots::console(ports::TPM, "state")?;
         ops.extend(images::label(state, &stack)?.map(|label| Op::LabelSelinux { slot, label }));
+    }
+    if let (Some(_), Some(labels)) = (inputs.restore, &labels) {
+        ops.push(Op::LabelSelinux { slot: slots::saved()?, label: labels.image.to_string() });
     }
     ops.extend(boot_labels(&resources, &stack)?);
     ops.extend(shared.labels);
@@ -184,6 +195,13 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let domain = DomainRef { name: domain.name.clone(), uuid: inputs.uuid };
     let notes = notes.into_iter().map(|note| note.text).collect();
     Ok(LaunchPlan { version: PLAN_VERSION, domain, ops, notes })
+}
+
+/// Under which number QEMU has what it loads.
+fn incoming(restore: Option<&Restore>, fds: &[FdGrant]) -> Result<Option<Incoming>, PlanError> {
+    let slot = slots::saved()?;
+    let grant = fds.iter().find(|grant| grant.slot == slot);
+    Ok(restore.zip(grant).map(|(saved, grant)| Incoming { fd: grant.number, bytes: saved.bytes }))
 }
 
 /// The kernel gives arguments at most a quarter of the stack's limit, of which svirt uses half at most.
@@ -461,6 +479,7 @@ fn supervisor(
         consoles: ports.consoles.clone(),
         vncs: ports.vncs.clone(),
         start_paused: inputs.paused,
+        incoming: None,
         balloon: (domain.current_memory < domain.memory).then_some(domain.current_memory),
         lifecycle: Lifecycle {
             on_poweroff: domain.on_poweroff,

@@ -176,6 +176,7 @@ impl Words {
             // Only where the device sits is read.
             cid: inputs.domain.devices.vsock.as_ref().map(|_| 3),
             dump: false,
+            incoming: false,
         })?;
         let alias = qemu::disk_alias(disks, last).unwrap_or_default();
         let target = disks.last().map(|disk| disk.target.clone()).unwrap_or_default();

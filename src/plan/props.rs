@@ -149,6 +149,7 @@ fn planned(domain: &Domain, store: &mut Store, survey: &Survey, seed: u64) -> La
         survey,
         seed,
         paused: false,
+        restore: None,
     };
     build(&inputs).unwrap()
 }
@@ -182,6 +183,7 @@ impl Model {
                 assert!(self.locks.insert(image.slot.to_string()));
                 self.files.insert(image.slot.to_string(), image.path.clone());
             }
+            Op::OpenSaved { slot, .. } => assert!(self.open.insert(slot.to_string())),
             Op::OpenNvram { slot, path, .. } => {
                 assert!(self.open.insert(slot.to_string()) && self.locks.insert(slot.to_string()));
                 self.files.insert(slot.to_string(), path.clone());
@@ -454,6 +456,7 @@ fn refused(change: impl FnOnce(&mut Domain)) -> crate::base::Refusal {
         survey: &Survey::default(),
         seed: 1,
         paused: false,
+        restore: None,
     };
     let refusal = build(&inputs).unwrap_err().refusal();
     assert!(!refusal.remedy.is_empty(), "{refusal}");
@@ -476,6 +479,7 @@ fn a_module_that_is_not_installed_is_named() {
             survey: &Survey::default(),
             seed: 1,
             paused: false,
+            restore: None,
         };
         build(&inputs).map_err(|error| error.refusal().to_string())
     };

@@ -7,6 +7,7 @@ use crate::privsep::confinement::{Confinement, LandlockAccess, RlimitKind, RootS
 use crate::privsep::op::{
     Access, CgroupLimits, DeviceNode, LaunchPlan, ListenAt, Op, OpenImage, Sharing, Spawn, UidRole,
 };
+use crate::privsep::save::SavedAt;
 use crate::privsep::supervisor::{LifecycleAction, SupervisorSpec};
 
 /// Width of the operations' names.
@@ -61,6 +62,13 @@ fn describe(op: &Op) -> (String, String) {
         Op::OpenNvram { slot, path, template } => (
             format!("{slot} {path}, from {template} if it is new"),
             "the domain's own UEFI variables, read-write, locked against everybody".into(),
+        ),
+        Op::OpenSaved { slot, saved } => (
+            match &saved.at {
+                SavedAt::Managed { .. } => format!("{slot} the managed save"),
+                SavedAt::Path { path } => format!("{slot} {path}"),
+            },
+            "QEMU gets what was saved as a descriptor to read, and loads it behind the shut gate".into(),
         ),
         Op::OpenTap { slot, interface } => (
             format!("{slot} tap {interface}"),

@@ -47,6 +47,11 @@ pub(super) fn console(alias: &str, part: &str) -> Result<Slot, NameError> {
     Slot::new(if part.is_empty() { alias.to_owned() } else { format!("{alias}.{part}") })
 }
 
+/// What a saved domain is loaded from.
+pub(super) fn saved() -> Result<Slot, NameError> {
+    Slot::new("saved")
+}
+
 /// QEMU's end of the monitor.
 pub(super) fn monitor() -> Result<Slot, NameError> {
     Slot::new("monitor")

@@ -67,6 +67,7 @@ impl Undo {
             Op::OpenImage(image) => Self::Close { slots: vec![image.slot.clone()], locked: true },
             Op::OpenNvram { slot, .. } => Self::Close { slots: vec![slot.clone()], locked: true },
             Op::OpenReadable { slot, .. }
+            | Op::OpenSaved { slot, .. }
             | Op::OpenTap { slot, .. }
             | Op::OpenVsock { slot, .. }
             | Op::OpenLog { slot, .. } => close(&[slot]),

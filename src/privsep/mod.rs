@@ -10,6 +10,7 @@ pub mod op;
 pub mod order;
 pub mod plug;
 pub mod request;
+pub mod save;
 pub mod storage;
 pub mod supervisor;
 pub mod tuning;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apparmor::ProfileRule;
 use super::confinement::Confinement;
+use super::save::Restore;
 use super::supervisor::SupervisorSpec;
 use super::tuning::{CpuMax, Tuning};
 use crate::base::{CategoryPair, DomainRef, Slot};
@@ -75,6 +76,13 @@ pub enum Op {
         path: String,
         /// What a new one is copied from, opened before.
         template: Slot,
+    },
+    /// Opens the file of a saved domain, at the beginning of QEMU's stream.
+    OpenSaved {
+        /// Where the descriptor goes.
+        slot: Slot,
+        /// Which.
+        saved: Restore,
     },
     /// Attaches to an existing tap device.
     OpenTap {
@@ -439,6 +447,7 @@ impl Op {
             Self::OpenImage(_) => "open-image",
             Self::OpenReadable { .. } => "open-readable",
             Self::OpenNvram { .. } => "open-nvram",
+            Self::OpenSaved { .. } => "open-saved",
             Self::MakeTap { .. } => "make-tap",
             Self::OpenTap { .. } => "open-tap",
             Self::OpenVsock { .. } => "open-vsock",

@@ -89,6 +89,7 @@ pub fn stage(op: &Op) -> u8 {
         Op::OpenImage(_)
         | Op::OpenReadable { .. }
         | Op::OpenNvram { .. }
+        | Op::OpenSaved { .. }
         | Op::MakeTap { .. }
         | Op::OpenShare { .. }
         | Op::OpenShmem { .. }
@@ -112,6 +113,8 @@ enum Held {
     /// The listener of a meeting.
     Listener,
     Readable,
+    /// A saved domain.
+    Saved,
     /// A directory.
     Share,
     /// Memory of several guests.
@@ -174,6 +177,10 @@ impl Checker {
                 self.take(at, template, &[Held::Readable])?;
                 self.make(at, slot, Held::Image)
             }
+            Op::OpenSaved { slot, .. } => {
+                self.only_once(at, op)?;
+                self.make(at, slot, Held::Saved)
+            }
             Op::MakeTap { slot, .. } | Op::OpenTap { slot, .. } => self.make(at, slot, Held::Tap),
             Op::OpenVsock { slot, .. } => {
                 self.only_once(at, op)?;
@@ -182,7 +189,7 @@ impl Checker {
             Op::LabelSelinux { slot, .. } => {
                 if !matches!(
                     self.made.get(slot),
-                    Some(Held::Image | Held::Readable | Held::Share | Held::State(_))
+                    Some(Held::Image | Held::Readable | Held::Saved | Held::Share | Held::State(_))
                 ) {
                     return Err(OrderError::SlotUnknown { at, slot: slot.clone() });
                 }
@@ -288,7 +295,7 @@ impl Checker {
             at,
             &spawn.fds,
             3,
-            &[Held::ChannelEnd, Held::Image, Held::Readable, Held::Tap, Held::Vsock],
+            &[Held::ChannelEnd, Held::Image, Held::Readable, Held::Saved, Held::Tap, Held::Vsock],
         )?;
         self.grants(at, &spawn.supervisor.fds, FIRST_PLAN_FD, &[Held::ChannelEnd, Held::Outside])?;
         for file in &spawn.confinement.root.files {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
 use super::plug::{Gone, Plug};
+use super::save::{Progress, Save, Saved, SavedOp};
 use super::storage::{StorageOp, Stored};
 use super::supervisor::Ended;
 use super::tuning::Tuned;
@@ -39,6 +40,18 @@ pub enum Request {
     Share {
         /// Absolute path; it must lie in a configured place.
         path: String,
+    },
+    /// Saves a running domain into a file and ends it; the reply comes when it is saved, or goes on.
+    Save {
+        /// Which.
+        uuid: DomainUuid,
+        /// How.
+        save: Box<Save>,
+    },
+    /// Looks at a saved domain, or changes what is kept of it.
+    Saved {
+        /// What.
+        op: Box<SavedOp>,
     },
     /// Starts a domain.
     Start {
@@ -81,7 +94,7 @@ pub enum Request {
 pub enum Reply {
     /// To `Describe`.
     Described(Box<Described>),
-    /// To `Plug`, `Tune` and `Unplug`: it is there, in force, or gone.
+    /// To `Plug`, `Tune` and `Unplug`: it is there, in force, or gone. To `Saved`, where nothing is told.
     Done,
     /// To `Wait` and `Kill`.
     Ended(Ended),
@@ -95,6 +108,10 @@ pub enum Reply {
     Refused(Box<Refused>),
     /// To `Share`.
     Share(FileIdentity),
+    /// To `Saved`, where a file is looked at.
+    Saved(Box<Saved>),
+    /// To `Save`: it is in its file, and no longer runs.
+    SavedWhole(Box<Progress>),
     /// To `Start`: the guest runs.
     Started(Started),
     /// To `Storage`.
@@ -157,6 +174,9 @@ pub struct Survey {
     pub crossings: Vec<CategoryPair>,
     /// Domains.
     pub domains: Vec<DomainStatus>,
+    /// Domains whose next start goes on from where they were saved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub saved: Vec<DomainUuid>,
 }
 
 /// One domain in a survey.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::Ask;
 use super::confinement::SeccompProgram;
 use super::op::FdGrant;
+use super::save::Progress;
 use crate::base::{DomainRef, Refusal, Slot};
 
 /// The part of a plan that the supervisor reads.
@@ -26,6 +27,9 @@ pub struct SupervisorSpec {
     pub vncs: Vec<VncSpec>,
     /// Whether the guest stays paused after the start (the gate is sealed all the same).
     pub start_paused: bool,
+    /// What the guest goes on from, where it was saved before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<Incoming>,
     /// How much memory in bytes the guest is asked to keep from the beginning, where that is less than it may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon: Option<u64>,
@@ -34,6 +38,27 @@ pub struct SupervisorSpec {
     /// Uids that may use the control socket, besides root.
     pub clients: Vec<u32>,
 }
+
+/// A saved guest that QEMU loads once the gate is shut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Incoming {
+    /// The number of QEMU's own descriptor of the stream.
+    pub fd: i32,
+    /// Bytes of it.
+    pub bytes: u64,
+}
+
+impl Incoming {
+    /// How much longer a start takes that loads so much, at a slow disk's speed.
+    #[must_use]
+    pub fn patience(bytes: u64) -> std::time::Duration {
+        std::time::Duration::from_secs(bytes / (8 << 20))
+    }
+}
+
+/// The word by which a saved domain's end is known from any other one, in [`Ended::reason`].
+pub const SAVED: &str = "saved";
 
 /// What happens to the domain on a guest's own request or fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +212,8 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verb {
+    /// Ends the save that goes on; the guest goes on too.
+    AbortSave,
     /// Asks something of QEMU itself.
     Ask(Ask),
     /// Attaches to a console: after [`Answer::Attached`] the connection carries raw bytes both ways.
@@ -207,6 +234,8 @@ pub enum Verb {
     Plug,
     /// Lets the virtual CPUs go on.
     Resume,
+    /// Root only: stops the guest and has QEMU write it into the descriptor that comes with it.
+    Save,
     /// Asks the guest to power off.
     Shutdown,
     /// Tells the state.
@@ -214,6 +243,11 @@ pub enum Verb {
     /// Root only: takes a device out. With it comes a memory file with JSON
     /// [`UnplugSteps`](super::plug::UnplugSteps).
     Unplug,
+    /// Root only: takes back whatever there is of a save.
+    Unsave {
+        /// Whether the guest goes on.
+        resume: bool,
+    },
 }
 
 /// Supervisor to client: one JSON line.
@@ -236,6 +270,8 @@ pub enum Answer {
         /// JSON; it comes from a device model that may be taken over.
         value: serde_json::Value,
     },
+    /// The guest is written, and stands.
+    Saved(Progress),
     /// The state.
     Status(Status),
 }

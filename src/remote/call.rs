@@ -10,7 +10,7 @@ use crate::access::{Object, Permission, Subject, Verb};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::Strictness;
 use crate::conf::identity;
-use crate::manager::{Definition, Domain, Manager, ManagerError, StartFlags};
+use crate::manager::{Definition, Domain, Manager, ManagerError, SavedDomain, StartFlags};
 use crate::rpc::{self, Decode, Decoder, Encode, Encoder, Procedure};
 
 /// One call of the remote program.
@@ -234,6 +234,19 @@ impl<'a> Call<'a> {
         }
         let strictness = if strict { Strictness::Strict } else { Strictness::Lenient };
         Ok(manager.read(xml, uuid, strictness)?)
+    }
+
+    /// The saved domain in a file, once it is known that the caller may do this to it.
+    pub(super) fn saved(&self, path: &str, flags: u32) -> Result<SavedDomain, Failure> {
+        self.read_only(flags)?;
+        let saved = self.view.manager.saved_at(path)?;
+        let found =
+            identity::read(saved.xml()).map_err(|text| Failure::new(Code::Xml, From::Domain, text))?;
+        let on = Some((&found.name, saved.uuid));
+        match self.needed(false, flags).find(|permission| !self.may(*permission, on)) {
+            Some(permission) => Err(self.denied(permission)),
+            None => Ok(saved),
+        }
     }
 
     /// Defines a domain.

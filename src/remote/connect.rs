@@ -212,22 +212,25 @@ pub(super) fn most(max: i32) -> Result<usize, Failure> {
 }
 
 /// virConnectListAllDomainsFlags: groups, each of flags and what they select.
-type Group = &'static [(u32, fn(&Domain) -> bool)];
+type Group = &'static [(u32, fn(&crate::manager::Manager, &Domain) -> bool)];
 
 const GROUPS: &[Group] = &[
-    &[(1, Domain::is_active), (2, |domain| !domain.is_active())],
-    &[(4, |domain| domain.definition.is_some()), (8, |domain| domain.definition.is_none())],
+    &[(1, |_, domain| domain.is_active()), (2, |_, domain| !domain.is_active())],
+    &[(4, |_, domain| domain.definition.is_some()), (8, |_, domain| domain.definition.is_none())],
     &[
-        (16, |domain| super::domain::state(domain).0 == 1),
-        (32, |domain| super::domain::state(domain).0 == 3),
-        (64, |domain| super::domain::state(domain).0 == 5),
-        (128, |_| false),
+        (16, |_, domain| super::domain::state(domain).0 == 1),
+        (32, |_, domain| super::domain::state(domain).0 == 3),
+        (64, |_, domain| super::domain::state(domain).0 == 5),
+        (128, |_, _| false),
     ],
-    // Saved images, snapshots and checkpoints: there are none.
-    &[(256, |_| false), (512, |_| true)],
-    &[(1024, |domain| domain.autostart), (2048, |domain| !domain.autostart)],
-    &[(4096, |_| false), (8192, |_| true)],
-    &[(16_384, |_| false), (32_768, |_| true)],
+    &[
+        (256, |manager, domain| manager.has_managed_save(domain.uuid)),
+        (512, |manager, domain| !manager.has_managed_save(domain.uuid)),
+    ],
+    &[(1024, |_, domain| domain.autostart), (2048, |_, domain| !domain.autostart)],
+    // Snapshots and checkpoints: there are none.
+    &[(4096, |_, _| false), (8192, |_, _| true)],
+    &[(16_384, |_, _| false), (32_768, |_, _| true)],
 ];
 
 fn list_all(call: &Call<'_>) -> Answer {
@@ -236,7 +239,7 @@ fn list_all(call: &Call<'_>) -> Answer {
     let selected = |domain: &Domain| {
         GROUPS.iter().all(|group| {
             let asked = group.iter().any(|(flag, _)| flags & flag != 0);
-            !asked || group.iter().any(|(flag, holds)| flags & flag != 0 && holds(domain))
+            !asked || group.iter().any(|(flag, holds)| flags & flag != 0 && holds(call.manager(), domain))
         })
     };
     let mut all = call.visible(Verb::Getattr);

@@ -6,7 +6,7 @@ use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
     Service, Session, connect, domain, empty, event, guest, lifecycle, live, measure, metadata, network,
-    plug, stats, storage, tune, tuning,
+    plug, save, stats, storage, tune, tuning,
 };
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
@@ -224,6 +224,7 @@ fn route(procedure: Procedure) -> Option<Route> {
                 lifecycle::handler(procedure)
                     .or_else(|| domain::slow_handler(procedure))
                     .or_else(|| plug::handler(procedure))
+                    .or_else(|| save::handler(procedure))
                     .or_else(|| guest::handler(procedure))
                     .or_else(others)
             };

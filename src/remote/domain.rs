@@ -25,7 +25,9 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainGetSecurityLabelList => security_label_list,
         P::DomainGetState => get_state,
         P::DomainGetVcpusFlags => vcpus_flags,
-        P::DomainHasManagedSaveImage => |call| with_flags(call, |call, _| call.answer(&false)),
+        P::DomainHasManagedSaveImage => |call| {
+            with_flags(call, |call, target| call.answer(&call.manager().has_managed_save(target.domain.uuid)))
+        },
         P::DomainIsActive => |call| with(call, |call, target| call.answer(&target.domain.is_active())),
         P::DomainIsPersistent => {
             |call| with(call, |call, target| call.answer(&target.domain.definition.is_some()))

@@ -21,21 +21,23 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainSetAutostart => set_autostart,
         P::DomainShutdown => |call| on(call, |target| does(target, Manager::shutdown)),
         P::DomainSuspend => |call| on(call, |target| does(target, Manager::suspend)),
-        P::DomainUndefine => |call| on(call, |target| does(target, Manager::undefine)),
-        P::DomainUndefineFlags => |call| on_flags(call, UNDEFINE, |target| does(target, Manager::undefine)),
+        P::DomainUndefine => |call| on(call, |target| undefine(target, 0)),
+        P::DomainUndefineFlags => undefine_flags,
         _ => return None,
     })
 }
 
 /// virDomainDestroyFlagsValues: no signal that can be refused is sent anyway.
 const DESTROY_GRACEFUL: u32 = 1;
-/// virDomainUndefineFlagsValues: managed save, snapshots, NVRAM kept or not, checkpoints. There is none of these.
-const UNDEFINE: u32 = 1 | 2 | 4 | 8 | 16;
+/// virDomainUndefineFlagsValues: managed save, snapshots, NVRAM kept or not, checkpoints.
+const UNDEFINE: u32 = UNDEFINE_SAVED | 2 | 4 | 8 | 16;
+const UNDEFINE_SAVED: u32 = 1;
 /// virDomainCreateFlags
 const START_PAUSED: u32 = 1;
 const START_AUTODESTROY: u32 = 2;
-/// About a saved image, of which there is none.
-const START_SAVED: u32 = 4 | 8;
+/// How what was saved is read: always through the page cache.
+const START_BYPASS_CACHE: u32 = 4;
+const START_FORCE_BOOT: u32 = 8;
 /// What the grammar does not have is refused instead of left out.
 const VALIDATE: u32 = 16;
 /// virDomainDefineFlags
@@ -62,6 +64,19 @@ fn on_flags(call: &Call<'_>, known: u32, what: impl FnOnce(&Target<'_>) -> Done)
     call.answer(&())
 }
 
+fn undefine(target: &Target<'_>, flags: u32) -> Done {
+    let (manager, uuid) = target.parts();
+    manager.undefine(uuid, flags & UNDEFINE_SAVED != 0)
+}
+
+fn undefine_flags(call: &Call<'_>) -> Answer {
+    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, UNDEFINE)?;
+    undefine(&target, flags)?;
+    call.answer(&())
+}
+
 fn start(target: &Target<'_>, flags: StartFlags) -> Done {
     let (manager, uuid) = target.parts();
     manager.start(uuid, flags).map(|_| ())
@@ -69,14 +84,18 @@ fn start(target: &Target<'_>, flags: StartFlags) -> Done {
 
 fn start_flags(call: &Call<'_>, flags: u32) -> StartFlags {
     let autodestroy = (flags & START_AUTODESTROY != 0).then_some(call.session.id);
-    StartFlags { paused: flags & START_PAUSED != 0, autodestroy }
+    StartFlags { paused: flags & START_PAUSED != 0, force_boot: flags & START_FORCE_BOOT != 0, autodestroy }
 }
 
 fn create_with_flags(call: &Call<'_>) -> Answer {
     let (asked, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
     let target = call.domain(&asked, flags)?;
-    call.only_flags(flags, START_PAUSED | START_AUTODESTROY | START_SAVED)?;
+    call.only_flags(flags, START_PAUSED | START_AUTODESTROY | START_BYPASS_CACHE | START_FORCE_BOOT)?;
     let (manager, uuid) = target.parts();
+    if flags & START_BYPASS_CACHE != 0 && manager.has_managed_save(uuid) {
+        let text = "QEMU reads through the page cache: bypassing it is not done; leave --bypass-cache away";
+        return Err(ManagerError::Unsupported(text.into()).into());
+    }
     let domain = manager.start(uuid, start_flags(call, flags))?;
     end_with_client(call, manager);
     call.answer(&reference(&domain))

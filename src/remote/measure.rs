@@ -6,14 +6,13 @@ use super::domain::definition;
 use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
 use crate::conf::definition::Definition as Tree;
-use crate::rpc::{self, List, Opaque, Procedure, TypedParam};
+use crate::rpc::{self, List, Opaque, Procedure};
 
 /// Answered from memory and the kernel's files.
 pub(super) fn fast(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
         P::DomainGetAutostartOnce => autostart_once,
-        P::DomainGetJobStats => job_stats,
         P::DomainInterfaceAddresses => addresses,
         P::NodeGetCellsFreeMemory => cells_free_memory,
         P::NodeGetCpuStats => cpu_stats,
@@ -98,21 +97,6 @@ fn autostart_once(call: &Call<'_>) -> Answer {
     let reference: rpc::Domain<'_> = call.arguments()?;
     let _seen = call.domain(&reference, 0)?;
     call.answer(&false)
-}
-
-/// virDomainGetJobStatsFlags: of the last one, kept or not.
-const JOB_COMPLETED: u32 = 1;
-const JOB_KEEP_COMPLETED: u32 = 2;
-
-/// There are no jobs: type 0 and nothing about it.
-fn job_stats(call: &Call<'_>) -> Answer {
-    let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
-    let target = call.domain(&reference, flags)?;
-    call.only_flags(flags, JOB_COMPLETED | JOB_KEEP_COMPLETED)?;
-    if flags & JOB_COMPLETED == 0 && !target.domain.is_active() {
-        return Err(Failure::new(Code::OperationInvalid, From::Qemu, "domain is not running"));
-    }
-    call.answer(&(0_i32, List::<TypedParam<'_>, 64>(Vec::new())))
 }
 
 /// virDomainInterfaceAddressesSource: no DHCP server of ours leases any, and our guests share no segment with the host.

@@ -2,7 +2,7 @@
 
 use super::call::reference;
 use crate::manager::{Domain, What};
-use crate::rpc::{Encode, Encoder, Procedure, XdrError};
+use crate::rpc::{Encode, Encoder, List, Procedure, TypedParam, XdrError};
 
 /// virDomainEventID
 const LIFECYCLE: i32 = 0;
@@ -19,6 +19,7 @@ const PMSUSPEND_DISK: i32 = 14;
 const DEVICE_REMOVED: i32 = 15;
 const AGENT_LIFECYCLE: i32 = 18;
 const DEVICE_ADDED: i32 = 19;
+const JOB_COMPLETED: i32 = 21;
 const DEVICE_REMOVAL_FAILED: i32 = 22;
 const METADATA_CHANGE: i32 = 23;
 
@@ -40,6 +41,7 @@ enum After<'a> {
     Two(i32, i32),
     Long(i64),
     Unsigned(u64),
+    Params(Vec<TypedParam<'static>>),
     Text(&'a str),
     NumberText(i32, Option<&'a str>),
     TextNumber(&'a str, i32),
@@ -68,6 +70,7 @@ impl Encode for After<'_> {
             Self::Two(one, two) => to.put(&(one, two)),
             Self::Long(number) => to.put(number),
             Self::Unsigned(number) => to.put(number),
+            Self::Params(params) => to.put(&List::<_, 64>(params.clone())),
             Self::Text(text) => to.put(text),
             Self::NumberText(number, text) => to.put(&(number, text)),
             Self::TextNumber(text, number) => to.put(&(text, number)),
@@ -98,6 +101,10 @@ pub(super) fn of(what: &What) -> Vec<Message<'_>> {
             one(DEVICE_REMOVED, P::DomainEventCallbackDeviceRemoved, After::Text(alias))
         }
         What::IoError { alias, path, action, no_space } => return io_error(alias, path, action, *no_space),
+        What::JobCompleted(progress) => {
+            let after = After::Params(super::save::params(progress));
+            one(JOB_COMPLETED, P::DomainEventCallbackJobCompleted, after)
+        }
         What::Lifecycle(lifecycle) => {
             let (event, detail) = lifecycle.numbers();
             one(LIFECYCLE, P::DomainEventCallbackLifecycle, After::Two(event, detail))

@@ -22,6 +22,7 @@ mod needs;
 mod network;
 mod node;
 mod plug;
+mod save;
 mod session;
 mod stats;
 mod storage;

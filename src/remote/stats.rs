@@ -29,7 +29,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     Some(match procedure {
         P::DomainGetControlInfo => control_info,
         P::DomainGetInfo => info,
-        P::DomainGetJobInfo => job_info,
         _ => return None,
     })
 }
@@ -63,22 +62,6 @@ fn control_info(call: &Call<'_>) -> Answer {
     call.only_flags(flags, 0)?;
     active(&target)?;
     call.answer(&(0_u32, 0_u32, 0_u64))
-}
-
-/// There are no jobs: type 0 and eleven zeroes.
-fn job_info(call: &Call<'_>) -> Answer {
-    let reference: rpc::Domain<'_> = call.arguments()?;
-    active(&call.domain(&reference, 0)?)?;
-    let none = [0_u64; 11];
-    call.answer(&(0_i32, Words(&none)))
-}
-
-struct Words<'a>(&'a [u64]);
-
-impl Encode for Words<'_> {
-    fn encode(&self, to: &mut Encoder) -> Result<(), XdrError> {
-        self.0.iter().try_for_each(|word| to.put(word))
-    }
 }
 
 struct Record<'a> {

@@ -33,7 +33,7 @@ pub struct Labels {
     /// Whether images are labelled.
     pub relabel: bool,
     /// The context of a writable image of this domain alone.
-    image: Context,
+    pub image: Context,
 }
 
 /// Checks that every model that a label of the definition names is one of the host's.

@@ -36,6 +36,8 @@ pub struct Settings {
     pub shmem: Shmem,
     /// `[tpm]`
     pub tpm: Tpm,
+    /// `[save]`
+    pub save: Save,
     /// Directories that guests mount.
     pub shares: Shares,
     /// Consoles and their logs.
@@ -173,6 +175,17 @@ pub struct Tpm {
     pub swtpm: String,
     /// The directory of TPMs' states; only root may write it, and it is made if it is not there.
     pub state: String,
+}
+
+/// `[save]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Save {
+    /// The directory of the domains that their next start goes on from; only root may write it, and it is made if it is
+    /// not there.
+    pub managed: String,
+    /// Directories that domains may be saved to by name; they are made if they are not there.
+    pub places: Vec<String>,
 }
 
 /// `[shares]`
@@ -413,6 +426,12 @@ impl Default for Shmem {
 impl Default for Tpm {
     fn default() -> Self {
         Self { swtpm: "/usr/bin/swtpm".into(), state: "/var/lib/svirt/tpm".into() }
+    }
+}
+
+impl Default for Save {
+    fn default() -> Self {
+        Self { managed: "/var/lib/svirt/managed-save".into(), places: vec!["/var/lib/svirt/saved".into()] }
     }
 }
 

@@ -70,6 +70,7 @@ impl UserDirectories {
         put(&mut settings.images.nvram, &system.images.nvram, self.state.join("nvram"));
         put(&mut settings.shmem.place, &system.shmem.place, self.run.join("shmem"));
         put(&mut settings.tpm.state, &system.tpm.state, self.state.join("tpm"));
+        put(&mut settings.save.managed, &system.save.managed, self.state.join("managed-save"));
         let list = |value: &mut Vec<String>, default: &Vec<String>, paths: &[PathBuf]| {
             if value == default {
                 *value = paths.iter().map(|path| text(path)).collect();
@@ -77,6 +78,7 @@ impl UserDirectories {
         };
         let images = [self.data.join("images"), self.data.with_file_name("libvirt").join("images")];
         list(&mut settings.images.relabelable, &system.images.relabelable, &images);
+        list(&mut settings.save.places, &system.save.places, &[self.state.join("saved")]);
         list(&mut settings.console.logs, &system.console.logs, &[self.state.join("logs")]);
         list(&mut settings.console.sockets, &system.console.sockets, &[self.run.join("consoles")]);
         settings.uids = UIDS;

@@ -23,7 +23,7 @@ const LINE_MAX: usize = 4096;
 const SPEAK_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that a listener may leave unread before it is let go.
 const UNHEARD_MAX: usize = 256 << 10;
-/// A listener has no limit of time.
+/// A listener has no limit of time, nor has a save.
 const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long a client waits for QEMU; its main loop can be busy with a disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -75,6 +75,8 @@ pub(super) struct Request {
     pub(super) verb: Verb,
     /// What root handed over with it.
     pub(super) fds: Vec<OwnedFd>,
+    /// Whether root asks.
+    pub(super) root: bool,
 }
 
 impl Control {
@@ -139,7 +141,10 @@ impl Control {
             return None;
         }
         match client.read() {
-            Ok(verb) => verb.map(|verb| Request { client: id, verb, fds: std::mem::take(&mut client.fds) }),
+            Ok(verb) => {
+                let root = client.root;
+                verb.map(|verb| Request { client: id, verb, fds: std::mem::take(&mut client.fds), root })
+            }
             Err(Some(answer)) => {
                 client.say(&answer);
                 client.state = State::Closing;
@@ -159,6 +164,15 @@ impl Control {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
             client.state = State::Waiting(ticket, verb);
             client.deadline = now + ANSWER_LIMIT;
+        }
+        ticket
+    }
+
+    /// The same for what takes as long as it takes.
+    pub(super) fn wait_for_good(&mut self, id: u64, verb: Verb, now: Instant) -> u64 {
+        let ticket = self.wait(id, verb, now);
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.deadline = now + FOR_GOOD;
         }
         ticket
     }

@@ -75,7 +75,15 @@ impl Server {
                 failure.to_string(),
                 "leave <currentMemory> out, or check that the definition has a <memballoon>",
             )),
-            (Purpose::StartStatus | Purpose::StartContinue, Err(failure)) => self.fail(Refusal::new(
+            (Purpose::StartLoad, Ok(_)) => self.look_at_load(),
+            (Purpose::StartLoaded, Ok(value)) => match run_state(&value).as_str() {
+                "inmigrate" => self.look_at_load(),
+                _ => self.advance(Input::Loaded),
+            },
+            (
+                Purpose::StartStatus | Purpose::StartContinue | Purpose::StartLoad | Purpose::StartLoaded,
+                Err(failure),
+            ) => self.fail(Refusal::new(
                 Layer::DeviceModel,
                 "start",
                 "the guest",
@@ -85,6 +93,7 @@ impl Server {
             (Purpose::Client(ticket), outcome) => self.answered(ticket, outcome),
             (Purpose::Lifecycle, _) => {}
             (Purpose::Plug(ticket), outcome) => self.plug_reply(ticket, outcome),
+            (Purpose::Save, outcome) => self.save_reply(outcome),
             (purpose, outcome) => self.vnc_reply(purpose, outcome),
         }
     }
@@ -116,6 +125,10 @@ impl Server {
                 let Some(bytes) = self.balloon else { return self.launch.sealed(proof) };
                 // A guest without a driver keeps what it has, as with every later request; whether QEMU takes it counts.
                 self.command("balloon", &json!({ "value": bytes }), Purpose::StartBalloon);
+                None
+            }
+            Action::Load(fd) => {
+                self.load(fd);
                 None
             }
             Action::Continue(proof) => {

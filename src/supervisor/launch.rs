@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! Handoff ──listener──▶ Greeting ──ready──▶ Status ──prelaunch──▶ [seal] ──cont──▶ Continue ──reply──▶ Running
-//!                                                                   └────── stays paused ──────────────▲
+//!                                             │                     └────── stays paused ──────────────▲
+//!                                             └─inmigrate──▶ [seal] ──load──▶ Loading ──loaded──▶ as after prelaunch
 //! ```
+//!
+//! What is loaded was written by a device model that may have been taken over: it is read behind the shut gate.
 //!
 //! `cont` is an action that carries the [`Sealed`] proof, so it cannot be asked for before the gate is shut.
 
@@ -19,6 +22,8 @@ pub enum Step {
     Greeting,
     /// QEMU was asked for its state.
     Status,
+    /// QEMU loads a guest that was saved.
+    Loading,
     /// QEMU was told to go on.
     Continue,
     /// The start is over.
@@ -36,6 +41,8 @@ pub enum Input {
     Ready,
     /// The run state that QEMU told.
     Status(String),
+    /// QEMU has loaded the guest.
+    Loaded,
     /// QEMU has done `cont`.
     Continued,
 }
@@ -47,6 +54,8 @@ pub enum Action {
     Query,
     /// Shut the gate and give the proof to [`Launch::sealed`].
     Seal,
+    /// Have QEMU load the guest from its descriptor of this number.
+    Load(i32),
     /// Tell QEMU to go on.
     Continue(Sealed),
     /// Tell the labeller that the guest runs, or stays paused as asked.
@@ -58,19 +67,23 @@ pub enum Action {
 pub struct Launch {
     step: Step,
     start_paused: bool,
+    /// QEMU's descriptor of a saved guest.
+    incoming: Option<i32>,
+    /// What shut the gate.
+    proof: Option<Sealed>,
 }
 
 impl Launch {
-    /// The start of a device model that has not run yet.
+    /// The start of a device model that has not run yet. `incoming` is its descriptor of a saved guest.
     #[must_use]
-    pub fn new(start_paused: bool) -> Self {
-        Self { step: Step::Handoff, start_paused }
+    pub fn new(start_paused: bool, incoming: Option<i32>) -> Self {
+        Self { step: Step::Handoff, start_paused, incoming, proof: None }
     }
 
     /// A device model that somebody else started.
     #[must_use]
     pub fn over() -> Self {
-        Self { step: Step::Running, start_paused: false }
+        Self { step: Step::Running, start_paused: false, incoming: None, proof: None }
     }
 
     /// Where it stands.
@@ -89,8 +102,12 @@ impl Launch {
         let (step, action) = match (self.step, input) {
             (Step::Handoff, Input::Listener) => (Step::Greeting, None),
             (Step::Greeting, Input::Ready) => (Step::Status, Some(Action::Query)),
-            (Step::Status, Input::Status(state)) if state == "prelaunch" => {
+            (Step::Status, Input::Status(state)) if state == self.expected() => {
                 (Step::Status, Some(Action::Seal))
+            }
+            (Step::Loading, Input::Loaded) => {
+                let (step, action) = self.after_load();
+                (step, Some(action))
             }
             (Step::Status, Input::Status(state)) => {
                 self.fail();
@@ -106,17 +123,31 @@ impl Launch {
         Ok(action)
     }
 
+    /// The state of a QEMU that has run nothing.
+    fn expected(&self) -> &'static str {
+        if self.incoming.is_some() { "inmigrate" } else { "prelaunch" }
+    }
+
     /// The gate is shut; what comes next.
     pub fn sealed(&mut self, proof: Sealed) -> Option<Action> {
         if self.step != Step::Status {
             return None;
         }
-        if self.start_paused {
-            self.step = Step::Running;
-            return Some(Action::Running);
+        self.proof = Some(proof);
+        let (step, action) = match self.incoming {
+            Some(fd) => (Step::Loading, Action::Load(fd)),
+            None => self.after_load(),
+        };
+        self.step = step;
+        Some(action)
+    }
+
+    /// The guest is there, and the gate was shut before.
+    fn after_load(&self) -> (Step, Action) {
+        match self.proof {
+            Some(proof) if !self.start_paused => (Step::Continue, Action::Continue(proof)),
+            _ => (Step::Running, Action::Running),
         }
-        self.step = Step::Continue;
-        Some(Action::Continue(proof))
     }
 }
 
@@ -150,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_start_seals_and_then_continues() {
-        let (mut launch, mut book) = (Launch::new(false), Book::default());
+        let (mut launch, mut book) = (Launch::new(false, None), Book::default());
         assert_eq!(launch.input(Input::Listener).unwrap(), None);
         assert_eq!(launch.input(Input::Ready).unwrap(), Some(Action::Query));
         assert_eq!(launch.input(Input::Status("prelaunch".into())).unwrap(), Some(Action::Seal));
@@ -164,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_paused_start_is_sealed_too() {
-        let mut launch = Launch::new(true);
+        let mut launch = Launch::new(true, None);
         launch.input(Input::Listener).unwrap();
         launch.input(Input::Ready).unwrap();
         assert_eq!(launch.input(Input::Status("prelaunch".into())).unwrap(), Some(Action::Seal));
@@ -172,8 +203,27 @@ mod tests {
     }
 
     #[test]
+    fn a_saved_guest_is_loaded_behind_the_gate_and_then_goes_on() {
+        for paused in [false, true] {
+            let mut launch = Launch::new(paused, Some(17));
+            launch.input(Input::Listener).unwrap();
+            launch.input(Input::Ready).unwrap();
+            assert_eq!(launch.input(Input::Status("inmigrate".into())).unwrap(), Some(Action::Seal));
+            let proof = Book::default().seal();
+            assert_eq!(launch.sealed(proof), Some(Action::Load(17)));
+            let next = if paused { Action::Running } else { Action::Continue(proof) };
+            assert_eq!(launch.input(Input::Loaded).unwrap(), Some(next));
+        }
+        // One that is to load and does not wait for it is none that svirt started.
+        let mut launch = Launch::new(false, Some(17));
+        launch.input(Input::Listener).unwrap();
+        launch.input(Input::Ready).unwrap();
+        assert!(launch.input(Input::Status("prelaunch".into())).is_err());
+    }
+
+    #[test]
     fn a_guest_that_runs_already_is_refused() {
-        let mut launch = Launch::new(false);
+        let mut launch = Launch::new(false, None);
         launch.input(Input::Listener).unwrap();
         launch.input(Input::Ready).unwrap();
         let refusal = launch.input(Input::Status("running".into())).unwrap_err();
@@ -187,6 +237,8 @@ mod tests {
             Just(Input::Ready),
             Just(Input::Status("prelaunch".into())),
             Just(Input::Status("running".into())),
+            Just(Input::Status("inmigrate".into())),
+            Just(Input::Loaded),
             Just(Input::Continued),
         ]
     }
@@ -194,14 +246,14 @@ mod tests {
     proptest! {
         /// Whatever comes in whatever order: when `cont` goes out or the start counts as done, the gate is shut.
         #[test]
-        fn nothing_continues_before_the_seal(inputs in proptest::collection::vec(input(), 0..12), paused: bool) {
-            let (mut launch, mut book) = (Launch::new(paused), Book::default());
+        fn nothing_continues_before_the_seal(inputs in proptest::collection::vec(input(), 0..12), paused: bool, incoming: bool) {
+            let (mut launch, mut book) = (Launch::new(paused, incoming.then_some(9)), Book::default());
             for input in inputs {
                 let mut action = launch.input(input).unwrap_or(None);
                 while let Some(done) = action.take() {
                     match done {
                         Action::Seal => action = launch.sealed(book.seal()),
-                        Action::Continue(_) | Action::Running => prop_assert!(book.sealed().is_some()),
+                        Action::Continue(_) | Action::Load(_) | Action::Running => prop_assert!(book.sealed().is_some()),
                         Action::Query => {}
                     }
                 }

@@ -24,6 +24,7 @@ mod monitor;
 mod own;
 mod plug;
 mod ring;
+mod save;
 mod serve;
 mod tell;
 mod verbs;

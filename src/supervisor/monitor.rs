@@ -34,6 +34,10 @@ pub(super) enum Purpose {
     StartBalloon,
     /// The first `cont`.
     StartContinue,
+    /// The beginning of a load.
+    StartLoad,
+    /// Whether a load is over.
+    StartLoaded,
     /// Number of a client that waits for the answer.
     Client(u64),
     /// The list of VNC clients.
@@ -46,6 +50,8 @@ pub(super) enum Purpose {
     Lifecycle,
     /// A step of plugging a device, with the row's ticket.
     Plug(u64),
+    /// The next step of saving the guest.
+    Save,
 }
 
 /// The connection.

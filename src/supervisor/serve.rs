@@ -17,9 +17,10 @@ use super::launch::{Input, Launch, Step};
 use super::monitor::Monitor;
 use super::plug::Plugging;
 use super::ring::Ring;
+use super::save::Saving;
 use super::vnc::Vncs;
 use crate::base::{Layer, Refusal};
-use crate::privsep::supervisor::{Answer, Lifecycle, Order, Report, Verb};
+use crate::privsep::supervisor::{Answer, Incoming, Lifecycle, Order, Report, Verb};
 use crate::sys::packet::{self, Received};
 use crate::sys::seccomp::NotifyListener;
 use crate::sys::{pidfd, scm};
@@ -57,6 +58,10 @@ pub(super) struct Server {
     pub(super) reason: Option<String>,
     /// The device that is being plugged.
     pub(super) plugging: Option<Plugging>,
+    /// The save that goes on.
+    pub(super) saving: Option<Saving>,
+    /// When QEMU is asked again whether it has loaded the guest.
+    pub(super) load_look: Option<Instant>,
     /// Whether the next power-off of the guest is the first half of a reboot.
     pub(super) rebooting: bool,
     start_by: Option<Instant>,
@@ -117,6 +122,8 @@ impl Server {
     ) -> Self {
         let Handed { bootstrap, labeller, handoff, pidfd, stderr, .. } = handed;
         let takeover = bootstrap.takeover;
+        let incoming = bootstrap.spec.incoming;
+        let longer = incoming.map_or(Duration::ZERO, |incoming| Incoming::patience(incoming.bytes));
         Self {
             lifecycle: bootstrap.spec.lifecycle,
             labeller: Some(labeller),
@@ -126,8 +133,12 @@ impl Server {
             stderr,
             said: Ring::new(STDERR_KEPT),
             gate: Gate::new(if takeover { Book::shut() } else { Book::default() }),
-            balloon: bootstrap.spec.balloon,
-            launch: if takeover { Launch::over() } else { Launch::new(bootstrap.spec.start_paused) },
+            balloon: bootstrap.spec.balloon.filter(|_| incoming.is_none()),
+            launch: if takeover {
+                Launch::over()
+            } else {
+                Launch::new(bootstrap.spec.start_paused, incoming.map(|it| it.fd))
+            },
             monitor: Some(Monitor::new(monitor, takeover)),
             consoles,
             vncs,
@@ -135,7 +146,9 @@ impl Server {
             reason: None,
             rebooting: false,
             plugging: None,
-            start_by: (!takeover).then(|| Instant::now() + START_LIMIT),
+            saving: None,
+            load_look: None,
+            start_by: (!takeover).then(|| Instant::now() + START_LIMIT + longer),
             resync_by: takeover.then(|| Instant::now() + RESYNC_LIMIT),
             lost: None,
             kill_at: None,
@@ -226,10 +239,9 @@ impl Server {
 
     fn deadline(&self) -> Option<Instant> {
         let plugging = self.plugging.as_ref().and_then(Plugging::deadline);
-        [self.start_by, self.resync_by, self.kill_at, self.leave_by, self.control.deadline(), plugging]
-            .into_iter()
-            .flatten()
-            .min()
+        let saving = self.saving.as_ref().and_then(Saving::deadline).or(self.load_look);
+        let own = [self.start_by, self.resync_by, self.kill_at, self.leave_by];
+        own.into_iter().chain([self.control.deadline(), plugging, saving]).flatten().min()
     }
 
     fn handle(&mut self, token: Token) {
@@ -430,6 +442,8 @@ impl Server {
             self.report(&Report::KillWanted);
         }
         self.plug_tick(now);
+        self.save_tick(now);
+        self.load_tick(now);
         self.control.expire(now);
     }
 }

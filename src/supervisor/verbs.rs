@@ -20,12 +20,18 @@ impl Server {
     /// Does one request, or sends it on to QEMU.
     pub(super) fn request(&mut self, request: Request) {
         let now = Instant::now();
-        let Request { client, verb, fds } = request;
+        let Request { client, verb, fds, root } = request;
         if let Verb::Console { alias, force } = verb {
             return self.attach(client, alias.as_deref(), force);
         }
         if verb == Verb::Listen {
             return self.control.listen(client, now);
+        }
+        if let Some(refusal) = self.forbidden_by_save(&verb) {
+            return self.control.answer(client, &Answer::Refused(refusal), now);
+        }
+        if matches!(verb, Verb::Save | Verb::Unsave { .. }) && !root {
+            return self.control.answer(client, &Answer::Refused(not_root(&verb)), now);
         }
         let reachable = self.monitor.as_ref().is_some_and(Monitor::is_ready);
         let started = self.launch.step() == Step::Running;
@@ -45,6 +51,9 @@ impl Server {
                 self.control.answer(client, &Answer::Status(status), now);
             }
             (verb @ (Verb::Plug | Verb::Unplug), true) => self.plug_verb(client, &verb, fds, now),
+            (Verb::Save, true) => self.save_verb(client, fds, now),
+            (Verb::Unsave { resume }, true) => self.unsave_verb(client, resume, now),
+            (Verb::AbortSave, true) => self.abort_save(client, now),
             (verb, true) => self.forward(client, verb, now),
             (verb, false) => {
                 let refusal = unreachable(&verb, started);
@@ -67,11 +76,14 @@ impl Server {
                 None => self.control.answer(client, &Answer::Refused(unreachable(&verb, false)), now),
             },
             Verb::Status
+            | Verb::AbortSave
             | Verb::Console { .. }
             | Verb::Destroy
             | Verb::Listen
             | Verb::Plug
-            | Verb::Unplug => {
+            | Verb::Save
+            | Verb::Unplug
+            | Verb::Unsave { .. } => {
                 self.command("query-status", &Value::Null, purpose);
             }
         }
@@ -148,7 +160,9 @@ fn word(verb: &Verb) -> &'static str {
     match verb {
         Verb::Ask(ask) => ask.word(),
         Verb::Listen => "listen to",
+        Verb::AbortSave => "abort the save of",
         Verb::Plug => "plug a device into",
+        Verb::Save | Verb::Unsave { .. } => "save",
         Verb::Unplug => "take a device out of",
         Verb::Console { .. } => "attach to",
         Verb::Destroy => "destroy",
@@ -157,6 +171,10 @@ fn word(verb: &Verb) -> &'static str {
         Verb::Shutdown => "shut down",
         Verb::Status => "ask",
     }
+}
+
+fn not_root(verb: &Verb) -> Refusal {
+    Refusal::new(Layer::Policy, word(verb), "the domain", "only the labeller asks for it", "ask svirtd")
 }
 
 fn unreachable(verb: &Verb, started: bool) -> Refusal {

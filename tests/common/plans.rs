@@ -147,6 +147,7 @@ fn with_inputs<T>(
         survey: &Survey::default(),
         seed: 1,
         paused: false,
+        restore: None,
     };
     make(&inputs, &beyond)
 }

@@ -151,6 +151,7 @@ impl Rig {
         let at = |name: &str| install.text(name);
         let (nvram, tpm, store, access) = (at("nvram"), at("tpm"), at("store"), at("access.toml"));
         let (shares, shmem) = (at("shares"), at("shmem"));
+        let (managed, saved) = (at("managed"), at("saved"));
         let programs = Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap();
         let settings = &mut install.settings;
         settings.paths.libexec = programs.to_str().unwrap().to_owned();
@@ -159,6 +160,8 @@ impl Rig {
         settings.tpm.state = tpm;
         settings.shmem.place = shmem;
         settings.shares.places = vec![shares];
+        settings.save.managed = managed;
+        settings.save.places = vec![saved];
         settings.daemon.store = store;
         settings.daemon.access = access;
         change(settings);

@@ -381,6 +381,7 @@ impl Rig {
                 }],
                 vncs: vec![],
                 start_paused: false,
+                incoming: None,
                 balloon: None,
                 lifecycle: Lifecycle {
                     on_poweroff: LifecycleAction::Destroy,

@@ -181,6 +181,7 @@ impl Rig {
             }],
             vncs: vec![VncSpec { listen: slot("vnc0"), protocol: Graphics::Vnc, max_clients: wish.vnc_max }],
             start_paused: wish.paused,
+            incoming: None,
             balloon: wish.balloon,
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,

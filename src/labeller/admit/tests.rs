@@ -48,6 +48,7 @@ fn spawn_op(settings: &Settings) -> Spawn {
             consoles: vec![],
             vncs: vec![],
             start_paused: false,
+            incoming: None,
             balloon: None,
             lifecycle: Lifecycle { on_poweroff: action, on_reboot: action, on_crash: action },
             clients: vec![1000],

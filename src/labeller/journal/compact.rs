@@ -49,6 +49,10 @@ pub(super) fn rewrite(directory: &OwnedFd, name: &str) -> io::Result<(File, u64)
     Ok((file, text.len() as u64))
 }
 
+fn is_save(entry: &Entry) -> bool {
+    matches!(entry, Entry::SaveBegin { .. } | Entry::SaveNamed(_) | Entry::SaveWritten)
+}
+
 /// The entries that still say something.
 fn settled(entries: Vec<Entry>) -> Vec<Entry> {
     // Each with the plug that it belongs to.
@@ -88,7 +92,17 @@ fn settled(entries: Vec<Entry>) -> Vec<Entry> {
                 None
             }
             Entry::Intent(_) | Entry::Held { .. } => plugging.clone(),
-            Entry::Begin { .. } | Entry::Bound { .. } | Entry::Running { .. } => None,
+            Entry::SaveOver => {
+                kept.retain(|(_, other)| !is_save(other));
+                continue;
+            }
+            Entry::Begin { .. }
+            | Entry::Bound { .. }
+            | Entry::Loaded
+            | Entry::Running { .. }
+            | Entry::SaveBegin { .. }
+            | Entry::SaveNamed(_)
+            | Entry::SaveWritten => None,
         };
         kept.push((of, entry));
     }
@@ -99,9 +113,10 @@ fn settled(entries: Vec<Entry>) -> Vec<Entry> {
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
     use super::*;
-    use crate::labeller::journal::{ProcessRole, Undo};
+    use crate::labeller::journal::{Part, ProcessRole, Undo};
     use crate::privsep::op::{Access, Sharing};
     use crate::privsep::plug::{Plug, PlugSteps, Top};
+    use crate::privsep::save::{Save, SavedAt};
     use crate::privsep::tuning::{Tuned, Tuning};
     use crate::sys::pidfd::ProcessId;
 
@@ -138,6 +153,18 @@ pub(super) mod tests {
         entries.push(held("later"));
         let wanted = [&entries[..3], &[held("later")]].concat();
         assert_eq!(settled(entries), wanted);
+    }
+
+    #[test]
+    fn a_save_that_was_taken_back_is_left_out_and_one_that_goes_on_stays() {
+        let at = SavedAt::Path { path: "/saved/a".into() };
+        let save = Box::new(Save { at, note: String::new(), running: true });
+        let part = Part { path: "/saved/.a".into(), id: (1, 2), end: 3, label: None };
+        let goes_on = vec![Entry::SaveBegin { save }, Entry::SaveNamed(part), Entry::SaveWritten];
+        let mut entries = goes_on.clone();
+        entries.push(Entry::SaveOver);
+        entries.extend(goes_on.clone());
+        assert_eq!(settled(entries), goes_on);
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     let domain = guest.domain;
     args.pair("-name", format!("guest={}", domain.name.as_str().replace(',', ",,")));
     args.flag("-S");
+    if guest.incoming {
+        // The supervisor says when, and from which descriptor.
+        args.fd(slots::saved()?);
+        args.pair("-incoming", "defer");
+    }
     args.pair("-machine", machine(domain, guest.flash, guest.dump)?);
     pflash(args, guest)?;
     args.pair("-accel", if domain.virt == VirtType::Kvm { "kvm" } else { "tcg" });

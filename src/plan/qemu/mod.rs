@@ -56,6 +56,8 @@ pub struct Guest<'a> {
     pub flash: Option<&'a Flash>,
     /// Whether a crash may leave the guest's memory in a core dump.
     pub dump: bool,
+    /// Whether it is loaded from what was saved, once it is told to.
+    pub incoming: bool,
 }
 
 /// Makes QEMU's command line.

@@ -1,0 +1,103 @@
+//! What of a machine a guest can see: two definitions that are alike here can follow each other under a saved guest.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{Begin, DriverError, LabellerProber, draw, prepare_unread};
+use crate::base::{DomainUuid, Layer, Refusal};
+use crate::conf::domain::Domain;
+use crate::conf::facts::HostFacts;
+use crate::driver::Labeller;
+use crate::privsep::op::Op;
+use crate::privsep::plug::Top;
+use crate::privsep::request::{Described, Survey};
+use crate::settings::Settings;
+
+/// Options of QEMU's that say what the board is.
+const BOARD: &[&str] = &["-machine", "-cpu", "-m", "-smp", "-global"];
+/// Properties by which QEMU finds a device's state again, and what it is.
+const PLACE: &[&str] = &["driver", "id", "bus", "addr", "port", "channel", "scsi-id", "lun"];
+
+/// The board and its devices, each in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine(BTreeSet<String>);
+
+impl Machine {
+    /// Of a definition as it would be started now.
+    pub fn of(
+        labeller: &mut Labeller,
+        (domain, uuid): (Domain, DomainUuid),
+        host: &HostFacts,
+        settings: &Settings,
+    ) -> Result<Self, DriverError> {
+        let domain = Domain { uuid: Some(uuid), ..domain };
+        // An image that is away changes nothing of what the guest sees.
+        let (prepared, _) = prepare_unread(domain, settings, &mut LabellerProber::new(labeller));
+        let plan = prepared.plan(host, settings, &Survey::default(), draw(), Begin::default())?;
+        Ok(Self(argv(&plan.ops).unwrap_or_default()))
+    }
+
+    /// Of what runs, after what was plugged in and out since it was started.
+    #[must_use]
+    pub fn running(described: &Described) -> Self {
+        let mut lines = argv(&described.plan.ops).unwrap_or_default();
+        for gone in described.gone.iter().filter(|gone| !gone.medium) {
+            let id = format!("\"id\":{}", Value::from(gone.alias.as_str()));
+            lines.retain(|line| !line.contains(&id));
+        }
+        for plug in &described.plugs {
+            if let Top::Device { object } = &plug.steps.top {
+                lines.extend(device(object));
+            }
+        }
+        Self(lines)
+    }
+
+    /// Refuses one that a guest would find changed.
+    pub fn check(&self, other: &Self, operation: &str, object: &str) -> Result<(), Refusal> {
+        let Some(line) = self.0.symmetric_difference(&other.0).next() else { return Ok(()) };
+        let rule = format!("the guest would find its machine changed: {line}");
+        let remedy = "change only what the guest does not see: images, back-ends, labels, descriptions";
+        Err(Refusal::new(Layer::Definition, operation, object, rule, remedy))
+    }
+}
+
+fn argv(ops: &[Op]) -> Option<BTreeSet<String>> {
+    let Some(Op::Spawn(spawn)) = ops.last() else { return None };
+    let mut lines = BTreeSet::new();
+    for pair in spawn.argv.windows(2) {
+        let [name, value] = pair else { continue };
+        if BOARD.contains(&name.as_str()) {
+            lines.insert(format!("{name} {value}"));
+        } else if name == "-device" {
+            lines.extend(device(value));
+        }
+    }
+    Some(lines)
+}
+
+/// A device by what it is and where.
+fn device(object: &str) -> Option<String> {
+    let Ok(Value::Object(object)) = serde_json::from_str(object) else { return None };
+    let words = PLACE.iter().filter_map(|key| Some(format!("\"{key}\":{}", object.get(*key)?)));
+    Some(words.collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_what_it_is_and_where() {
+        let one = device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","drive":"a","addr":"0x3"}"#);
+        let other = device(r#"{"addr":"0x3","id":"virtio-disk0","drive":"b","driver":"virtio-blk-pci"}"#);
+        assert!(one.is_some() && one == other);
+        assert_ne!(
+            device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","addr":"0x4"}"#).unwrap(),
+            one.unwrap()
+        );
+        assert_eq!(device("nonsense"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! What takes long: which one goes on for a domain, and how the last one went. No I/O but one question to QEMU.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::{Manager, ManagerError, What};
+use crate::base::DomainUuid;
+use crate::privsep::ask::Ask;
+use crate::privsep::save::Progress;
+
+/// The most jobs whose outcome is remembered.
+const KEPT_MAX: usize = 1024;
+
+/// One job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    began: Instant,
+    /// How it went, where it is over.
+    over: Option<Progress>,
+}
+
+/// The jobs by domain.
+pub(super) type Jobs = Mutex<HashMap<DomainUuid, Job>>;
+
+impl Job {
+    /// A save that begins.
+    pub(super) fn save() -> Self {
+        Self { began: Instant::now(), over: None }
+    }
+
+    /// Whether it is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+}
+
+impl Manager {
+    fn jobs<T>(&self, look: impl FnOnce(&mut HashMap<DomainUuid, Job>) -> T) -> T {
+        look(&mut self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn job(&self, uuid: DomainUuid) -> Option<Job> {
+        self.jobs(|jobs| jobs.get(&uuid).copied())
+    }
+
+    pub(super) fn begin_job(&self, uuid: DomainUuid, job: Job) {
+        self.jobs(|jobs| {
+            if jobs.len() >= KEPT_MAX {
+                jobs.retain(|_, job| !job.is_over());
+            }
+            jobs.insert(uuid, job);
+        });
+    }
+
+    /// It is over: with how it went, or without anything that is worth keeping.
+    pub(super) fn end_job(&self, uuid: DomainUuid, progress: Option<Progress>) {
+        let over = self.jobs(|jobs| {
+            let job = jobs.remove(&uuid)?;
+            let elapsed = u64::try_from(job.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let over = Progress { elapsed, ..progress? };
+            jobs.insert(uuid, Job { over: Some(over), ..job });
+            Some(over)
+        });
+        if let (Some(progress), Ok(domain)) = (over, self.by_uuid(uuid)) {
+            self.tell_what(&domain, What::JobCompleted(progress));
+        }
+    }
+
+    /// How far the job is that goes on.
+    pub fn progress(&self, uuid: DomainUuid) -> Result<Option<Progress>, ManagerError> {
+        let Some(job) = self.job(uuid).filter(|job| !job.is_over()) else { return Ok(None) };
+        let elapsed = u64::try_from(job.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // One that has just begun, or is over this moment, has nothing to say yet.
+        let said = self.ask(uuid, Ask::Migration).map(|answer| Progress::of(&answer)).unwrap_or_default();
+        Ok(Some(Progress { elapsed, ..said }))
+    }
+
+    /// How the last one went; it is forgotten unless it is to be kept.
+    #[must_use]
+    pub fn completed(&self, uuid: DomainUuid, keep: bool) -> Option<Progress> {
+        self.jobs(|jobs| {
+            let over = jobs.get(&uuid)?.over?;
+            if !keep {
+                jobs.remove(&uuid);
+            }
+            Some(over)
+        })
+    }
+}

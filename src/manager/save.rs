@@ -1,0 +1,350 @@
+//! Domains that are saved, and that go on from there.
+//!
+//! The file itself is the labeller's. What is kept in it is a [`Note`]: the definition that ran, and whether it did.
+
+use std::sync::{Arc, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::job::Job;
+use super::lifecycle::{PAUSED_SAVE, RUNNING_SAVE_CANCELED};
+use super::table::State;
+use super::{Definition, Domain, Lifecycle, Manager, ManagerError, StartFlags};
+use crate::base::DomainUuid;
+use crate::conf::definition::Strictness;
+use crate::conf::identity;
+use crate::driver::{Labeller, Machine};
+use crate::privsep::save::{NOTE_MAX, Restore, Save, SavedAt, SavedOp};
+use crate::privsep::supervisor::{Ended, SAVED, Verb};
+
+/// The form of a note.
+const NOTE: u32 = 1;
+
+/// What is kept of a saved domain besides its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    version: u32,
+    /// The definition that ran, secrets and all.
+    xml: String,
+    /// Whether it runs again.
+    running: bool,
+}
+
+impl Note {
+    fn text(&self) -> Result<String, ManagerError> {
+        let text = serde_json::to_string(self).map_err(|error| ManagerError::Failed(error.to_string()))?;
+        if text.len() > NOTE_MAX {
+            return Err(ManagerError::Failed(format!("the definition has more than {NOTE_MAX} bytes")));
+        }
+        Ok(text)
+    }
+}
+
+/// One saved domain.
+#[derive(Clone, Debug)]
+pub struct SavedDomain {
+    /// Which domain.
+    pub uuid: DomainUuid,
+    at: SavedAt,
+    restore: Restore,
+    note: Note,
+}
+
+/// Whether a saved domain runs once it goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Goes {
+    /// As it was saved.
+    #[default]
+    AsBefore,
+    /// It stands.
+    Paused,
+    /// It runs.
+    Running,
+}
+
+impl Goes {
+    fn on(self, before: bool) -> bool {
+        match self {
+            Self::AsBefore => before,
+            Self::Paused => false,
+            Self::Running => true,
+        }
+    }
+}
+
+impl SavedDomain {
+    /// Its definition, not yet read whole: who may know of it is asked with its name.
+    #[must_use]
+    pub fn xml(&self) -> &str {
+        &self.note.xml
+    }
+
+    /// Its definition.
+    pub fn definition(&self) -> Result<Definition, ManagerError> {
+        let definition = Definition::kept(&self.note.xml)?;
+        if definition.uuid != self.uuid {
+            return Err(ManagerError::Failed("its definition is another domain's".into()));
+        }
+        Ok(definition)
+    }
+}
+
+impl Manager {
+    /// Looks at the saved domain in a file that a person named.
+    pub fn saved_at(&self, path: &str) -> Result<SavedDomain, ManagerError> {
+        self.look_at_saved(SavedAt::Path { path: path.into() })
+    }
+
+    /// Looks at what a domain's next start goes on from.
+    pub fn managed_save_of(&self, uuid: DomainUuid) -> Result<SavedDomain, ManagerError> {
+        if !self.has_managed_save(uuid) {
+            return Err(ManagerError::state("domain does not have managed save image"));
+        }
+        self.look_at_saved(SavedAt::Managed { uuid })
+    }
+
+    fn look_at_saved(&self, at: SavedAt) -> Result<SavedDomain, ManagerError> {
+        let saved = self.core.labeller(&self.settings)?.saved(SavedOp::Look { at: at.clone() })?;
+        let saved = saved.ok_or_else(|| ManagerError::Failed("svirt-labeller told nothing of it".into()))?;
+        let note: Note = serde_json::from_str(&saved.note)
+            .map_err(|error| ManagerError::Failed(format!("what is kept of it cannot be read: {error}")))?;
+        if note.version != NOTE {
+            return Err(ManagerError::Failed("it was saved by another version of svirt".into()));
+        }
+        let restore = Restore { at: at.clone(), identity: saved.identity, bytes: saved.bytes };
+        Ok(SavedDomain { uuid: saved.uuid, at, restore, note })
+    }
+
+    /// Whether the next start of a domain goes on from where it was saved.
+    #[must_use]
+    pub fn has_managed_save(&self, uuid: DomainUuid) -> bool {
+        self.managed.lock().unwrap_or_else(PoisonError::into_inner).contains(&uuid)
+    }
+
+    pub(super) fn note_managed(&self, uuid: DomainUuid, there: bool) {
+        let mut managed = self.managed.lock().unwrap_or_else(PoisonError::into_inner);
+        if there {
+            managed.insert(uuid);
+        } else {
+            managed.remove(&uuid);
+        }
+    }
+
+    /// Saves a domain into a file that a person named, with a changed definition where there is one.
+    pub fn save(
+        &self,
+        uuid: DomainUuid,
+        path: &str,
+        xml: Option<&str>,
+        goes: Goes,
+    ) -> Result<(), ManagerError> {
+        self.save_to(uuid, SavedAt::Path { path: path.into() }, xml, goes)
+    }
+
+    /// Saves a domain so that its next start goes on from there.
+    pub fn managed_save(&self, uuid: DomainUuid, goes: Goes) -> Result<(), ManagerError> {
+        if self.by_uuid(uuid)?.definition.is_none() {
+            return Err(ManagerError::state("cannot do managed save for transient domain"));
+        }
+        self.save_to(uuid, SavedAt::Managed { uuid }, None, goes)?;
+        self.note_managed(uuid, true);
+        Ok(())
+    }
+
+    fn save_to(
+        &self,
+        uuid: DomainUuid,
+        at: SavedAt,
+        xml: Option<&str>,
+        goes: Goes,
+    ) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.live(uuid)?;
+        let before = live.state;
+        let running = matches!(before, State::Running(_));
+        let lacks = || ManagerError::state("svirtd has no definition of what runs");
+        let current = live.definition.clone().ok_or_else(lacks)?;
+        let mut labeller = self.core.labeller(&self.settings)?;
+        let definition = match xml {
+            Some(xml) => self.alike(&mut labeller, &current, xml)?,
+            None => current.clone(),
+        };
+        self.check_machine(&mut labeller, &definition)?;
+        let note =
+            Note { version: NOTE, xml: definition.text().to_owned(), running: goes.on(running) }.text()?;
+        self.begin_job(uuid, Job::save());
+        let saved = labeller.save(uuid, Save { at, note, running });
+        match saved {
+            Ok(progress) => {
+                self.save_stopped(uuid, live.id);
+                self.end_job(uuid, Some(progress));
+                let ended =
+                    Ended { code: None, signal: None, reason: Some(SAVED.into()), stderr: String::new() };
+                self.ended(uuid, live.id, Some(&ended));
+                Ok(())
+            }
+            Err(error) => {
+                self.end_job(uuid, None);
+                self.save_undone(uuid, live.id, before);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The guest stands, because it is being saved; the first to notice tells it.
+    pub(super) fn save_stopped(&self, uuid: DomainUuid, id: i32) {
+        let domain = {
+            let mut table = self.table();
+            let live = table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|live| live.id == id);
+            let Some(live) = live.filter(|live| matches!(live.state, State::Running(_))) else { return };
+            Arc::make_mut(live).state = State::Paused(PAUSED_SAVE);
+            table.by_uuid(uuid)
+        };
+        if let Some(domain) = domain {
+            self.tell(&domain, Lifecycle::Paused);
+        }
+    }
+
+    /// The guest goes on as before.
+    pub(super) fn save_undone(&self, uuid: DomainUuid, id: i32, before: State) {
+        let State::Running(_) = before else { return };
+        let domain = {
+            let mut table = self.table();
+            let live = table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|live| live.id == id);
+            let paused = State::Paused(PAUSED_SAVE);
+            let Some(live) = live.filter(|live| live.state == paused) else { return };
+            Arc::make_mut(live).state = State::Running(RUNNING_SAVE_CANCELED);
+            table.by_uuid(uuid)
+        };
+        if let Some(domain) = domain {
+            self.tell(&domain, Lifecycle::Unpaused);
+        }
+    }
+
+    /// A person's definition of a guest that was or will be saved: the guest must not see that it was changed.
+    fn alike(
+        &self,
+        labeller: &mut Labeller,
+        current: &Definition,
+        xml: &str,
+    ) -> Result<Arc<Definition>, ManagerError> {
+        let found = identity::read(xml).map_err(ManagerError::Malformed)?;
+        if found.name != current.name || found.uuid.is_some_and(|uuid| uuid != current.uuid) {
+            return Err(ManagerError::Argument(format!(
+                "the definition is of domain '{}', and what is saved is domain '{}'",
+                found.name, current.name
+            )));
+        }
+        let definition = Definition::read(xml, current.uuid, Strictness::Lenient, &self.choices)?;
+        let machine = |labeller: &mut Labeller, definition: &Definition| {
+            let domain = (definition.to_start()?, definition.uuid);
+            Ok::<_, ManagerError>(Machine::of(labeller, domain, &self.facts, &self.settings)?)
+        };
+        let (old, new) = (machine(labeller, current)?, machine(labeller, &definition)?);
+        old.check(&new, "change the definition of", current.name.as_str())
+            .map_err(|refusal| ManagerError::Driver(refusal.into()))?;
+        Ok(Arc::new(definition))
+    }
+
+    /// Whether the definition leads to the very machine that runs: devices that came and went may have left it another one.
+    fn check_machine(&self, labeller: &mut Labeller, definition: &Definition) -> Result<(), ManagerError> {
+        let described = labeller.describe(definition.uuid)?;
+        if described.plugs.is_empty() && described.gone.is_empty() {
+            return Ok(());
+        }
+        let domain = (definition.to_start()?, definition.uuid);
+        let next = Machine::of(labeller, domain, &self.facts, &self.settings)?;
+        Machine::running(&described)
+            .check(&next, "save", definition.name.as_str())
+            .map_err(|refusal| ManagerError::Driver(refusal.into()))
+    }
+
+    /// Starts a domain from where it was saved.
+    pub fn restore(
+        &self,
+        saved: &SavedDomain,
+        xml: Option<&str>,
+        goes: Goes,
+    ) -> Result<Domain, ManagerError> {
+        let definition = match xml {
+            Some(xml) => self.alike(&mut self.core.labeller(&self.settings)?, &saved.definition()?, xml)?,
+            None => Arc::new(saved.definition()?),
+        };
+        let flags = StartFlags { paused: !goes.on(saved.note.running), ..StartFlags::default() };
+        self.start_other(definition, flags, Some((saved.restore.clone(), goes == Goes::Paused)))
+    }
+
+    /// What a start of a persistent domain goes on from, and the definition that it runs with then.
+    pub(super) fn to_go_on(
+        &self,
+        uuid: DomainUuid,
+        flags: &mut StartFlags,
+    ) -> Result<Option<(Arc<Definition>, Restore)>, ManagerError> {
+        if !self.has_managed_save(uuid) {
+            return Ok(None);
+        }
+        if flags.force_boot {
+            self.drop_managed(uuid)?;
+            return Ok(None);
+        }
+        let saved = match self.look_at_saved(SavedAt::Managed { uuid }) {
+            Ok(saved) => saved,
+            Err(error) if !self.still_managed(uuid)? => {
+                tracing::info!(%uuid, %error, "its managed save is gone");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        flags.paused |= !saved.note.running;
+        Ok(Some((Arc::new(saved.definition()?), saved.restore)))
+    }
+
+    /// Whether there is one, as the labeller says.
+    fn still_managed(&self, uuid: DomainUuid) -> Result<bool, ManagerError> {
+        let there = self.core.labeller(&self.settings)?.survey()?.saved.contains(&uuid);
+        self.note_managed(uuid, there);
+        Ok(there)
+    }
+
+    fn drop_managed(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        self.core.labeller(&self.settings)?.saved(SavedOp::Remove { uuid })?;
+        self.note_managed(uuid, false);
+        Ok(())
+    }
+
+    /// Forgets what a domain's next start would go on from.
+    pub fn remove_managed_save(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_managed_save(uuid) { self.drop_managed(uuid) } else { Ok(()) }
+    }
+
+    /// Gives a saved domain another definition, which its guest must not notice.
+    pub fn redefine_saved(
+        &self,
+        saved: &SavedDomain,
+        xml: Option<&str>,
+        goes: Goes,
+    ) -> Result<(), ManagerError> {
+        let mut labeller = self.core.labeller(&self.settings)?;
+        let xml = match xml {
+            Some(xml) => self.alike(&mut labeller, &saved.definition()?, xml)?.text().to_owned(),
+            None => saved.note.xml.clone(),
+        };
+        let note = Note { version: NOTE, xml, running: goes.on(saved.note.running) }.text()?;
+        labeller.saved(SavedOp::Note { at: saved.at.clone(), identity: saved.restore.identity, note })?;
+        Ok(())
+    }
+
+    /// Ends the save that goes on; whoever asked for it hears that.
+    pub fn abort_job(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        let live = self.live(uuid)?;
+        if self.job(uuid).is_none_or(|job| job.is_over()) {
+            return Err(ManagerError::state("no job is active on the domain"));
+        }
+        self.core.order(&live.control, &Verb::AbortSave)?;
+        Ok(())
+    }
+}
