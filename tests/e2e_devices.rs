@@ -466,7 +466,7 @@ fn memory_of_several_guests() {
 }
 
 /// What the guest's firmware finds by name, the guest reads: a text with QEMU's own separators in it, and a file that
-/// nobody but its owner may read.
+/// nobody but its owner may read. Its memory and processors stand in two nodes.
 #[test]
 fn values_and_files_by_name() {
     if guest().is_none() {
@@ -484,7 +484,10 @@ fn values_and_files_by_name() {
              <entry name='opt/org.example/file' file='{file}'/></sysinfo><features>"
         )
     };
+    let nodes = "<vcpu>2</vcpu><cpu mode='maximum'><numa><cell cpus='0' memory='98304'/>\
+                 <cell cpus='1' memory='64' unit='MiB' memAccess='shared'/></numa></cpu>";
     let text = std::fs::read_to_string(&definition).unwrap();
+    let text = text.replace("<vcpu>1</vcpu>", nodes);
     std::fs::write(&definition, text.replace("<features>", &entries(&file))).unwrap();
     let before = rig.snapshot();
     rig.start(&definition);
@@ -493,6 +496,7 @@ fn values_and_files_by_name() {
     let place = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.example";
     asks(&mut talk, &format!("cat {place}/text/raw; echo"), "one, two,file=/etc/passwd\r\n");
     asks(&mut talk, &format!("cat {place}/file/raw"), "from a file\r\n");
+    asks(&mut talk, "cat /sys/devices/system/node/node*/cpulist | tr '\\n' ,", "0,1,");
     talk.types("\x1d");
     assert_eq!(talk.ends(), Some(0));
     fine(&rig, "named");

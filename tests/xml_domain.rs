@@ -487,3 +487,49 @@ fn shared_memory_is_read_as_libvirt_writes_it() {
         assert!(text.contains(expected), "{expected:?} is not in: {text}");
     }
 }
+
+#[test]
+fn nodes_have_their_memory_and_processors() {
+    let numa = |cells: &str| {
+        small("", &format!("<vcpu>4</vcpu><cpu><numa>{cells}</numa></cpu>"))
+            .replace("<memory>65536<", "<memory unit='MiB'>128<")
+    };
+    let far = "<distances><sibling id='0' value='21'/><sibling id='1' value='10'/></distances>";
+    let domain = accepted(&numa(&format!(
+        "<cell id='1' cpus='1-2' memory='64' unit='MiB' memAccess='shared'>{far}</cell>\
+         <cell id='0' cpus='0' memory='65536'/>"
+    )));
+    let cells = &domain.cpu.numa;
+    assert_eq!((cells[0].cpus.as_slice(), cells[1].cpus.as_slice()), (&[0, 3][..], &[1, 2][..]));
+    assert_eq!((cells[0].memory, cells[0].shared, cells[1].shared), (64 << 20, None, Some(true)));
+    assert_eq!(cells[1].distances, [(0, 21), (1, 10)]);
+    let two = |first: &str, second: &str| {
+        numa(&format!("<cell memory='65536' {first}</cell><cell memory='65536' {second}</cell>"))
+    };
+    let one = |distances: &str| two(&format!("><distances>{distances}</distances>"), ">");
+    let cases = [
+        (numa(""), "0 nodes"),
+        (numa("<cell memory='65536'/>"), "do not make 131072 KiB"),
+        (two("id='0'>", "id='0'>"), "twice"),
+        (two("id='2'>", ">"), "0 to 1"),
+        (two("cpus='0-1'>", "cpus='1'>"), "two nodes"),
+        (two("cpus='0,0'>", ">"), "twice in one"),
+        (two("cpus='2-1'>", ">"), "each below 4"),
+        (two("cpus='4'>", ">"), "each below 4"),
+        (two("cpus='0-4294967295'>", ">"), "each below 4"),
+        (two("cpus=''>", ">"), "each below 4"),
+        (two("cpus='^0'>", ">"), "each below 4"),
+        (two("discard='yes'>", ">"), "attribute discard"),
+        (two("><cache level='1' associativity='none' policy='none'/>", ">"), "<cache>"),
+        (numa("<cell memory='131071'/><cell memory='1'/>"), "at least 1 MiB"),
+        (one("<sibling id='0' value='20'/>"), "10 from itself"),
+        (one("<sibling id='1' value='10'/>"), "10 from itself"),
+        (one("<sibling id='2' value='20'/>"), "number of a node"),
+        (one("<sibling id='1' value='255'/>"), "10 to 254"),
+        (one(&"<sibling id='1' value='20'/>".repeat(2)), "twice"),
+    ];
+    for (xml, expected) in cases {
+        let text = Refusal::from(refused(&xml)).to_string();
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
+}

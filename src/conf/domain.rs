@@ -149,6 +149,8 @@ pub struct Cpu {
     pub topology: Option<CpuTopology>,
     /// `<feature name policy>`: name and whether it is on (`require`, `force`) or off (`disable`, `forbid`).
     pub features: Vec<(String, bool)>,
+    /// `<numa>`: the guest's nodes by their numbers; empty where it has none.
+    pub numa: Vec<NumaCell>,
 }
 
 /// `<cpu mode>`

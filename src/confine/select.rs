@@ -37,7 +37,9 @@ pub fn select(domain: &Domain) -> Selection {
     if domain.devices.interfaces.iter().any(|interface| tap(&interface.backend)) {
         parts.insert(Part::NetTap);
     }
-    if domain.memory_backing.has_descriptor() || domain.memory_backing.locked {
+    let backing = &domain.memory_backing;
+    let shared = domain.cpu.numa.iter().any(|node| node.is_shared(backing));
+    if backing.has_descriptor() || shared || backing.locked {
         parts.insert(Part::Memory);
     }
     let devices = &domain.devices;

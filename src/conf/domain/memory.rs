@@ -48,3 +48,24 @@ impl MemoryBacking {
         self.source == MemorySource::Memfd || self.shared || self.hugepages.is_some()
     }
 }
+
+/// `<cell>` of `<numa>`: a node that the guest sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NumaCell {
+    /// Its CPUs, ascending.
+    pub cpus: Vec<u32>,
+    /// `memory` in bytes, in whole KiB.
+    pub memory: u64,
+    /// `memAccess`: what `<memoryBacking><access>` says where absent.
+    pub shared: Option<bool>,
+    /// `<distances>`: other nodes, and how far each is; 10 is the node itself.
+    pub distances: Vec<(usize, u8)>,
+}
+
+impl NumaCell {
+    /// Whether other processes may have its memory too.
+    #[must_use]
+    pub fn is_shared(&self, backing: &MemoryBacking) -> bool {
+        self.shared.unwrap_or(backing.shared)
+    }
+}

@@ -14,6 +14,7 @@ mod hardware;
 mod memory;
 mod misc;
 mod network;
+mod numa;
 mod platform;
 mod scalar;
 mod seclabel;
@@ -162,10 +163,22 @@ fn check(root: View<'_>, mut domain: Domain, boot_given: bool) -> Read<Domain> {
     } else {
         only_q35(root, &domain)?;
     }
+    nodes_make_memory(root, &domain)?;
     needs_spice(root, &domain.devices)?;
     needs_shared_memory(root, &domain)?;
     seclabel::check_overrides(root, &domain)?;
     Ok(domain)
+}
+
+/// libvirt takes the sum silently; which of the two was meant, nobody knows.
+fn nodes_make_memory(root: View<'_>, domain: &Domain) -> Read<()> {
+    let sum = domain.cpu.numa.iter().try_fold(0_u64, |sum, cell| sum.checked_add(cell.memory));
+    if domain.cpu.numa.is_empty() || sum == Some(domain.memory) {
+        return Ok(());
+    }
+    let view = root.one("cpu")?.unwrap_or(root);
+    let what = format!("the nodes of <numa> do not make {} KiB, as <memory> says", domain.memory / 1024);
+    Err(view.contradiction(what, "write their sum in <memory>"))
 }
 
 /// What talks to a SPICE client needs a server for it.
@@ -188,7 +201,11 @@ fn needs_spice(root: View<'_>, devices: &Devices) -> Read<()> {
 /// virtiofsd works in the guest's memory, as libvirt demands it too.
 fn needs_shared_memory(root: View<'_>, domain: &Domain) -> Read<()> {
     let served = domain.devices.filesystems.iter().find(|one| one.virtiofs().is_some());
-    let Some(served) = served.filter(|_| !domain.memory_backing.shared) else { return Ok(()) };
+    let backing = &domain.memory_backing;
+    let nodes = &domain.cpu.numa;
+    let shared =
+        if nodes.is_empty() { backing.shared } else { nodes.iter().all(|node| node.is_shared(backing)) };
+    let Some(served) = served.filter(|_| !shared) else { return Ok(()) };
     let mut error = root.contradiction(
         "a virtiofs <filesystem> needs shared memory",
         "add <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",

@@ -1,6 +1,7 @@
 //! `<vcpu>`, `<os>`, `<features>`, `<cpu>` and `<clock>`.
 
 use super::firmware::firmware;
+use super::numa;
 use super::scalar::{number, number_attribute, option_name, path_text};
 use super::view::{Read, View};
 use crate::conf::domain::{
@@ -126,9 +127,9 @@ pub(super) fn features(root: View<'_>) -> Read<Features> {
 /// `<cpu>`
 pub(super) fn cpu(root: View<'_>, vcpus: u32) -> Read<Cpu> {
     let Some(view) = root.one("cpu")? else {
-        return Ok(Cpu { mode: CpuMode::Default, topology: None, features: Vec::new() });
+        return Ok(Cpu { mode: CpuMode::Default, topology: None, features: Vec::new(), numa: Vec::new() });
     };
-    view.only(&["check", "match", "migratable", "mode"], &["feature", "model", "topology"])?;
+    view.only(&["check", "match", "migratable", "mode"], &["feature", "model", "numa", "topology"])?;
     view.fixed("match", &["exact"])?;
     let mode = cpu_mode(view)?;
     match mode {
@@ -146,7 +147,7 @@ pub(super) fn cpu(root: View<'_>, vcpus: u32) -> Read<Cpu> {
     if mode == CpuMode::Default && !features.is_empty() {
         return Err(view.contradiction("a <feature> needs a CPU model or mode", "add a <model>"));
     }
-    Ok(Cpu { mode, topology: topology(view, vcpus)?, features })
+    Ok(Cpu { mode, topology: topology(view, vcpus)?, features, numa: numa::cells(view, vcpus)? })
 }
 
 fn cpu_mode(cpu: View<'_>) -> Read<CpuMode> {

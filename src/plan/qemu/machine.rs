@@ -113,24 +113,44 @@ fn fw_cfg(args: &mut Args, domain: &Domain) {
     }
 }
 
-/// The guest's memory as one object.
+/// The guest's memory: one object, or one for each of its nodes.
 fn memory(args: &mut Args, domain: &Domain) {
     let backing = &domain.memory_backing;
-    let descriptor = backing.has_descriptor();
-    let kind = if descriptor { "memory-backend-memfd" } else { "memory-backend-ram" };
-    let object = Object::new("qom-type", kind)
-        .with("id", "pc.ram")
-        .with("size", domain.memory.div_ceil(1024) * 1024)
-        // QEMU shares a memfd unless it is told not to.
-        .maybe("share", descriptor.then_some(backing.shared))
-        .maybe("hugetlb", backing.hugepages.map(|_| true))
-        .maybe("hugetlbsize", backing.hugepages.and_then(|pages| pages.size))
-        .maybe("prealloc", backing.immediate.then_some(true))
-        .maybe("prealloc-threads", backing.threads.filter(|_| backing.immediate));
-    args.json("-object", object);
+    if domain.cpu.numa.is_empty() {
+        args.json(
+            "-object",
+            memory_object(domain, "pc.ram", domain.memory.div_ceil(1024) * 1024, backing.shared),
+        );
+    }
+    for (node, cell) in domain.cpu.numa.iter().enumerate() {
+        let id = format!("ram-node{node}");
+        args.json("-object", memory_object(domain, &id, cell.memory, cell.is_shared(backing)));
+        let cpus: String = cell.cpus.iter().map(|cpu| format!(",cpus={cpu}")).collect();
+        args.pair("-numa", format!("node,nodeid={node}{cpus},memdev={id}"));
+    }
+    for (node, cell) in domain.cpu.numa.iter().enumerate() {
+        for (other, far) in &cell.distances {
+            args.pair("-numa", format!("dist,src={node},dst={other},val={far}"));
+        }
+    }
     if backing.locked {
         args.pair("-overcommit", "mem-lock=on");
     }
+}
+
+fn memory_object(domain: &Domain, id: &str, size: u64, shared: bool) -> Object {
+    let backing = &domain.memory_backing;
+    let descriptor = shared || backing.has_descriptor();
+    let kind = if descriptor { "memory-backend-memfd" } else { "memory-backend-ram" };
+    Object::new("qom-type", kind)
+        .with("id", id)
+        .with("size", size)
+        // QEMU shares a memfd unless it is told not to.
+        .maybe("share", descriptor.then_some(shared))
+        .maybe("hugetlb", backing.hugepages.map(|_| true))
+        .maybe("hugetlbsize", backing.hugepages.and_then(|pages| pages.size))
+        .maybe("prealloc", backing.immediate.then_some(true))
+        .maybe("prealloc-threads", backing.threads.filter(|_| backing.immediate))
 }
 
 /// The firmware's code, which is only read, and its variables.
@@ -175,8 +195,10 @@ fn sleep_states(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
 fn machine(domain: &Domain, flash: Option<&Flash>, dump: bool) -> Result<String, PlanError> {
     board(&domain.os.machine)?;
     let on = |value: bool| if value { "on" } else { "off" };
-    let mut text =
-        format!("{},usb=off,dump-guest-core={},memory-backend=pc.ram", domain.os.machine, on(dump));
+    let mut text = format!("{},usb=off,dump-guest-core={}", domain.os.machine, on(dump));
+    if domain.cpu.numa.is_empty() {
+        text.push_str(",memory-backend=pc.ram");
+    }
     text.push_str(&format!(",acpi={}", on(domain.features.acpi)));
     if domain.memory_backing.no_merge {
         text.push_str(",mem-merge=off");
