@@ -160,3 +160,46 @@ fn a_domain_is_tuned_while_it_runs_and_for_its_next_start() {
     host.says(&["destroy", "tuned"]);
     said(&host, &["schedinfo", "tuned"], "cpu_shares : 300");
 }
+
+#[test]
+fn virtual_cpus_below_the_maximum_are_plugged_in() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    host.says(&["define", &few_words(&host, "cpus", "<vcpu current='1'>3</vcpu>", "")]);
+    host.says(&["start", "cpus"]);
+    let count = |host: &Host, words: &[&str]| host.says(&[&["vcpucount", "cpus"][..], words].concat());
+    assert_eq!(count(&host, &["--active", "--live"]), "1");
+    assert_eq!(count(&host, &["--maximum", "--live"]), "3");
+    host.says(&["setvcpus", "cpus", "2"]);
+    assert_eq!(count(&host, &["--active", "--live"]), "2");
+    assert_eq!(count(&host, &["--active", "--config"]), "1");
+    assert!(host.says(&["dumpxml", "cpus"]).contains("current='2'>3</vcpu>"));
+    assert_eq!(host.says(&["vcpuinfo", "cpus"]).matches("VCPU:").count(), 2);
+    let seen = host.says(&["qemu-monitor-command", "cpus", r#"{"execute":"query-cpus-fast"}"#]);
+    assert_eq!(seen.matches("\"cpu-index\"").count(), 2, "{seen}");
+    let status = host.rig.control("cpus").status().unwrap();
+    assert!(status.sealed && status.refused.is_empty(), "{status:?}");
+
+    host.kill_daemon();
+    host.start_daemon();
+    e2e_rig::eventually("it is found again", || host.says(&["domstate", "cpus"]) == "running");
+    assert_eq!(count(&host, &["--active", "--live"]), "2");
+    host.says(&["setvcpus", "cpus", "3", "--live", "--config"]);
+    assert_eq!(count(&host, &["--active", "--live"]), "3");
+    assert_eq!(count(&host, &["--active", "--config"]), "3");
+    for (words, why) in [
+        (["1", "--live"], "failed to find appropriate hotpluggable vcpus"),
+        (["4", "--live"], "greater than max allowable vcpus for the live domain: 4 > 3"),
+        (["4", "--config"], "greater than max allowable vcpus for the persistent domain: 4 > 3"),
+    ] {
+        let told = host.complains(&[&["setvcpus", "cpus"][..], &words].concat());
+        assert!(told.contains(why), "{told}");
+    }
+    host.says(&["setvcpus", "cpus", "2", "--config"]);
+    host.says(&["destroy", "cpus"]);
+    host.says(&["start", "cpus"]);
+    assert_eq!(count(&host, &["--active", "--live"]), "2");
+    host.says(&["destroy", "cpus"]);
+}

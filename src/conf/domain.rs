@@ -48,6 +48,8 @@ pub struct Domain {
     pub tuning: Tuning,
     /// `<vcpu>`
     pub vcpus: u32,
+    /// `<vcpu current>`: how many of them the guest starts with, where it is not all of them.
+    pub current_vcpus: Option<u32>,
     /// `<os>`
     pub os: Os,
     /// `<sysinfo type='fwcfg'>`

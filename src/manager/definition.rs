@@ -20,7 +20,7 @@ use super::ManagerError;
 pub(super) const SECURE: View = View { secure: true, migratable: false };
 const PUBLIC: View = View { secure: false, migratable: false };
 /// How a summary is written; one that was written otherwise is made anew from its text.
-const SUMMARY: u32 = 1;
+const SUMMARY: u32 = 2;
 
 /// What lists and statistics ask of a definition: all of it that stays in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,10 @@ pub struct Summary {
     pub memory: u64,
     /// Memory in bytes.
     pub current_memory: u64,
-    /// Virtual CPUs.
+    /// Virtual CPUs that it may have.
     pub vcpus: u32,
+    /// Virtual CPUs that it has.
+    pub current_vcpus: u32,
 }
 
 /// A summary as it is stored beside its uuid.
@@ -45,14 +47,15 @@ struct Stored {
     memory: u64,
     current_memory: u64,
     vcpus: u32,
+    current_vcpus: u32,
 }
 
 impl Summary {
     /// As it is stored.
     #[must_use]
     pub fn stored(&self) -> String {
-        let Self { name, memory, current_memory, vcpus, .. } = self.clone();
-        let stored = Stored { version: SUMMARY, name, memory, current_memory, vcpus };
+        let Self { name, memory, current_memory, vcpus, current_vcpus, .. } = self.clone();
+        let stored = Stored { version: SUMMARY, name, memory, current_memory, vcpus, current_vcpus };
         // What cannot be written is made anew when it is read.
         serde_json::to_string(&stored).unwrap_or_default()
     }
@@ -60,8 +63,9 @@ impl Summary {
     /// One that was stored; `None` where its text has to be read instead.
     #[must_use]
     pub fn kept(uuid: DomainUuid, stored: &str) -> Option<Self> {
-        let Stored { version, name, memory, current_memory, vcpus } = serde_json::from_str(stored).ok()?;
-        (version == SUMMARY).then_some(Self { uuid, name, memory, current_memory, vcpus })
+        let Stored { version, name, memory, current_memory, vcpus, current_vcpus } =
+            serde_json::from_str(stored).ok()?;
+        (version == SUMMARY).then_some(Self { uuid, name, memory, current_memory, vcpus, current_vcpus })
     }
 }
 
@@ -131,13 +135,14 @@ impl Definition {
         let values = Values(&document);
         let memory = values.number("memory").unwrap_or(0).saturating_mul(1024);
         let current = values.number("currentMemory").map(|kibibytes| kibibytes.saturating_mul(1024));
-        let vcpus = values.number("vcpu").and_then(|count| u32::try_from(count).ok());
+        let vcpus = values.number("vcpu").and_then(|count| u32::try_from(count).ok()).unwrap_or(1);
         let summary = Summary {
             uuid: tree.uuid().unwrap_or(uuid),
             name: tree.name().clone(),
             memory,
             current_memory: current.unwrap_or(memory),
-            vcpus: vcpus.unwrap_or(1),
+            vcpus,
+            current_vcpus: tree.current_vcpus(),
         };
         Ok(Self { summary: summary.into(), text })
     }
@@ -265,7 +270,7 @@ mod tests {
         assert_eq!((read.uuid, read.memory, read.current_memory, read.vcpus), (uuid, 64 << 20, 64 << 20, 2));
         assert_eq!((read.title().as_deref(), read.description()), (Some("T"), None));
         assert_eq!(Summary::kept(uuid, &read.summary().stored()).as_ref(), Some(&**read.summary()));
-        for strange in ["", "{}", &read.summary().stored().replace("\"version\":1", "\"version\":0")] {
+        for strange in ["", "{}", &read.summary().stored().replace("\"version\":2", "\"version\":1")] {
             assert_eq!(Summary::kept(uuid, strange), None, "{strange}");
         }
         let again = Definition::kept(read.text()).unwrap();

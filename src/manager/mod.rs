@@ -26,6 +26,7 @@ mod runtime;
 mod save;
 mod table;
 mod tune;
+mod vcpus;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -59,7 +59,7 @@ mod tests {
     fn definition(number: u128, bytes: usize) -> Arc<Definition> {
         let uuid = DomainUuid(uuid::Uuid::from_u128(number));
         let name = DomainName::new("a").unwrap();
-        let summary = Summary { uuid, name, memory: 0, current_memory: 0, vcpus: 1 };
+        let summary = Summary { uuid, name, memory: 0, current_memory: 0, vcpus: 1, current_vcpus: 1 };
         let text = Text { secure: "x".repeat(bytes), public: None };
         Arc::new(Definition::stored(summary.into(), text))
     }

@@ -169,6 +169,7 @@ impl Manager {
         let started = definition.clone().map(Arc::new);
         let definition =
             definition.map(|definition| definition.with_plugged(&described).with_tuned(&described));
+        let definition = definition.map(|definition| definition.with_vcpus(&status.control));
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
         let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
         let mut table = self.table();

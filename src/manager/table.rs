@@ -295,7 +295,7 @@ mod tests {
 
     fn kept(uuid: DomainUuid, owner: u32, bytes: u64) -> Kept {
         let name = DomainName::new("a").unwrap();
-        let summary = Summary { uuid, name, memory: 0, current_memory: 0, vcpus: 1 };
+        let summary = Summary { uuid, name, memory: 0, current_memory: 0, vcpus: 1, current_vcpus: 1 };
         Kept { summary: summary.into(), whole: None, owner, bytes }
     }
 

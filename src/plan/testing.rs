@@ -44,6 +44,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         memory_backing: MemoryBacking::default(),
         tuning: Default::default(),
         vcpus: 1,
+        current_vcpus: None,
         os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },
         fw_cfg: vec![],
         features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None },

@@ -42,6 +42,15 @@ pub enum Ask {
     },
     /// How a save goes (`query-migrate`).
     Migration,
+    /// Plugs in a virtual CPU that the machine has a place for (`device_add`).
+    PlugCpu {
+        /// QEMU's type of the machine's CPUs, such as `qemu64-x86_64-cpu`.
+        driver: String,
+        /// Its number, from 0.
+        number: u32,
+        /// Its place, as `query-hotpluggable-cpus` names it: socket, die where there are such, core, thread.
+        place: CpuPlace,
+    },
     /// Powers the guest off by its own choice, and starts it again instead of ending it.
     Reboot,
     /// Pulls the reset line (`system_reset`).
@@ -66,6 +75,7 @@ impl Ask {
             Self::Balloon { bytes } => *bytes > 0 && i64::try_from(*bytes).is_ok(),
             Self::GuestMemoryPeriod { seconds } => i32::try_from(*seconds).is_ok(),
             Self::Monitor { execute, arguments } => may_be_asked(execute, arguments),
+            Self::PlugCpu { driver, .. } => is_cpu(driver),
             _ => true,
         }
     }
@@ -81,11 +91,34 @@ impl Ask {
             Self::SendKey { .. } => "send keys to",
             Self::GuestMemoryPeriod { .. } => "set the reports of",
             Self::Monitor { .. } => "ask",
+            Self::PlugCpu { .. } => "plug a virtual CPU into",
             Self::BalloonSize | Self::Blocks | Self::BlockStats | Self::GuestMemory | Self::Migration => {
                 "measure"
             }
         }
     }
+}
+
+/// Where a virtual CPU has its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuPlace {
+    /// `socket-id`
+    pub socket: u32,
+    /// `die-id`, on machines that have dies.
+    pub die: Option<u32>,
+    /// `core-id`
+    pub core: u32,
+    /// `thread-id`
+    pub thread: u32,
+}
+
+/// Whether this is a type of virtual CPUs and of nothing else that could be plugged.
+fn is_cpu(driver: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    driver.strip_suffix("-x86_64-cpu").is_some_and(|model| !model.is_empty())
+        && driver.len() <= 64
+        && driver.bytes().all(word)
 }
 
 /// Whether a person's own command is one that only looks.
@@ -219,6 +252,16 @@ mod tests {
             ("human-monitor-command", json!({"command-line": "info status", "cpu-index": 1})),
         ] {
             assert!(!may_be_asked(execute, &arguments), "{execute} {arguments}");
+        }
+    }
+
+    #[test]
+    fn only_virtual_cpus_are_plugged_so() {
+        let place = CpuPlace { socket: 1, die: None, core: 0, thread: 0 };
+        let plug = |driver: &str| Ask::PlugCpu { driver: driver.into(), number: 1, place };
+        assert!(plug("qemu64-x86_64-cpu").is_bounded() && plug("Skylake-Client-v1-x86_64-cpu").is_bounded());
+        for driver in ["e1000", "-x86_64-cpu", "x,file=/a-x86_64-cpu", "", &"x".repeat(64)] {
+            assert!(!plug(driver).is_bounded(), "{driver}");
         }
     }
 

@@ -167,16 +167,18 @@ fn vcpus_flags(call: &Call<'_>) -> Answer {
     call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | VCPU_MAXIMUM)?;
     let domain = &target.domain;
     let wrong = |text: &str| Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
+    let counted = |of: &Summary| {
+        let count = if flags & VCPU_MAXIMUM == 0 { of.current_vcpus } else { of.vcpus };
+        i32::try_from(count).unwrap_or(i32::MAX)
+    };
     match (flags & (AFFECT_LIVE | AFFECT_CONFIG), &domain.definition) {
         (3, _) => {
             Err(Failure::new(Code::InvalidArgument, From::Domain, "flags live and config exclude each other"))
         }
         (AFFECT_LIVE, _) if !domain.is_active() => wrong("domain is not running"),
         (AFFECT_CONFIG, None) => wrong("transient domains do not have any persistent config"),
-        (AFFECT_CONFIG, Some(definition)) => {
-            call.answer(&i32::try_from(definition.vcpus).unwrap_or(i32::MAX))
-        }
-        _ => call.answer(&vcpus(domain)?),
+        (AFFECT_CONFIG, Some(kept)) => call.answer(&counted(kept)),
+        _ => call.answer(&counted(definition(domain)?)),
     }
 }
 

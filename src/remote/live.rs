@@ -294,7 +294,7 @@ fn set_vcpus_flags(call: &Call<'_>) -> Answer {
     change_vcpus(call, &target, count, flags)
 }
 
-/// Virtual CPUs are not plugged while the guest runs: every one that it may have is there from its start.
+/// More virtual CPUs are plugged in while the guest runs, as many as it may have; none is taken from it.
 fn change_vcpus(call: &Call<'_>, target: &Target<'_>, count: u32, flags: u32) -> Answer {
     let impact = impact(target, flags)?;
     let (manager, uuid) = target.parts();
@@ -302,35 +302,32 @@ fn change_vcpus(call: &Call<'_>, target: &Target<'_>, count: u32, flags: u32) ->
     if count == 0 {
         return Err(invalid("the number of vcpus must not be 0".into()));
     }
+    let maximum = flags & MAXIMUM != 0;
+    let beyond = |of: &str, most: u32| {
+        format!("requested vcpus is greater than max allowable vcpus for the {of} domain: {count} > {most}")
+    };
+    let live = target.domain.running().and_then(|live| live.definition.as_ref());
+    let (most, kept) =
+        (live.map_or(0, |it| it.vcpus), target.domain.definition.as_ref().map_or(0, |it| it.vcpus));
+    if impact.live && maximum {
+        return Err(invalid("maximum vcpu count of a live domain can't be modified".into()));
+    }
+    if impact.live && count > most {
+        return Err(invalid(beyond("live", most)));
+    }
+    if impact.config && !maximum && count > kept {
+        return Err(invalid(beyond("persistent", kept)));
+    }
     if impact.live {
-        let has = target.domain.current().map_or(0, |definition| definition.vcpus);
-        if flags & MAXIMUM != 0 || count > has {
-            return Err(invalid(format!(
-                "requested vcpus is greater than max allowable vcpus for the live domain: {count} > {has}"
-            )));
-        }
-        if count < has {
-            return Err(Failure::new(
-                Code::ConfigUnsupported,
-                From::Qemu,
-                "virtual CPUs cannot be taken from a running guest here; use --config and start it again",
-            ));
-        }
+        manager.set_live_vcpus(uuid, count)?;
     }
     if impact.config {
         manager.edit(uuid, |tree| {
-            let has = target.domain.definition.as_ref().map_or(0, |definition| definition.vcpus);
-            if flags & MAXIMUM == 0 && count > has {
-                return Err(ManagerError::Argument(format!(
-                    "requested vcpus is greater than max allowable vcpus for the persistent domain: {count} > {has}"
-                )));
+            if maximum {
+                tree.set_vcpus(count);
+            } else {
+                tree.set_current_vcpus(count);
             }
-            if flags & MAXIMUM == 0 && count < has {
-                return Err(ManagerError::Argument(
-                    "a domain starts with all the virtual CPUs that it may have; set --maximum".into(),
-                ));
-            }
-            tree.set_vcpus(count);
             Ok(())
         })?;
     }

@@ -40,7 +40,7 @@ fn info(call: &Call<'_>) -> Answer {
     let definition = definition(domain)?;
     let memory = current_memory(domain, definition) / 1024;
     let cpu = usage::cpu(domain).map_or(0, |[all, ..]| all);
-    call.answer(&(state(domain).0, definition.memory / 1024, memory, definition.vcpus, cpu))
+    call.answer(&(state(domain).0, definition.memory / 1024, memory, definition.current_vcpus, cpu))
 }
 
 /// How much memory the guest has, in bytes, as it was last heard of.
@@ -254,10 +254,11 @@ fn behind(domain: &Domain, wanted: u32) -> Vec<(String, Measured)> {
     if let Ok(definition) = definition(domain)
         && wanted & VCPU != 0
     {
-        for name in ["vcpu.current", "vcpu.maximum"] {
-            stats.push((name.to_owned(), Measured::Count(definition.vcpus)));
+        for (name, count) in [("vcpu.current", definition.current_vcpus), ("vcpu.maximum", definition.vcpus)]
+        {
+            stats.push((name.to_owned(), Measured::Count(count)));
         }
-        let running = if domain.is_active() { definition.vcpus } else { 0 };
+        let running = if domain.is_active() { definition.current_vcpus } else { 0 };
         stats.extend((0..running).map(|vcpu| (format!("vcpu.{vcpu}.state"), Measured::State(RUNNING))));
     }
     if let Some(live) = domain.running().and_then(|live| live.definition.as_ref())

@@ -205,7 +205,7 @@ fn vcpus(call: &Call<'_>) -> Answer {
     };
     let most = u32::try_from(most).map_err(|_| invalid("maxinfo"))?;
     let length = usize::try_from(length).map_err(|_| invalid("maplen"))?;
-    let count = tree.vcpus().min(most);
+    let count = tree.current_vcpus().min(most);
     if (count as usize).saturating_mul(length) > MAP_MAX {
         return Err(invalid("maplen"));
     }

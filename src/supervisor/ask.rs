@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::monitor::Purpose;
 use super::serve::Server;
 use crate::base::{Layer, Refusal};
-use crate::privsep::ask::Ask;
+use crate::privsep::ask::{Ask, CpuPlace};
 use crate::privsep::supervisor::{Answer, LifecycleAction};
 
 /// The longest answer that is passed on, in bytes; a client takes a little more.
@@ -62,6 +62,7 @@ fn command(ask: &Ask) -> (&str, Value) {
         Ask::InjectNmi => bare("inject-nmi"),
         Ask::Migration => bare("query-migrate"),
         Ask::Monitor { execute, arguments } => (execute, arguments.clone()),
+        Ask::PlugCpu { driver, number, place } => ("device_add", cpu(driver, *number, *place)),
         Ask::Reboot => bare("system_powerdown"),
         Ask::Reset => bare("system_reset"),
         Ask::SendKey { keys, hold } => {
@@ -69,6 +70,18 @@ fn command(ask: &Ask) -> (&str, Value) {
             ("send-key", json!({ "keys": keys, "hold-time": hold }))
         }
     }
+}
+
+/// A virtual CPU, by the alias that libvirt gives it.
+fn cpu(driver: &str, number: u32, place: CpuPlace) -> Value {
+    let mut device = json!({
+        "driver": driver, "id": format!("vcpu{number}"),
+        "socket-id": place.socket, "core-id": place.core, "thread-id": place.thread,
+    });
+    if let (Some(die), Some(device)) = (place.die, device.as_object_mut()) {
+        device.insert("die-id".into(), die.into());
+    }
+    device
 }
 
 /// Whether what QEMU returns is passed on.

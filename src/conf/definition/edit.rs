@@ -20,10 +20,20 @@ impl Definition {
         }
     }
 
-    /// Sets how many virtual CPUs the guest has.
-    pub fn set_vcpus(&mut self, count: u32) {
-        self.number("vcpu", count.into());
-        if let Some(node) = self.root.child_mut("vcpu") {
+    /// Sets how many virtual CPUs the guest may have; it has no more of them, and none that it had not.
+    pub fn set_vcpus(&mut self, most: u32) {
+        let current = self.current_vcpus();
+        self.number("vcpu", most.into());
+        self.set_current_vcpus(current);
+    }
+
+    /// Sets how many of its virtual CPUs the guest has.
+    pub fn set_current_vcpus(&mut self, count: u32) {
+        let most = self.vcpus();
+        let Some(node) = self.root.ensure("vcpu") else { return };
+        if count < most {
+            node.set("current", count.to_string());
+        } else {
             node.remove_attribute("current");
         }
     }
@@ -115,6 +125,21 @@ fn without_epilog(text: &str) -> &str {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn virtual_cpus_are_had_up_to_what_may_be_had() {
+        let xml = "<domain type='qemu'><name>a</name><memory>1024</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>";
+        let (mut one, _) = Definition::parse(xml.as_bytes(), Strictness::Strict).unwrap();
+        let counts = |one: &Definition| (one.current_vcpus(), one.vcpus());
+        one.set_vcpus(4);
+        assert_eq!(counts(&one), (1, 4));
+        one.set_current_vcpus(3);
+        assert_eq!(counts(&one), (3, 4));
+        one.set_vcpus(2);
+        assert_eq!(counts(&one), (2, 2));
+        one.set_vcpus(2);
+        assert_eq!((one.domain().unwrap().vcpus, one.domain().unwrap().current_vcpus), (2, None));
+    }
 
     #[test]
     fn a_device_brings_nothing_with_it() {

@@ -3,7 +3,14 @@
 use super::Definition;
 
 impl Definition {
-    /// How many virtual CPUs the guest has.
+    /// How many virtual CPUs the guest has of those that it may have.
+    #[must_use]
+    pub fn current_vcpus(&self) -> u32 {
+        let current = self.root.child("vcpu").and_then(|vcpu| vcpu.attribute("current")?.trim().parse().ok());
+        current.unwrap_or_else(|| self.vcpus())
+    }
+
+    /// How many virtual CPUs the guest may have.
     #[must_use]
     pub fn vcpus(&self) -> u32 {
         self.root.child("vcpu").and_then(|vcpu| vcpu.text.trim().parse().ok()).unwrap_or(1)

@@ -85,7 +85,7 @@ fn read(document: &Document<'_>) -> Read<Domain> {
     let metadata = super::metadata::read(document)?;
     resource(root)?;
     let virt = virt(root)?;
-    let vcpus = platform::vcpus(root)?;
+    let (vcpus, current_vcpus) = platform::vcpus(root)?;
     let (memory, current_memory) = size(root)?;
     let (os, boot_given) = platform::os(root)?;
     let devices = devices(root)?;
@@ -100,6 +100,7 @@ fn read(document: &Document<'_>) -> Read<Domain> {
         memory_backing: memory::backing(root)?,
         tuning: tune::tuning(root)?,
         vcpus,
+        current_vcpus,
         os,
         fw_cfg: sysinfo::entries(root)?,
         features: platform::features(root)?,

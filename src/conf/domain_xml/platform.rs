@@ -12,16 +12,19 @@ use crate::conf::domain::{
 /// The longest kernel command line that x86 Linux takes, in bytes.
 const CMDLINE_MAX: usize = 2048;
 
-/// `<vcpu>`, 1 without one.
-pub(super) fn vcpus(root: View<'_>) -> Read<u32> {
-    let Some(view) = root.one("vcpu")? else { return Ok(1) };
+/// `<vcpu>`, 1 without one, and how many of them are there at the start where it is not all.
+pub(super) fn vcpus(root: View<'_>) -> Read<(u32, Option<u32>)> {
+    let Some(view) = root.one("vcpu")? else { return Ok((1, None)) };
     let text = view.leaf(&["current", "placement"])?;
     view.fixed("placement", &["static"])?;
     let vcpus = number::<u32>(&text).filter(|vcpus| *vcpus > 0);
     let vcpus = vcpus.ok_or_else(|| view.value("<vcpu>", &text, "a number of at least 1"))?;
     match number_attribute::<u32>(view, "current", 1)? {
-        Some(current) if current != vcpus => Err(view.unsupported("attribute current of <vcpu>")),
-        _ => Ok(vcpus),
+        Some(current) if current > vcpus => Err(view.contradiction(
+            format!("maxvcpus must not be less than current vcpus ({vcpus} < {current})"),
+            "lower current, or raise the number of <vcpu>",
+        )),
+        current => Ok((vcpus, current.filter(|current| *current < vcpus))),
     }
 }
 

@@ -272,11 +272,12 @@ fn cpu(domain: &Domain) -> Result<Option<String>, PlanError> {
 
 fn smp(domain: &Domain) -> String {
     let n = domain.vcpus;
+    let count = domain.current_vcpus.map_or_else(|| n.to_string(), |now| format!("{now},maxcpus={n}"));
     match domain.cpu.topology {
         Some(t) => {
-            format!("{n},sockets={},dies={},cores={},threads={}", t.sockets, t.dies, t.cores, t.threads)
+            format!("{count},sockets={},dies={},cores={},threads={}", t.sockets, t.dies, t.cores, t.threads)
         }
-        None => format!("{n},sockets={n},cores=1,threads=1"),
+        None => format!("{count},sockets={n},cores=1,threads=1"),
     }
 }
 
