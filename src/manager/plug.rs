@@ -41,10 +41,12 @@ impl Definition {
                 }
             }
             for plug in &described.plugs {
-                if let Some((_, target)) = targets.iter().find(|(alias, _)| *alias == plug.alias) {
-                    tree.remove_disk(target);
-                }
-                *tree = tree.with_device(&plug.note).map_err(super::definition::refused)?;
+                let known = targets.iter().find(|(alias, _)| *alias == plug.alias);
+                let with = match known {
+                    Some((_, target)) => tree.with_disk(target, &plug.note),
+                    None => tree.with_device(&plug.note),
+                };
+                *tree = with.map_err(super::definition::refused)?;
             }
             Ok(())
         });
@@ -63,14 +65,14 @@ fn described(definition: &Definition, xml: &str, replaces: bool) -> Result<(Defi
     let mut found = None;
     let with = definition.edited(|tree| {
         let target = target(xml)?;
-        if replaces {
-            if !tree.remove_disk(&target) {
-                return Err(wrong(format!("target {target} not found")));
-            }
-        } else if before.contains(&target) {
+        if replaces && !before.contains(&target) {
+            return Err(wrong(format!("target {target} not found")));
+        }
+        if !replaces && before.contains(&target) {
             return Err(ManagerError::Failed(format!("target {target} already exists")));
         }
-        *tree = tree.with_device(xml).map_err(super::definition::refused)?;
+        let with = if replaces { tree.with_disk(&target, xml) } else { tree.with_device(xml) };
+        *tree = with.map_err(super::definition::refused)?;
         found = Some(target);
         Ok(())
     })?;
@@ -193,8 +195,7 @@ impl Manager {
         }
         if impact.config {
             self.edit(uuid, |tree| {
-                tree.remove_disk(&target(xml)?);
-                *tree = tree.with_device(xml).map_err(super::definition::refused)?;
+                *tree = tree.with_disk(&target(xml)?, xml).map_err(super::definition::refused)?;
                 Ok(())
             })?;
         }
@@ -242,10 +243,8 @@ impl Manager {
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
         labeller.plug(uuid, plug)?;
         self.replace_live(uuid, |tree| {
-            if medium {
-                tree.remove_disk(&target(&note)?);
-            }
-            *tree = tree.with_device(&note).map_err(super::definition::refused)?;
+            let with = if medium { tree.with_disk(&target(&note)?, &note) } else { tree.with_device(&note) };
+            *tree = with.map_err(super::definition::refused)?;
             Ok(())
         })?;
         if !medium && let Ok(domain) = self.by_uuid(uuid) {

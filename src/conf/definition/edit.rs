@@ -69,6 +69,26 @@ impl Definition {
         }
     }
 
+    /// The same with another disk for the one of that target; the address stays where the new one names none.
+    pub fn with_disk(&self, target: &str, xml: &str) -> Result<Self, DefinitionError> {
+        let is = |disk: &&super::node::Node| {
+            let dev = disk.child("target").and_then(|node| node.attribute("dev"));
+            disk.name() == "disk" && dev == Some(target)
+        };
+        let before = self.root.child("devices").and_then(|devices| devices.children().find(is));
+        let address = before.and_then(|disk| disk.child("address")).cloned();
+        let mut without = self.clone();
+        without.remove_disk(target);
+        let mut with = without.with_device(xml)?;
+        let disks = with.root.child_mut("devices").into_iter().flat_map(super::node::Node::children_mut);
+        for disk in disks.filter(|disk| is(&&**disk)) {
+            if let Some(address) = address.as_ref().filter(|_| disk.child("address").is_none()) {
+                disk.adopt(address);
+            }
+        }
+        Ok(with)
+    }
+
     /// The same with one more device, which is given as libvirt's clients give it: an element of its own.
     pub fn with_device(&self, xml: &str) -> Result<Self, DefinitionError> {
         let element = Self::device(xml)?;
