@@ -47,7 +47,8 @@ fn a_profile_is_what_the_parser_takes() {
 fn all_profiles(userns: bool) -> String {
     let mut text = render(uuid(), &[]).unwrap();
     for part in ProfilePart::ALL {
-        let rendered = render_part(uuid(), part, "/usr/libexec/svirt/program", "/var/lib/svirt/tpm", userns);
+        let rendered =
+            render_part(uuid(), part, &["/usr/libexec/svirt/program".into()], "/var/lib/svirt/tpm", userns);
         text.push_str(&rendered.unwrap());
     }
     text

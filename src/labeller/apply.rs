@@ -9,6 +9,7 @@ mod readable;
 mod share;
 mod shmem;
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -321,15 +322,19 @@ impl Apply<'_> {
     }
 
     /// The processes of this plan beside the device model, and what each executes.
-    fn profile_parts(&self) -> Vec<(ProfilePart, String)> {
+    fn profile_parts(&self) -> Vec<(ProfilePart, Vec<String>)> {
         let supervisor = self.launcher.supervisor().display().to_string();
-        let mut parts = vec![(ProfilePart::Supervisor, supervisor)];
+        let mut parts = vec![(ProfilePart::Supervisor, vec![supervisor])];
         let has = |name: &str| self.plan.ops.iter().any(|op| op.name() == name);
         if has("spawn-passt") {
-            parts.push((ProfilePart::Passt, self.settings.network.passt.clone()));
+            parts.push((ProfilePart::Passt, vec![self.settings.network.passt.clone()]));
         }
         if has("spawn-swtpm") {
-            parts.push((ProfilePart::Swtpm, self.settings.tpm.swtpm.clone()));
+            parts.push((ProfilePart::Swtpm, vec![self.settings.tpm.swtpm.clone()]));
+        }
+        let servers: BTreeSet<&str> = self.plan.ops.iter().filter_map(server).collect();
+        if !servers.is_empty() {
+            parts.push((ProfilePart::Virtiofsd, servers.into_iter().map(ToOwned::to_owned).collect()));
         }
         parts
     }
@@ -587,4 +592,12 @@ fn label_refusal(path: &str, error: &std::io::Error) -> Refusal {
         _ => "look at the kernel's audit log",
     };
     Refusal::new(Layer::Selinux, "label", path, error.to_string(), remedy)
+}
+
+/// The program of a server of a shared directory.
+fn server(op: &Op) -> Option<&str> {
+    match op {
+        Op::SpawnVirtiofsd(spawn) => Some(&spawn.program),
+        _ => None,
+    }
 }

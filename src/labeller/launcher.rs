@@ -87,8 +87,8 @@ pub(super) trait Launcher {
         &mut self,
         domain: &DomainRef,
         spawn: &SpawnVirtiofsd,
-        listener: &OwnedFd,
-        share: &OwnedFd,
+        files: (&OwnedFd, &OwnedFd),
+        labels: HelperLabels<'_>,
     ) -> Result<Child, Refusal>;
 
     /// Forks the supervisor and under it the device model, and does not wait for them.

@@ -30,7 +30,7 @@ pub(super) struct Wanted<'a> {
     /// What the device model's says beyond the template.
     pub(super) rules: &'a [ProfileRule],
     /// The processes beside it, and what each executes.
-    pub(super) parts: &'a [(ProfilePart, String)],
+    pub(super) parts: &'a [(ProfilePart, Vec<String>)],
     /// The directory of TPMs' states.
     pub(super) states: &'a str,
 }
@@ -38,8 +38,8 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     fn text(&self, userns: bool) -> Result<String, RenderError> {
         let mut text = rules::render(self.uuid, self.rules)?;
-        for (part, program) in self.parts {
-            text.push_str(&rules::render_part(self.uuid, *part, program, self.states, userns)?);
+        for (part, programs) in self.parts {
+            text.push_str(&rules::render_part(self.uuid, *part, programs, self.states, userns)?);
         }
         Ok(text)
     }

@@ -204,8 +204,8 @@ impl Launcher for Real {
         &mut self,
         domain: &DomainRef,
         server: &SpawnVirtiofsd,
-        listener: &OwnedFd,
-        share: &OwnedFd,
+        (listener, share): (&OwnedFd, &OwnedFd),
+        labels: HelperLabels<'_>,
     ) -> Result<Child, Refusal> {
         let program = Path::new(&server.program);
         let flavour = self.flavour(program, server.selinux_label.as_deref())?;
@@ -234,7 +234,8 @@ impl Launcher for Real {
             fds: &[(listener.as_fd(), virtiofsd::LISTENER)],
             cgroup: self.cgroups.get(&domain.uuid),
             rlimits: &limits,
-            selinux_exec: server.selinux_label.as_deref(),
+            selinux_exec: labels.selinux,
+            apparmor_exec: labels.apparmor,
             seccomp: &filter,
             timeout: TO_EXEC,
         })

@@ -70,17 +70,20 @@ pub enum ProfilePart {
     Supervisor,
     /// The TPM emulator.
     Swtpm,
+    /// The server of a shared directory.
+    Virtiofsd,
 }
 
 impl ProfilePart {
     /// All.
-    pub const ALL: [Self; 3] = [Self::Passt, Self::Supervisor, Self::Swtpm];
+    pub const ALL: [Self; 4] = [Self::Passt, Self::Supervisor, Self::Swtpm, Self::Virtiofsd];
 
     fn word(self) -> &'static str {
         match self {
             Self::Passt => "passt",
             Self::Supervisor => "supervisor",
             Self::Swtpm => "swtpm",
+            Self::Virtiofsd => "virtiofsd",
         }
     }
 
@@ -89,6 +92,7 @@ impl ProfilePart {
             Self::Passt => include_str!("../../labels/apparmor/passt.toml"),
             Self::Supervisor => include_str!("../../labels/apparmor/supervisor.toml"),
             Self::Swtpm => include_str!("../../labels/apparmor/swtpm.toml"),
+            Self::Virtiofsd => include_str!("../../labels/apparmor/virtiofsd.toml"),
         }
     }
 
@@ -115,21 +119,24 @@ pub fn part_name(uuid: DomainUuid, part: ProfilePart) -> String {
     format!("{}-{}", profile_name(uuid), part.word())
 }
 
-/// The text of the profile of a process beside the device model. `program` is what it executes, `states` the
+/// The text of the profile of a process beside the device model. `programs` are what it executes, `states` the
 /// directory of TPMs' states; both are the labeller's configuration, and no text of a definition comes here.
 /// `userns` says whether the kernel asks profiles for new user namespaces; compilers before AppArmor 4 know no such rule.
 pub fn render_part(
     uuid: DomainUuid,
     part: ProfilePart,
-    program: &str,
+    programs: &[String],
     states: &str,
     userns: bool,
 ) -> Result<String, RenderError> {
-    let mut own = vec![(format!("{} mr,", literal(program)?), "its own program, mapped at exec")];
+    let mut own = Vec::new();
+    for program in programs {
+        own.push((format!("{} mr,", literal(program)?), "its own program, mapped at exec"));
+    }
     match part {
         ProfilePart::Passt => {
             let reason = "it would execute a build for newer CPUs, and does without: nothing here executes";
-            own.push((format!("deny {program}.avx2 x,"), reason));
+            own.extend(programs.iter().map(|program| (format!("deny {program}.avx2 x,"), reason)));
             if userns {
                 own.push(("userns create,".to_owned(), "the namespaces in which it empties its own root"));
             }
@@ -144,6 +151,9 @@ pub fn render_part(
                 text,
                 "its state, opened anew by its descriptor; one that is new has no name but a number",
             ));
+        }
+        ProfilePart::Virtiofsd => {
+            own.push(("/svirt/share/{,**} rwlk,".into(), "the one directory, a mount of its own"));
         }
     }
     let name = part_name(uuid, part);
@@ -233,7 +243,8 @@ mod tests {
             }
             for program in ["/usr/bin/{a,b}", "/usr/bin/a b", "/usr/bin/*", "relative", "/usr/bin/a\nb"] {
                 assert!(
-                    render_part(DomainUuid(uuid::Uuid::nil()), part, program, "/s", true).is_err(),
+                    render_part(DomainUuid(uuid::Uuid::nil()), part, &[program.to_owned()], "/s", true)
+                        .is_err(),
                     "{program:?}"
                 );
             }

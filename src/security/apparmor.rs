@@ -60,10 +60,9 @@ impl Profile {
             Kind::Process(Process::Swtpm(_)) => {
                 self.part(ProfilePart::Swtpm, "one state, one channel, and no way to execute or connect")
             }
-            Kind::Process(Process::Virtiofsd { .. }) => nothing(
-                Action::Never,
-                "no profile of svirt's yet: its uid, namespaces, Landlock and filter hold it",
-            ),
+            Kind::Process(Process::Virtiofsd { .. }) => {
+                self.part(ProfilePart::Virtiofsd, "one directory, one connection, and no way to execute")
+            }
             Kind::Image(image) => match (image.place, image.used()) {
                 (Place::Elsewhere, _) => nothing(Action::Refused, ELSEWHERE),
                 (Place::Readable, Use::Private | Use::Shared) => {
@@ -86,9 +85,11 @@ impl Profile {
                 "mounted there, alone and read-only, from a descriptor of the labeller's",
             ),
             Kind::Share(Share { place: false, .. }) => nothing(Action::Refused, NO_SHARE),
-            Kind::Share(Share { served: true, .. }) => {
-                nothing(Action::Never, "its server has it; the device model has one connected socket")
-            }
+            Kind::Share(Share { served: true, .. }) => Decision::given(
+                Action::Rule,
+                format!("/svirt/share/** rwlk, in {}", part_name(self.uuid, ProfilePart::Virtiofsd)),
+                "its server has it; the device model has one connected socket",
+            ),
             Kind::Share(Share { writable: true, .. }) => Decision::given(
                 Action::Rule,
                 "/svirt/fs/** rwlk,",

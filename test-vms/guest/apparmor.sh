@@ -54,6 +54,7 @@ if [ $# = 2 ]; then
     denied "the own image" 'operation="open".*name="/var/lib/svirt/images/alpha.*.qcow2"'
     denied "the signal" 'operation="\(signal\|capable\)".*\(kill\|signal\)'
     denied "the shell" 'operation="exec"'
+    . /payload/apparmor-plug.sh
     # The same between the running domains, by svirt's own attacker; the neighbour runs under the other one's profile.
     . /payload/label.sh
     as_admin=
@@ -78,6 +79,7 @@ for domain in 'alpha*[1]' beta; do svirt stop --force "$domain" >/run/out 2>&1 &
 is "no profile is left" "$(loaded)" 0
 is "no profile of any process is left" "$(grep -c '^svirt-[0-9a-f]' /sys/kernel/security/apparmor/profiles)" 0
 . /payload/apparmor-helpers.sh
+. /payload/apparmor-shares.sh
 # A labeller that is killed takes its profiles out when the next one starts.
 svirt run --detach /tmp/beta.xml >/run/out 2>&1 || fail "svirt run beta again" "$(head -n 3 /run/out)"
 kill -KILL $(pgrep -x svirt-labeller) $(pgrep qemu-system)

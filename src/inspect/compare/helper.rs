@@ -32,15 +32,15 @@ pub(super) fn helper(described: &Described, facts: &ProcessFacts, notes: &mut No
     let planned = described.plan.ops.iter().find_map(|op| match op {
         Op::SpawnPasst { alias, uid, selinux_label, .. } if *alias == facts.role => {
             passt(*uid, facts, notes);
-            Some((selinux_label.as_ref(), Some(ProfilePart::Passt)))
+            Some((selinux_label.as_ref(), ProfilePart::Passt))
         }
         Op::SpawnSwtpm { alias, uid, selinux_label, .. } if *alias == facts.role => {
             swtpm(*uid, facts, notes);
-            Some((selinux_label.as_ref(), Some(ProfilePart::Swtpm)))
+            Some((selinux_label.as_ref(), ProfilePart::Swtpm))
         }
         Op::SpawnVirtiofsd(spawn) if spawn.alias == facts.role => {
             server(spawn.uid, facts, notes);
-            Some((spawn.selinux_label.as_ref(), None))
+            Some((spawn.selinux_label.as_ref(), ProfilePart::Virtiofsd))
         }
         _ => None,
     });
@@ -51,7 +51,7 @@ pub(super) fn helper(described: &Described, facts: &ProcessFacts, notes: &mut No
     notes.expect("seccomp mode", 2, facts.status.seccomp_mode);
     if let Some(label) = label {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
-    } else if let Some(part) = part {
+    } else {
         profile(described, part_name(described.plan.domain.uuid, part), facts, notes);
     }
     cgroup::compare(described, facts, notes);

@@ -23,7 +23,7 @@ use crate::sys::landlock::{self, Allow};
 use crate::sys::mount::{self, MountLimits};
 use crate::sys::namespace::{self, Namespaces};
 use crate::sys::seccomp::Instruction;
-use crate::sys::{cred, process, rlimit, scm, seccomp, selinux};
+use crate::sys::{apparmor, cred, process, rlimit, scm, seccomp, selinux};
 
 /// Where the directory stands in the root.
 pub const SHARE: &str = "/svirt/share";
@@ -51,6 +51,8 @@ pub struct Jail<'a> {
     pub rlimits: &'a [Rlimit],
     /// The context that SELinux gives at exec.
     pub selinux_exec: Option<&'a str>,
+    /// The profile that AppArmor gives at exec.
+    pub apparmor_exec: Option<&'a str>,
     /// Its filter; it must allow `execve`.
     pub seccomp: &'a [Instruction],
     /// How long it may take to its exec.
@@ -113,6 +115,9 @@ impl Plan<'_> {
         namespace::unshare(Namespaces { cgroup: true, ..Namespaces::default() }).at(Step::Cgroup)?;
         if let Some(context) = jail.selinux_exec {
             selinux::set_exec_context(context).at_object(Step::ExecLabel, context)?;
+        }
+        if let Some(profile) = jail.apparmor_exec {
+            apparmor::set_exec_profile(profile).at_object(Step::Profile, profile)?;
         }
         self.enter()?;
         process::set_umask(0o077);
