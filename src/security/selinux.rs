@@ -92,9 +92,12 @@ pub fn labels(
     survey: &Survey,
     seed: u64,
 ) -> Result<Labels, LabelError> {
-    let default_type = match domain.virt {
-        VirtType::Kvm => &types.guest_type,
-        VirtType::Qemu => &types.guest_tcg_type,
+    let serves = domain.devices.filesystems.iter().any(|one| one.virtiofs().is_none());
+    let default_type = match (domain.virt, serves) {
+        (VirtType::Kvm, false) => &types.guest_type,
+        (VirtType::Kvm, true) => &types.guest_share_type,
+        (VirtType::Qemu, false) => &types.guest_tcg_type,
+        (VirtType::Qemu, true) => &types.guest_tcg_share_type,
     };
     let label = domain.seclabels.iter().find(|label| label.model == "selinux");
     let (guest, own, relabel) = match label.map(|label| (label, &label.kind)) {
@@ -174,8 +177,8 @@ const NOT_A_PAIR: &str = "an image that several domains write has exactly two ca
 /// What both models of files say of a path outside the configured places.
 pub(super) const ELSEWHERE: &str = "it lies in none of the places of images.relabelable and images.readable";
 
-/// Why nothing is shared over 9p under SELinux.
-const NO_POLICY: &str = "svirt's policy lets no device model make files, and over 9p it would";
+/// Why a device model shares nothing over 9p.
+const NO_FILES: &str = "over 9p the device model makes files, which the type of the domain's own label may not; that of [selinux] guest_share_type may";
 
 /// What every model says of a share outside the configured places.
 pub(super) const NO_SHARE: &str = "it lies in none of the places of shares.places";
@@ -187,7 +190,9 @@ fn refuse(label: &str, line: u32, reason: impl Into<String>) -> LabelError {
 /// Reads a process context that a definition names, and checks it against the configured types.
 fn guest_context(text: &str, label: &SecLabel, types: &Selinux) -> Result<Context, LabelError> {
     let context: Context = text.parse().map_err(|e| refuse(text, label.line, format!("{e}")))?;
-    let known = [&types.guest_type, &types.guest_tcg_type].into_iter().chain(&types.extra_types);
+    let shipped =
+        [&types.guest_type, &types.guest_tcg_type, &types.guest_share_type, &types.guest_tcg_share_type];
+    let known = shipped.into_iter().chain(&types.extra_types);
     if !known.into_iter().any(|known| *known == context.kind) {
         return Err(refuse(
             text,
@@ -280,8 +285,8 @@ impl Labels {
 
     /// A directory that the guest mounts: only whoever may search it comes to what it holds.
     fn directory(&self, share: &Share, types: &Selinux) -> Decision {
-        if !share.served {
-            return Decision::nothing(Action::Refused, NO_POLICY);
+        if !share.served && [&types.guest_type, &types.guest_tcg_type].contains(&&self.guest.kind) {
+            return Decision::nothing(Action::Refused, NO_FILES);
         }
         match self.share(share.identity) {
             Some(pair) => Decision::set(

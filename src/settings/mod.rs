@@ -279,6 +279,10 @@ pub struct Selinux {
     pub guest_type: String,
     /// Type of a device model under TCG, which needs execmem.
     pub guest_tcg_type: String,
+    /// Type of a device model under KVM that itself serves directories, over 9p.
+    pub guest_share_type: String,
+    /// The same under TCG.
+    pub guest_tcg_share_type: String,
     /// Type of a domain's own image.
     pub image_type: String,
     /// Type of what several domains read.
@@ -485,6 +489,8 @@ impl Default for Selinux {
             doi: vec!["0".into()],
             guest_type: "svirt_guest_t".into(),
             guest_tcg_type: "svirt_guest_tcg_t".into(),
+            guest_share_type: "svirt_guest_share_t".into(),
+            guest_tcg_share_type: "svirt_guest_tcg_share_t".into(),
             image_type: "svirt_guest_image_t".into(),
             content_type: "svirt_guest_content_t".into(),
             supervisor_type: "svirt_supervisor_t".into(),

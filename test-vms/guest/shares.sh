@@ -4,9 +4,9 @@ shares=/var/lib/svirt/shares
 group=$shares/group
 memory_of() { perl -e 'my ($p, $n, $b) = ("$ARGV[0]\0", "trusted.libvirt.security.selinux\0", "\0" x 200); my $l = syscall(191, $p, $n, $b, 200); print $l < 0 ? "none" : substr($b, 0, $l)' "$1"; }
 range_of() { echo "$1" | cut -d: -f4-; }
-# server DOMAIN ALIAS: the pid of that server, by svirt's own account.
-server() { svirt inspect "$1" 2>/dev/null | sed -n "s/^$2  *pid \([0-9]*\) .*/\1/p" | head -n 1; }
-for name in one two both plain; do
+# server DOMAIN ALIAS: the pid of that server, by svirt's own account in /run/DOMAIN.
+server() { sed -n "s/^$2  *pid \([0-9]*\) .*/\1/p" "/run/$1" | head -n 1; }
+for name in one two three both plain; do
     mkdir -p $group/$name
     echo "in $name" >$group/$name/file
     cp /bin/sh $group/$name/tool
@@ -27,6 +27,16 @@ for domain in eta theta; do
 </domain>
 XML
 done
+cat >/tmp/iota.xml <<XML
+<domain type='qemu'>
+  <name>iota</name>
+  <memory unit='MiB'>32</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <filesystem type='mount' accessmode='mapped'><source dir='$group/three'/><target dir='own'/></filesystem>
+  </devices>
+</domain>
+XML
 restorecon -RF $shares
 is "no process of a domain comes through where directories lie" "$(type_of $shares)" svirt_share_store_t
 before=$(stat -c '%n %u:%g %a %C' $group $group/*)
@@ -34,8 +44,8 @@ for domain in eta theta; do
     mark
     if svirt run --detach /tmp/$domain.xml >/run/out 2>&1; then pass "svirt run $domain with directories"; else fail "svirt run $domain with directories" "$(head -n 6 /run/out | tr '\n' ' ')"; show_avc; fi
     is "nothing was denied to its servers" "$(messages | grep 'avc:' | grep -c 'svirt_virtiofsd_t\|svirt_share')" 0
+    svirt inspect $domain >/run/$domain 2>&1; is "svirt inspect finds $domain's servers as planned" "$?" 0 || { tail -n 5 /run/$domain; show_avc; }
 done
-svirt inspect eta >/run/out 2>&1; is "svirt inspect finds its servers as planned" "$?" 0 || { tail -n 5 /run/out; show_avc; }
 first=$(server eta fs0) second=$(server theta fs0) common=$(server eta fs1) joined=$(server theta fs1)
 context() { tr -d '\0' <"/proc/$1/attr/current"; }
 if [ -n "$first" ] && [ -n "$second" ] && [ -n "$common" ] && [ -n "$joined" ]; then
@@ -75,6 +85,22 @@ if [ -n "$first" ] && [ -n "$second" ] && [ -n "$common" ] && [ -n "$joined" ]; 
     probe_says own-signal yes
     for name in own-list own-file own-make plain-path other-dir-fd other-path; do probe_says $name no; done
     rm -r $group/one/dir $group/both/dir
+    # Over 9p the device model itself makes files, under a type of its own.
+    mark
+    if svirt run --detach /tmp/iota.xml >/run/out 2>&1; then pass "svirt run iota, which serves over 9p"; else fail "svirt run iota, which serves over 9p" "$(head -n 6 /run/out | tr '\n' ' ')"; show_avc; fi
+    svirt inspect iota >/run/out 2>&1; is "svirt inspect finds it as planned" "$?" 0 || { tail -n 5 /run/out; show_avc; }
+    guest=$(context "$(pgrep -f 'guest=iota' | head -n 1)")
+    case $guest in *:svirt_guest_tcg_share_t:s0:c*) pass "a device model that makes files has a type of its own" ;; *) fail "a device model that makes files has a type of its own" "$guest" ;; esac
+    chmod 777 $group/three; chmod 666 $group/three/file
+    mark
+    launch share /opt/t/guest-perl "$guest" "$(stat -c %u /proc/$second)" "$second" $images/a.qcow2 $group/three $group/two
+    for name in own-list own-file own-make plain-path own-signal; do probe_says $name yes; done
+    for name in other-dir-fd other-path other-make both-path image-fd other-environ other-maps other-signal inet-socket relabel exec-share exec-shell; do probe_says $name no; done
+    avc "the neighbour's directory, by a device model" "denied .*{ search }.*scontext=$guest tcontext=system_u:object_r:svirt_share_t:$pair tclass=dir"
+    is "what a device model makes there has no categories" "$(stat -c %C $group/three/dir $group/three/dir/made | sort -u)" system_u:object_r:svirt_share_t:s0
+    rm -r $group/three/dir
+    svirt stop --force iota >/run/out 2>&1 && pass "svirt stop iota" || fail "svirt stop iota" "$(head -n 3 /run/out)"
+    is "its directory has its label again" "$(stat -c %C $group/three)" system_u:object_r:svirt_share_t:s0
 else
     fail "each directory has a server" "'$first' '$second' '$common' '$joined'"
 fi

@@ -34,7 +34,12 @@ impl Admission<'_> {
         plain("start the emulator", &spawn.program)?;
         arguments(spawn)?;
         let types = &self.settings.selinux;
-        let mut guest = vec![&types.guest_type, &types.guest_tcg_type];
+        let mut guest = vec![
+            &types.guest_type,
+            &types.guest_tcg_type,
+            &types.guest_share_type,
+            &types.guest_tcg_share_type,
+        ];
         guest.extend(&types.extra_types);
         self.process_label(spawn.confinement.selinux_exec.as_deref(), &guest, &self.model)?;
         let types = [&types.supervisor_type];
