@@ -10,6 +10,8 @@ pub use permission::{Object, Permission, Role, Verb};
 pub use rules::{Policy, RulesError};
 pub use shared::SharedPolicy;
 
+use crate::base::DomainUuid;
+
 /// Who asks, by the kernel's word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
@@ -28,6 +30,6 @@ pub struct Identity {
 pub struct Subject<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its uuid, lower case with hyphens.
-    pub uuid: &'a str,
+    /// Its uuid.
+    pub uuid: DomainUuid,
 }

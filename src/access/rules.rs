@@ -118,18 +118,20 @@ impl Rule {
             || self.allow.iter().any(|allowed| allowed.0 == permission);
         let Some(domains) = &self.domains else { return holds };
         match permission.object {
-            Object::Domain => {
-                let named = |subject: Subject<'_>| domains.iter().any(|pattern| names(pattern, subject));
-                holds && subject.is_some_and(named)
-            }
+            Object::Domain => holds && subject.is_some_and(|subject| name(domains, subject)),
             Object::Connect => Role::Viewer.has(permission),
             _ => false,
         }
     }
 }
 
-fn names(pattern: &str, subject: Subject<'_>) -> bool {
-    pattern.eq_ignore_ascii_case(subject.uuid) || glob(pattern.as_bytes(), subject.name.as_bytes())
+/// Whether any of these names, patterns and uuids means a domain.
+fn name(patterns: &[String], subject: Subject<'_>) -> bool {
+    let mut room = uuid::Uuid::encode_buffer();
+    let uuid: &str = subject.uuid.0.as_hyphenated().encode_lower(&mut room);
+    patterns.iter().any(|pattern| {
+        pattern.eq_ignore_ascii_case(uuid) || glob(pattern.as_bytes(), subject.name.as_bytes())
+    })
 }
 
 /// Whether a name matches a pattern in which `*` is anything and `?` one byte.
@@ -165,6 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::DomainUuid;
 
     const RULES: &str = r#"
         [[rule]]
@@ -177,8 +180,12 @@ mod tests {
         allow = ["domain:getattr", "domain:read"]
     "#;
 
+    fn uuid(last: u8) -> DomainUuid {
+        format!("6ba7b810-9dad-11d1-80b4-00c04fd430c{last}").parse().map(DomainUuid).unwrap()
+    }
+
     fn ask(policy: &Policy, who: &Identity, permission: &str, name: &str) -> bool {
-        let subject = Subject { name, uuid: "6ba7b810-9dad-11d1-80b4-00c04fd430c9" };
+        let subject = Subject { name, uuid: uuid(9) };
         policy.allows(who, permission.parse().unwrap(), Some(subject))
     }
 
@@ -193,7 +200,7 @@ mod tests {
         assert!(policy.allows(&tenant, "connect:search_domains".parse().unwrap(), None));
         assert!(!policy.allows(&tenant, "connect:write".parse().unwrap(), None));
         assert!(!policy.allows(&tenant, "storage_pool:read".parse().unwrap(), None));
-        let by_uuid = Subject { name: "x", uuid: "6ba7b810-9dad-11d1-80b4-00c04fd430c8" };
+        let by_uuid = Subject { name: "x", uuid: uuid(8) };
         assert!(policy.allows(&tenant, "domain:stop".parse().unwrap(), Some(by_uuid)));
         let reader = Identity { uid: 7, gid: 7, groups: vec![50], pid: 0 };
         assert!(ask(&policy, &reader, "domain:read", "any") && !ask(&policy, &reader, "domain:stop", "any"));

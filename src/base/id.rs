@@ -1,16 +1,17 @@
 //! Names and numbers that identify a domain and the resources of its plan.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 /// The longest domain name in bytes; libvirt's file names and our sockets allow no more.
 const NAME_MAX: usize = 255;
 
-/// A domain's name: 1 to 255 bytes of UTF-8 without `/` or control characters, not `.` or `..`.
+/// A domain's name: 1 to 255 bytes of UTF-8 without `/` or control characters, not `.` or `..`. Copies share its text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct DomainName(String);
+pub struct DomainName(Arc<str>);
 
 /// Why a string cannot name a domain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +50,7 @@ impl DomainName {
         if name.chars().any(char::is_control) {
             return Err(NameError::Control(name));
         }
-        Ok(Self(name))
+        Ok(Self(name.into()))
     }
 
     /// The name as text.
@@ -69,7 +70,7 @@ impl TryFrom<String> for DomainName {
 
 impl From<DomainName> for String {
     fn from(name: DomainName) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

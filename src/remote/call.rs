@@ -97,8 +97,7 @@ impl<'a> Call<'a> {
 
     /// Whether the caller may do something to a domain.
     fn may(&self, permission: Permission, domain: Option<(&DomainName, DomainUuid)>) -> bool {
-        let uuid = domain.map(|(_, uuid)| uuid.to_string()).unwrap_or_default();
-        let subject = domain.map(|(name, _)| Subject { name: name.as_str(), uuid: &uuid });
+        let subject = domain.map(|(name, uuid)| Subject { name: name.as_str(), uuid });
         self.service.policy.allows(&self.session.identity, permission, subject)
     }
 

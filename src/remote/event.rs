@@ -108,8 +108,7 @@ impl Events {
 
     fn may_know(&self, session: &Session, name: &str, uuid: DomainUuid) -> bool {
         let permission = Permission { object: Object::Domain, verb: Verb::Getattr };
-        let uuid = uuid.to_string();
-        self.policy.allows(&session.identity, permission, Some(Subject { name, uuid: &uuid }))
+        self.policy.allows(&session.identity, permission, Some(Subject { name, uuid }))
     }
 }
 
