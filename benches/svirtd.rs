@@ -252,11 +252,12 @@ fn many(both: &mut [Daemon; 2]) {
 fn cold(_: &mut [Daemon; 2]) {
     let first = |start: fn() -> Daemon| {
         let begin = Instant::now();
-        let mut client = open(&start());
+        let daemon = start();
+        let mut client = open(&daemon);
         type Words =
             (Option<&'static str>, Option<&'static str>, Option<&'static str>, Option<&'static str>, u32);
         let words: Words = (None, None, None, Some("qemu"), 0);
-        assert!(client.call(Procedure::ConnectGetDomainCapabilities, &words));
+        assert!(client.call(Procedure::ConnectGetDomainCapabilities, &words), "{}", daemon.name());
         begin.elapsed().as_secs_f64() * 1e3
     };
     let [ours, stock] = [first(Daemon::svirtd), first(Daemon::libvirtd)];
