@@ -81,24 +81,34 @@ pub fn peer(stream: &UnixStream) -> io::Result<(u32, i32)> {
 pub fn peer_groups(stream: impl AsFd) -> io::Result<(u32, Vec<u32>)> {
     let stream = stream.as_fd();
     let gid = socket::getsockopt(&stream, sockopt::PeerCredentials)?.gid();
-    // The kernel's own limit on groups.
-    let mut groups = vec![0_u32; 65_536];
-    let mut length = libc::socklen_t::try_from(groups.len() * 4).unwrap_or(0);
-    // SAFETY: the descriptor is open for the whole call, and `length` tells the kernel how many bytes `groups` has.
-    let done = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERGROUPS,
-            groups.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if done != 0 {
-        return Err(io::Error::last_os_error());
+    // Enough for nearly everybody; whoever has more is asked about again, with the room that the kernel names. What is
+    // kept for each client is no larger than its groups.
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let room = groups.len() * size_of::<u32>();
+        let mut length = libc::socklen_t::try_from(room).unwrap_or(0);
+        // SAFETY: the descriptor is open for the whole call, and `length` tells the kernel how many bytes `groups` has.
+        let done = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<u32>();
+        if done == 0 {
+            groups.truncate(count);
+            groups.shrink_to_fit();
+            return Ok((gid, groups));
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
     }
-    groups.truncate(length as usize / 4);
-    Ok((gid, groups))
 }
 
 /// Turns a bound descriptor into a listener that does not block.
@@ -158,5 +168,27 @@ mod tests {
         stop(&one);
         io::Write::write_all(&mut one, b"x").unwrap();
         io::Read::read_exact(&mut other, &mut [0]).unwrap();
+    }
+
+    /// The groups that a peer with so many has, as its other end is told; `None` where this process may not have them.
+    fn told(count: u32) -> Option<Vec<u32>> {
+        std::thread::spawn(move || {
+            let groups: Vec<libc::gid_t> = (0..count).map(|group| 1000 + group).collect();
+            // SAFETY: the list is as long as is said; the bare system call changes this thread alone, which ends here.
+            let set = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+            let pair = (set == 0).then(|| UnixStream::pair().unwrap());
+            pair.map(|(one, _other)| peer_groups(&one).unwrap().1)
+        })
+        .join()
+        .unwrap()
+    }
+
+    #[test]
+    fn every_group_of_a_peer_is_told_however_many_there_are() {
+        for count in [0, 1, 32, 33, 4000] {
+            let Some(groups) = told(count) else { return println!("skipped: needs root") };
+            assert_eq!(groups, (1000..1000 + count).collect::<Vec<_>>());
+            assert_eq!(groups.capacity(), groups.len(), "nothing more is kept for a client");
+        }
     }
 }
