@@ -32,7 +32,7 @@ use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{Access, Op, Sharing};
 use crate::privsep::request::Reply;
 use crate::privsep::save::{Header, Progress, STREAM_AT, Save, SavedAt};
-use crate::privsep::supervisor::{Answer, Verb};
+use crate::privsep::supervisor::{Answer, Ended, SAVED, Verb};
 use crate::settings::Settings;
 use crate::sys::path::{self, Found};
 use crate::sys::pidfd::{self, Exit};
@@ -233,8 +233,14 @@ impl Server {
     /// Finishes the file of a domain that an earlier labeller saved and that is gone; whether nothing is left to do.
     pub(super) fn finish_left(&mut self, uuid: DomainUuid, save: &Save, part: &Part) -> bool {
         let finished = finish(&self.settings, uuid, save, part);
-        if let Err(refusal) = &finished {
-            tracing::error!(%uuid, %refusal, "is saved but for its name");
+        match &finished {
+            Ok(()) => {
+                // Whoever asks how it has ended hears that it was saved.
+                let reason = Some(SAVED.into());
+                self.past
+                    .push_back((uuid, Ended { code: None, signal: None, reason, stderr: String::new() }));
+            }
+            Err(refusal) => tracing::error!(%uuid, %refusal, "is saved but for its name"),
         }
         finished.is_ok()
     }

@@ -436,6 +436,10 @@ impl Manager {
         };
         let guest = ended.is_some_and(|ended| ended.signal.is_none() && ended.code == Some(0));
         let saved = ended.is_some_and(|ended| ended.reason.as_deref() == Some(SAVED));
+        // Before anybody can start it: whoever asked for the save may have lost the labeller on the way.
+        if saved && let Err(error) = self.still_managed(uuid) {
+            tracing::warn!(%uuid, %error, "whether its next start goes on from there is not known yet");
+        }
         let (before, after, reason) = match (destroyed, guest) {
             _ if saved => (None, Lifecycle::StoppedSaved, SHUTOFF_SAVED),
             (true, _) => (Some(Lifecycle::Ending), Lifecycle::StoppedDestroyed, SHUTOFF_DESTROYED),

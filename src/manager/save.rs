@@ -302,7 +302,7 @@ impl Manager {
     }
 
     /// Whether there is one, as the labeller says.
-    fn still_managed(&self, uuid: DomainUuid) -> Result<bool, ManagerError> {
+    pub(super) fn still_managed(&self, uuid: DomainUuid) -> Result<bool, ManagerError> {
         let there = self.core.labeller(&self.settings)?.survey()?.saved.contains(&uuid);
         self.note_managed(uuid, there);
         Ok(there)

@@ -89,3 +89,104 @@ fn a_guest_goes_on_where_it_was_saved() {
     drop(listener);
     host.rig.same_as(&before);
 }
+
+/// The names in a directory, hidden ones too.
+fn names(host: &Host, directory: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(host.rig.path(directory)).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_labeller_that_dies_leaves_a_guest_or_a_whole_image() {
+    if !is_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    host.says(&["define", &host.rig.bare("fault", "")]);
+    let (mut went_on, mut saved) = (0, 0);
+    for step in 0..20 {
+        host.says(&["start", "fault"]);
+        let qemu = host.rig.status("fault").unwrap().qemu_pid;
+        host.kill_labeller();
+        host.start_faulty_labeller(&format!("kill:{step}"));
+        let ran = host.virsh(&["managedsave", "fault"]);
+        let died = host.labeller_died();
+        if died {
+            assert_ne!(ran.code, Some(0), "what is acknowledged is there");
+        } else {
+            // What it has left to do on purpose is none of the next start's.
+            host.kill_labeller();
+        }
+        host.start_labeller();
+        let is = |state: &str| host.says(&["domstate", "fault", "--reason"]).starts_with(state);
+        eventually("it runs, or is saved", || {
+            let asked = ["qemu-monitor-command", "fault", "{\"execute\":\"query-status\"}"];
+            let runs = || host.virsh(&asked).out.contains("\"running\":true");
+            (is("running") && runs()) || is("shut off (saved)")
+        });
+        if is("running") {
+            went_on += 1;
+            assert_eq!(host.rig.status("fault").unwrap().qemu_pid, qemu);
+            assert_eq!(names(&host, "managed"), Vec::<String>::new(), "step {step}");
+            host.says(&["managedsave", "fault"]);
+        } else {
+            saved += 1;
+        }
+        assert_eq!(names(&host, "managed").len(), 1, "step {step}: {:?}", names(&host, "managed"));
+        host.says(&["start", "fault"]);
+        assert_eq!(host.says(&["domstate", "fault", "--reason"]), "running (restored)");
+        assert_eq!(names(&host, "managed"), Vec::<String>::new());
+        host.says(&["destroy", "fault"]);
+        if !died {
+            break;
+        }
+    }
+    assert!(went_on >= 2 && saved >= 2, "{went_on} went on, {saved} were saved");
+}
+
+#[test]
+fn what_is_no_saved_domain_is_refused_and_nothing_is_overwritten() {
+    if !is_possible() {
+        return;
+    }
+    let host = Host::new();
+    host.says(&["define", &host.rig.bare("one", "")]);
+    host.says(&["define", &host.rig.bare("two", "")]);
+    host.says(&["start", "one"]);
+    let file = host.rig.text("saved/file");
+    std::fs::create_dir_all(host.rig.path("saved")).unwrap();
+    std::fs::write(&file, "somebody else's").unwrap();
+    assert!(host.complains(&["save", "one", &file]).contains("no saved image of this domain"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "somebody else's");
+    assert!(host.complains(&["restore", &file]).contains("holds no saved domain"));
+    assert!(host.complains(&["save", "one", "/tmp/x"]).contains("save.places"));
+    assert!(host.complains(&["save", "one", &file, "--bypass-cache"]).contains("page cache"));
+    assert!(host.complains(&["domjobabort", "one"]).contains("no job is active"));
+    assert_eq!(host.says(&["domstate", "one"]), "running");
+
+    let image = host.rig.text("saved/image");
+    host.says(&["save", "one", &image]);
+    host.says(&["start", "two"]);
+    assert!(host.complains(&["save", "two", &image]).contains("no saved image of this domain"));
+    // Another machine under the guest is refused, another description is not.
+    let xml = host.says(&["save-image-dumpxml", &image]);
+    let changed = host.rig.text("changed.xml");
+    std::fs::write(&changed, xml.replace("<vcpu placement='static'>1<", "<vcpu placement='static'>2<"))
+        .unwrap();
+    assert!(host.complains(&["save-image-define", &image, &changed]).contains("find its machine changed"));
+    std::fs::write(&changed, xml.replace("<name>one</name>", "<name>one</name><title>saved</title>"))
+        .unwrap();
+    host.says(&["save-image-define", &image, &changed, "--paused"]);
+    assert!(host.says(&["save-image-dumpxml", &image]).contains("<title>saved</title>"));
+    // Cut short, or writable by others, it is none.
+    let whole = std::fs::read(&image).unwrap();
+    std::fs::write(&image, &whole[..whole.len() - 1]).unwrap();
+    assert!(host.complains(&["restore", &image]).contains("length"));
+    std::fs::write(&image, &whole).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(host.complains(&["restore", &image]).contains("nobody else can write"));
+    std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o600)).unwrap();
+    host.says(&["restore", &image]);
+    assert_eq!(host.says(&["domstate", "one"]), "paused");
+}
