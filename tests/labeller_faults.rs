@@ -8,7 +8,7 @@ use std::process::Command;
 
 use labeller_rig::{Rig, eventually, possible, rule, slot};
 use svirt::driver::Labeller;
-use svirt::privsep::op::{LaunchPlan, Op};
+use svirt::privsep::op::{LaunchPlan, Op, UidRole};
 use svirt::privsep::plug::{Gone, Plug, PlugSteps, SetGrant, Top};
 use svirt::sys::pidfd;
 
@@ -218,6 +218,115 @@ fn a_plug_that_fails_at_any_step_leaves_the_guest_as_it_was() {
 #[test]
 fn a_plug_whose_labeller_is_killed_at_any_step_leaves_the_guest_as_it_was() {
     walk_plug("kill");
+}
+
+/// An interface with a passt of its own, for an old PC.
+fn interface(rig: &Rig) -> Plug {
+    let uid = rig.settings.uids.helpers.first + 7;
+    let object =
+        r#"{"driver":"e1000","netdev":"hostnet7","id":"net7","mac":"52:54:00:00:00:07","romfile":""}"#;
+    let top = Top::Interface { slot: slot("net7"), tap: false, object: object.into() };
+    let steps = PlugSteps { alias: "net7".into(), sets: Vec::new(), nodes: Vec::new(), top };
+    let ops = vec![
+        Op::LeaseUid { role: UidRole::Helper, uid },
+        Op::Channel { slot: slot("net7"), peer: slot("net7.peer") },
+        Op::SpawnPasst { alias: "net7".into(), slot: slot("net7.peer"), uid, selinux_label: None },
+    ];
+    Plug { alias: "net7".into(), ops, steps, note: String::new() }
+}
+
+/// An interface whose plug fails, or whose labeller is killed, at every step: nothing of it outlives the domain, and
+/// where QEMU never heard of it, nothing of it stays.
+fn walk_interface(kind: &str) {
+    if !possible() || !cfg!(debug_assertions) || !std::path::Path::new("/usr/bin/passt").exists() {
+        println!("skipped: needs root, QEMU, passt and a debug build");
+        return;
+    }
+    let mut rig = Rig::new();
+    let image = rig.image("a.raw");
+    let plug = interface(&rig);
+    let uid = plug.uids().next().unwrap();
+    let plan = with_usb(rig.plan(1, &image));
+    let uuid = plan.domain.uuid;
+    let log = rig.path("log/1.log");
+    rig.serve("");
+    let mut before = rig.snapshot();
+    before.without(&log);
+    for step in 0..STEPS_MAX {
+        rig.client().start(plan.clone()).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+        rig.end_labeller("-KILL");
+        rig.serve(&format!("{kind}:{step}"));
+        let outcome = Labeller::connect(&rig.settings).and_then(|mut it| it.plug(uuid, plug.clone()));
+        let done = outcome.is_ok();
+        let told = outcome.err().map(|error| rule(&error)).unwrap_or_default();
+        if done {
+            assert!(step >= 6, "only {step} steps were walked");
+            assert_eq!(pidfd::of_uid(uid).unwrap().len(), 1);
+            // The next labeller knows it, and starts another passt where this one dies.
+            rig.end_labeller("-KILL");
+            rig.serve("");
+            let described = rig.client().describe(uuid).unwrap();
+            assert_eq!((described.plugs.len(), described.helpers.len()), (1, 1));
+            let passt = described.helpers[0].1;
+            let killed = Command::new("kill").args(["-KILL", &passt.to_string()]).status();
+            assert!(killed.unwrap().success());
+            eventually("another passt", || {
+                rig.client().describe(uuid).unwrap().helpers.first().is_some_and(|(_, now)| *now != passt)
+            });
+            let told = rule(&rig.client().plug(uuid, plug.clone()).unwrap_err());
+            assert!(told.contains("a device of this alias is there"), "{told}");
+        } else if kind == "kill" {
+            eventually("the labeller is dead", || rig.labeller_is_dead());
+            rig.labeller = None;
+            rig.serve("");
+        } else if !told.contains("plugged") && !told.contains("fail:") {
+            panic!("step {step}: {told}");
+        }
+        // Only a running guest lets a PCI device go; so this end must take everything back.
+        rig.client().kill(uuid).unwrap_or_else(|e| panic!("{}", rule(&e)));
+        rig.assert_nothing_leased();
+        assert_eq!(pidfd::of_uid(uid).unwrap(), [0; 0], "{kind} at step {step}");
+        let mut after = rig.snapshot();
+        after.without(&log);
+        assert_eq!(before, after, "{kind} at step {step}");
+        if done {
+            return;
+        }
+        rig.end_labeller("-TERM");
+        rig.serve("");
+    }
+    panic!("no plug succeeded");
+}
+
+#[test]
+fn an_interface_whose_plug_fails_at_any_step_leaves_nothing() {
+    walk_interface("fail");
+}
+
+#[test]
+fn an_interface_whose_labeller_is_killed_at_any_step_leaves_nothing() {
+    walk_interface("kill");
+}
+
+#[test]
+fn a_uid_of_somebody_elses_is_no_interfaces() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let (image, second) = (rig.image("a.raw"), rig.image("b.raw"));
+    rig.serve("");
+    let (plan, mut neighbour) = (with_usb(rig.plan(1, &image)), rig.plan(2, &second));
+    let plug = interface(&rig);
+    let theirs = plug.uids().next().unwrap();
+    neighbour.ops.insert(0, Op::LeaseUid { role: UidRole::Helper, uid: theirs });
+    let uuid = plan.domain.uuid;
+    for plan in [plan, neighbour] {
+        rig.client().start(plan).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    }
+    let told = rule(&rig.client().plug(uuid, plug).unwrap_err());
+    assert!(told.contains("in use"), "{told}");
+    assert_eq!(rig.client().survey().unwrap().uids.len(), 5);
 }
 
 #[test]

@@ -387,7 +387,14 @@ impl Played {
 
 fn unplug() -> UnplugSteps {
     let nodes = vec!["vdb-0-format".into(), "vdb-0-storage".into()];
-    UnplugSteps { alias: "virtio-disk1".into(), medium: false, force: false, nodes, sets: vec![9] }
+    UnplugSteps {
+        alias: "virtio-disk1".into(),
+        medium: false,
+        force: false,
+        nodes,
+        sets: vec![9],
+        interface: false,
+    }
 }
 
 /// Seconds of processor time of a process.

@@ -2,7 +2,7 @@
 
 use super::{DriverError, Labeller, LabellerProber};
 use crate::base::DomainUuid;
-use crate::conf::domain::Domain;
+use crate::conf::domain::{Domain, Interface};
 use crate::conf::facts::HostFacts;
 use crate::plan::{chain, plug};
 use crate::privsep::request::Described;
@@ -38,4 +38,24 @@ pub fn plan_plug(
     let chain = chain.map_err(|error| error.refusal())?;
     let inputs = plug::PlugInputs { domain, uuid, host, settings, chain: &chain, described, medium, force };
     plug::plug(&inputs).map_err(|error| error.refusal().into())
+}
+
+/// Plans an interface; the new one is the last of the domain's.
+pub fn plan_interface(
+    labeller: &mut Labeller,
+    plugging: &Plugging<'_>,
+    host: &HostFacts,
+    settings: &Settings,
+) -> Result<plug::Planned, DriverError> {
+    let Plugging { domain, uuid, described, .. } = *plugging;
+    let survey = labeller.survey()?;
+    let seed = super::draw();
+    let inputs = plug::InterfaceInputs { domain, uuid, host, settings, described, survey: &survey, seed };
+    plug::interface(&inputs).map_err(|error| error.refusal().into())
+}
+
+/// The address of an interface that the definition gives none, by its place among them.
+#[must_use]
+pub fn interface_mac(uuid: DomainUuid, interface: &Interface, index: usize) -> [u8; 6] {
+    crate::plan::interface_mac(uuid, interface, index)
 }

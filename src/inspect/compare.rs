@@ -78,7 +78,11 @@ pub fn compare(described: &Described, processes: &[ProcessFacts]) -> Vec<Differe
         }
         all.extend(notes.found);
     }
-    let helpers = described.plan.ops.iter().filter_map(|op| match op {
+    let gone = |alias: &str| described.gone.iter().any(|gone| !gone.medium && gone.alias == alias);
+    let plugged = described.plugs.iter().flat_map(|plug| &plug.ops);
+    let helpers = described.plan.ops.iter().chain(plugged).filter_map(|op| match op {
+        // One that went with its interface.
+        Op::SpawnPasst { alias, .. } if gone(alias) => None,
         Op::SpawnPasst { alias, .. } | Op::SpawnSwtpm { alias, .. } => Some(alias.as_str()),
         Op::SpawnVirtiofsd(spawn) => Some(spawn.alias.as_str()),
         _ => None,
@@ -146,7 +150,7 @@ fn device_model(spawn: &Spawn, described: &Described, facts: &ProcessFacts, note
     filter(&planned.seccomp, facts, notes);
     own_namespaces(&OWN_NAMESPACES, facts, notes);
     mounts(spawn, facts, notes);
-    descriptors(spawn, &images(described), facts, notes);
+    descriptors(spawn, described, facts, notes);
     limits(spawn, facts, notes);
     if let Some(label) = &planned.selinux_exec {
         notes.expect("SELinux label", Some(label.clone()), facts.label.clone());
@@ -222,12 +226,10 @@ fn images(described: &Described) -> BTreeMap<(u64, u64), bool> {
 /// Every planned descriptor, and besides them only what has no name in a file system, or is an image of the plan.
 ///
 /// QEMU keeps images under numbers of its own: it closes the planned one once it has put a copy into an fd set.
-fn descriptors(
-    spawn: &Spawn,
-    images: &BTreeMap<(u64, u64), bool>,
-    facts: &ProcessFacts,
-    notes: &mut Notes<'_>,
-) {
+fn descriptors(spawn: &Spawn, described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
+    let images = images(described);
+    let taps = described.plugs.iter().flat_map(|plug| &plug.ops);
+    let mut taps = taps.filter(|op| matches!(op, Op::MakeTap { .. } | Op::OpenTap { .. })).count();
     let planned: BTreeSet<i32> = spawn.fds.iter().map(|grant| grant.number).chain(0..3).collect();
     let shares = &spawn.confinement.root.shares;
     // What it serves over 9p it opens itself.
@@ -244,6 +246,11 @@ fn descriptors(
         let wanted = match images.get(&fd.identity) {
             Some(true) => continue,
             Some(false) if fd.access.contains('w') => "read only",
+            // Those that were plugged in have numbers of QEMU's choice.
+            None if !planned.contains(&fd.number) && fd.target == "/dev/net/tun" && taps > 0 => {
+                taps -= 1;
+                continue;
+            }
             None if !planned.contains(&fd.number) && !is_harmless(fd) && !in_share(fd) && !is_shmem(fd) => {
                 "none"
             }

@@ -11,7 +11,7 @@ mod shmem;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -58,6 +58,8 @@ pub(super) struct Applied {
     pub(super) control: String,
     /// The cgroup, where there is one.
     pub(super) cgroup: Option<String>,
+    /// Its directories, where it was there before.
+    pub(super) cgroups: Vec<PathBuf>,
     /// The AppArmor profile that was loaded.
     pub(super) profile: Option<String>,
     /// Layers that the host has only in part.
@@ -429,7 +431,7 @@ impl Apply<'_> {
         let Some(channel) = self.out.slots.get(slot) else {
             return Err(Refusal::new(Layer::Policy, "start passt for", alias, "its channel is not open", ""));
         };
-        let child = self.launcher.passt(&self.plan.domain, channel, uid, labels, &[])?;
+        let child = self.launcher.passt(&self.plan.domain, channel, uid, labels, &self.out.cgroups)?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;

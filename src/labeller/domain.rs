@@ -243,9 +243,17 @@ impl Domain {
         }
     }
 
-    /// How a passt of the plan is started: its uid and label.
+    /// What was done for what it has now: by the plan, but for what has gone, and for what was plugged in.
+    fn ops(&self) -> impl Iterator<Item = &Op> {
+        let gone = |of: &str| self.gone.iter().any(|gone| !gone.medium && gone.alias == of);
+        let planned = self.plan.ops.iter();
+        let planned = planned.filter(move |op| !matches!(op, Op::SpawnPasst { alias, .. } if gone(alias)));
+        planned.chain(self.plugs.iter().flat_map(|plugged| &plugged.plug.ops))
+    }
+
+    /// How a passt is started: its uid and label.
     pub(super) fn passt(&self, of: &str) -> Option<(u32, Option<&str>)> {
-        self.plan.ops.iter().find_map(|op| match op {
+        self.ops().find_map(|op| match op {
             Op::SpawnPasst { alias, uid, selinux_label, .. } if alias == of => {
                 Some((*uid, selinux_label.as_deref()))
             }
@@ -351,9 +359,9 @@ impl Domain {
         }
     }
 
-    /// The passts of the plan that do not run.
+    /// The passts that should run and do not.
     pub(super) fn lost_passts(&self) -> Vec<String> {
-        let planned = self.plan.ops.iter().filter_map(|op| match op {
+        let planned = self.ops().filter_map(|op| match op {
             Op::SpawnPasst { alias, .. } => Some(alias),
             _ => None,
         });

@@ -222,6 +222,13 @@ impl Leases {
         held
     }
 
+    /// Gives a uid back that the domain has.
+    pub(super) fn release_uid(&mut self, domain: DomainUuid, uid: u32) {
+        if self.uids.get(&uid).is_some_and(|(_, holder)| *holder == domain) {
+            self.uids.remove(&uid);
+        }
+    }
+
     /// Gives one object back.
     pub(super) fn release_object(&mut self, domain: DomainUuid, id: ObjectId) {
         let Some(held) = self.objects.get_mut(&id) else { return };

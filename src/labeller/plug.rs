@@ -28,14 +28,14 @@ use super::lease::ObjectId;
 use super::places::Places;
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
+use crate::privsep::apparmor::profile_name;
 use crate::privsep::op::LaunchPlan;
-use crate::privsep::plug::{Gone, Plug, UnplugSteps};
+use crate::privsep::plug::{Gone, Plug, Top, UnplugSteps};
 use crate::privsep::request::Reply;
 use crate::privsep::supervisor::{Answer, Verb};
 
 pub(super) use leftover::Leftover;
-use own::own;
-pub(super) use own::split_own;
+use own::{own, split_own};
 pub(super) use talk::Talk;
 
 /// How soon what could not be taken out is tried again.
@@ -96,6 +96,7 @@ impl Server {
             return Err(Refusal::new(Layer::Lease, "plug in", plug.alias, rule, "take one out first"));
         }
         ties::check(&plug, domain)?;
+        self.check_uids(&plug)?;
         let domain = self.domains.get(&uuid).map(|domain| &domain.plan);
         domain.map_or(Ok(()), |plan| admit::plug(&plug, plan, &self.settings, selinux))?;
         let begun = self.apply_plug(client, uuid, plug);
@@ -113,7 +114,8 @@ impl Server {
         let begin = Entry::PlugBegin { plug: Box::new(plug.clone()) };
         domain.journal.write(&begin).map_err(|error| journal_refusal(&error))?;
         let before = self.leases.since(uuid, &[]);
-        let mut out = Applied::default();
+        let profile = domain.is_profiled().then(|| profile_name(uuid));
+        let mut out = Applied { profile, cgroups: domain.cgroups().to_vec(), ..Applied::default() };
         let applied = Apply {
             settings: &self.settings,
             places: &places,
@@ -126,9 +128,16 @@ impl Server {
         .run();
         let held = self.leases.since(uuid, &before);
         let text = serde_json::to_vec(&plug.steps).unwrap_or_default();
-        let slots: Vec<_> = plug.steps.sets.iter().filter_map(|set| out.slots.get(&set.slot)).collect();
+        let sets = plug.steps.sets.iter().map(|set| &set.slot);
+        let own = match &plug.steps.top {
+            Top::Interface { slot, .. } => Some(slot),
+            _ => None,
+        };
+        let slots: Vec<_> = sets.chain(own).filter_map(|slot| out.slots.get(slot)).collect();
         let fds: Vec<BorrowedFd<'_>> = slots.iter().map(|fd| fd.as_fd()).collect();
         let gone = plug.gone();
+        domain.helpers.append(&mut out.helpers);
+        domain.channels.append(&mut out.channels);
         domain.plugs.push(Plugged { plug, undos: std::mem::take(&mut out.undos), held, certain: false });
         applied.map_err(|(_, refusal)| refusal)?;
         domain.journal.write(&Entry::PlugApplied).map_err(|error| journal_refusal(&error))?;
@@ -136,6 +145,17 @@ impl Server {
         let talk = Talk::begin(domain, Some(client), &Verb::Plug, gone, &text, &fds);
         self.talks.push(talk.map_err(|error| unreachable(&error))?);
         Ok(())
+    }
+
+    /// A uid that is leased already is refused before anything is written down: what is plugged in by the journal may
+    /// end whoever has its uid.
+    fn check_uids(&self, plug: &Plug) -> Result<(), Refusal> {
+        let leased = self.leases.uids();
+        let taken = plug.uids().find(|uid| leased.iter().any(|(_, other)| other == uid));
+        taken.map_or(Ok(()), |uid| {
+            let object = format!("uid {uid}");
+            Err(Refusal::new(Layer::Lease, "lease", object, "it is in use", "plan again"))
+        })
     }
 
     /// Takes a device out of a running domain.
@@ -273,6 +293,9 @@ impl Server {
             plugged.certain = true;
         }
         tracing::info!(domain = %domain.plan.domain.name, alias = talk.which.alias, "a device was plugged in");
+        if let Some(store) = self.store.as_ref().filter(|_| !domain.channels.is_empty()) {
+            store.keep(talk.uuid, &domain.lasting());
+        }
         Reply::Done
     }
 
@@ -296,6 +319,10 @@ fn unreachable(error: &std::io::Error) -> Refusal {
 fn unplug_steps(domain: &Domain, which: &Gone, force: bool) -> Result<UnplugSteps, Refusal> {
     let Gone { alias, medium } = which.clone();
     let plugged = domain.plugs.iter().find(|plugged| plugged.gone() == *which);
+    let interface = plugged.map_or_else(
+        || own(&domain.plan, which).is_some_and(|own| own.interface),
+        |plugged| matches!(plugged.plug.steps.top, Top::Interface { .. }),
+    );
     let (nodes, sets) = if let Some(Plugged { plug, .. }) = plugged {
         let name = |node: &String| {
             let node: Value = serde_json::from_str(node).ok()?;
@@ -308,8 +335,8 @@ fn unplug_steps(domain: &Domain, which: &Gone, force: bool) -> Result<UnplugStep
     } else if let Some(own) = own(&domain.plan, which) {
         (own.nodes, own.sets)
     } else {
-        let rule = "the domain has no such disk";
+        let rule = "the domain has no such device, or none that can be taken out";
         return Err(Refusal::new(Layer::Policy, "take out", alias, rule, "see its live definition"));
     };
-    Ok(UnplugSteps { alias, medium, force, nodes, sets })
+    Ok(UnplugSteps { alias, medium, force, nodes, sets, interface })
 }

@@ -8,13 +8,13 @@ use super::domain::{Domain, Phase};
 use super::journal::{self, ASIDE, Entry, Journal, Left, Part, ProcessRole, Undo};
 use super::launcher::Slots;
 use super::lease::{Hold, Leases, ObjectId};
-use super::plug::{Leftover, Plugged, split_own};
+use super::plug::{Leftover, Plugged};
 use super::save::{Saving, forget_part};
 use super::server::Server;
 use super::start::identity;
 use super::{passt, tune, undo};
 use crate::base::{DomainUuid, Refusal};
-use crate::privsep::op::{FdGrant, LaunchPlan, Op};
+use crate::privsep::op::{FdGrant, LaunchPlan, Op, UidRole};
 use crate::privsep::plug::Gone;
 use crate::privsep::request::Started;
 use crate::privsep::save::Save;
@@ -141,11 +141,11 @@ impl Story {
         self.plugging = false;
         if let Some(at) = self.plugs.iter().position(|plugged| plugged.gone() == *which) {
             let plugged = self.plugs.remove(at);
-            self.leftovers.push(Leftover::new(which.clone(), plugged.undos, plugged.held, false));
+            self.leftovers.push(Leftover::plugged(plugged));
         } else if !self.gone.contains(which) {
-            let (undos, held) = split_own(&self.plan, which, &self.gone, &mut self.undos);
+            let leftover = Leftover::planned(&self.plan, which, &self.gone, &mut self.undos);
             self.gone.push(which.clone());
-            self.leftovers.push(Leftover::new(which.clone(), undos, held, true));
+            self.leftovers.push(leftover);
         }
     }
 
@@ -172,10 +172,18 @@ impl Story {
     }
 
     fn uids(&self) -> impl Iterator<Item = u32> {
-        self.plan.ops.iter().filter_map(|op| match op {
+        let planned = self.plan.ops.iter().filter_map(|op| match op {
             Op::LeaseUid { uid, .. } => Some(*uid),
             _ => None,
-        })
+        });
+        planned.chain(self.plug_uids())
+    }
+
+    /// Uids that are leased for what was plugged in, by what is there or not given back yet.
+    fn plug_uids(&self) -> impl Iterator<Item = u32> {
+        let plugged = self.plugs.iter().flat_map(|plugged| plugged.plug.uids());
+        let left = self.leftovers.iter().filter(|left| !left.planned);
+        plugged.chain(left.filter_map(|left| left.helper.as_ref().map(|(_, uid)| *uid)))
     }
 }
 
@@ -332,6 +340,9 @@ impl Server {
                 }
                 _ => {}
             }
+        }
+        for uid in story.plug_uids() {
+            self.leases.uid(uuid, UidRole::Helper, uid)?;
         }
         for (id, hold, path) in &story.held {
             self.leases.object(uuid, *id, *hold, path)?;

@@ -28,12 +28,18 @@ mod slots;
 pub(crate) mod testing;
 pub mod undo;
 
-use crate::conf::domain::Disk;
+use crate::conf::domain::{Disk, Interface};
 
 pub use build::{Inputs, build};
 pub use error::PlanError;
 pub use limits::tuned;
 pub use render::render;
+
+/// The address of an interface that the definition gives none, by its place among them.
+#[must_use]
+pub fn interface_mac(uuid: crate::base::DomainUuid, interface: &Interface, index: usize) -> [u8; 6] {
+    qemu::mac(uuid, interface, index)
+}
 
 /// The alias of each disk by its target, as libvirt makes them; QEMU knows the devices by the same.
 #[must_use]

@@ -2,7 +2,11 @@
 //!
 //! QEMU's words are those that a start with the same disk would have on its command line; they are taken from there.
 
+mod interface;
+
 use serde_json::Value;
+
+pub use interface::{InterfaceInputs, interface};
 
 use super::chain::Chain;
 use super::images;
@@ -71,7 +75,8 @@ pub fn plug(inputs: &PlugInputs<'_>) -> Result<Planned, PlanError> {
     let images = images::plan(only, chains, settings, &stack)?;
     let mut words = Words::of(inputs, spawn)?;
     if !inputs.medium && disk.bus == DiskBus::Virtio && disk.address.is_none() {
-        port(&mut words.device, inputs, spawn)?;
+        let what = format!("disk {}", disk.target);
+        port(&mut words.device, &domain.os.machine, described, spawn, what)?;
     }
     let sets = images.opens.iter().zip(words.first_set..).filter_map(|(op, set)| match op {
         Op::OpenImage(image) => Some(SetGrant { slot: image.slot.clone(), set }),
@@ -210,8 +215,14 @@ fn next_set(described: &Described, spawn: &Spawn) -> u32 {
 }
 
 /// Gives a device the first port of a machine with PCI Express that nothing is plugged into.
-fn port(device: &mut Value, inputs: &PlugInputs<'_>, spawn: &Spawn) -> Result<(), PlanError> {
-    if !qemu::is_q35(&inputs.domain.os.machine) {
+fn port(
+    device: &mut Value,
+    machine: &str,
+    described: &Described,
+    spawn: &Spawn,
+    what: String,
+) -> Result<(), PlanError> {
+    if !qemu::is_q35(machine) {
         // The bus of the older machine takes devices itself, and QEMU finds the slot.
         if let Some(device) = device.as_object_mut() {
             device.retain(|key, _| key != "bus" && key != "addr");
@@ -219,15 +230,15 @@ fn port(device: &mut Value, inputs: &PlugInputs<'_>, spawn: &Spawn) -> Result<()
         return Ok(());
     }
     let started: Vec<Value> = spawn.argv.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
-    let plugged = inputs.described.plugs.iter().filter_map(|plug| match &plug.steps.top {
-        Top::Device { object } => serde_json::from_str(object).ok(),
+    let plugged = described.plugs.iter().filter_map(|plug| match &plug.steps.top {
+        Top::Device { object } | Top::Interface { object, .. } => serde_json::from_str(object).ok(),
         Top::Medium { .. } => None,
     });
     let plugged: Vec<Value> = plugged.collect();
     let word = |object: &Value, key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
     let gone = |object: &Value| {
         let alias = word(object, "id");
-        inputs.described.gone.iter().any(|gone| !gone.medium && Some(&gone.alias) == alias.as_ref())
+        described.gone.iter().any(|gone| !gone.medium && Some(&gone.alias) == alias.as_ref())
     };
     let there = started.iter().filter(|object| !gone(object)).chain(&plugged);
     let taken: Vec<String> = there.filter_map(|object| word(object, "bus")).collect();
@@ -235,7 +246,7 @@ fn port(device: &mut Value, inputs: &PlugInputs<'_>, spawn: &Spawn) -> Result<()
     let free = ports.filter_map(|port| word(port, "id")).find(|id| !taken.contains(id));
     let Some(free) = free else {
         return Err(refuse(
-            format!("disk {}", inputs.chain.target),
+            what,
             "No more available PCI slots: no PCI Express port of the domain is free",
             "start it with more <controller type='pci' model='pcie-root-port'/>",
         ));

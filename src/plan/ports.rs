@@ -230,7 +230,7 @@ fn check_place(
     ))
 }
 
-fn check_tap(name: &str, line: u32, settings: &Settings) -> Result<(), PlanError> {
+pub(super) fn check_tap(name: &str, line: u32, settings: &Settings) -> Result<(), PlanError> {
     if settings.network.allows_tap(name) {
         return Ok(());
     }

@@ -3,6 +3,8 @@
 //! QEMU's own words (JSON objects for `blockdev-add` and `device_add`) come from the plan, as a start's arguments do.
 //! [`check`] holds them to closed lists; the labeller and the supervisor both ask it.
 
+mod interface;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -38,6 +40,14 @@ impl Plug {
     pub fn gone(&self) -> Gone {
         Gone { alias: self.alias.clone(), medium: matches!(self.steps.top, Top::Medium { .. }) }
     }
+
+    /// The uids that are leased for it.
+    pub fn uids(&self) -> impl Iterator<Item = u32> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::LeaseUid { uid, .. } => Some(*uid),
+            _ => None,
+        })
+    }
 }
 
 /// What QEMU is told, in order: descriptors, nodes, the device or the medium.
@@ -70,6 +80,21 @@ pub enum Top {
         /// Whether a guest that holds the tray shut is not asked.
         force: bool,
     },
+    /// A network interface: its one descriptor is handed over by name, and is no set's.
+    Interface {
+        /// What was opened.
+        slot: Slot,
+        /// Whether it is a tap device, not a connected socket.
+        tap: bool,
+        /// JSON: the arguments of `device_add`.
+        object: String,
+    },
+}
+
+/// QEMU's name of the descriptor, and of the back-end that takes it, of the interface with this alias.
+#[must_use]
+pub fn backend(alias: &str) -> String {
+    format!("host{alias}")
 }
 
 /// A descriptor and its set.
@@ -106,6 +131,9 @@ pub struct UnplugSteps {
     pub nodes: Vec<String>,
     /// The sets.
     pub sets: Vec<u32>,
+    /// Whether it is a network interface, which has a back-end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interface: bool,
 }
 
 /// Why a plug is not done.
@@ -127,6 +155,10 @@ fn is_name(name: &str) -> bool {
 pub fn check(plug: &Plug) -> Result<(), PlugError> {
     if plug.alias != plug.steps.alias || plug.note.len() > NOTE_MAX {
         return wrong("its alias differs, or its note is too long");
+    }
+    if let Top::Interface { slot, tap, .. } = &plug.steps.top {
+        interface::check_ops(plug, slot, *tap)?;
+        return check_steps(&plug.steps);
     }
     for op in &plug.ops {
         if !matches!(op, Op::OpenImage(_) | Op::LabelSelinux { .. }) {
@@ -164,6 +196,8 @@ pub fn check_steps(steps: &PlugSteps) -> Result<(), PlugError> {
         Top::Device { object } => check_device(object, &steps.alias, top),
         Top::Medium { node, .. } if node.as_deref() != top => wrong("its medium is not its topmost node"),
         Top::Medium { .. } => Ok(()),
+        Top::Interface { .. } if top.is_some() => wrong("an interface has no nodes"),
+        Top::Interface { object, .. } => interface::check_device(object, &steps.alias),
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! plug:    add-fd… ─▶ blockdev-add… ─▶ device_add, or tray and medium ─▶ done
+//!          getfd ─▶ netdev_add ─▶ device_add ─▶ done
 //!             └── one fails: everything before it is taken back, then refused
-//! unplug:  device_del ─▶ DEVICE_DELETED ─▶ blockdev-del… ─▶ remove-fd… ─▶ done
+//! unplug:  device_del ─▶ DEVICE_DELETED ─▶ blockdev-del… ─▶ remove-fd…, or netdev_del ─▶ done
 //! ```
 //!
 //! What QEMU is told was held to closed lists by the labeller, and is again here. While a command runs that may load a
@@ -20,7 +21,7 @@ use super::monitor::{MonitorError, Purpose};
 use super::serve::Server;
 use crate::base::{Layer, Refusal};
 use crate::privsep::ask::Happening;
-use crate::privsep::plug::{PlugSteps, Top, UnplugSteps, check_steps, check_unplug};
+use crate::privsep::plug::{PlugSteps, Top, UnplugSteps, backend, check_steps, check_unplug};
 use crate::privsep::supervisor::{Answer, Verb};
 use crate::qmp::Failure;
 
@@ -276,11 +277,13 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
     let steps: PlugSteps = read(fds.next().ok_or("it has no description")?)?;
     check_steps(&steps).map_err(|error| error.to_string())?;
     let fds: Vec<OwnedFd> = fds.collect();
-    if fds.len() != steps.sets.len() {
+    let own = usize::from(matches!(steps.top, Top::Interface { .. }));
+    if fds.len() != steps.sets.len() + own {
         return Err("its descriptors are not as many as its sets".into());
     }
     let mut row = VecDeque::new();
-    for (grant, fd) in steps.sets.iter().zip(fds) {
+    let mut fds = fds.into_iter();
+    for (grant, fd) in steps.sets.iter().zip(fds.by_ref()) {
         let arguments = json!({ "fdset-id": grant.set, "opaque": grant.slot.as_str() });
         let undo = Some(("remove-fd", json!({ "fdset-id": grant.set })));
         row.push_back(Step { fd: Some(fd), undo, ..step("add-fd", arguments) });
@@ -303,8 +306,27 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
             }
             row.push_back(step("blockdev-close-tray", json!({ "id": steps.alias })));
         }
+        Top::Interface { tap, object, .. } => {
+            interface(&mut row, &steps.alias, *tap, fds.next());
+            let arguments = serde_json::from_str(object).map_err(|error| error.to_string())?;
+            row.push_back(Step { window: true, ..step("device_add", arguments) });
+        }
     }
     Ok((row, None))
+}
+
+/// The back-end of an interface takes the descriptor of its own name, which nobody else can name then.
+fn interface(row: &mut VecDeque<Step>, alias: &str, tap: bool, fd: Option<OwnedFd>) {
+    let name = backend(alias);
+    let undo = Some(("closefd", json!({ "fdname": name })));
+    row.push_back(Step { fd, undo, ..step("getfd", json!({ "fdname": name })) });
+    let arguments = if tap {
+        json!({ "type": "tap", "id": name, "fd": name })
+    } else {
+        json!({ "type": "stream", "id": name, "server": false, "addr": { "type": "fd", "str": name } })
+    };
+    let undo = Some(("netdev_del", json!({ "id": name })));
+    row.push_back(Step { undo, ..step("netdev_add", arguments) });
 }
 
 /// An open tray stays open.
@@ -329,6 +351,12 @@ fn unplug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
     let gone = |execute, arguments| Step { refused: Refused::PassesWithout, ..step(execute, arguments) };
     row.extend(steps.nodes.iter().map(|node| gone("blockdev-del", json!({ "node-name": node }))));
     row.extend(steps.sets.iter().map(|set| gone("remove-fd", json!({ "fdset-id": set }))));
+    if steps.interface {
+        let name = backend(&steps.alias);
+        row.push_back(gone("netdev_del", json!({ "id": name })));
+        // One that was handed over and never taken.
+        row.push_back(gone("closefd", json!({ "fdname": name })));
+    }
     Ok((row, (!steps.medium).then(|| steps.alias.clone())))
 }
 

@@ -29,7 +29,8 @@ pub(super) fn supervisor(spawn: &Spawn, described: &Described, facts: &ProcessFa
 }
 
 pub(super) fn helper(described: &Described, facts: &ProcessFacts, notes: &mut Notes<'_>) {
-    let planned = described.plan.ops.iter().find_map(|op| match op {
+    let plugged = described.plugs.iter().flat_map(|plug| &plug.ops);
+    let planned = described.plan.ops.iter().chain(plugged).find_map(|op| match op {
         Op::SpawnPasst { alias, uid, selinux_label, .. } if *alias == facts.role => {
             passt(*uid, facts, notes);
             Some((selinux_label.as_ref(), ProfilePart::Passt))

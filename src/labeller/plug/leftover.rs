@@ -2,6 +2,7 @@
 //!
 //! Until then its leases stay, so that nobody gets a file that still has this domain's label.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::super::domain::{Domain, Phase};
@@ -9,12 +10,17 @@ use super::super::journal::{Entry, Undo};
 use super::super::lease::ObjectId;
 use super::super::server::Server;
 use super::super::undo;
-use super::split_own;
+use super::{Plugged, split_own};
 use crate::base::DomainUuid;
+use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::plug::Gone;
+use crate::sys::pidfd;
+use crate::sys::process::Child;
 
 /// How soon what could not be undone is tried again; each further time takes twice as long.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long a killed helper may take to end before it is left for the next time, in milliseconds.
+const GOING: u16 = 300;
 /// The longest that becomes.
 const AGAIN_MOST: Duration = Duration::from_secs(300);
 
@@ -27,6 +33,8 @@ pub(in crate::labeller) struct Leftover {
     pub(in crate::labeller) undos: Vec<Undo>,
     /// Files and devices that it holds.
     pub(in crate::labeller) held: Vec<ObjectId>,
+    /// The passt of an interface, and its uid; ended first.
+    pub(in crate::labeller) helper: Option<(String, u32)>,
     /// Whether the domain was started with it.
     pub(in crate::labeller) planned: bool,
     /// When that is tried next.
@@ -36,14 +44,32 @@ pub(in crate::labeller) struct Leftover {
 }
 
 impl Leftover {
-    /// One that is given back at once.
-    pub(in crate::labeller) fn new(
+    /// What was plugged in. It is given back at once.
+    pub(in crate::labeller) fn plugged(plugged: Plugged) -> Self {
+        let helper = passt(&plugged.plug.alias, plugged.plug.ops.iter());
+        Self::new(plugged.gone(), plugged.undos, plugged.held, helper, false)
+    }
+
+    /// What the domain was started with; what it used is taken out of what the end would take back.
+    pub(in crate::labeller) fn planned(
+        plan: &LaunchPlan,
+        which: &Gone,
+        gone: &[Gone],
+        undos: &mut Vec<Undo>,
+    ) -> Self {
+        let (undos, held) = split_own(plan, which, gone, undos);
+        let helper = passt(&which.alias, plan.ops.iter()).filter(|_| !which.medium);
+        Self::new(which.clone(), undos, held, helper, true)
+    }
+
+    fn new(
         which: Gone,
         undos: Vec<Undo>,
         held: Vec<ObjectId>,
+        helper: Option<(String, u32)>,
         planned: bool,
     ) -> Self {
-        Self { which, undos, held, planned, at: Instant::now(), wait: AGAIN }
+        Self { which, undos, held, helper, planned, at: Instant::now(), wait: AGAIN }
     }
 }
 
@@ -65,8 +91,9 @@ impl Server {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
         let Some(at) = domain.leftovers.iter().position(|it| it.which == *which) else { return };
         let mut leftover = domain.leftovers.remove(at);
+        let ended = leftover.helper.as_ref().is_none_or(|(alias, uid)| end_helper(domain, alias, *uid));
         leftover.undos = undo::rest(uuid, &leftover.undos, true, &mut self.leases, &mut *self.launcher);
-        if !leftover.undos.is_empty() {
+        if !ended || !leftover.undos.is_empty() {
             leftover.at = Instant::now() + leftover.wait;
             leftover.wait = (leftover.wait * 2).min(AGAIN_MOST);
             domain.leftovers.push(leftover);
@@ -75,6 +102,10 @@ impl Server {
         for id in leftover.held {
             self.leases.release_object(uuid, id);
         }
+        if let Some((_, uid)) = leftover.helper.filter(|_| !leftover.planned) {
+            self.leases.release_uid(uuid, uid);
+        }
+        let Some(domain) = self.domains.get_mut(&uuid) else { return };
         let entry = Entry::Unplugged { alias: which.alias.clone(), medium: which.medium };
         if let Err(error) = domain.journal.write(&entry) {
             tracing::error!(domain = %domain.plan.domain.name, %error, "cannot note what was taken out");
@@ -105,12 +136,44 @@ impl Server {
 fn release(domain: &mut Domain, which: &Gone) -> Option<Leftover> {
     if let Some(at) = domain.plugs.iter().position(|plugged| plugged.gone() == *which) {
         let plugged = domain.plugs.remove(at);
-        return Some(Leftover::new(which.clone(), plugged.undos, plugged.held, false));
+        return Some(Leftover::plugged(plugged));
     }
     if domain.gone.contains(which) {
         return None;
     }
-    let (undos, held) = split_own(&domain.plan, which, &domain.gone, &mut domain.undos);
+    let leftover = Leftover::planned(&domain.plan, which, &domain.gone, &mut domain.undos);
     domain.gone.push(which.clone());
-    Some(Leftover::new(which.clone(), undos, held, true))
+    Some(leftover)
+}
+
+/// The passt of an interface with this alias.
+fn passt<'a>(of: &str, mut ops: impl Iterator<Item = &'a Op>) -> Option<(String, u32)> {
+    ops.find_map(|op| match op {
+        Op::SpawnPasst { alias, uid, .. } if alias == of => Some((alias.clone(), *uid)),
+        _ => None,
+    })
+}
+
+/// Ends the passt of an interface that is gone, and whatever else has its uid, which is the interface's alone; `false`
+/// where something does not end.
+fn end_helper(domain: &mut Domain, alias: &str, uid: u32) -> bool {
+    domain.channels.retain(|(of, _)| of != alias);
+    let (ended, rest) = std::mem::take(&mut domain.helpers).into_iter().partition(|(of, _)| of == alias);
+    domain.helpers = rest;
+    let ended: Vec<(String, Child)> = ended;
+    let children = ended.into_iter().map(|(_, child)| child.pidfd);
+    // A labeller that was killed may have had no time to write it down.
+    let others = pidfd::of_uid(uid).unwrap_or_default().into_iter().filter_map(|pid| {
+        let process = pidfd::open(pid).ok()?;
+        // Its number may have become another one's in between.
+        pidfd::of_uid(uid).ok()?.contains(&pid).then_some(process)
+    });
+    let all: Vec<OwnedFd> = children.chain(others).collect();
+    let mut over = true;
+    for process in &all {
+        let _ = pidfd::kill(process);
+        over &= pidfd::wait_ended(process, GOING).unwrap_or(false);
+        let _ = pidfd::reap(process);
+    }
+    over
 }

@@ -15,6 +15,8 @@ pub(super) struct Own {
     /// Its fd sets.
     pub(super) sets: Vec<u32>,
     files: Vec<ObjectId>,
+    /// Whether it is a network interface.
+    pub(super) interface: bool,
 }
 
 /// Reads it from the plan: the device's arguments name its topmost node, whose name begins with the target.
@@ -23,6 +25,10 @@ pub(super) fn own(plan: &LaunchPlan, which: &Gone) -> Option<Own> {
     let objects: Vec<Value> = spawn.argv.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
     let word = |object: &Value, key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
     let device = objects.iter().find(|object| word(object, "id").as_deref() == Some(&which.alias))?;
+    if word(device, "netdev").is_some() {
+        // Its tap vanishes when QEMU closes it; what is left to undo then waits for the domain's end.
+        return Some(Own { interface: true, ..Own::default() });
+    }
     let Some(drive) = word(device, "drive") else {
         // An empty drive uses nothing; no other kind of device may be taken out by this way.
         let is_drive = matches!(word(device, "driver").as_deref(), Some("ide-cd" | "scsi-cd"));
@@ -44,7 +50,7 @@ pub(super) fn own(plan: &LaunchPlan, which: &Gone) -> Option<Own> {
         }
         _ => None,
     });
-    Some(Own { nodes, sets, files: files.collect() })
+    Some(Own { nodes, sets, files: files.collect(), interface: false })
 }
 
 /// Takes what a device from the start used out of what an end would take back.

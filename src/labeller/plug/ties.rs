@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::super::domain::Domain;
 use crate::base::{Layer, Refusal};
-use crate::privsep::op::Spawn;
-use crate::privsep::plug::{Plug, Top};
+use crate::privsep::op::{Op, Spawn};
+use crate::privsep::plug::{Plug, Top, backend};
 
 /// What a domain has by now.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Taken {
     fn plug(&mut self, plug: &Plug) {
         self.sets.extend(plug.steps.sets.iter().map(|grant| grant.set));
         plug.steps.nodes.iter().for_each(|node| self.object(node));
-        if let Top::Device { .. } = plug.steps.top {
+        if let Top::Device { .. } | Top::Interface { .. } = plug.steps.top {
             self.aliases.push(plug.alias.clone());
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn check(plug: &Plug, domain: &Domain) -> Result<(), Refusal> {
     let is_there = taken.aliases.contains(&plug.alias);
     let twice = domain.plugs.iter().any(|plugged| plugged.gone() == which);
     match plug.steps.top {
-        Top::Device { .. } if is_there || twice => {
+        Top::Device { .. } | Top::Interface { .. } if is_there || twice => {
             return refuse("a device of this alias is there".into(), "take it out first");
         }
         Top::Medium { .. } if twice => {
@@ -77,6 +77,22 @@ pub(super) fn check(plug: &Plug, domain: &Domain) -> Result<(), Refusal> {
             return refuse("the domain has no such drive".into(), "see its live definition");
         }
         _ => {}
+    }
+    if matches!(plug.steps.top, Top::Interface { .. }) {
+        // The descriptor's name and the back-end's.
+        let backend = backend(&plug.alias);
+        if taken.aliases.contains(&backend) {
+            return refuse(format!("the domain has a {backend} already"), "plan again");
+        }
+        let lacks_passt = !domain.plan.ops.iter().any(|op| matches!(op, Op::SpawnPasst { .. }));
+        let wants_passt = plug.ops.iter().any(|op| matches!(op, Op::SpawnPasst { .. }));
+        if domain.is_profiled() && wants_passt && lacks_passt {
+            let rule = "the domain's AppArmor profile was loaded without one for passt";
+            return refuse(
+                rule.into(),
+                "start it with an interface of type user, or attach one with --config",
+            );
+        }
     }
     let mut own = Taken::default();
     own.plug(plug);
