@@ -51,6 +51,7 @@ fn what_is_written_is_good_by_both_schemas() {
         ],
         terminals: vec![("serial0".into(), "/dev/pts/3".into())],
         listening: vec![("vnc:0".into(), "127.0.0.1:5900".into()), ("net0".into(), "vnet3".into())],
+        interfaces: Vec::new(),
         disks: vec![],
     };
     let libvirt = schema::libvirt("domain.rng");

@@ -1,6 +1,8 @@
 //! What the real virsh does to domains that run: reboots, keys, statistics, memory, devices, saved images.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "common/bridge.rs"]
+mod bridge;
 mod e2e_rig;
 mod virsh_live_save;
 mod virsh_rig;
@@ -160,8 +162,16 @@ fn types(host: &Host, name: &str, line: &str) {
 fn fine(host: &Host, name: &str) {
     let status = host.rig.control(name).status().unwrap();
     assert!(status.sealed && status.refused.is_empty(), "{status:?}");
-    let inspected = host.rig.svirt(&["inspect", name]).expect(0);
-    assert!(inspected.out.contains("everything is as planned"), "{}", inspected.out);
+    // A helper that has just started confines itself further for a moment.
+    let mut said = String::new();
+    for _ in 0..50 {
+        said = host.rig.svirt(&["inspect", name]).out;
+        if said.contains("everything is as planned") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("{said}");
 }
 
 #[test]
@@ -234,6 +244,120 @@ fn disks_come_and_go_while_the_guest_runs() {
     host.says(&["change-media", "plug", "sda", "--eject", "--live"]);
     assert!(!host.says(&["dumpxml", "plug"]).contains(&iso));
     host.says(&["destroy", "plug"]);
+    host.rig.same_as(&before);
+}
+
+const FIRST: &str = "52:54:00:aa:00:01";
+const SECOND: &str = "52:54:00:aa:00:02";
+
+/// What the guest says about its interfaces.
+fn sees(host: &Host, name: &str, round: u32, macs: &[&str], not: &[&str]) {
+    for again in 0..20 {
+        // The guest finds a device a moment after QEMU has plugged it in.
+        let end = format!("round {round} {again}");
+        types(host, name, &format!("sleep 1; cat /sys/class/net/*/address; echo r''ound {round} {again}"));
+        host.rig.heard(name, &end);
+        let log = host.rig.log(name);
+        let before = format!("round {round} {}", again - 1);
+        let said = log.rsplit_once(&before).map_or(&*log, |(_, said)| said);
+        if macs.iter().all(|mac| said.contains(mac)) && !not.iter().any(|mac| said.contains(mac)) {
+            return;
+        }
+    }
+    panic!("{macs:?} without {not:?}: {}", host.rig.log(name));
+}
+
+#[test]
+fn interfaces_come_and_go_while_the_guest_runs() {
+    if !is_possible() {
+        return;
+    }
+    let Some(bridge) = bridge::Bridge::new() else { return };
+    if !e2e_rig::has_default_route() {
+        println!("skipped: needs a default route");
+        return;
+    }
+    let mut host = Host::with(|settings| settings.network.bridges = vec![bridge.name.clone()], "");
+    let devices = format!(
+        "{PORTS}<controller type='pci' index='6' model='pcie-root-port'/><controller type='pci' index='7' model='pcie-root-port'/><controller type='pci' index='8' model='pcie-root-port'/><interface type='user'><address type='pci' domain='0' bus='5' slot='0' function='0'/></interface><interface type='bridge'><source bridge='{}'/></interface>",
+        bridge.name
+    );
+    host.says(&["define", &linux(&host, "nets", &devices)]);
+    let before = host.rig.snapshot();
+    host.says(&["start", "nets"]);
+    let listener = Listener::new(&host);
+    host.rig.heard("nets", "guest: ready");
+    assert_eq!(bridge.ports().len(), 1);
+
+    // A user network, with a passt of its own.
+    let user = ["attach-interface", "nets", "network", "default", "--mac", FIRST, "--model", "virtio"];
+    host.says(&[&user[..], &["--live", "--config"]].concat());
+    listener.hears("event 'device-added' for domain 'nets': net2");
+    let passt = host.rig.helper("nets", "net2").unwrap();
+    // A tap on the bridge.
+    host.says(&[
+        "attach-interface",
+        "nets",
+        "bridge",
+        &bridge.name,
+        "--mac",
+        SECOND,
+        "--model",
+        "virtio",
+        "--live",
+    ]);
+    listener.hears("event 'device-added' for domain 'nets': net3");
+    assert_eq!(bridge.ports().len(), 2);
+    sees(&host, "nets", 1, &[FIRST, SECOND], &[]);
+    fine(&host, "nets");
+    assert!(host.says(&["domiflist", "nets"]).contains(SECOND));
+    assert!(host.says(&["domiflist", "nets", "--inactive"]).contains(FIRST));
+    assert!(!host.says(&["domiflist", "nets", "--inactive"]).contains(SECOND));
+    let told = host.complains(&[&user[..], &["--live"]].concat());
+    assert!(told.contains("already exists"), "{told}");
+    let told =
+        host.complains(&["attach-interface", "nets", "bridge", "virbr7", "--model", "virtio", "--live"]);
+    assert!(told.contains("network.bridges"), "{told}");
+
+    // Everybody may be killed; both stay, and the network of a passt that dies goes on.
+    kill(passt);
+    eventually("another passt", || host.rig.helper("nets", "net2").is_some_and(|now| now != passt));
+    drop(listener);
+    let daemon = host.daemon_pid();
+    host.kill_daemon();
+    host.kill_labeller();
+    host.start_labeller();
+    host.start_daemon();
+    let before = before.with_process(daemon, host.daemon_pid());
+    let shown = host.says(&["dumpxml", "nets"]);
+    for alias in ["net0", "net1", "net2", "net3"] {
+        assert!(shown.contains(&format!("<alias name='{alias}'/>")), "{shown}");
+    }
+    fine(&host, "nets");
+
+    // Out again, those of the start too.
+    let listener = Listener::new(&host);
+    for (kind, mac) in [("network", FIRST), ("bridge", SECOND)] {
+        host.says(&["detach-interface", "nets", kind, "--mac", mac, "--live"]);
+    }
+    listener.hears("event 'device-removed' for domain 'nets': net2");
+    listener.hears("event 'device-removed' for domain 'nets': net3");
+    eventually("its passt is gone", || host.rig.helper("nets", "net2").is_none());
+    eventually("its tap is gone", || bridge.ports().len() == 1);
+    sees(&host, "nets", 2, &[], &[FIRST, SECOND]);
+    let told = host.complains(&["detach-interface", "nets", "bridge", "--mac", SECOND, "--live"]);
+    assert!(told.contains(SECOND), "{told}");
+    host.says(&["detach-device-alias", "nets", "net0", "--live"]);
+    listener.hears("event 'device-removed' for domain 'nets': net0");
+    eventually("the first passt is gone", || host.rig.helper("nets", "net0").is_none());
+    let shown = host.says(&["dumpxml", "nets"]);
+    assert!(!shown.contains("<alias name='net0'/>") && shown.contains("<alias name='net1'/>"), "{shown}");
+    host.says(&["attach-interface", "nets", "network", "default", "--model", "virtio", "--live"]);
+    listener.hears("event 'device-added' for domain 'nets': net2");
+    fine(&host, "nets");
+    drop(listener);
+    host.says(&["destroy", "nets"]);
+    eventually("the bridge has no ports", || bridge.ports().is_empty());
     host.rig.same_as(&before);
 }
 

@@ -493,6 +493,7 @@ pub(super) fn running(
         labels: labels.iter().map(label).collect(),
         terminals: consoles.iter().filter_map(terminal).collect(),
         listening,
+        interfaces: Vec::new(),
         disks: Vec::new(),
     }
 }

@@ -30,6 +30,7 @@ impl Definition {
         let targets: Vec<(String, String)> =
             self.disks().into_iter().flatten().map(|disk| (disk.alias, disk.target)).collect();
         let edited = self.edited(|tree| {
+            super::interface::without_gone(tree, described);
             for gone in &described.gone {
                 let Some((_, target)) = targets.iter().find(|(alias, _)| *alias == gone.alias) else {
                     continue;
@@ -97,15 +98,21 @@ fn named(xml: &str) -> Result<(String, String), ManagerError> {
     let mut disks = tree.disk_targets();
     match (disks.next(), disks.next()) {
         (Some((device, target)), None) => Ok((device.to_owned(), target.to_owned())),
-        _ => Err(ManagerError::Unsupported("only disks are plugged while a domain runs".into())),
+        _ => Err(ManagerError::Unsupported(
+            "only disks and network interfaces come and go, and only disks change, while a domain runs"
+                .into(),
+        )),
     }
 }
 
 impl Manager {
-    /// Adds a disk.
+    /// Adds a disk or an interface.
     pub fn attach(&self, uuid: DomainUuid, xml: &str, impact: Impact) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if super::interface::is_interface(xml) {
+            return self.attach_interface(uuid, xml, impact);
+        }
         // What cannot be kept is not plugged in either.
         let kept =
             if impact.config { Some(described(&*self.definition(&domain)?, xml, false)?) } else { None };
@@ -177,7 +184,7 @@ impl Manager {
     fn eject(&self, uuid: DomainUuid, target: &str, alias: &str, force: bool) -> Result<(), ManagerError> {
         let which = Gone { alias: alias.to_owned(), medium: true };
         self.core.labeller(&self.settings)?.unplug(uuid, which, force)?;
-        self.replace_live(uuid, |tree| {
+        self.replace_live(uuid, None, |tree| {
             tree.eject(target);
             Ok(())
         })
@@ -242,7 +249,7 @@ impl Manager {
         plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, place);
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
         labeller.plug(uuid, plug)?;
-        self.replace_live(uuid, |tree| {
+        self.replace_live(uuid, None, |tree| {
             let with = if medium { tree.with_disk(&target(&note)?, &note) } else { tree.with_device(&note) };
             *tree = with.map_err(super::definition::refused)?;
             Ok(())
@@ -254,28 +261,34 @@ impl Manager {
     }
 
     /// What the domain was started with.
-    fn started(&self, uuid: DomainUuid) -> Result<Domain, ManagerError> {
+    pub(super) fn started(&self, uuid: DomainUuid) -> Result<Domain, ManagerError> {
         let live = self.live(uuid)?;
         let started = live.runtime.started.as_ref().or(live.definition.as_ref());
         started.ok_or_else(|| ManagerError::state("svirtd has no definition of what runs"))?.to_start()
     }
 
-    /// Changes what a domain runs with, and so its text.
+    /// Changes what a domain runs with, and so its text; with the aliases of its interfaces where these change.
     pub(super) fn replace_live(
         &self,
         uuid: DomainUuid,
+        interfaces: Option<Vec<String>>,
         edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
     ) -> Result<(), ManagerError> {
         let live = self.live(uuid)?;
         let Some(before) = &live.definition else { return Ok(()) };
         let definition = Arc::new(before.edited(edit)?);
-        let text = definition.running(&live.runtime.running);
+        let mut running = live.runtime.running.clone();
+        if let Some(interfaces) = interfaces {
+            running.interfaces = interfaces;
+        }
+        let text = definition.running(&running);
         let mut table = self.table();
         if let Some(now) =
             table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|now| now.id == live.id)
         {
             let now = Arc::make_mut(now);
             now.runtime.started.get_or_insert_with(|| before.clone());
+            now.runtime.running = running;
             now.definition = Some(definition);
             now.text = text;
         }
@@ -285,15 +298,17 @@ impl Manager {
     /// A device is gone from a domain: it is not shown any longer, and everybody hears of it.
     pub(super) fn unplugged(&self, uuid: DomainUuid, alias: &str) {
         let Ok(live) = self.live(uuid) else { return };
-        let disks =
-            live.definition.as_ref().and_then(|definition| definition.disks().ok()).unwrap_or_default();
-        let Some(disk) = disks.into_iter().find(|disk| disk.alias == alias) else { return };
-        let removed = self.replace_live(uuid, |tree| {
-            tree.remove_disk(&disk.target);
-            Ok(())
-        });
-        if let Err(error) = removed {
-            tracing::error!(%uuid, alias, %error, "a device that is gone is still shown");
+        if !self.interface_gone(uuid, &live, alias) {
+            let disks =
+                live.definition.as_ref().and_then(|definition| definition.disks().ok()).unwrap_or_default();
+            let Some(disk) = disks.into_iter().find(|disk| disk.alias == alias) else { return };
+            let removed = self.replace_live(uuid, None, |tree| {
+                tree.remove_disk(&disk.target);
+                Ok(())
+            });
+            if let Err(error) = removed {
+                tracing::error!(%uuid, alias, %error, "a device that is gone is still shown");
+            }
         }
         if let Ok(domain) = self.by_uuid(uuid) {
             self.tell_what(&domain, What::DeviceRemoved(alias.to_owned()));
@@ -305,7 +320,8 @@ impl Manager {
         let Ok(live) = self.live(uuid) else { return };
         let disks =
             live.definition.as_ref().and_then(|definition| definition.disks().ok()).unwrap_or_default();
-        if !disks.iter().any(|disk| disk.alias == alias) {
+        let known = live.interface_aliases().iter().any(|other| other == alias);
+        if !known && !disks.iter().any(|disk| disk.alias == alias) {
             return;
         }
         // Whoever waits for it already does the rest.

@@ -188,7 +188,9 @@ impl Manager {
         };
         let (labels, consoles) =
             (labels(&described.plan, &self.facts), found.map(|found| found.consoles).unwrap_or_default());
-        let running = running(id, &labels, &consoles, listening.clone());
+        let mut running = running(id, &labels, &consoles, listening.clone());
+        let at_start = started.as_ref().and_then(|started| started.interfaces().ok()).unwrap_or(0);
+        running.interfaces = super::interface::aliases_of(at_start, &described);
         let live = Live {
             id,
             text: definition.as_ref().map(|definition| definition.running(&running)).unwrap_or_default(),

@@ -47,7 +47,7 @@ impl Manager {
             let definition = live.definition.as_ref().ok_or_else(lacks)?;
             let limits = tuned(&definition.edited(&edit)?.to_start()?);
             self.core.labeller(&self.settings)?.tune(uuid, limits)?;
-            self.replace_live(uuid, &edit)?;
+            self.replace_live(uuid, None, &edit)?;
         }
         if impact.config {
             self.edit(uuid, &edit)?;

@@ -85,7 +85,7 @@ impl Manager {
     }
 
     fn show_vcpus(&self, uuid: DomainUuid, count: usize) -> Result<(), ManagerError> {
-        self.replace_live(uuid, |tree| {
+        self.replace_live(uuid, None, |tree| {
             tree.set_current_vcpus(u32::try_from(count).unwrap_or(u32::MAX));
             Ok(())
         })

@@ -3,7 +3,7 @@
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
-use crate::manager::Impact;
+use crate::manager::{Impact, InterfaceName, is_interface};
 use crate::rpc::{self, Procedure};
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
@@ -55,14 +55,20 @@ fn update(target: &Target<'_>, xml: &str, impact: Impact) -> Result<(), Failure>
     Ok(manager.update(uuid, xml, impact)?)
 }
 
-/// As libvirt does, a disk is found by its target alone.
+/// As libvirt does, a disk is found by its target alone, and an interface by its address.
 fn detach(target: &Target<'_>, xml: &str, impact: Impact) -> Result<(), Failure> {
     let (manager, uuid) = target.parts();
+    if is_interface(xml) {
+        return Ok(manager.detach_interface(uuid, InterfaceName::Xml(xml), impact)?);
+    }
     Ok(manager.detach(uuid, &crate::manager::disk_target(xml)?, impact)?)
 }
 
 fn detach_alias(target: &Target<'_>, alias: &str, impact: Impact) -> Result<(), Failure> {
     let (manager, uuid) = target.parts();
+    if alias.strip_prefix("net").is_some_and(|number| number.parse::<u32>().is_ok()) {
+        return Ok(manager.detach_interface(uuid, InterfaceName::Alias(alias), impact)?);
+    }
     let live = target.domain.running().and_then(|live| live.definition.clone());
     let disks = live.map(|definition| definition.disks()).transpose()?.unwrap_or_default();
     let missing =

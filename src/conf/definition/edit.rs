@@ -89,6 +89,46 @@ impl Definition {
         Ok(with)
     }
 
+    /// Takes an interface out, by its place among them; `false` where there is none.
+    pub fn remove_interface(&mut self, at: usize) -> bool {
+        let Some(devices) = self.root.child_mut("devices") else { return false };
+        let place = std::cell::Cell::new(0_usize);
+        devices.retain(|child| {
+            let is_one = child.name() == "interface";
+            let here = place.get();
+            place.set(here + usize::from(is_one));
+            !(is_one && here == at)
+        });
+        place.get() > at
+    }
+
+    /// Gives an interface an address of the network, by its place among them, where it has none.
+    pub fn set_interface_mac(&mut self, at: usize, mac: [u8; 6]) {
+        if let Some(node) = self.interface_mut(at).filter(|node| node.child("mac").is_none())
+            && let Some(node) = node.ensure("mac")
+        {
+            node.set("address", mac.map(|byte| format!("{byte:02x}")).join(":"));
+        }
+    }
+
+    /// Gives an interface a place in the machine, where it has none.
+    pub fn set_interface_place(&mut self, at: usize, bus: u8, slot: u8) {
+        if let Some(node) = self.interface_mut(at).filter(|node| node.child("address").is_none())
+            && let Some(node) = node.ensure("address")
+        {
+            node.set("type", "pci");
+            node.set("domain", "0x0000");
+            node.set("bus", format!("{bus:#04x}"));
+            node.set("slot", format!("{slot:#04x}"));
+            node.set("function", "0x0");
+        }
+    }
+
+    fn interface_mut(&mut self, at: usize) -> Option<&mut super::node::Node> {
+        let devices = self.root.child_mut("devices")?;
+        devices.children_mut().filter(|child| child.name() == "interface").nth(at)
+    }
+
     /// The same with one more device, which is given as libvirt's clients give it: an element of its own.
     pub fn with_device(&self, xml: &str) -> Result<Self, DefinitionError> {
         let element = Self::device(xml)?;

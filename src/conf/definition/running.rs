@@ -19,6 +19,8 @@ pub struct Running {
     pub listening: Vec<(String, String)>,
     /// The alias of each disk by its target, where it is no plain number.
     pub disks: Vec<(String, String)>,
+    /// The alias of each interface in order, where they are not numbered from 0.
+    pub interfaces: Vec<String>,
 }
 
 /// A label that is in force.
@@ -54,7 +56,9 @@ fn made(devices: &mut Node, running: &Running) {
             "graphics" if device.attribute("type") == Some("spice") => display(device, of("spice")),
             "graphics" => display(device, of(&format!("vnc:{}", vncs.next().unwrap_or_default()))),
             "interface" => {
-                if let Some(name) = of(&format!("net{}", cards.next().unwrap_or_default()))
+                let at = cards.next().unwrap_or_default();
+                let alias = interface(device, at, running).unwrap_or_else(|| format!("net{at}"));
+                if let Some(name) = of(&alias)
                     && let Some(target) = device.ensure("target")
                 {
                     target.set("dev", name);
@@ -171,6 +175,12 @@ fn controller(device: &Node, express: bool) -> Option<String> {
     })
 }
 
+/// An interface's alias is its own as long as it is there.
+fn interface(device: &Node, at: u32, running: &Running) -> Option<String> {
+    let at = usize::try_from(at).ok().filter(|_| device.name() == "interface")?;
+    running.interfaces.get(at).cloned()
+}
+
 fn aliases(devices: &mut Node, running: &Running) {
     let express = devices.all("controller").any(|one| one.attribute("model") == Some("pcie-root"));
     for device in devices.children_mut().filter(|child| child.name() == "controller") {
@@ -185,7 +195,8 @@ fn aliases(devices: &mut Node, running: &Running) {
     for device in devices.children_mut() {
         let Some(stem) = stem(device) else { continue };
         let count = counts.entry(stem.clone()).or_default();
-        let alias = disk(device, running).unwrap_or_else(|| format!("{stem}{count}"));
+        let interface = || interface(device, *count, running);
+        let alias = disk(device, running).or_else(interface).unwrap_or_else(|| format!("{stem}{count}"));
         *count = count.saturating_add(1);
         // The first console is the first serial port.
         let serial = device.name() == "console"

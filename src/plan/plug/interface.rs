@@ -121,6 +121,7 @@ fn device(
         // Only where the device sits is read.
         cid: domain.devices.vsock.as_ref().map(|_| 3),
         dump: false,
+        incoming: false,
     })?;
     let planned = format!("net{}", domain.devices.interfaces.len().saturating_sub(1));
     let objects = line.argv.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
@@ -158,7 +159,7 @@ fn ops(
         InterfaceBackend::DefaultNetwork { .. } | InterfaceBackend::User => {
             let taken = inputs.survey.uids.iter().map(|(_, uid)| *uid).collect();
             let range = dac::range_of(&settings.uids, UidRole::Helper);
-            let uid = dac::allocate(range, &taken, crate::security::mix(inputs.seed, 4))
+            let uid = dac::allocate(range, &taken, crate::base::mix(inputs.seed, 4))
                 .ok_or(LabelError::NoUid(dac::role_name(UidRole::Helper)))?;
             let labels = match (inputs.host.selinux.is_some(), pair(&inputs.described.plan)) {
                 (true, Some(pair)) => Some(selinux::running(inputs.domain, &settings.selinux, pair)?),
