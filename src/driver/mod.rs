@@ -41,6 +41,9 @@ pub enum DriverError {
         /// The kernel's error.
         source: std::io::Error,
     },
+    /// The domain is saved, and was to be started without what is saved of it: its disks would change under that.
+    #[error("domain '{0}' is saved")]
+    IsSaved(String),
     /// The labeller knows no such domain, or not any longer: it may have ended a moment ago.
     #[error("no such domain runs")]
     NoDomain,
@@ -89,6 +92,13 @@ impl DriverError {
                 };
                 Refusal::new(Layer::Kernel, "speak", what.clone(), source.to_string(), remedy)
             }
+            Self::IsSaved(name) => Refusal::new(
+                Layer::Policy,
+                "start",
+                name.as_str(),
+                "it has a managed save, which would not fit its disks any longer",
+                "`virsh start` goes on from there; `virsh managedsave-remove` gives that up",
+            ),
             Self::NoDomain => {
                 let remedy = "`svirt list` shows the domains that run";
                 Refusal::new(Layer::Lease, "find", "the domain", "no such domain runs", remedy)

@@ -8,7 +8,7 @@ use crate::plan::chain::{self, Chain, Prober};
 use crate::plan::{self, Inputs, inventory, labels, shares};
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::request::{Started, Survey};
-use crate::privsep::save::Restore;
+use crate::privsep::save::{Restore, SavedAt};
 use crate::security::decide::Model;
 use crate::settings::Settings;
 
@@ -159,6 +159,11 @@ pub fn start(
     let mut again = true;
     loop {
         let survey = labeller.survey()?;
+        // Whoever decided that it starts from nothing may have known less.
+        let goes_on = matches!(from.restore, Some(Restore { at: SavedAt::Managed { .. }, .. }));
+        if !goes_on && survey.saved.contains(&prepared.uuid) {
+            return Err(DriverError::IsSaved(prepared.domain.name.to_string()));
+        }
         let plan = prepared.plan(host, settings, &survey, draw(), from)?;
         match labeller.start(plan.clone()) {
             Ok(started) => return Ok(Launch { plan, started }),
@@ -193,6 +198,14 @@ mod tests {
 
     /// A labeller that refuses the first `refusals` starts at operation `op`; tells the uids that were asked for.
     fn labeller(refusals: usize, op: usize) -> (Labeller, std::thread::JoinHandle<Vec<u32>>) {
+        labeller_with(refusals, op, Vec::new())
+    }
+
+    fn labeller_with(
+        refusals: usize,
+        op: usize,
+        saved: Vec<DomainUuid>,
+    ) -> (Labeller, std::thread::JoinHandle<Vec<u32>>) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let thread = std::thread::spawn(move || {
             let (mut asked, mut buffer, mut chunk) = (Vec::new(), Vec::new(), [0; 65_536]);
@@ -208,7 +221,7 @@ mod tests {
                     },
                 };
                 let reply = match request {
-                    Request::Survey => Reply::Survey(Survey::default()),
+                    Request::Survey => Reply::Survey(Survey { saved: saved.clone(), ..Survey::default() }),
                     Request::Start { plan } => {
                         let Op::LeaseUid { uid, .. } = plan.ops[0] else { panic!("{:?}", plan.ops[0]) };
                         asked.push(uid);
@@ -235,15 +248,24 @@ mod tests {
     }
 
     fn started(refusals: usize, op: usize) -> (Result<Launch, DriverError>, Vec<u32>) {
-        let xml =
-            b"<domain type='qemu'><name>a</name><memory>65536</memory><os><type>hvm</type></os></domain>";
+        started_with(labeller(refusals, op), Begin::default())
+    }
+
+    const UUID: &str = "1b4e28ba-2fa1-4d2e-883f-0016d3cca427";
+
+    fn started_with(
+        (mut labeller, thread): (Labeller, std::thread::JoinHandle<Vec<u32>>),
+        from: Begin<'_>,
+    ) -> (Result<Launch, DriverError>, Vec<u32>) {
+        let xml = format!(
+            "<domain type='qemu'><name>a</name><uuid>{UUID}</uuid><memory>65536</memory><os><type>hvm</type></os></domain>"
+        );
         let host = HostFacts {
             emulators: vec![Emulator { path: "/usr/bin/qemu-system-x86_64".into(), version: (7, 2, 0) }],
             ..HostFacts::default()
         };
-        let (mut labeller, thread) = labeller(refusals, op);
-        let domain = parse(xml).unwrap();
-        let launch = start(&mut labeller, domain, &host, &Settings::default(), Begin::default());
+        let domain = parse(xml.as_bytes()).unwrap();
+        let launch = start(&mut labeller, domain, &host, &Settings::default(), from);
         drop(labeller);
         (launch, thread.join().unwrap())
     }
@@ -252,6 +274,21 @@ mod tests {
     fn a_start_is_asked_for_once() {
         let (launch, asked) = started(0, 0);
         assert_eq!((launch.unwrap().started.qemu_pid, asked.len()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_saved_goes_on_from_there_or_not_at_all() {
+        let uuid = DomainUuid(UUID.parse().unwrap());
+        let restore = |at| Restore { at, identity: FileIdentity { device: 1, inode: 2 }, bytes: 3 };
+        let with = |restore| started_with(labeller_with(0, 0, vec![uuid]), Begin { paused: false, restore });
+        let elsewhere = restore(SavedAt::Path { path: "/var/lib/a.save".into() });
+        for from in [None, Some(&elsewhere)] {
+            let (launch, asked) = with(from);
+            assert!(matches!(launch, Err(DriverError::IsSaved(_))) && asked.is_empty(), "{from:?}");
+        }
+        assert!(with(Some(&restore(SavedAt::Managed { uuid }))).0.is_ok());
+        let other = DomainUuid(uuid::Uuid::nil());
+        assert!(started_with(labeller_with(0, 0, vec![other]), Begin::default()).0.is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::table::{Label, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, Text};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Running, RunningLabel, Strictness};
+use crate::driver::DriverError;
 use crate::privsep::save::Restore;
 use crate::privsep::supervisor::{Ended, SAVED, Verb};
 use crate::store::{self, Change};
@@ -164,13 +165,22 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         self.settle(uuid)?;
+        match self.start_held(uuid, flags) {
+            // It was saved by somebody else, and what is known here is older: now it is known.
+            Err(ManagerError::Driver(DriverError::IsSaved(_))) => self.start_held(uuid, flags),
+            other => other,
+        }
+    }
+
+    /// The same, whose job is held.
+    fn start_held(&self, uuid: DomainUuid, flags: StartFlags) -> Result<Domain, ManagerError> {
         let domain = self.by_uuid(uuid)?;
         if domain.live.is_some() {
             return Err(ManagerError::state("domain is already running"));
         }
         let mut flags = flags;
         let asked = flags.paused;
-        let (definition, restore) = match self.to_go_on(uuid, &mut flags)? {
+        let (definition, restore) = match self.to_go_on(&domain, &mut flags)? {
             Some((definition, restore)) => (definition, Some((restore, asked))),
             None => {
                 // One that was kept by an earlier version may lack what is chosen.
@@ -268,6 +278,9 @@ impl Manager {
                 Err(error)
             }
             Err(error) => {
+                if matches!(error, ManagerError::Driver(DriverError::IsSaved(_))) {
+                    self.note_managed(uuid, true);
+                }
                 self.table().take_live(uuid, id, SHUTOFF_FAILED);
                 // A row that stays is found to be nobody's at the next start of the daemon.
                 if let Err(error) = self.commit(vec![Change::End(uuid)]) {

@@ -18,6 +18,7 @@ mod job;
 mod labelled;
 mod lifecycle;
 mod live;
+mod managed;
 mod memory;
 mod metadata;
 mod plug;
@@ -29,7 +30,6 @@ mod table;
 mod tune;
 mod vcpus;
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::{DomainName, DomainUuid};
@@ -76,7 +76,7 @@ pub struct Manager {
     /// Held by whoever asks the labeller what runs.
     surveying: Mutex<()>,
     /// Domains whose next start goes on from where they were saved, as the labeller says.
-    managed: Mutex<HashSet<DomainUuid>>,
+    managed: Mutex<managed::Managed>,
     /// What takes long.
     jobs: job::Jobs,
     sink: Arc<dyn Sink>,

@@ -129,8 +129,9 @@ impl Manager {
         let _one = self.surveying.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the labeller is asked: what is left behind afterwards may be too new for its answer.
         let before: Vec<DomainUuid> = self.left().keys().copied().collect();
+        let asked = self.managed().ask();
         let survey = labeller.survey()?;
-        *self.managed.lock().unwrap_or_else(PoisonError::into_inner) = survey.saved.into_iter().collect();
+        self.managed().replace(survey.saved, asked);
         let running = survey.domains;
         for status in &running {
             let known = self.by_uuid(status.domain.uuid).is_ok_and(|domain| domain.live.is_some());

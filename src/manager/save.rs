@@ -2,12 +2,13 @@
 //!
 //! The file itself is the labeller's. What is kept in it is a [`Note`]: the definition that ran, and whether it did.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::job::Job;
 use super::lifecycle::{PAUSED_SAVE, RUNNING_SAVE_CANCELED};
+use super::managed::Managed;
 use super::table::State;
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, StartFlags};
 use crate::base::DomainUuid;
@@ -112,23 +113,25 @@ impl Manager {
         if note.version != NOTE {
             return Err(ManagerError::Failed("it was saved by another version of svirt".into()));
         }
+        if matches!(at, SavedAt::Managed { uuid } if uuid != saved.uuid) {
+            return Err(ManagerError::Failed("another domain's image has taken its place; remove it".into()));
+        }
         let restore = Restore { at: at.clone(), identity: saved.identity, bytes: saved.bytes };
         Ok(SavedDomain { uuid: saved.uuid, at, restore, note })
     }
 
-    /// Whether the next start of a domain goes on from where it was saved.
+    /// Whether the next start of a domain goes on from where it was saved, as far as is known: a start asks again.
     #[must_use]
     pub fn has_managed_save(&self, uuid: DomainUuid) -> bool {
-        self.managed.lock().unwrap_or_else(PoisonError::into_inner).contains(&uuid)
+        self.managed().contains(uuid)
+    }
+
+    pub(super) fn managed(&self) -> MutexGuard<'_, Managed> {
+        self.managed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn note_managed(&self, uuid: DomainUuid, there: bool) {
-        let mut managed = self.managed.lock().unwrap_or_else(PoisonError::into_inner);
-        if there {
-            managed.insert(uuid);
-        } else {
-            managed.remove(&uuid);
-        }
+        self.managed().note(uuid, there);
     }
 
     /// Saves a domain into a file that a person named, with a changed definition where there is one.
@@ -279,9 +282,10 @@ impl Manager {
     /// What a start of a persistent domain goes on from, and the definition that it runs with then.
     pub(super) fn to_go_on(
         &self,
-        uuid: DomainUuid,
+        domain: &Domain,
         flags: &mut StartFlags,
     ) -> Result<Option<(Arc<Definition>, Restore)>, ManagerError> {
+        let uuid = domain.uuid;
         if !self.has_managed_save(uuid) {
             return Ok(None);
         }
@@ -297,15 +301,35 @@ impl Manager {
             }
             Err(error) => return Err(error),
         };
+        let definition = saved.definition()?;
+        // Somebody else may have had the uuid before.
+        if definition.name != domain.name {
+            return Err(ManagerError::state(&format!(
+                "its managed save is of a domain '{}': `virsh managedsave-remove` removes it",
+                definition.name
+            )));
+        }
         flags.paused |= !saved.note.running;
-        Ok(Some((Arc::new(saved.definition()?), saved.restore)))
+        Ok(Some((Arc::new(definition), saved.restore)))
     }
 
     /// Whether there is one, as the labeller says.
     pub(super) fn still_managed(&self, uuid: DomainUuid) -> Result<bool, ManagerError> {
-        let there = self.core.labeller(&self.settings)?.survey()?.saved.contains(&uuid);
-        self.note_managed(uuid, there);
-        Ok(there)
+        let mut labeller = self.core.labeller(&self.settings)?;
+        let _one = self.surveying.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = self.managed().ask();
+        let saved = labeller.survey()?.saved;
+        let mut managed = self.managed();
+        managed.replace(saved, asked);
+        Ok(managed.contains(uuid))
+    }
+
+    /// The same, for what runs domains that cannot be saved too.
+    fn managed_now(&self, uuid: DomainUuid) -> Result<bool, ManagerError> {
+        match self.still_managed(uuid) {
+            Err(ManagerError::Unsupported(_)) => Ok(false),
+            other => other,
+        }
     }
 
     fn drop_managed(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
@@ -318,7 +342,7 @@ impl Manager {
     pub fn remove_managed_save(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.has_managed_save(uuid) { self.drop_managed(uuid) } else { Ok(()) }
+        if self.managed_now(uuid)? { self.drop_managed(uuid) } else { Ok(()) }
     }
 
     /// Gives a saved domain another definition, which its guest must not notice.

@@ -66,6 +66,10 @@ fn a_guest_goes_on_where_it_was_saved() {
     assert!(host.says(&["dominfo", "save"]).contains("Managed save:   yes"));
     assert!(host.complains(&["undefine", "save"]).contains("managed save image exists"));
     assert!(host.says(&["managedsave-dumpxml", "save"]).contains("<name>save</name>"));
+    // Nobody starts it past that: its disks would change under what is saved.
+    for past in [["create", &linux(&host, "save", &disk)], ["restore", &file]] {
+        assert!(host.complains(&past).contains("managed save"), "{past:?}");
+    }
     host.says(&["start", "save"]);
     host.rig.heard("save", &format!("counter {}", number + 2));
     assert!(!host.says(&["list", "--all", "--with-managed-save"]).contains("save "));
