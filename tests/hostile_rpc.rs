@@ -239,6 +239,30 @@ fn a_read_only_connection_changes_nothing() {
     assert_eq!(status(&inside.call(Procedure::ConnectListAllDomains, &(true, 3_u32))), 0);
 }
 
+#[test]
+fn saved_files_are_looked_for_only_for_whom_a_rule_names() {
+    let rules = |allow: &str| {
+        let rule = format!("[[rule]]\nuids = [7]\nallow = [{allow}]\ndomains = ['mine']");
+        let inside = Inside::with(7, Policy::parse(&rule, 0).unwrap(), |_| {});
+        inside.open();
+        inside
+    };
+    let place = Settings::default().save.places[0].clone();
+    let owner = rules("'domain:getattr', 'domain:start', 'domain:write'");
+    for path in [format!("{place}/a"), format!("{place}/../a"), "/etc/shadow".to_owned(), String::new()] {
+        let reply = owner.call(Procedure::DomainRestore, &path.as_str());
+        assert!(has(&reply, &format!("'{path}' is no saved domain with which a rule")), "{path}");
+        // Nobody looks for whoever may do it to no domain at all.
+        let reply = rules("'domain:getattr'").call(Procedure::DomainRestore, &path.as_str());
+        assert!(has(&reply, "no rule gives uid 7 the permission domain:start"), "{path}");
+    }
+    // Whoever may do it to each domain hears what is wrong.
+    let root = Inside::new(0);
+    root.open();
+    assert!(has(&root.call(Procedure::DomainRestore, &"/etc/shadow"), "lies in no directory of save.places"));
+    assert!(!has(&root.call(Procedure::DomainRestore, &format!("{place}/a").as_str()), "rule"));
+}
+
 /// Calls as clients make them: each is then changed in every way.
 fn seeds(uuid: [u8; 16]) -> Vec<Vec<u8>> {
     use Procedure as P;

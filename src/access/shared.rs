@@ -22,6 +22,13 @@ impl SharedPolicy {
         policy.allows(who, permission, subject)
     }
 
+    /// Whether there is anything on which somebody may do something; see [`Policy::allows_somewhere`].
+    #[must_use]
+    pub fn allows_somewhere(&self, who: &Identity, permission: Permission) -> bool {
+        let policy = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        policy.allows_somewhere(who, permission)
+    }
+
     /// From now on, this is what is asked.
     pub fn replace(&self, policy: Policy) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;

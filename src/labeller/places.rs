@@ -356,6 +356,7 @@ impl Places {
     /// Resolves the directory of a log or a socket and checks that it lies in a place where only root writes.
     pub(super) fn directory_of(&self, path: &str, use_: DirectoryUse) -> Result<(OwnedFd, String), Refusal> {
         let looked_up: Vec<(u64, u64)>;
+        let mut named: &[String] = &[];
         let (ids, setting) = match use_ {
             DirectoryUse::Logs => (&self.logs, "console.logs"),
             DirectoryUse::ManagedSaves
@@ -370,6 +371,7 @@ impl Places {
                     DirectoryUse::Tpm => (std::slice::from_ref(&self.tpm), "tpm.state"),
                     _ => (std::slice::from_ref(&self.nvram), "images.nvram"),
                 };
+                named = places;
                 looked_up = places.iter().filter_map(|place| directory_id(place)).collect();
                 (&looked_up, setting)
             }
@@ -379,14 +381,23 @@ impl Places {
         let Some((directory, name)) = split else {
             return Err(refusal(path, "is no plain absolute path", "write it without `..`, `.` and `//`"));
         };
-        let resolved = path::resolve(directory).map_err(|error| walk_refusal(directory, &error))?;
+        let outside = || {
+            let remedy = format!("use one of them, or add its directory to {setting}");
+            refusal(path, &format!("lies in no directory of {setting}"), &remedy)
+        };
+        let below = |place: &String| {
+            let rest = directory.strip_prefix(place.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let resolved = match path::resolve(directory) {
+            Ok(resolved) => resolved,
+            // What is there and what is not elsewhere is not told.
+            Err(_) if use_ == DirectoryUse::Saves && !named.iter().any(below) => return Err(outside()),
+            Err(error) => return Err(walk_refusal(directory, &error)),
+        };
         let inside = resolved.directories.iter().chain([&resolved.found]).any(|dir| ids.contains(&dir.id()));
         if !inside {
-            return Err(refusal(
-                path,
-                &format!("lies in no directory of {setting}"),
-                &format!("use one of them, or add its directory to {setting}"),
-            ));
+            return Err(outside());
         }
         let managed = || directory_id(&self.managed);
         if use_ == DirectoryUse::Saves && Some(resolved.found.id()) == managed() {

@@ -146,7 +146,7 @@ impl Server {
             return Err(refuse("save", &name, rule, "try again in a moment"));
         }
         let places = Places::read(&self.settings);
-        let spot = Spot::find(&self.settings, &places, &save.at)?;
+        let spot = Spot::make(&self.settings, &places, &save.at)?;
         check_note(&save.note, &spot.path)?;
         may_replace(&self.settings, &places, &save.at, uuid)?;
         let context = if self.selinux { image_context(domain, &self.settings) } else { None };

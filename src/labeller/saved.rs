@@ -54,15 +54,9 @@ pub(super) struct Managed {
 }
 
 impl Spot {
-    /// Finds the directory, and makes a configured one that is not there.
-    pub(super) fn find(settings: &Settings, places: &Places, at: &SavedAt) -> Result<Self, Refusal> {
-        let (path, use_) = match at {
-            SavedAt::Managed { uuid } => {
-                let place = settings.save.managed.trim_end_matches('/');
-                (format!("{place}/{uuid}{SUFFIX}"), DirectoryUse::ManagedSaves)
-            }
-            SavedAt::Path { path } => (path.clone(), DirectoryUse::Saves),
-        };
+    /// As [`Spot::find`], and makes a configured directory that is not there.
+    pub(super) fn make(settings: &Settings, places: &Places, at: &SavedAt) -> Result<Self, Refusal> {
+        let (path, _) = Self::path(settings, at);
         let parent = path.rsplit_once('/').map(|(parent, _)| parent).unwrap_or_default();
         let mut configured = settings.save.places.iter().chain([&settings.save.managed]);
         if let Some(place) = configured.find(|place| place.trim_end_matches('/') == parent) {
@@ -72,6 +66,22 @@ impl Spot {
                 .create(place)
                 .map_err(|error| kernel("make the directory", place, &error, "look at the one above it"))?;
         }
+        Self::find(settings, places, at)
+    }
+
+    fn path(settings: &Settings, at: &SavedAt) -> (String, DirectoryUse) {
+        match at {
+            SavedAt::Managed { uuid } => {
+                let place = settings.save.managed.trim_end_matches('/');
+                (format!("{place}/{uuid}{SUFFIX}"), DirectoryUse::ManagedSaves)
+            }
+            SavedAt::Path { path } => (path.clone(), DirectoryUse::Saves),
+        }
+    }
+
+    /// Finds the directory. Nothing is made: whoever only looks changes nothing.
+    pub(super) fn find(settings: &Settings, places: &Places, at: &SavedAt) -> Result<Self, Refusal> {
+        let (path, use_) = Self::path(settings, at);
         let (directory, name) = places.directory_of(&path, use_)?;
         // Names that begin so are those of saves that go on.
         if name.starts_with('.') {
@@ -217,6 +227,10 @@ impl Server {
 
     /// Removes what a domain's next start would go on from; none being there is no error.
     pub(super) fn remove_managed(&mut self, uuid: DomainUuid) -> Result<(), Refusal> {
+        let there = std::fs::symlink_metadata(&self.settings.save.managed);
+        if there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
         let places = Places::read(&self.settings);
         let spot = Spot::find(&self.settings, &places, &SavedAt::Managed { uuid })?;
         let io = |error: io::Error| kernel("remove", &spot.path, &error, "look at its directory");
@@ -269,5 +283,32 @@ impl Managed {
         };
         self.uuids = entries.filter_map(uuid).collect();
         self.stamp = stamp;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_makes_nothing_and_tells_nothing_of_other_places() {
+        let room = tempfile::tempdir().unwrap();
+        let root = room.path().to_str().unwrap().to_owned();
+        let mut settings = Settings::default();
+        settings.save.places = vec![format!("{root}/saved")];
+        settings.save.managed = format!("{root}/managed");
+        std::fs::create_dir(format!("{root}/other")).unwrap();
+        let places = Places::read(&settings);
+        let rule = |path: &str| {
+            let at = SavedAt::Path { path: format!("{root}/{path}") };
+            Spot::find(&settings, &places, &at).unwrap_err().rule
+        };
+        assert_eq!(rule("other/a"), rule("missing/a"));
+        assert_eq!(rule("missing/a"), "lies in no directory of save.places");
+        assert_eq!(rule("saved/a"), "no such file");
+        let managed = SavedAt::Managed { uuid: DomainUuid(uuid::Uuid::nil()) };
+        assert!(Spot::find(&settings, &places, &managed).is_err());
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
     }
 }

@@ -235,17 +235,39 @@ impl<'a> Call<'a> {
         Ok(manager.read(xml, uuid, strictness)?)
     }
 
-    /// The saved domain in a file, once it is known that the caller may do this to it.
+    /// The saved domain in a file, once it is known that the caller may do this to it. Whoever may not do it to every
+    /// domain learns from a refusal neither whether the file is there nor what is in it.
     pub(super) fn saved(&self, path: &str, flags: u32) -> Result<SavedDomain, Failure> {
         self.read_only(flags)?;
-        let saved = self.view.manager.saved_at(path)?;
-        let found =
-            identity::read(saved.xml()).map_err(|text| Failure::new(Code::Xml, From::Domain, text))?;
-        let on = Some((&found.name, saved.uuid));
-        match self.needed(false, flags).find(|permission| !self.may(*permission, on)) {
-            Some(permission) => Err(self.denied(permission)),
-            None => Ok(saved),
+        let (identity, policy) = (&self.session.identity, &self.service.policy);
+        // Nobody is asked to look for somebody who may not do it to any domain.
+        if let Some(none) = self.needed(false, flags).find(|one| !policy.allows_somewhere(identity, *one)) {
+            return Err(self.denied(none));
         }
+        let found = self.settings().save.holds(path).then(|| self.view.manager.saved_at(path));
+        let (saved, failure) = match found {
+            Some(Ok(saved)) => (Some(saved), None),
+            Some(Err(error)) => (None, Some(error)),
+            None => {
+                (None, Some(ManagerError::Argument(format!("'{path}' lies in no directory of save.places"))))
+            }
+        };
+        let found =
+            saved.as_ref().and_then(|saved| Some((identity::read(saved.xml()).ok()?.name, saved.uuid)));
+        let on = found.as_ref().map(|(name, uuid)| (name, *uuid));
+        if self.needed(false, flags).any(|permission| !self.may(permission, on)) {
+            return Err(self.denied_file(path));
+        }
+        match (saved, failure) {
+            (Some(saved), _) => Ok(saved),
+            (None, error) => Err(error.map_or_else(|| self.denied_file(path), Into::into)),
+        }
+    }
+
+    fn denied_file(&self, path: &str) -> Failure {
+        let uid = self.session.identity.uid;
+        let text = format!("'{path}' is no saved domain with which a rule allows uid {uid} to do this");
+        Failure::new(Code::AccessDenied, From::Access, text)
     }
 
     /// Defines a domain.
@@ -268,7 +290,7 @@ impl<'a> Call<'a> {
     }
 
     /// The error, without naming a domain that the caller may not see.
-    fn unseen(&self, error: ManagerError) -> Failure {
+    pub(super) fn unseen(&self, error: ManagerError) -> Failure {
         let (by, neutral) = match &error {
             ManagerError::NameTaken { name, by } => (*by, format!("the name '{name}' is in use")),
             ManagerError::UuidTaken { uuid, .. } => (*uuid, format!("the uuid {uuid} is in use")),

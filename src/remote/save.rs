@@ -86,7 +86,7 @@ fn save_params(call: &Call<'_>) -> Answer {
 fn restore(call: &Call<'_>, from: &str, xml: Option<&str>, flags: u32) -> Answer {
     let goes = goes(call, flags)?;
     let saved = call.saved(from, flags)?;
-    call.manager().restore(&saved, xml, goes)?;
+    call.manager().restore(&saved, xml, goes).map_err(|error| call.unseen(error))?;
     call.answer(&())
 }
 

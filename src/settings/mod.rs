@@ -188,6 +188,18 @@ pub struct Save {
     pub places: Vec<String>,
 }
 
+impl Save {
+    /// Whether a path is of a file below one of the places, by its letters alone.
+    #[must_use]
+    pub fn holds(&self, path: &str) -> bool {
+        let plain = path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
+        let below = |place: &String| {
+            path.strip_prefix(place.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
+        };
+        plain && self.places.iter().any(below)
+    }
+}
+
 /// `[shares]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
