@@ -4,7 +4,7 @@
 mod labeller_rig;
 
 use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -123,15 +123,22 @@ fn strangers_and_greedy_clients_cost_little() {
     let mut rig = Rig::new();
     rig.serve("");
     let socket = rig.path("run/labeller.sock");
-    let child = svirt::sys::process::fork(|| {
-        svirt::sys::cred::set_ids(65_534, 65_534, &[]).unwrap();
-        for _ in 0..2000 {
-            drop(UnixStream::connect(&socket));
-        }
-        0
-    })
-    .unwrap();
-    assert!(svirt::sys::pidfd::wait_ended(&child.pidfd, 20_000).unwrap());
+    // Whether each of a stranger's many tries was refused for want of permission.
+    let closed = || {
+        let child = svirt::sys::process::fork(|| {
+            svirt::sys::cred::set_ids(65_534, 65_534, &[]).unwrap();
+            let denied = std::io::ErrorKind::PermissionDenied;
+            let tries = (0..2000).map(|_| UnixStream::connect(&socket).is_err_and(|e| e.kind() == denied));
+            i32::from(tries.filter(|refused| *refused).count() == 2000)
+        })
+        .unwrap();
+        assert!(svirt::sys::pidfd::wait_ended(&child.pidfd, 20_000).unwrap());
+        svirt::sys::pidfd::reap(&child.pidfd) == Some(svirt::sys::pidfd::Exit::Code(1))
+    };
+    assert!(closed(), "the socket's mode keeps strangers out");
+    // Whoever gets past the mode is turned away by the credentials, and not each with a line of the log.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(!closed());
     assert!(rig.client().survey().is_ok());
     let complaints = rig.log().matches("refused a client").count();
     assert!((1..=3).contains(&complaints), "{complaints} lines");
