@@ -59,6 +59,8 @@ struct Admission<'a> {
     labelled: HashSet<&'a Slot>,
     /// States of TPMs.
     states: Vec<&'a Slot>,
+    /// What the guest goes on from.
+    saved: Vec<&'a Slot>,
 }
 
 /// Checks the limits of a cgroup against the configured ones.
@@ -135,6 +137,7 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
         readables: Vec::new(),
         nvrams: Vec::new(),
         states: Vec::new(),
+        saved: Vec::new(),
         labelled: HashSet::new(),
     };
     let (model, served) = shared(plan);
@@ -201,6 +204,7 @@ pub(super) fn plug(
         readables: Vec::new(),
         nvrams: Vec::new(),
         states: Vec::new(),
+        saved: Vec::new(),
         labelled: HashSet::new(),
     };
     for op in &plug.ops {
@@ -236,7 +240,7 @@ impl<'a> Admission<'a> {
                 plain("open the UEFI variables", path)
             }
             Op::OpenSaved { slot, saved } => {
-                self.states.push(slot);
+                self.saved.push(slot);
                 self.saved(&saved.at)
             }
             Op::OpenTap { interface, .. } => self.tap(interface),

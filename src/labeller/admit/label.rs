@@ -81,6 +81,9 @@ impl Admission<'_> {
         if self.states.contains(&slot) {
             return self.private_label(label, &self.settings.selinux.tpm_state_type, "a TPM's state");
         }
+        if self.saved.contains(&slot) {
+            return self.private_label(label, &self.settings.selinux.image_type, "a saved domain");
+        }
         if self.directories.iter().any(|(directory, _)| *directory == slot) {
             let pair = self.pair_of(slot).map(|pair| CategoryPair::level(&[pair]));
             let fits = parse(label).is_some_and(|context| {

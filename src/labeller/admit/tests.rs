@@ -278,6 +278,27 @@ fn what_is_only_read_is_labelled_as_content() {
 }
 
 #[test]
+fn what_a_guest_goes_on_from_is_labelled_as_its_image() {
+    use crate::privsep::save::Restore;
+
+    let settings = Settings::default();
+    let made = |label: &str| {
+        let mut plan = plan(&settings);
+        let identity = FileIdentity { device: 1, inode: 3 };
+        let at = SavedAt::Managed { uuid: plan.domain.uuid };
+        let saved = Restore { at, identity, bytes: 1 };
+        plan.ops.insert(5, Op::OpenSaved { slot: slot("saved"), saved });
+        plan.ops.insert(7, Op::LabelSelinux { slot: slot("saved"), label: label.into() });
+        last(&mut plan).fds.push(FdGrant { slot: slot("saved"), number: 40 });
+        check(&plan, &settings, true).map_err(|not| not.op)
+    };
+    assert_eq!(made("system_u:object_r:svirt_guest_image_t:s0:c1,c2"), Ok(()));
+    for label in ["svirt_guest_tpm_state_t:s0:c1,c2", "svirt_guest_image_t:s0", "svirt_guest_image_t:s0:c1,c3"] {
+        assert_eq!(made(&format!("system_u:object_r:{label}")), Err(Some(7)), "{label}");
+    }
+}
+
+#[test]
 fn a_label_without_selinux_is_refused() {
     let settings = Settings::default();
     assert_eq!(check(&plan(&settings), &settings, false).unwrap_err().op, Some(8));
