@@ -380,14 +380,26 @@ fn advance(domain: &mut Domain, saving: &mut Saving, now: Instant) -> Result<(),
 /// QEMU has written everything: another process brings it to the disk, for that takes as long as it takes.
 fn saved(saving: &mut Saving, progress: Progress) {
     let Some(target) = &saving.file else { return };
-    let child = process::fork(|| match target.file.sync_all() {
-        Ok(()) => 0,
-        Err(error) => error.raw_os_error().filter(|code| (1..200).contains(code)).unwrap_or(libc::EIO),
-    });
-    match child {
+    match apart(&target.file, || target.file.sync_all()) {
         Ok(child) => saving.stage = Stage::Syncing(child, progress),
         Err(error) => back(saving, kernel("bring to the disk", "the saved domain", &error, "try again")),
     }
+}
+
+/// Does in another process what takes as long as it takes. That has the file and nothing else of the labeller's, whose lock
+/// and sockets the next one needs, and it ends with it.
+fn apart(file: &File, work: impl FnOnce() -> io::Result<()>) -> io::Result<Child> {
+    let parent = process::own_pid();
+    let alone = || {
+        process::close_all_but(file.as_fd())?;
+        process::reset_signals()?;
+        process::die_with_parent(true)?;
+        if process::parent_is(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+    };
+    process::fork(|| match alone().and_then(|()| work()) {
+        Ok(()) => 0,
+        Err(error) => error.raw_os_error().filter(|code| (1..200).contains(code)).unwrap_or(libc::EIO),
+    })
 }
 
 fn unsynced(exit: Option<Exit>) -> Refusal {

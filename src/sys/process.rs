@@ -205,6 +205,23 @@ pub fn exec_fd(program: BorrowedFd<'_>, argv: &[&CStr], env: &[&CStr]) -> io::Er
     }
 }
 
+/// Closes every descriptor from 3 on but one, for a forked child that uses that one alone: what its parent holds must not
+/// live as long as the child does.
+pub fn close_all_but(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = libc::c_uint::try_from(fd.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let close = |first: libc::c_uint, last: libc::c_uint| {
+        if first > last {
+            return Ok(());
+        }
+        // SAFETY: close_range reads no memory. The objects that own the descriptors belong to frames of the parent, which
+        // the child never returns into, so nothing closes or uses the numbers again.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    close(3, kept.saturating_sub(1))?;
+    close(kept.saturating_add(1).max(3), libc::c_uint::MAX)
+}
+
 /// Gives this process exactly the descriptors of `placed`: (descriptor now, number after exec).
 ///
 /// Every other descriptor is marked close-on-exec, the present numbers of the placed ones included. `kept` are
@@ -320,5 +337,18 @@ mod tests {
         drop(writing);
         assert_eq!(read_to_end_by(reading.as_fd(), 4, later).unwrap(), b"abcd");
         assert_eq!(read_to_end_by(reading.as_fd(), 9, later).unwrap(), b"ef");
+    }
+
+    #[test]
+    fn of_what_a_child_inherits_one_descriptor_stays() {
+        let (reading, writing) = std::io::pipe().unwrap();
+        let child = fork(|| {
+            let is_open = |fd: BorrowedFd<'_>| rustix::fs::fcntl_getfl(fd).is_ok();
+            let closed = close_all_but(writing.as_fd()).is_ok();
+            i32::from(!(closed && is_open(writing.as_fd()) && !is_open(reading.as_fd())))
+        });
+        let child = child.unwrap();
+        assert!(pidfd::wait_ended(&child.pidfd, 60_000).unwrap());
+        assert_eq!(pidfd::reap(&child.pidfd), Some(pidfd::Exit::Code(0)));
     }
 }
