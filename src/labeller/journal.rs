@@ -143,6 +143,9 @@ pub(super) struct Part {
     pub(super) end: u64,
     /// Its label before it was the domain's.
     pub(super) label: Option<String>,
+    /// The file that had its name before; journals of earlier versions have none.
+    #[serde(default)]
+    pub(super) replaces: Option<ObjectId>,
 }
 
 /// What a process is to the domain.

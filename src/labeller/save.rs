@@ -136,7 +136,7 @@ impl Server {
 
     fn begin_save(&mut self, client: ConnectionId, uuid: DomainUuid, save: Save) -> Result<(), Refusal> {
         let busy = self.talks.iter().any(|talk| talk.uuid == uuid);
-        let domain = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running);
+        let domain = self.domains.get(&uuid).filter(|domain| domain.phase == Phase::Running);
         let Some(domain) = domain else {
             return Err(refuse("save", &uuid.to_string(), "no such domain runs", "start it first"));
         };
@@ -148,10 +148,14 @@ impl Server {
         let places = Places::read(&self.settings);
         let spot = Spot::make(&self.settings, &places, &save.at)?;
         check_note(&save.note, &spot.path)?;
+        self.nobody_else_saves_to(&spot, &save.at)?;
         may_replace(&self.settings, &places, &save.at, uuid)?;
         let context = if self.selinux { image_context(domain, &self.settings) } else { None };
         let target = Target::new(spot, context.as_deref())?;
         let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
+        let Some(domain) = self.domains.get_mut(&uuid) else {
+            return Err(refuse("save", &name, "no such domain runs", "start it first"));
+        };
         self.leases.object(uuid, target.id, hold, &target.spot.path)?;
         let begun = begin(domain, &save, &target);
         let stage = match begun {
@@ -163,6 +167,20 @@ impl Server {
         };
         tracing::info!(name, path = target.spot.path, "is being saved");
         domain.saving = Some(Saving { save, client: Some(client), file: Some(target), stage });
+        Ok(())
+    }
+
+    /// Two domains that are saved to one name: the later one would find it taken when its guest is gone.
+    fn nobody_else_saves_to(&self, spot: &Spot, at: &SavedAt) -> Result<(), Refusal> {
+        let place = spot.place();
+        let same = |other: &Saving| {
+            let theirs = other.file.as_ref().and_then(|target| target.spot.place());
+            other.save.at == *at || (place.is_some() && theirs == place)
+        };
+        if self.domains.values().filter_map(|domain| domain.saving.as_ref()).any(same) {
+            let rule = "another domain is being saved to this name";
+            return Err(refuse("save to", &spot.path, rule, "choose another name"));
+        }
         Ok(())
     }
 
@@ -181,7 +199,7 @@ impl Server {
                 continue;
             };
             let Some(mut saving) = domain.saving.take() else { continue };
-            match advance(domain, &mut saving, now) {
+            match advance(&self.settings, domain, &mut saving, now) {
                 Ok(()) => domain.saving = Some(saving),
                 Err(refusal) => self.save_failed(uuid, saving, refusal),
             }
@@ -273,16 +291,25 @@ impl Server {
     }
 }
 
-/// A file that is there is replaced only by a later save of the same domain.
-fn may_replace(settings: &Settings, places: &Places, at: &SavedAt, uuid: DomainUuid) -> Result<(), Refusal> {
+/// A file that is there is replaced only by a later save of the same domain. Tells which one that is.
+fn may_replace(
+    settings: &Settings,
+    places: &Places,
+    at: &SavedAt,
+    uuid: DomainUuid,
+) -> Result<Option<ObjectId>, Refusal> {
     let spot = Spot::find(settings, places, at)?;
     let path = spot.path.clone();
     if matches!(at, SavedAt::Managed { .. }) {
-        return Ok(());
+        return match path::look(&spot.directory, spot.name.as_ref()) {
+            Ok(found) => Ok(Some(found.id())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(kernel("save to", &path, &error, "look at its directory")),
+        };
     }
     match spot.open() {
-        Ok(None) => Ok(()),
-        Ok(Some(opened)) if opened.header.uuid == uuid => Ok(()),
+        Ok(None) => Ok(None),
+        Ok(Some(opened)) if opened.header.uuid == uuid => Ok(Some(opened.found.id())),
         _ => {
             let rule = "something else has this name, and it is no saved image of this domain";
             Err(refuse("save to", &path, rule, "choose another name, or remove that file"))
@@ -334,7 +361,12 @@ fn begin(domain: &mut Domain, save: &Save, target: &Target) -> Result<Conversati
 }
 
 /// Goes on as far as it can. An error: it is taken back, and the guest goes on.
-fn advance(domain: &mut Domain, saving: &mut Saving, now: Instant) -> Result<(), Refusal> {
+fn advance(
+    settings: &Settings,
+    domain: &mut Domain,
+    saving: &mut Saving,
+    now: Instant,
+) -> Result<(), Refusal> {
     match &mut saving.stage {
         Stage::Writing(talk) => {
             match talk.answer(now) {
@@ -355,7 +387,7 @@ fn advance(domain: &mut Domain, saving: &mut Saving, now: Instant) -> Result<(),
                 return Ok(());
             }
             let written = match pidfd::reap(&child.pidfd) {
-                Some(Exit::Code(0)) => name(domain, saving),
+                Some(Exit::Code(0)) => name(settings, domain, saving),
                 other => Err(unsynced(other)),
             };
             match written {
@@ -450,14 +482,18 @@ fn take_back(
 }
 
 /// Gives the file a name for the meantime; from then on it counts, and the guest does not.
-fn name(domain: &mut Domain, saving: &Saving) -> Result<Part, Refusal> {
+fn name(settings: &Settings, domain: &mut Domain, saving: &Saving) -> Result<Part, Refusal> {
+    // What it replaces may have changed since the save began, and when the guest is gone it is too late to say no.
+    let replaces =
+        may_replace(settings, &Places::read(settings), &saving.save.at, domain.plan.domain.uuid)?;
     let lost = || refuse("save", "the domain", "its file is not open", "save it again");
     let target = saving.file.as_ref().ok_or_else(lost)?;
     let io = |error: io::Error| kernel("name", &target.spot.path, &error, "look at its directory");
     let end = Found::of(&target.file).map_err(io)?.size;
     let name = format!(".{}.{}.saving", short(&target.spot.name), target.id.1);
     let (directory, _) = target.spot.path.rsplit_once('/').unwrap_or_default();
-    let part = Part { path: format!("{directory}/{name}"), id: target.id, end, label: target.label.clone() };
+    let (path, label) = (format!("{directory}/{name}"), target.label.clone());
+    let part = Part { path, id: target.id, end, label, replaces };
     let noted = domain.journal.write(&Entry::SaveNamed(part.clone())).and_then(|()| domain.journal.sync());
     noted.map_err(|error| journal_refusal(&error))?;
     fault::step("save named")?;
@@ -521,9 +557,13 @@ fn finish(settings: &Settings, uuid: DomainUuid, save: &Save, part: &Part) -> Re
         xattr::set_selinux_label(&file, Some(label)).map_err(io)?;
     }
     let (from, to) = (name, spot.name.as_str());
-    let free = path::look(&spot.directory, to.as_ref()).is_err();
-    let flags = if free { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
-    may_replace(settings, &places, &save.at, uuid)?;
+    let replaced = may_replace(settings, &places, &save.at, uuid)
+        .map_err(|refusal| Refusal { remedy: remedy.clone(), ..refusal })?;
+    // A later save of the domain may have taken the name since, if this is not the first try.
+    if replaced.is_some() && replaced != part.replaces {
+        return Err(refuse("finish", &spot.path, "another file has taken its name since", &remedy));
+    }
+    let flags = if replaced.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
     rustix::fs::renameat_with(&spot.directory, from, &spot.directory, to, flags)
         .map_err(|error| io(error.into()))?;
     fault::step("save renamed")?;

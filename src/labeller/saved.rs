@@ -91,6 +91,11 @@ impl Spot {
         Ok(Self { directory, name, path })
     }
 
+    /// The directory's identity and the name in it; the same for all paths that lead there.
+    pub(super) fn place(&self) -> Option<((u64, u64), &str)> {
+        Some((Found::of(&self.directory).ok()?.id(), &self.name))
+    }
+
     /// Opens what is there and reads its header; nothing where nothing is there.
     pub(super) fn open(self) -> Result<Option<Opened>, Refusal> {
         let Self { directory, name, path } = &self;
