@@ -484,8 +484,7 @@ fn take_back(
 /// Gives the file a name for the meantime; from then on it counts, and the guest does not.
 fn name(settings: &Settings, domain: &mut Domain, saving: &Saving) -> Result<Part, Refusal> {
     // What it replaces may have changed since the save began, and when the guest is gone it is too late to say no.
-    let replaces =
-        may_replace(settings, &Places::read(settings), &saving.save.at, domain.plan.domain.uuid)?;
+    let replaces = may_replace(settings, &Places::read(settings), &saving.save.at, domain.plan.domain.uuid)?;
     let lost = || refuse("save", "the domain", "its file is not open", "save it again");
     let target = saving.file.as_ref().ok_or_else(lost)?;
     let io = |error: io::Error| kernel("name", &target.spot.path, &error, "look at its directory");

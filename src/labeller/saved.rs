@@ -16,7 +16,7 @@ use super::apply::kernel;
 use super::places::{DirectoryUse, Places};
 use super::server::Server;
 use crate::base::{DomainUuid, Layer, Refusal};
-use crate::privsep::op::FileIdentity;
+use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::request::Reply;
 use crate::privsep::save::{Header, NOTE_MAX, Restore, SLOT, STREAM_AT, Saved, SavedAt, SavedOp};
 use crate::settings::Settings;
@@ -252,6 +252,30 @@ impl Server {
         rustix::fs::unlinkat(&spot.directory, spot.name.as_str(), AtFlags::empty())
             .map_err(|error| io(error.into()))?;
         sync_directory(&spot.directory).map_err(io)
+    }
+
+    /// Refuses a start that would leave a managed save behind: the guest would write its disks, and the next start would go
+    /// on from memory that does not know of it. Looks at the directory itself, so that no client's knowledge counts.
+    pub(super) fn leaves_no_save(&self, plan: &LaunchPlan) -> Result<(), Refusal> {
+        let uuid = plan.domain.uuid;
+        let managed = SavedAt::Managed { uuid };
+        let goes_on = |op: &Op| matches!(op, Op::OpenSaved { saved, .. } if saved.at == managed);
+        if plan.ops.iter().any(goes_on) {
+            return Ok(());
+        }
+        let path = format!("{}/{uuid}{SUFFIX}", self.settings.save.managed.trim_end_matches('/'));
+        match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => {
+                let remedy = "correct save.managed";
+                Err(kernel("look for a managed save at", &path, &error, remedy))
+            }
+            Ok(_) => {
+                let rule = format!("it has a managed save, {path}, which this start would not go on from");
+                let remedy = "go on from it with virsh start, or drop it first: virsh managedsave-remove, or virsh start --force-boot";
+                Err(Refusal::new(Layer::Policy, "start domain", plan.domain.name.to_string(), rule, remedy))
+            }
+        }
     }
 
     /// The domains whose next start goes on from where they were saved.

@@ -31,6 +31,9 @@ impl Server {
             let remedy = "stop another domain, or raise limits.domains";
             return Some(refused(Refusal::new(Layer::Policy, "start domain", name, rule, remedy)));
         }
+        if let Err(refusal) = self.leaves_no_save(&plan) {
+            return Some(refused(refusal));
+        }
         if let Err(refusal) = self.leases.domain(&plan.domain) {
             return Some(refused(refusal));
         }

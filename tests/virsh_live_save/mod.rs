@@ -86,6 +86,8 @@ fn a_guest_goes_on_where_it_was_saved() {
     host.rig.heard("save", &format!("counter {}", number + 2));
 
     host.says(&["managedsave", "save"]);
+    let complaint = host.complains(&["restore", &file]);
+    assert!(complaint.contains("managed save"), "{complaint}");
     host.says(&["managedsave-remove", "save"]);
     host.says(&["start", "save"]);
     host.rig.heard("save", "guest: ready");

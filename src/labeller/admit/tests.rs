@@ -293,7 +293,9 @@ fn what_a_guest_goes_on_from_is_labelled_as_its_image() {
         check(&plan, &settings, true).map_err(|not| not.op)
     };
     assert_eq!(made("system_u:object_r:svirt_guest_image_t:s0:c1,c2"), Ok(()));
-    for label in ["svirt_guest_tpm_state_t:s0:c1,c2", "svirt_guest_image_t:s0", "svirt_guest_image_t:s0:c1,c3"] {
+    for label in
+        ["svirt_guest_tpm_state_t:s0:c1,c2", "svirt_guest_image_t:s0", "svirt_guest_image_t:s0:c1,c3"]
+    {
         assert_eq!(made(&format!("system_u:object_r:{label}")), Err(Some(7)), "{label}");
     }
 }
