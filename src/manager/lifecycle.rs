@@ -123,18 +123,14 @@ impl Manager {
 
     /// Forgets a definition; what runs goes on, and is gone when it ends.
     pub fn undefine(&self, uuid: DomainUuid, managed_save: bool) -> Result<(), ManagerError> {
-        let name = self.by_uuid(uuid)?.name;
-        if self.has_managed_save(uuid) {
-            if !managed_save {
-                let text = "Refusing to undefine while domain managed save image exists";
-                return Err(ManagerError::state(text));
-            }
-            self.remove_managed_save(uuid)?;
-        }
-        let _reserved = self.reserve(uuid, &name);
+        let domain = self.by_uuid(uuid)?;
+        // A save that goes on ends with an image that whoever has the uuid next would start from.
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reserved = self.reserve(uuid, &domain.name);
         if self.by_uuid(uuid)?.definition.is_none() {
             return Err(ManagerError::state("cannot undefine transient domain"));
         }
+        self.undefine_saved(uuid, managed_save)?;
         self.commit(vec![Change::Undefine(uuid)])?;
         let mut table = self.table();
         let Some(domain) = table.define(uuid, None) else { return Ok(()) };
@@ -525,6 +521,31 @@ mod tests {
 
     impl Sink for Deaf {
         fn tell(&self, _event: &Event) {}
+    }
+
+    #[test]
+    fn an_undefinition_waits_for_a_save_that_goes_on() {
+        const UUID: &str = "1b4e28ba-2fa1-4d2e-883f-0016d3cca427";
+        let (settings, facts) = (Settings::default(), HostFacts::default());
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
+        let xml = format!(
+            "<domain type='test'><name>a</name><uuid>{UUID}</uuid><memory>1024</memory><os><type>hvm</type></os></domain>"
+        );
+        let uuid = DomainUuid(UUID.parse().unwrap());
+        let read = manager.read(&xml, uuid, Strictness::Strict).unwrap();
+        let job = manager.define(read, 0).unwrap().job;
+        std::thread::scope(|scope| {
+            let held = job.lock().unwrap();
+            let (tell, told) = std::sync::mpsc::channel();
+            let manager = &manager;
+            scope.spawn(move || tell.send(manager.undefine(uuid, false)).unwrap());
+            // It cannot be seen to wait; what it would do without that is done long before.
+            assert!(told.recv_timeout(std::time::Duration::from_millis(300)).is_err());
+            assert!(manager.by_uuid(uuid).is_ok());
+            drop(held);
+            told.recv().unwrap().unwrap();
+        });
+        assert!(manager.by_uuid(uuid).is_err());
     }
 
     #[test]

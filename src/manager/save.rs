@@ -147,12 +147,7 @@ impl Manager {
 
     /// Saves a domain so that its next start goes on from there.
     pub fn managed_save(&self, uuid: DomainUuid, goes: Goes) -> Result<(), ManagerError> {
-        if self.by_uuid(uuid)?.definition.is_none() {
-            return Err(ManagerError::state("cannot do managed save for transient domain"));
-        }
-        self.save_to(uuid, SavedAt::Managed { uuid }, None, goes)?;
-        self.note_managed(uuid, true);
-        Ok(())
+        self.save_to(uuid, SavedAt::Managed { uuid }, None, goes)
     }
 
     fn save_to(
@@ -164,6 +159,10 @@ impl Manager {
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let managed = matches!(at, SavedAt::Managed { .. });
+        if managed && self.by_uuid(uuid)?.definition.is_none() {
+            return Err(ManagerError::state("cannot do managed save for transient domain"));
+        }
         let live = self.live(uuid)?;
         let before = live.state;
         let running = matches!(before, State::Running(_));
@@ -181,6 +180,9 @@ impl Manager {
         let saved = labeller.save(uuid, Save { at, note, running });
         match saved {
             Ok(progress) => {
+                if managed {
+                    self.note_managed(uuid, true);
+                }
                 self.save_stopped(uuid, live.id);
                 self.end_job(uuid, Some(progress));
                 let ended =
@@ -343,6 +345,19 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         if self.managed_now(uuid)? { self.drop_managed(uuid) } else { Ok(()) }
+    }
+
+    /// The same before its definition goes, where that is wanted; its job is held.
+    pub(super) fn undefine_saved(&self, uuid: DomainUuid, wanted: bool) -> Result<(), ManagerError> {
+        // What was known last, where nobody can be asked: nothing was saved since then either.
+        let there = self.managed_now(uuid).unwrap_or_else(|_| self.has_managed_save(uuid));
+        match (there, wanted) {
+            (false, _) => Ok(()),
+            (true, true) => self.drop_managed(uuid),
+            (true, false) => {
+                Err(ManagerError::state("Refusing to undefine while domain managed save image exists"))
+            }
+        }
     }
 
     /// Gives a saved domain another definition, which its guest must not notice.
