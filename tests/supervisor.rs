@@ -427,6 +427,46 @@ fn a_device_model_that_answers_late_answers_nobody_else() {
 }
 
 #[test]
+fn a_guest_that_cannot_go_on_after_a_save_is_not_said_to() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish::default());
+    let mut played = Played::new(&rig);
+    let asked = plug_verb(&rig, &Verb::Save, &());
+    let id = played.hears("query-status");
+    played.says(&format!(r#"{{"return": {{"status": "running", "running": true}}, "id": "{id}"}}"#));
+    for command in ["stop", "migrate-set-parameters", "getfd"] {
+        played.does(command);
+    }
+    let id = played.hears("migrate");
+    played.refuses(&id, "GenericError", "no room");
+    let id = played.hears("cont");
+    played.refuses(&id, "GenericError", "locked");
+    let told = plug_answer(asked);
+    assert!(matches!(&told, Answer::Refused(refusal) if refusal.rule.contains("does not go on")), "{told:?}");
+    let unsave = Verb::Unsave { resume: true };
+    for goes_on in [false, true] {
+        let asked = plug_verb(&rig, &unsave, &());
+        played.does("migrate_cancel");
+        played.does("query-migrate");
+        let id = played.hears("cont");
+        if goes_on {
+            played.says(&format!(r#"{{"return": {{}}, "id": "{id}"}}"#));
+        } else {
+            played.refuses(&id, "GenericError", "still locked");
+        }
+        let told = plug_answer(asked);
+        assert_eq!(told == Answer::Done, goes_on, "{told:?}");
+    }
+    // It goes on, and whether somebody stops it now is none of a save's.
+    let asked = plug_verb(&rig, &unsave, &());
+    played.does("migrate_cancel");
+    played.does("query-migrate");
+    assert_eq!(plug_answer(asked), Answer::Done);
+}
+
+#[test]
 fn what_is_in_use_is_not_taken_for_gone() {
     if !possible() {
         return;

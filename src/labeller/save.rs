@@ -372,8 +372,8 @@ fn advance(
             match talk.answer(now) {
                 Ok(None) => {}
                 Ok(Some(Answer::Saved(progress))) => saved(saving, progress),
-                // The guest goes on already.
-                Ok(Some(Answer::Refused(refusal))) => return Err(refusal),
+                // The guest goes on already, or could not: the supervisor knows, and says so when it is asked again.
+                Ok(Some(Answer::Refused(refusal))) => back(saving, refusal),
                 Ok(Some(other)) => back(saving, unexpected(&other)),
                 Err(rule) => {
                     back(saving, refuse("save", "the domain", &rule, "try again in a moment"));

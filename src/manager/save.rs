@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::job::Job;
 use super::lifecycle::{PAUSED_SAVE, RUNNING_SAVE_CANCELED};
 use super::managed::Managed;
-use super::table::State;
+use super::table::{Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, StartFlags};
 use crate::base::DomainUuid;
 use crate::conf::definition::Strictness;
@@ -192,7 +192,7 @@ impl Manager {
             }
             Err(error) => {
                 self.end_job(uuid, None);
-                self.save_undone(uuid, live.id, before);
+                self.save_failed(uuid, &live, before);
                 Err(error.into())
             }
         }
@@ -209,6 +209,21 @@ impl Manager {
         };
         if let Some(domain) = domain {
             self.tell(&domain, Lifecycle::Paused);
+        }
+    }
+
+    /// A save is over: whether the guest goes on is asked, and where nobody answers its supervisor tells it yet.
+    fn save_failed(&self, uuid: DomainUuid, live: &Live, before: State) {
+        let goes_on = || {
+            let status = self.core.control(&live.control, None).ok()?.status().ok()?;
+            Some(status.state == "running")
+        };
+        if goes_on() == Some(false) {
+            // It may go on between the question and this.
+            self.save_stopped(uuid, live.id);
+        }
+        if goes_on() == Some(true) {
+            self.save_undone(uuid, live.id, before);
         }
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Saving {
     stage: Stage,
     /// Whether the guest ran.
     runs: bool,
+    /// Whether it was to go on, and does not.
+    stands: bool,
     fd: Option<OwnedFd>,
     /// Why it is given up.
     refusal: Option<Refusal>,
@@ -103,10 +105,12 @@ impl Server {
             return self.control.answer(client, &Answer::Refused(refusal), now);
         }
         let ticket = self.control.wait_for_good(client, Verb::Save, now);
+        self.owes_cont = None;
         self.saving = Some(Saving {
             ticket,
             stage: Stage::Asking,
             runs: false,
+            stands: false,
             fd: Some(fd),
             refusal: None,
             unsaver: None,
@@ -139,7 +143,9 @@ impl Server {
                 self.saving = Some(Saving {
                     ticket: 0,
                     stage: Stage::Aborting,
-                    runs: resume,
+                    // After a save of its own this one knows better than who asks.
+                    runs: self.owes_cont.unwrap_or(resume),
+                    stands: false,
                     fd: None,
                     refusal: Some(refuse("save", "the labeller took it back", "save it again")),
                     unsaver: Some(ticket),
@@ -173,6 +179,7 @@ impl Server {
                 if let Some(refusal) = &mut saving.refusal {
                     refusal.rule = format!("{}, {rule}", refusal.rule);
                 }
+                saving.stands = true;
                 return self.save_over();
             }
             Err(failure) => {
@@ -273,24 +280,29 @@ impl Server {
     /// The guest goes on as it was.
     fn go_back(&mut self) {
         let Some(saving) = &mut self.saving else { return };
-        let proof = self.gate.book.sealed().filter(|_| saving.runs);
         saving.look = None;
-        match proof {
+        let proof = self.gate.book.sealed();
+        match proof.filter(|_| saving.runs) {
             Some(proof) => {
                 saving.stage = Stage::Resuming;
                 self.resume(proof, Purpose::Save);
             }
-            None => self.save_over(),
+            None => {
+                saving.stands = saving.runs;
+                self.save_over();
+            }
         }
     }
 
     fn save_over(&mut self) {
         let Some(saving) = self.saving.take() else { return };
         let refusal = saving.refusal.unwrap_or_else(|| refuse("save", "it was given up", "save it again"));
-        self.answer_save(saving.ticket, &Answer::Refused(refusal));
+        self.owes_cont = Some(saving.stands);
         if let Some(unsaver) = saving.unsaver {
-            self.answer_save(unsaver, &Answer::Done);
+            let answer = if saving.stands { Answer::Refused(refusal.clone()) } else { Answer::Done };
+            self.answer_save(unsaver, &answer);
         }
+        self.answer_save(saving.ticket, &Answer::Refused(refusal));
     }
 
     fn answer_save(&mut self, ticket: u64, answer: &Answer) {

@@ -60,6 +60,8 @@ pub(super) struct Server {
     pub(super) plugging: Option<Plugging>,
     /// The save that goes on.
     pub(super) saving: Option<Saving>,
+    /// Whether the last save left a guest standing that was to go on; nothing where none is known of.
+    pub(super) owes_cont: Option<bool>,
     /// When QEMU is asked again whether it has loaded the guest.
     pub(super) load_look: Option<Instant>,
     /// Whether the next power-off of the guest is the first half of a reboot.
@@ -147,6 +149,7 @@ impl Server {
             rebooting: false,
             plugging: None,
             saving: None,
+            owes_cont: None,
             load_look: None,
             start_by: (!takeover).then(|| Instant::now() + START_LIMIT + longer),
             resync_by: takeover.then(|| Instant::now() + RESYNC_LIMIT),
