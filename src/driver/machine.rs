@@ -14,10 +14,28 @@ use crate::privsep::plug::Top;
 use crate::privsep::request::{Described, Survey};
 use crate::settings::Settings;
 
-/// Options of QEMU's that say what the board is.
-const BOARD: &[&str] = &["-machine", "-cpu", "-m", "-smp", "-global"];
-/// Properties by which QEMU finds a device's state again, and what it is.
-const PLACE: &[&str] = &["driver", "id", "bus", "addr", "port", "channel", "scsi-id", "lun"];
+/// Options of QEMU's that say what the board is, and what its firmware tells the guest.
+const BOARD: &[&str] =
+    &["-machine", "-cpu", "-m", "-smp", "-numa", "-global", "-fw_cfg", "-smbios", "-acpitable"];
+/// Properties of a device that are of the host's side only. Whatever else it has the guest may see. A vsock's number is
+/// drawn at each start, and its guest is told; the order of booting counts when it boots.
+const BACK: &[&str] = &[
+    "audiodev",
+    "bootindex",
+    "chardev",
+    "drive",
+    "fd",
+    "fds",
+    "fsdev",
+    "guest-cid",
+    "memdev",
+    "netdev",
+    "rng",
+    "share-rw",
+    "tpmdev",
+    "vhostfd",
+    "vhostfds",
+];
 
 /// The board and its devices, each in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +65,7 @@ impl Machine {
             lines.retain(|line| !line.contains(&id));
         }
         for plug in &described.plugs {
-            if let Top::Device { object } = &plug.steps.top {
+            if let Top::Device { object } | Top::Interface { object, .. } = &plug.steps.top {
                 lines.extend(device(object));
             }
         }
@@ -77,11 +95,12 @@ fn argv(ops: &[Op]) -> Option<BTreeSet<String>> {
     Some(lines)
 }
 
-/// A device by what it is and where.
+/// A device by all that a guest can see of it.
 fn device(object: &str) -> Option<String> {
     let Ok(Value::Object(object)) = serde_json::from_str(object) else { return None };
-    let words = PLACE.iter().filter_map(|key| Some(format!("\"{key}\":{}", object.get(*key)?)));
-    Some(words.collect::<Vec<_>>().join(","))
+    let seen = object.iter().filter(|(key, _)| !BACK.contains(&key.as_str()));
+    let words: BTreeSet<String> = seen.map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    Some(words.into_iter().collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -90,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_what_it_is_and_where() {
+    fn a_device_is_all_that_a_guest_sees_of_it() {
         let one = device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","drive":"a","addr":"0x3"}"#);
         let other = device(r#"{"addr":"0x3","id":"virtio-disk0","drive":"b","driver":"virtio-blk-pci"}"#);
         assert!(one.is_some() && one == other);
@@ -99,5 +118,11 @@ mod tests {
             one.unwrap()
         );
         assert_eq!(device("nonsense"), None);
+        let card =
+            |more: &str| device(&format!(r#"{{"driver":"virtio-net-pci","id":"net0"{more}}}"#)).unwrap();
+        assert_eq!(card(r#","netdev":"a","vhostfd":"7""#), card(r#","netdev":"b""#));
+        for seen in [r#","mac":"52:54:00:00:00:01""#, r#","host_mtu":9000"#, r#","serial":"x""#] {
+            assert_ne!(card(seen), card(""), "{seen}");
+        }
     }
 }

@@ -151,6 +151,36 @@ fn a_labeller_that_dies_leaves_a_guest_or_a_whole_image() {
 }
 
 #[test]
+fn what_was_plugged_into_a_guest_is_there_when_it_goes_on() {
+    if !is_possible() {
+        return;
+    }
+    let host = Host::new();
+    let (first, image) = (host.rig.raw("first.raw", 4), host.rig.raw("plugged.raw", 4));
+    let disk = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{first}'/>\
+         <target dev='vda' bus='virtio'/></disk>"
+    );
+    let card = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>";
+    host.says(&["define", &host.rig.bare("plugged", &format!("{PORTS}{disk}{card}"))]);
+    host.says(&["start", "plugged"]);
+    host.says(&["attach-disk", "plugged", &image, "vdb", "--live", "--serial", "A1"]);
+    let file = host.rig.text("saved/plugged");
+    let dump = host.says(&["dumpxml", "plugged", "--migratable"]);
+    let changed = host.rig.text("changed.xml");
+    for (what, other) in [("52:54:00:00:00:01", "52:54:00:00:00:02"), ("<serial>A1<", "<serial>A2<")] {
+        assert!(dump.contains(what), "{dump}");
+        std::fs::write(&changed, dump.replace(what, other)).unwrap();
+        let told = host.complains(&["save", "plugged", &file, "--xml", &changed]);
+        assert!(told.contains("find its machine changed"), "{told}");
+    }
+    host.says(&["save", "plugged", &file]);
+    host.says(&["restore", &file]);
+    assert!(host.says(&["domblklist", "plugged"]).contains(&image));
+    host.says(&["destroy", "plugged"]);
+}
+
+#[test]
 fn what_is_no_saved_domain_is_refused_and_nothing_is_overwritten() {
     if !is_possible() {
         return;
