@@ -8,6 +8,8 @@
 //! owner, and nobody else may write it (unless it is sticky); otherwise the file that a plan was made for and
 //! the one that is opened could be two, and a hard link could bring somebody else's file here.
 
+mod closed;
+
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::fs::OFlags;
@@ -106,7 +108,7 @@ impl Places {
             logs: ids(&settings.console.logs),
             sockets: ids(&settings.console.sockets),
             shares: ids(&settings.shares.places),
-            closed: closed(settings),
+            closed: closed::paths(settings),
             nvram: settings.images.nvram.clone(),
             tpm: settings.tpm.state.clone(),
             shmem: settings.shmem.place.clone(),
@@ -210,36 +212,6 @@ impl Places {
             ));
         }
         Ok((resolved.fd, found))
-    }
-
-    /// Refuses a directory that holds one of those which are not for guests, or lies in one. Of one that is not there the
-    /// directory counts in which it would be made.
-    fn keeps_closed(&self, path: &str, share: &Resolved) -> Result<(), Refusal> {
-        let found = share.found;
-        for closed in &self.closed {
-            let mut nearest = closed.as_str();
-            let other = loop {
-                match path::resolve(nearest) {
-                    Ok(other) => break other,
-                    Err(WalkError::Kernel(_, error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                        let above = nearest.rsplit_once('/').map_or("", |(above, _)| above);
-                        nearest = if above.is_empty() { "/" } else { above };
-                    }
-                    Err(error) => {
-                        let rule =
-                            format!("cannot be told apart from {closed}, which is not for guests: {error}");
-                        return Err(refusal(path, &rule, "correct that setting"));
-                    }
-                }
-            };
-            let above = other.directories.iter().chain([&other.found]).any(|dir| dir.id() == found.id());
-            let inside = || share.directories.iter().chain([&found]).any(|dir| dir.id() == other.found.id());
-            if above || (nearest == closed && inside()) {
-                let rule = format!("holds, or lies in, {closed}, which is not for guests");
-                return Err(refusal(path, &rule, "share another directory"));
-            }
-        }
-        Ok(())
     }
 
     fn admit_image(&self, path: &str) -> Result<Candidate, Refusal> {
@@ -447,30 +419,6 @@ impl Candidate {
         })?;
         Ok(Opened { fd, id: (self.identity.device, self.identity.inode), place: self.place })
     }
-}
-
-/// What a share that holds one of these would open: other domains' disks, states, sockets and svirt's own files.
-fn closed(settings: &Settings) -> Vec<String> {
-    let images = &settings.images;
-    let one = [
-        &settings.paths.run,
-        &settings.paths.state,
-        &settings.paths.cache,
-        &images.nvram,
-        &settings.save.managed,
-    ];
-    let more = [&settings.tpm.state, &settings.shmem.place, &settings.daemon.store, &settings.paths.libexec];
-    one.into_iter()
-        .chain(more)
-        .chain(&images.relabelable)
-        .chain(&images.readable)
-        .chain(&settings.save.places)
-        .chain(&settings.console.sockets)
-        .chain(&settings.console.logs)
-        .filter(|path| !path.is_empty())
-        .cloned()
-        .chain(["/etc", "/proc", "/sys", "/dev", "/boot", "/usr"].map(ToOwned::to_owned))
-        .collect()
 }
 
 fn directory_id(path: &str) -> Option<(u64, u64)> {

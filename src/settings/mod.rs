@@ -160,8 +160,8 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shmem {
-    /// The directory of memory that several guests share, on a tmpfs; only root may enter it, and it is made if it is
-    /// not there.
+    /// The directory of memory that several guests share, on a tmpfs; only root may enter it, or write the directory
+    /// above it, and it is made if it is not there.
     pub place: String,
     /// Bytes of the largest region.
     pub size: u64,
@@ -435,7 +435,7 @@ impl Default for Limits {
 
 impl Default for Shmem {
     fn default() -> Self {
-        Self { place: "/dev/shm/svirt".into(), size: 64 << 20 }
+        Self { place: "/run/svirt/shmem".into(), size: 64 << 20 }
     }
 }
 

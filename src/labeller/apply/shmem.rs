@@ -26,6 +26,7 @@ impl Apply<'_> {
         let error = |error: io::Error| {
             kernel("make the shared memory", &path, &error, "see that shmem.place has room")
         };
+        self.places.shmem_is_roots()?;
         DirBuilder::new().recursive(true).mode(0o700).create(&place).map_err(error)?;
         let (directory, name) = self.places.directory_of(&path, DirectoryUse::Shmem)?;
         if Found::of(&directory).map_err(error)?.mode & 0o077 != 0 {
