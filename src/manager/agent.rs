@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Manager, ManagerError};
+use super::{Live, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::domain::CharTarget;
 
@@ -163,19 +163,20 @@ fn is_agents(target: &CharTarget) -> bool {
     matches!(target, CharTarget::Channel(name) if name == CHANNEL)
 }
 
-impl Manager {
-    /// Whether a console of a domain that runs is the channel of the guest's agent, which answers only what
-    /// [`Manager::agent`] asks: nobody talks to it who may merely open consoles.
-    pub fn is_agent(&self, uuid: DomainUuid, alias: &str) -> Result<bool, ManagerError> {
+impl Live {
+    /// Whether one of its consoles is the channel of the guest's agent, which answers only what [`Manager::agent`]
+    /// asks: nobody talks to it who may merely open consoles. It reads the whole definition.
+    pub fn is_agent(&self, alias: &str) -> Result<bool, ManagerError> {
         let Some(number) = alias.strip_prefix("channel") else { return Ok(false) };
-        let live = self.live(uuid)?;
         // Where svirtd does not know what runs, any channel may be it.
-        let Some(definition) = &live.definition else { return Ok(true) };
+        let Some(definition) = &self.definition else { return Ok(true) };
         let channels = definition.to_start()?.devices.channels;
         let channel = number.parse().ok().and_then(|at: usize| channels.get(at));
         Ok(channel.is_none_or(|channel| is_agents(&channel.target)))
     }
+}
 
+impl Manager {
     /// The alias of the channel that the agent listens to.
     pub(super) fn agent_alias(&self, uuid: DomainUuid) -> Result<String, ManagerError> {
         let live = self.live(uuid)?;

@@ -8,6 +8,7 @@ use super::{
     Service, Session, connect, domain, empty, event, guest, lifecycle, live, measure, metadata, network,
     plug, save, stats, storage, tune, tuning,
 };
+use crate::manager::Live;
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
 };
@@ -33,12 +34,28 @@ pub enum Outcome {
 pub struct Console {
     /// The call.
     pub header: Header,
-    /// The supervisor's socket.
-    pub control: String,
+    /// What runs, as it was when the call came.
+    pub live: Arc<Live>,
     /// Which of its consoles.
     pub alias: Option<String>,
     /// Whether it is taken from somebody else.
     pub force: bool,
+}
+
+impl Console {
+    /// Whether it may be attached to; else the bytes to send. It reads the whole definition, so it is for a thread that
+    /// may wait.
+    pub fn check(&self) -> Result<(), Vec<u8>> {
+        let Some(alias) = &self.alias else { return Ok(()) };
+        match self.live.is_agent(alias) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let text = format!("character device {alias} is in use by the QEMU guest agent");
+                Err(reply(&self.header, Err(Failure::new(Code::OperationInvalid, From::Qemu, text))))
+            }
+            Err(error) => Err(reply(&self.header, Err(error.into()))),
+        }
+    }
 }
 
 /// What a client sends on a stream.
@@ -258,16 +275,9 @@ fn console(call: &Call<'_>, header: Header) -> Result<Console, Failure> {
     if live.control.is_empty() {
         return Err(Failure::unsupported(call.procedure.api()));
     }
-    let (manager, uuid) = target.parts();
-    if let Some(alias) = alias
-        && manager.is_agent(uuid, alias)?
-    {
-        let text = format!("character device {alias} is in use by the QEMU guest agent");
-        return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
-    }
     // Every console has one user only, so all are as safe as that flag asks for.
     let force = flags & CONSOLE_FORCE != 0;
-    Ok(Console { header, control: live.control.clone(), alias: alias.map(Into::into), force })
+    Ok(Console { header, live: live.clone(), alias: alias.map(Into::into), force })
 }
 
 fn refuse(header: &Header, failure: &Failure) -> Outcome {

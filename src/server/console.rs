@@ -24,7 +24,7 @@ pub(super) async fn serve(client: &Client, wanted: Console, mut typed: Receiver)
     let attached = attach(client, wanted).await;
     drop(share);
     match attached {
-        Err(error) => client.queue.push(client.service.late_failure(&header, error)),
+        Err(refusal) => client.queue.push(refusal),
         Ok((stream, early)) => {
             client.queue.push(client.service.done(&header));
             carry(client, &header, stream, early, &mut typed).await;
@@ -32,13 +32,18 @@ pub(super) async fn serve(client: &Client, wanted: Console, mut typed: Receiver)
     }
 }
 
-async fn attach(client: &Client, wanted: Console) -> Result<(UnixStream, Vec<u8>), DriverError> {
-    let io = |source| DriverError::Io { what: "to the supervisor".into(), source };
-    let attached = client
-        .threads
-        .waiting()
-        .spawn_blocking(move || Control::connect(&wanted.control)?.console(wanted.alias, wanted.force));
-    let (_alias, stream, early) = attached.await.map_err(|error| io(io::Error::other(error)))??;
+/// Checks and attaches; an error is the bytes to send.
+async fn attach(client: &Client, wanted: Console) -> Result<(UnixStream, Vec<u8>), Vec<u8>> {
+    let header = wanted.header;
+    let failure = |error| client.service.late_failure(&header, error);
+    let io = |source| failure(DriverError::Io { what: "to the supervisor".into(), source });
+    let attached = client.threads.waiting().spawn_blocking(move || {
+        wanted.check()?;
+        let control = Control::connect(&wanted.live.control);
+        Ok(control.and_then(|control| control.console(wanted.alias, wanted.force)))
+    });
+    let attached: Result<_, Vec<u8>> = attached.await.map_err(|error| io(io::Error::other(error)))?;
+    let (_alias, stream, early) = attached?.map_err(failure)?;
     stream.set_nonblocking(true).map_err(io)?;
     Ok((UnixStream::from_std(stream).map_err(io)?, early))
 }

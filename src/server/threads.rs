@@ -27,12 +27,21 @@ impl Threads {
         if uid == 0 {
             return &self.main;
         }
-        self.others.get_or_init(|| {
-            start().unwrap_or_else(|error| {
+        self.others(start)
+    }
+
+    /// A start that fails is tried again with the next client: this one alone is served on root's.
+    fn others(&self, start: impl FnOnce() -> io::Result<Handle>) -> &Handle {
+        if let Some(others) = self.others.get() {
+            return others;
+        }
+        match start() {
+            Ok(others) => self.others.get_or_init(|| others),
+            Err(error) => {
                 tracing::warn!(%error, "cannot start a thread for clients that are not root's");
-                self.main.clone()
-            })
-        })
+                &self.main
+            }
+        }
     }
 
     /// What is waited on: as many threads as the daemon may have at all.
@@ -60,6 +69,8 @@ mod tests {
         let runtime = Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let threads = Threads::current();
+            let here = threads.others(|| Err(io::ErrorKind::WouldBlock.into())).id();
+            assert_eq!(here, Handle::current().id(), "nobody is turned away");
             let (busy, wait) = std::sync::mpsc::channel::<()>();
             let here = std::thread::current().id();
             let others = threads.of(5).spawn(async move {
