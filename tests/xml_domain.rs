@@ -418,6 +418,10 @@ fn names_for_the_guests_firmware_are_its_owners_own() {
     assert_eq!(accepted(&sysinfo(&many(8, &file))).fw_cfg.len(), 8);
     let numbered = |number: u32| entry(&format!("opt/{number}"));
     assert_eq!(accepted(&sysinfo(&many(16, &numbered))).fw_cfg.len(), 16);
+    // As QEMU's argument has it: each comma twice.
+    let long =
+        |number: u32, commas: usize| format!("<entry name='opt/{number}'>{}</entry>", ",".repeat(commas));
+    assert_eq!(accepted(&sysinfo(&many(4, &|number| long(number, 32 << 10)))).fw_cfg.len(), 4);
     let cases = [
         (entry("etc/system-states"), "begins with opt/"),
         (entry("opt/"), "begins with opt/"),
@@ -436,6 +440,8 @@ fn names_for_the_guests_firmware_are_its_owners_own() {
         ("<entry name='opt/a' file='/a\u{7}'/>".into(), "U+0007"),
         ("<entry name='opt/a' secret='yes'>x</entry>".into(), "attribute secret"),
         (format!("<entry name='opt/a'>{}</entry>", "x".repeat((64 << 10) + 1)), "65536 bytes"),
+        (format!("<entry name='opt/a'>{}</entry>", ",".repeat((32 << 10) + 1)), "65536 bytes"),
+        (many(5, &|number| long(number, 32 << 10)), "262144 bytes together"),
         (many(9, &file), "8 with a file"),
         (many(17, &numbered), "more than 16"),
     ];

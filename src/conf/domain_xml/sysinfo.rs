@@ -10,13 +10,16 @@ use crate::conf::domain::{FwCfg, FwCfgSource};
 const NAME_MAX: usize = 55;
 /// QEMU's own entries take up to half of its 32 (`FW_CFG_FILE_SLOTS_DFLT`).
 const ENTRIES_MAX: usize = 16;
-/// What fits into one argument with room to spare; more belongs into a file.
+/// Bytes of one value as QEMU's argument has it, which fits the kernel's 128 KiB with room to spare; more belongs into a
+/// file.
 const TEXT_MAX: usize = 64 << 10;
+/// Bytes of all values together, of the 1 MiB that a start's arguments may have.
+const TEXTS_MAX: usize = 256 << 10;
 
 /// Every entry, in order.
 pub(super) fn entries(root: View<'_>) -> Read<Vec<FwCfg>> {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    let (mut entries, mut files): (Vec<FwCfg>, usize) = (Vec::new(), 0);
+    let (mut entries, mut files, mut texts): (Vec<FwCfg>, usize, usize) = (Vec::new(), 0, 0);
     for sysinfo in root.all("sysinfo") {
         sysinfo.only(&["type"], &["entry"])?;
         sysinfo.required("type")?;
@@ -28,6 +31,14 @@ pub(super) fn entries(root: View<'_>) -> Read<Vec<FwCfg>> {
                 return Err(view.duplicate(format!("entry {name}"), first));
             }
             files += usize::from(matches!(entry.source, FwCfgSource::File(_)));
+            if let FwCfgSource::Text(text) = &entry.source {
+                texts = texts.saturating_add(argument_bytes(text));
+                if texts > TEXTS_MAX {
+                    let what =
+                        format!("values of more than {TEXTS_MAX} bytes together, commas counted twice");
+                    return Err(view.contradiction(what, "put some of them into files, and name those"));
+                }
+            }
             entries.push(entry);
             if entries.len() > ENTRIES_MAX || files > FwCfg::FILES_MAX {
                 let most = format!("more than {ENTRIES_MAX} entries, or {} with a file", FwCfg::FILES_MAX);
@@ -36,6 +47,11 @@ pub(super) fn entries(root: View<'_>) -> Read<Vec<FwCfg>> {
         }
     }
     Ok(entries)
+}
+
+/// The length of a value among QEMU's arguments, where a comma is written twice.
+fn argument_bytes(text: &str) -> usize {
+    text.len() + text.bytes().filter(|byte| *byte == b',').count()
 }
 
 fn entry(view: View<'_>) -> Read<FwCfg> {
@@ -54,8 +70,8 @@ fn entry(view: View<'_>) -> Read<FwCfg> {
     }
     let source = match (view.attribute("file").is_some(), text.trim().is_empty()) {
         (true, true) => FwCfgSource::File(path_attribute(view, "file")?),
-        (false, false) if text.len() > TEXT_MAX => {
-            let what = format!("a value of more than {TEXT_MAX} bytes");
+        (false, false) if argument_bytes(&text) > TEXT_MAX => {
+            let what = format!("a value of more than {TEXT_MAX} bytes, commas counted twice");
             return Err(view.contradiction(what, "put it into a file, and name that"));
         }
         (false, false) => FwCfgSource::Text(text.into_owned()),
