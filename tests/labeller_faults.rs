@@ -445,6 +445,13 @@ fn shared_memory_goes_with_its_last_domain_whoever_dies() {
         }
     }
     assert!(rule(&rig.client().start(larger).unwrap_err()).contains("1048576 bytes"));
+    let mut another = plan.clone();
+    for op in &mut another.ops {
+        if let Op::OpenShmem { name, .. } = op {
+            *name = "another".into();
+        }
+    }
+    assert!(rule(&rig.client().start(another).unwrap_err()).contains("other regions have 1048576"));
     pids.push(rig.client().start(plan).unwrap().qemu_pid);
     kill(pids[1]);
     eventually("the second is undone", || rig.client().survey().unwrap().domains.len() == 1);

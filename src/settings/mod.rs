@@ -165,6 +165,8 @@ pub struct Shmem {
     pub place: String,
     /// Bytes of the largest region.
     pub size: u64,
+    /// Bytes of all regions together.
+    pub total: u64,
 }
 
 /// `[tpm]`
@@ -435,7 +437,7 @@ impl Default for Limits {
 
 impl Default for Shmem {
     fn default() -> Self {
-        Self { place: "/run/svirt/shmem".into(), size: 64 << 20 }
+        Self { place: "/run/svirt/shmem".into(), size: 64 << 20, total: 1 << 30 }
     }
 }
 

@@ -91,6 +91,7 @@ impl Rig {
         install.settings.limits.start_timeout = 60;
         install.settings.shares.places = vec![install.text("shares")];
         install.settings.shmem.place = install.text("shmem");
+        install.settings.shmem.total = 1 << 20;
         install.write();
         Self { install, labeller: None, bridge: None }
     }

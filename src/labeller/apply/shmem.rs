@@ -4,12 +4,14 @@
 //! to it. It goes with the last domain that uses it: what is found and nobody uses was left by a crash, and no later
 //! domain gets to see what is in it.
 
+use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Dir, FallocateFlags, OFlags};
 
 use super::{Apply, kernel};
 use crate::base::{Layer, Refusal, Slot};
@@ -60,6 +62,19 @@ impl Apply<'_> {
         self.keep(slot, fd)
     }
 
+    /// Refuses a region for which `shmem.total` has no room. What nobody has a lease on is removed when its name is used.
+    fn has_room(&self, directory: &OwnedFd, path: &str, size: u64) -> Result<(), Refusal> {
+        let limits = &self.settings.shmem;
+        let taken = taken(directory, limits.size, |id| self.leases.is_used(id))
+            .map_err(|error| kernel("count the shared memory", path, &error, "look at its directory"))?;
+        if taken.saturating_add(size) <= limits.total {
+            return Ok(());
+        }
+        let rule = format!("shmem.total is {} bytes, of which other regions have {taken}", limits.total);
+        let remedy = "stop the domains of another region, or raise total in [shmem]";
+        Err(Refusal::new(Layer::Configuration, "make the shared memory", path, rule, remedy))
+    }
+
     fn new_shmem(
         &mut self,
         directory: &OwnedFd,
@@ -71,6 +86,7 @@ impl Apply<'_> {
             kernel("make the shared memory", path, &error, "see that shmem.place has room for all of it")
         };
         let fd = path::nameless(directory, 0o666, OFlags::RDWR).map_err(error)?;
+        self.has_room(directory, path, size)?;
         // All of it now: a guest that finds no room later would be killed where it stands.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, size).map_err(|e| error(e.into()))?;
         let id = Found::of(&fd).map_err(error)?.id();
@@ -80,6 +96,26 @@ impl Apply<'_> {
         // Only what was opened by a name can be mounted (ENOENT: d_set_mounted wants no unlinked root).
         joined(directory, name, path, size)
     }
+}
+
+/// Bytes of the regions in a directory that `counts`, each of at most `most`.
+fn taken(directory: &OwnedFd, most: u64, counts: impl Fn((u64, u64)) -> bool) -> io::Result<u64> {
+    let readable = path::reopen(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut taken: u64 = 0;
+    for entry in Dir::read_from(&readable)? {
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if name == "." || name == ".." {
+            continue;
+        }
+        match path::look(directory, &name) {
+            // Its domains can make it larger: with that they must not keep others from theirs.
+            Ok(found) if counts(found.id()) => taken = taken.saturating_add(found.size.min(most)),
+            Ok(_) => {}
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(taken)
 }
 
 /// The region that another domain uses, of the same size.
