@@ -47,13 +47,14 @@ pub(super) trait Launcher {
         limits: &CgroupLimits,
     ) -> Result<(Option<String>, Vec<String>), Refusal>;
 
-    /// Gives the domain's cgroup other limits. `directories` are those that it was made in.
+    /// Begins to give the domain's cgroup other limits: the child that does ends with 0 or an error's number.
+    /// `directories` are those that it was made in.
     fn tune_cgroup(
         &mut self,
         uuid: DomainUuid,
         directories: &[PathBuf],
         limits: &CgroupLimits,
-    ) -> Result<(), Refusal>;
+    ) -> Result<Child, Refusal>;
 
     /// Kills what is left in the domain's cgroup and removes it; none being there is no error. `directories` are those
     /// that it was made in, where they are known.

@@ -108,7 +108,7 @@ impl Launcher for Real {
         uuid: DomainUuid,
         directories: &[PathBuf],
         limits: &CgroupLimits,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Child, Refusal> {
         self.host.tune(&uuid, directories, limits).map_err(|error| error.refusal())
     }
 

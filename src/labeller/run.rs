@@ -83,6 +83,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         domains: BTreeMap::new(),
         probes: Vec::new(),
         talks: Vec::new(),
+        tunes: Vec::new(),
         spare_probe: None,
         managed: super::saved::Managed::default(),
         connections: BTreeMap::new(),

@@ -61,9 +61,7 @@ impl Server {
             Request::Saved { op } => Some(self.saved(&op).unwrap_or_else(refused)),
             Request::Start { plan } => self.start(client, *plan),
             Request::Storage { op } => Some(self.storage(&op).map_or_else(refused, Reply::Stored)),
-            Request::Tune { uuid, limits } => {
-                Some(self.tune(uuid, limits).map_or_else(refused, |()| Reply::Done))
-            }
+            Request::Tune { uuid, limits } => self.tune(client, uuid, limits),
             Request::Survey => Some(Reply::Survey(Survey {
                 uids: self.leases.uids(),
                 pairs: self.leases.pairs(),

@@ -20,6 +20,7 @@ use super::probe::{PROBES_MAX, Probe, Spare};
 use super::save::Saving;
 use super::spawn::Launching;
 use super::store::Store;
+use super::tune::Tune;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::request::{Refused, Reply};
 use crate::privsep::supervisor::Ended;
@@ -64,6 +65,8 @@ pub(super) struct Server {
     pub(super) spare_probe: Option<Spare>,
     /// Conversations about devices that are plugged.
     pub(super) talks: Vec<Talk>,
+    /// Domains that are given other limits.
+    pub(super) tunes: Vec<Tune>,
     /// What domains' next starts go on from.
     pub(super) managed: super::saved::Managed,
     /// Clients.
@@ -95,6 +98,8 @@ enum Token {
     Plug,
     /// One that was asked to save its guest, or whoever brings that to the disk.
     Save,
+    /// Whoever sets limits.
+    Tune,
     /// What a domain's new processes say.
     Launch(DomainUuid),
     /// One of a domain's processes.
@@ -117,7 +122,7 @@ impl Server {
                     Token::Link(uuid) => self.link(uuid),
                     Token::Launch(uuid) => self.launching(uuid),
                     Token::Process(uuid) => self.processes(uuid),
-                    Token::Probe(_) | Token::Plug | Token::Save => {}
+                    Token::Probe(_) | Token::Plug | Token::Save | Token::Tune => {}
                 }
             }
             self.advance();
@@ -163,6 +168,9 @@ impl Server {
         for talk in &self.talks {
             add(Token::Plug, talk.fd(), PollFlags::POLLIN);
         }
+        for tune in &self.tunes {
+            add(Token::Tune, tune.fd(), PollFlags::POLLIN);
+        }
         match poll(&mut fds, self.timeout()) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -185,6 +193,7 @@ impl Server {
             .chain(idle)
             .chain(self.plug_deadline())
             .chain(self.save_deadline())
+            .chain(self.tunes.iter().filter_map(Tune::deadline))
             .min()
         else {
             return PollTimeout::NONE;
@@ -253,6 +262,7 @@ impl Server {
 
     fn reap_orphans(&mut self) {
         let mut known: Vec<i32> = self.probes.iter().map(Probe::pid).collect();
+        known.extend(self.tunes.iter().map(Tune::pid));
         for domain in self.domains.values() {
             let helpers = domain.helpers.iter().map(|(_, child)| child);
             let children = domain.device_model.iter().chain(&domain.supervisor).chain(helpers);
@@ -379,6 +389,7 @@ impl Server {
         self.advance_plugs(now);
         self.store.iter().for_each(Store::complain);
         self.advance_saves(now);
+        self.advance_tunes(now);
         for domain in self.domains.values_mut() {
             domain.settle(now);
             if matches!(domain.phase, Phase::Ending(_)) {
@@ -391,8 +402,10 @@ impl Server {
         for uuid in alone {
             self.replace_supervisor(uuid);
         }
-        let over: Vec<DomainUuid> =
-            self.domains.iter().filter(|(_, domain)| domain.is_over()).map(|(uuid, _)| *uuid).collect();
+        // A cgroup cannot be removed while somebody writes its limits: the kernel would have the labeller wait for that.
+        let over =
+            self.domains.iter().filter(|(uuid, domain)| domain.is_over() && !self.is_being_tuned(**uuid));
+        let over: Vec<DomainUuid> = over.map(|(uuid, _)| *uuid).collect();
         for uuid in over {
             self.finish(uuid);
         }

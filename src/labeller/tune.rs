@@ -1,32 +1,209 @@
 //! Limits of a domain that runs: admitted as those of a start are, written down, then set.
+//!
+//! A child sets those on memory, for that lasts as long as the domain makes it last; the loop watches it. What could not
+//! be set whole is set back in the same way.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use super::admit;
 use super::apply::journal_refusal;
-use super::domain::Phase;
+use super::connection::ConnectionId;
+use super::domain::{Domain, Phase};
 use super::journal::Entry;
-use super::server::Server;
+use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{CgroupLimits, LaunchPlan, Op};
+use crate::privsep::request::Reply;
 use crate::privsep::tuning::Tuned;
+use crate::sys::pidfd::{self, Exit};
+use crate::sys::process::Child;
+
+/// How long limits may take to be in force; both ways together are shorter than a client waits.
+const SET_BY: Duration = Duration::from_secs(10);
+const OPERATION: &str = "tune";
+
+/// A domain that is given other limits.
+#[derive(Debug)]
+pub(super) struct Tune {
+    uuid: DomainUuid,
+    client: ConnectionId,
+    child: Child,
+    /// When the child is killed; nothing once it was.
+    until: Option<Instant>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// These are set.
+    Setting(Tuned),
+    /// The old ones are set again, because of this.
+    Back(Refusal),
+}
+
+impl Tune {
+    fn begun(uuid: DomainUuid, client: ConnectionId, child: Child, stage: Stage) -> Self {
+        Self { uuid, client, child, until: Some(Instant::now() + SET_BY), stage }
+    }
+
+    /// What to poll.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+
+    /// The child.
+    pub(super) fn pid(&self) -> i32 {
+        self.child.pid
+    }
+
+    /// When it has lasted too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.until
+    }
+
+    fn kill(&mut self) {
+        self.until = None;
+        if let Err(error) = pidfd::kill(&self.child.pidfd) {
+            tracing::error!(domain = %self.uuid, %error, "cannot kill who sets its limits");
+        }
+    }
+}
 
 impl Server {
-    /// Gives a running domain other limits on processors and memory; its other ones stay.
-    pub(super) fn tune(&mut self, uuid: DomainUuid, limits: Tuned) -> Result<(), Refusal> {
+    /// Gives a running domain other limits on processors and memory; its other ones stay. The reply comes when they are
+    /// in force.
+    pub(super) fn tune(&mut self, client: ConnectionId, uuid: DomainUuid, limits: Tuned) -> Option<Reply> {
+        match self.begin_tune(client, uuid, limits) {
+            Ok(true) => None,
+            Ok(false) => Some(Reply::Done),
+            Err(refusal) => Some(refused(refusal)),
+        }
+    }
+
+    /// Whether somebody writes the limits of its cgroup.
+    pub(super) fn is_being_tuned(&self, uuid: DomainUuid) -> bool {
+        self.tunes.iter().any(|tune| tune.uuid == uuid)
+    }
+
+    /// Whether there was anything to begin.
+    fn begin_tune(&mut self, client: ConnectionId, uuid: DomainUuid, limits: Tuned) -> Result<bool, Refusal> {
+        let busy = self.is_being_tuned(uuid);
         let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running) else {
             let rule = "no such domain runs";
-            return Err(Refusal::new(Layer::Policy, "tune", uuid.to_string(), rule, "start it first"));
+            return Err(Refusal::new(Layer::Policy, OPERATION, uuid.to_string(), rule, "start it first"));
         };
+        if busy {
+            let rule = "it is being given other limits";
+            let name = domain.plan.domain.name.to_string();
+            return Err(Refusal::new(Layer::Policy, OPERATION, name, rule, "try again in a moment"));
+        }
         let mut plan = domain.plan.clone();
         amend(&mut plan, limits);
-        let Some(wanted) = cgroup(&plan) else { return Ok(()) };
+        let Some(wanted) = cgroup(&plan) else { return Ok(false) };
         admit::cgroup(wanted, &self.settings)?;
-        self.launcher.tune_cgroup(uuid, domain.cgroups(), wanted)?;
-        // What is written down is only shown and compared: nothing of it has to be undone, so it comes second.
+        // First: whoever reads it takes the last one as what holds, and nothing of it has to be undone.
         domain.journal.write(&Entry::Tuned(limits)).map_err(|error| journal_refusal(&error))?;
-        tracing::info!(domain = %plan.domain.name, "has other limits");
-        domain.plan = plan;
-        Ok(())
+        match self.launcher.tune_cgroup(uuid, domain.cgroups(), wanted) {
+            Ok(child) => {
+                self.tunes.push(Tune::begun(uuid, client, child, Stage::Setting(limits)));
+                Ok(true)
+            }
+            // Some may be in force.
+            Err(refusal) => match self.set_back(uuid, client, refusal) {
+                Ok(tune) => {
+                    self.tunes.push(tune);
+                    Ok(true)
+                }
+                Err(refusal) => Err(refusal),
+            },
+        }
     }
+
+    /// Begins to set the limits again that hold by the plan; gives the refusal back where that cannot be.
+    fn set_back(
+        &mut self,
+        uuid: DomainUuid,
+        client: ConnectionId,
+        refusal: Refusal,
+    ) -> Result<Tune, Refusal> {
+        let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running) else {
+            return Err(refusal);
+        };
+        let Some(old) = cgroup(&domain.plan).cloned() else { return Err(refusal) };
+        let tuned = Tuned { memory_max: old.memory_max, cpu_max: old.cpu_max, tuning: old.tuning };
+        let name = &domain.plan.domain.name;
+        if let Err(error) = domain.journal.write(&Entry::Tuned(tuned)) {
+            tracing::error!(domain = %name, %error, "cannot note that it keeps its limits");
+        }
+        match self.launcher.tune_cgroup(uuid, domain.cgroups(), &old) {
+            Ok(child) => Ok(Tune::begun(uuid, client, child, Stage::Back(refusal))),
+            Err(error) => {
+                tracing::error!(domain = %name, %error, "cannot set its old limits again");
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Goes on with those whose child has ended, and ends those that last too long.
+    pub(super) fn advance_tunes(&mut self, now: Instant) {
+        for mut tune in std::mem::take(&mut self.tunes) {
+            if pidfd::has_ended(&tune.child.pidfd).unwrap_or(true) {
+                self.tuned(tune);
+                continue;
+            }
+            let runs = self.domains.get(&tune.uuid).is_some_and(|domain| domain.phase == Phase::Running);
+            if tune.until.is_some_and(|until| now >= until || !runs) {
+                tune.kill();
+            }
+            self.tunes.push(tune);
+        }
+    }
+
+    /// The child has ended.
+    fn tuned(&mut self, tune: Tune) {
+        let Tune { uuid, client, child, until, stage } = tune;
+        let done = match pidfd::reap(&child.pidfd) {
+            Some(Exit::Code(0)) => Ok(()),
+            exit => Err(unset(uuid, exit, until.is_none())),
+        };
+        let domain = self.domains.get_mut(&uuid);
+        let reply = match (stage, done) {
+            (Stage::Setting(limits), Ok(())) => {
+                domain.into_iter().for_each(|domain| has_others(domain, limits));
+                Reply::Done
+            }
+            (Stage::Setting(_), Err(refusal)) => match self.set_back(uuid, client, refusal) {
+                Ok(tune) => return self.tunes.push(tune),
+                Err(refusal) => refused(refusal),
+            },
+            (Stage::Back(refusal), done) => {
+                if let Err(error) = done {
+                    tracing::error!(domain = %uuid, %error, "cannot set its old limits again");
+                }
+                refused(refusal)
+            }
+        };
+        self.outbox.push_back((client, reply));
+    }
+}
+
+fn has_others(domain: &mut Domain, limits: Tuned) {
+    amend(&mut domain.plan, limits);
+    tracing::info!(domain = %domain.plan.domain.name, "has other limits");
+}
+
+/// Why the limits on memory are not in force.
+fn unset(uuid: DomainUuid, exit: Option<Exit>, killed: bool) -> Refusal {
+    let rule = match exit {
+        Some(Exit::Code(code)) => io::Error::from_raw_os_error(code).to_string(),
+        _ if killed => format!("the domain did not come below them within {} s", SET_BY.as_secs()),
+        Some(exit) => format!("who set them {exit}"),
+        None => "who set them is gone".to_owned(),
+    };
+    let remedy = "give it more than it uses, or less memory first (setmem)";
+    Refusal::new(Layer::Cgroup, "set the memory limits of", uuid.to_string(), rule, remedy)
 }
 
 /// The limits of a plan.

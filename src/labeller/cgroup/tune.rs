@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupError, CgroupHost, at, enable, make, name};
+use super::{CgroupError, CgroupHost, Own, at, enable, make, name};
 use crate::base::DomainUuid;
 use crate::privsep::op::CgroupLimits;
+use crate::sys::process::{self, Child};
 
 /// The kernel's own `cpu.weight` and `cpu.shares`.
 const WEIGHT: u64 = 100;
@@ -55,48 +56,71 @@ pub(super) fn legacy_soft(dir: &Path, limits: &CgroupLimits) -> Done {
     write(dir, "memory.soft_limit_in_bytes", &soft.to_string())
 }
 
+/// Values for files, in the order of writing.
+type Writes = Vec<(PathBuf, String)>;
+
 impl CgroupHost {
-    /// Gives a domain's cgroup other limits on processors and memory.
-    pub fn tune(&self, uuid: &DomainUuid, directories: &[PathBuf], limits: &CgroupLimits) -> Done {
-        let legacy = |wanted: &str| self.legacy.iter().find(|(name, _)| *name == wanted).map(|(_, own)| own);
-        let unified = self.unified.as_ref().and_then(|own| Some((own, own.of(uuid, directories)?)));
-        let lacks = |what: &str| {
-            let error = io::Error::other(format!("the {what} controller is not delegated to the labeller"));
-            at("tune", Path::new(&name(uuid)), Err(error))
-        };
-        match legacy("memory").and_then(|own| own.of(uuid, directories)) {
-            Some(dir) => {
-                write(&dir, "memory.limit_in_bytes", &limits.memory_max.to_string())?;
-                legacy_soft(&dir, limits)?;
-            }
-            None => match &unified {
-                Some((_, dir)) if dir.join("memory.max").exists() => {
-                    write(dir, "memory.max", &limits.memory_max.to_string())?;
-                    unified_soft(dir, limits)?;
-                }
-                _ => return lacks("memory"),
-            },
+    /// Gives a domain's cgroup other limits on processors, and begins to give it other ones on memory: the child that
+    /// does ends with 0 or an error's number.
+    pub fn tune(
+        &self,
+        uuid: &DomainUuid,
+        directories: &[PathBuf],
+        limits: &CgroupLimits,
+    ) -> Result<Child, CgroupError> {
+        let memory = self.memory(uuid, directories, limits)?;
+        self.tune_cpu(uuid, directories, limits)?;
+        at("fork to tune", Path::new(&name(uuid)), write_apart(memory))
+    }
+
+    fn legacy(&self, wanted: &str) -> Option<&Own> {
+        self.legacy.iter().find(|(name, _)| *name == wanted).map(|(_, own)| own)
+    }
+
+    /// What has to be written for the limits on memory.
+    fn memory(
+        &self,
+        uuid: &DomainUuid,
+        directories: &[PathBuf],
+        limits: &CgroupLimits,
+    ) -> Result<Writes, CgroupError> {
+        let hard = limits.memory_max.to_string();
+        let soft = |none: &str| limits.tuning.soft_limit.map_or_else(|| none.to_owned(), |it| it.to_string());
+        if let Some(dir) = self.legacy("memory").and_then(|own| own.of(uuid, directories)) {
+            let knob = dir.join("memory.soft_limit_in_bytes");
+            // Kernels without the old knob have no soft limit to take away.
+            let has = limits.tuning.soft_limit.is_some() || knob.exists();
+            let soft = has.then(|| (knob, soft("-1")));
+            return Ok([(dir.join("memory.limit_in_bytes"), hard)].into_iter().chain(soft).collect());
         }
-        let there = legacy("cpu").is_some_and(|own| own.of(uuid, directories).is_some());
+        let unified = self.unified.as_ref().and_then(|own| own.of(uuid, directories));
+        match unified.filter(|dir| dir.join("memory.max").exists()) {
+            Some(dir) => Ok(vec![(dir.join("memory.max"), hard), (dir.join("memory.high"), soft("max"))]),
+            None => lacks(uuid, "memory"),
+        }
+    }
+
+    fn tune_cpu(&self, uuid: &DomainUuid, directories: &[PathBuf], limits: &CgroupLimits) -> Done {
+        let unified = self.unified.as_ref().and_then(|own| Some((own, own.of(uuid, directories)?)));
+        if let Some(own) = self.legacy("cpu") {
+            let known = own.of(uuid, directories);
+            if !limits.tuning.has_cpu() && known.is_none() {
+                return Ok(());
+            }
+            let dir = known.unwrap_or_else(|| own.directory.join(name(uuid)));
+            if !dir.exists() {
+                make(&dir)?;
+                self.join(uuid, directories, &dir)?;
+            }
+            return legacy_cpu(&dir, limits);
+        }
+        let there = unified.as_ref().is_some_and(|(_, dir)| dir.join("cpu.max").exists());
         if !limits.tuning.has_cpu() && !there {
             return Ok(());
         }
-        match (legacy("cpu"), &unified) {
-            (Some(own), _) => {
-                let known = own.of(uuid, directories);
-                let dir = known.unwrap_or_else(|| own.directory.join(name(uuid)));
-                if !dir.exists() {
-                    make(&dir)?;
-                    self.join(uuid, directories, &dir)?;
-                }
-                legacy_cpu(&dir, limits)
-            }
-            (None, Some((own, dir))) => {
-                enable(&own.directory, "cpu");
-                if dir.join("cpu.max").exists() { unified_cpu(dir, limits) } else { lacks("cpu") }
-            }
-            (None, None) => lacks("cpu"),
-        }
+        let Some((own, dir)) = unified else { return lacks(uuid, "cpu") };
+        enable(&own.directory, "cpu");
+        if dir.join("cpu.max").exists() { unified_cpu(&dir, limits) } else { lacks(uuid, "cpu") }
     }
 
     /// Moves every process of a domain into a cgroup that was made for it only now.
@@ -113,5 +137,92 @@ impl CgroupHost {
             }
         }
         Ok(())
+    }
+}
+
+fn lacks<T>(uuid: &DomainUuid, what: &str) -> Result<T, CgroupError> {
+    let error = io::Error::other(format!("the {what} controller is not delegated to the labeller"));
+    at("tune", Path::new(&name(uuid)), Err(error))
+}
+
+/// Writes in a child. Whoever lowers a limit below what is used takes memory away until enough is gone, and whoever uses
+/// it can see to it that this never ends; only a signal for the writer ends it then.
+fn write_apart(writes: Writes) -> io::Result<Child> {
+    let parent = process::own_pid();
+    process::fork(|| {
+        // Other peers of what the labeller has open are not to wait for this process.
+        let ready = process::close_all_inherited()
+            .and_then(|()| process::reset_signals())
+            .and_then(|()| process::die_with_parent(true));
+        if ready.is_err() || !process::parent_is(parent) {
+            return libc::EIO;
+        }
+        let done = writes.iter().try_for_each(|(path, value)| fs::write(path, value));
+        done.err().map_or(0, |error| {
+            error.raw_os_error().filter(|code| (1..200).contains(code)).unwrap_or(libc::EIO)
+        })
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::privsep::tuning::{CpuMax, Tuning};
+    use crate::sys::pidfd::{self, Exit};
+
+    fn limits(memory_max: u64, tuning: Tuning) -> CgroupLimits {
+        let cpu_max = tuning.global_quota.map(|_| CpuMax { quota: 30_000, period: PERIOD });
+        CgroupLimits { memory_max, pids_max: 1, cpus: Vec::new(), devices: Vec::new(), cpu_max, tuning }
+    }
+
+    /// A hierarchy of plain directories, and a domain's in it.
+    fn host(mount: &Path) -> (CgroupHost, DomainUuid, PathBuf) {
+        let uuid = DomainUuid(uuid::Uuid::from_u128(7));
+        let directory = mount.join("own");
+        let domain = directory.join(name(&uuid));
+        fs::create_dir_all(&domain).unwrap();
+        let own = Own { directory, mount: mount.to_path_buf() };
+        (CgroupHost { unified: Some(own), legacy: Vec::new() }, uuid, domain)
+    }
+
+    fn ended(child: &Child) -> Option<Exit> {
+        assert!(pidfd::wait_ended(&child.pidfd, 60_000).unwrap());
+        pidfd::reap(&child.pidfd)
+    }
+
+    #[test]
+    fn limits_are_set_and_taken_back_whole() {
+        let mount = tempfile::tempdir().unwrap();
+        let (host, uuid, dir) = host(mount.path());
+        for file in ["memory.max", "memory.high", "cpu.max", "cpu.weight"] {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap();
+        let all = || ["memory.max", "memory.high", "cpu.max", "cpu.weight"].map(read);
+        let tuning =
+            Tuning { soft_limit: Some(5), shares: Some(7), global_quota: Some(30_000), ..Tuning::default() };
+        assert_eq!(ended(&host.tune(&uuid, &[], &limits(9, tuning)).unwrap()), Some(Exit::Code(0)));
+        assert_eq!(all(), ["9", "5", "30000 100000", "7"]);
+        let none = limits(8, Tuning::default());
+        assert_eq!(ended(&host.tune(&uuid, &[], &none).unwrap()), Some(Exit::Code(0)));
+        assert_eq!(all(), ["8", "max", "max 100000", "100"], "processors have no limit any longer either");
+        fs::remove_file(dir.join("memory.high")).unwrap();
+        fs::create_dir(dir.join("memory.high")).unwrap();
+        assert_eq!(ended(&host.tune(&uuid, &[], &none).unwrap()), Some(Exit::Code(libc::EISDIR)));
+        fs::remove_file(dir.join("memory.max")).unwrap();
+        assert!(host.tune(&uuid, &[], &none).is_err(), "there is no such controller");
+    }
+
+    #[test]
+    fn a_write_that_never_ends_holds_up_nobody_and_can_be_ended() {
+        let mount = tempfile::tempdir().unwrap();
+        let (host, uuid, dir) = host(mount.path());
+        // Nobody reads it.
+        nix::unistd::mkfifo(&dir.join("memory.max"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let child = host.tune(&uuid, &[], &limits(9, Tuning::default())).unwrap();
+        assert!(!pidfd::wait_ended(&child.pidfd, 100).unwrap());
+        pidfd::kill(&child.pidfd).unwrap();
+        assert_eq!(ended(&child), Some(Exit::Signal(libc::SIGKILL)));
     }
 }
