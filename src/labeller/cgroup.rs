@@ -261,11 +261,15 @@ impl Own {
 
     /// The domain's cgroup in this hierarchy, if there is one.
     fn of(&self, uuid: &DomainUuid, directories: &[PathBuf]) -> Option<PathBuf> {
-        let dir = match directories {
-            [] => self.directory.join(name(uuid)),
-            _ => directories.iter().find(|dir| self.has(uuid, dir))?.clone(),
-        };
-        dir.is_dir().then_some(dir)
+        self.place(uuid, directories).filter(|dir| dir.is_dir())
+    }
+
+    /// Where the domain's cgroup in this hierarchy is or may be made; nowhere if what was written down has no such place.
+    fn place(&self, uuid: &DomainUuid, directories: &[PathBuf]) -> Option<PathBuf> {
+        match directories {
+            [] => Some(self.directory.join(name(uuid))),
+            _ => directories.iter().find(|dir| self.has(uuid, dir)).cloned(),
+        }
     }
 }
 

@@ -107,7 +107,8 @@ impl CgroupHost {
             if !limits.tuning.has_cpu() && known.is_none() {
                 return Ok(());
             }
-            let dir = known.unwrap_or_else(|| own.directory.join(name(uuid)));
+            // Where its end looks, and not where this labeller happens to be.
+            let Some(dir) = known.or_else(|| own.place(uuid, directories)) else { return lacks(uuid, "cpu") };
             if !dir.exists() {
                 make(&dir)?;
                 self.join(uuid, directories, &dir)?;
@@ -212,6 +213,23 @@ mod tests {
         assert_eq!(ended(&host.tune(&uuid, &[], &none).unwrap()), Some(Exit::Code(libc::EISDIR)));
         fs::remove_file(dir.join("memory.max")).unwrap();
         assert!(host.tune(&uuid, &[], &none).is_err(), "there is no such controller");
+    }
+
+    #[test]
+    fn a_cgroup_for_processors_is_made_where_it_was_written_down() {
+        let mount = tempfile::tempdir().unwrap();
+        let (first, uuid, dir) = host(mount.path());
+        let written = first.directories(&uuid);
+        fs::remove_dir(&dir).unwrap();
+        let later = Own { directory: mount.path().join("later"), mount: mount.path().to_path_buf() };
+        fs::create_dir(&later.directory).unwrap();
+        let later = CgroupHost { unified: None, legacy: vec![("cpu", later)] };
+        let shares = limits(9, Tuning { shares: Some(7), ..Tuning::default() });
+        later.tune_cpu(&uuid, &written, &shares).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("cpu.shares")).unwrap(), "7");
+        assert!(later.directories(&uuid).iter().all(|own| !own.exists()), "nobody would remove that");
+        let other = [mount.path().join("of/another/domain")];
+        assert!(later.tune_cpu(&uuid, &other, &shares).is_err());
     }
 
     #[test]
