@@ -19,6 +19,7 @@ use crate::privsep::op::{
 use crate::privsep::order;
 use crate::privsep::plug::Plug;
 use crate::privsep::save::SavedAt;
+use crate::privsep::tuning::SOFT_LIMIT_MIN;
 use crate::settings::{Network, Settings};
 use crate::sys::path::is_plain;
 
@@ -79,6 +80,10 @@ pub(super) fn cgroup(limits: &CgroupLimits, settings: &Settings) -> Result<(), R
     }
     if limits.pids_max == 0 || limits.pids_max > PIDS_MAX {
         return Err(policy("allow threads:", limits.pids_max.to_string(), "at most 65536", "plan again"));
+    }
+    if let Some(soft) = limits.tuning.soft_limit.filter(|soft| *soft < SOFT_LIMIT_MIN) {
+        let rule = format!("a soft limit is at least {} MiB", SOFT_LIMIT_MIN >> 20);
+        return Err(policy("tune the domain to", format!("{soft} bytes"), &rule, "raise <soft_limit>"));
     }
     if !limits.tuning.is_bounded() || limits.cpu_max.is_some_and(|max| !max.is_bounded()) {
         let rule = "a share, period or quota is out of the kernel's bounds";

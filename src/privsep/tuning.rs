@@ -10,6 +10,8 @@ pub const SLICE_MIN: u64 = 1000;
 pub const PERIOD_MAX: u64 = 1_000_000;
 /// The most `<shares>`: version 1's largest `cpu.shares`.
 pub const SHARES_MAX: u64 = 262_144;
+/// The lowest `<soft_limit>`, in bytes. No device model stays below that, and the kernel would do nothing but try.
+pub const SOFT_LIMIT_MIN: u64 = 16 << 20;
 /// The period where only a quota is given, in microseconds: the kernel's own.
 const PERIOD: u64 = 100_000;
 
@@ -117,6 +119,7 @@ impl Tuning {
             && [self.period, self.global_period].into_iter().all(period)
             && [self.quota, self.global_quota].into_iter().all(quota)
             && self.hard_limit.is_none_or(|bytes| bytes > 0)
+            && self.soft_limit.is_none_or(|bytes| bytes >= SOFT_LIMIT_MIN)
     }
 }
 
@@ -141,6 +144,7 @@ mod tests {
         }
         // The kit's largest value, for many CPUs.
         let most = Tuning { quota: Some(17_592_186_044_415), period: Some(1_000_000), ..none };
+        assert!(Tuning { soft_limit: Some(SOFT_LIMIT_MIN), ..none }.is_bounded());
         assert!(most.is_bounded() && most.cpu_max(255).unwrap().is_bounded());
         for wrong in [
             Tuning { shares: Some(0), ..none },
@@ -148,6 +152,7 @@ mod tests {
             Tuning { quota: Some(999), ..none },
             Tuning { global_quota: Some(i64::MAX), ..none },
             Tuning { hard_limit: Some(0), ..none },
+            Tuning { soft_limit: Some(SOFT_LIMIT_MIN - 1), ..none },
         ] {
             assert!(!wrong.is_bounded(), "{wrong:?}");
         }
