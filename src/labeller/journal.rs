@@ -301,6 +301,12 @@ impl Journal {
         Ok(Self::of(file, directory, name.to_owned(), whole))
     }
 
+    /// Has no room from here on.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self, full: bool) {
+        self.most = if full { self.size } else { JOURNAL_MAX };
+    }
+
     /// Appends one entry with one write. One that there is no room for is refused; nothing of it is written then.
     pub(super) fn write(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;

@@ -246,7 +246,7 @@ impl Server {
     fn adopt(&mut self, story: Story, device_model: Child) -> io::Result<()> {
         let uuid = story.plan.domain.uuid;
         let name = story.plan.domain.name.to_string();
-        if let Err(refusal) = self.adopt_leases(uuid, &story) {
+        for refusal in adopt_leases(&mut self.leases, &story) {
             // It runs and holds what it holds; the table must at least not give it to a third.
             tracing::error!(name, %refusal, "two running domains hold the same");
         }
@@ -329,32 +329,6 @@ impl Server {
         Ok(())
     }
 
-    fn adopt_leases(&mut self, uuid: DomainUuid, story: &Story) -> Result<(), Refusal> {
-        self.leases.domain(&story.plan.domain)?;
-        for op in &story.plan.ops {
-            match op {
-                Op::LeaseUid { role, uid } => self.leases.uid(uuid, *role, *uid)?,
-                Op::LeaseCategories { pair } => self.leases.pair(uuid, *pair)?,
-                Op::LeaseShare { identity, pair } => {
-                    self.leases.share(uuid, (identity.device, identity.inode), *pair)?;
-                }
-                _ => {}
-            }
-        }
-        for uid in story.plug_uids() {
-            self.leases.uid(uuid, UidRole::Helper, uid)?;
-        }
-        for (id, hold, path) in &story.held {
-            self.leases.object(uuid, *id, *hold, path)?;
-        }
-        for undo in story.all_undos() {
-            if let Undo::Label { path, id, before, after, .. } = undo {
-                self.leases.label(uuid, *id, before.clone(), after, path)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Ends what is left of a domain's processes and takes the rest back.
     fn take_back(&mut self, story: Story) -> io::Result<()> {
         let uuid = story.plan.domain.uuid;
@@ -404,6 +378,36 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Takes everything that a running domain holds; what cannot be taken keeps nothing else from it, and is given back.
+fn adopt_leases(leases: &mut Leases, story: &Story) -> Vec<Refusal> {
+    let uuid = story.plan.domain.uuid;
+    let mut clashes = Vec::new();
+    let mut take = |taken: Result<(), Refusal>| clashes.extend(taken.err());
+    take(leases.domain(&story.plan.domain));
+    for op in &story.plan.ops {
+        match op {
+            Op::LeaseUid { role, uid } => take(leases.uid(uuid, *role, *uid)),
+            Op::LeaseCategories { pair } => take(leases.pair(uuid, *pair)),
+            Op::LeaseShare { identity, pair } => {
+                take(leases.share(uuid, (identity.device, identity.inode), *pair));
+            }
+            _ => {}
+        }
+    }
+    for uid in story.plug_uids() {
+        take(leases.uid(uuid, UidRole::Helper, uid));
+    }
+    for (id, hold, path) in &story.held {
+        take(leases.object(uuid, *id, *hold, path));
+    }
+    for undo in story.all_undos() {
+        if let Undo::Label { path, id, before, after, .. } = undo {
+            take(leases.label(uuid, *id, before.clone(), after, path).map(drop));
+        }
+    }
+    clashes
 }
 
 /// How to undo an effect long after its domain's end; `None` where it is gone or somebody else's by now. `free` says that
@@ -543,6 +547,23 @@ mod tests {
         let over = Entry::Unplugged { alias: "a".into(), medium: false };
         let after = story_of(&[over, Entry::Unplugged { alias: "own".into(), medium: false }]);
         assert!(after.leftovers.is_empty() && after.held.is_empty() && after.all_undos().count() == 0);
+    }
+
+    #[test]
+    fn a_clash_keeps_no_other_lease_from_a_domain_that_runs() {
+        let own = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
+        let mut leases = Leases::default();
+        leases.object(DomainUuid(uuid::Uuid::from_u128(7)), (1, 2), own, "/clash").unwrap();
+        let label = |id: ObjectId| {
+            let (path, after) = ("/l".to_owned(), "after".to_owned());
+            Entry::Intent(Undo::Label { path, id, before: None, after, first: true })
+        };
+        let story = story(vec![held("/clash", (1, 2)), held("/later", (3, 4)), label((3, 4))]);
+        assert_eq!(adopt_leases(&mut leases, &story).len(), 1);
+        assert!(leases.is_used((3, 4)));
+        let other = DomainUuid(uuid::Uuid::from_u128(8));
+        assert!(leases.object(other, (3, 4), own, "/later").is_err());
+        assert!(leases.label(other, (3, 4), None, "another", "/l").is_err());
     }
 
     #[test]

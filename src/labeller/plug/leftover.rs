@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::super::domain::{Domain, Phase};
-use super::super::journal::{Entry, Undo};
+use super::super::journal::{Entry, Journal, Undo};
 use super::super::lease::ObjectId;
 use super::super::server::Server;
 use super::super::undo;
@@ -37,6 +37,9 @@ pub(in crate::labeller) struct Leftover {
     pub(in crate::labeller) helper: Option<(String, u32)>,
     /// Whether the domain was started with it.
     pub(in crate::labeller) planned: bool,
+    /// Whether the journal has that QEMU let go of it. Before that nothing is given back: a later labeller would believe
+    /// that the domain holds what somebody else has by then.
+    noted: bool,
     /// When that is tried next.
     at: Instant,
     /// How long the time after that.
@@ -69,7 +72,28 @@ impl Leftover {
         helper: Option<(String, u32)>,
         planned: bool,
     ) -> Self {
-        Self { which, undos, held, helper, planned, at: Instant::now(), wait: AGAIN }
+        Self { which, undos, held, helper, planned, noted: true, at: Instant::now(), wait: AGAIN }
+    }
+
+    /// Has it tried again later.
+    fn put_off(&mut self) {
+        self.at = Instant::now() + self.wait;
+        self.wait = (self.wait * 2).min(AGAIN_MOST);
+    }
+
+    /// Writes down that QEMU has let go, unless that is there; `false` where it cannot be, and is tried again later.
+    fn note(&mut self, journal: &mut Journal) -> bool {
+        let Gone { alias, medium } = self.which.clone();
+        if !self.noted {
+            match journal.write(&Entry::Released { alias, medium }) {
+                Ok(()) => self.noted = true,
+                Err(error) => {
+                    tracing::error!(alias = self.which.alias, %error, "cannot note what was let go");
+                    self.put_off();
+                }
+            }
+        }
+        self.noted
     }
 }
 
@@ -77,12 +101,8 @@ impl Server {
     /// QEMU has let go: gives back what the device held, and restores what was labelled for it.
     pub(super) fn take_back_plug(&mut self, uuid: DomainUuid, which: &Gone) {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
-        let Some(leftover) = release(domain, which) else { return };
-        // Once that is written no later labeller believes it to be plugged in.
-        let entry = Entry::Released { alias: which.alias.clone(), medium: which.medium };
-        if let Err(error) = domain.journal.write(&entry) {
-            tracing::error!(domain = %domain.plan.domain.name, %error, "cannot note what was let go");
-        }
+        let Some(mut leftover) = release(domain, which) else { return };
+        leftover.noted = false;
         domain.leftovers.push(leftover);
         self.give_back(uuid, which);
     }
@@ -90,12 +110,15 @@ impl Server {
     fn give_back(&mut self, uuid: DomainUuid, which: &Gone) {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
         let Some(at) = domain.leftovers.iter().position(|it| it.which == *which) else { return };
+        // Once that is written no later labeller believes it to be plugged in.
+        if !domain.leftovers.get_mut(at).is_some_and(|leftover| leftover.note(&mut domain.journal)) {
+            return;
+        }
         let mut leftover = domain.leftovers.remove(at);
         let ended = leftover.helper.as_ref().is_none_or(|(alias, uid)| end_helper(domain, alias, *uid));
         leftover.undos = undo::rest(uuid, &leftover.undos, true, &mut self.leases, &mut *self.launcher);
         if !ended || !leftover.undos.is_empty() {
-            leftover.at = Instant::now() + leftover.wait;
-            leftover.wait = (leftover.wait * 2).min(AGAIN_MOST);
+            leftover.put_off();
             domain.leftovers.push(leftover);
             return;
         }
@@ -176,4 +199,32 @@ fn end_helper(domain: &mut Domain, alias: &str, uid: u32) -> bool {
         let _ = pidfd::reap(process);
     }
     over
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::base::{DomainName, DomainRef};
+
+    #[test]
+    fn what_cannot_be_written_down_is_tried_again_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let uuid = DomainUuid(uuid::Uuid::nil());
+        let domain = DomainRef { name: DomainName::new("a").unwrap(), uuid };
+        let plan = LaunchPlan { version: 1, domain, ops: Vec::new(), notes: Vec::new() };
+        let mut journal = Journal::begin(directory.path(), &plan, "boot").unwrap();
+        let which = Gone { alias: "disk0".into(), medium: false };
+        let mut leftover = Leftover::new(which, Vec::new(), Vec::new(), None, false);
+        leftover.noted = false;
+        journal.fill(true);
+        assert!(!leftover.note(&mut journal) && leftover.at > Instant::now() && leftover.wait == 2 * AGAIN);
+        journal.fill(false);
+        assert!(leftover.note(&mut journal));
+        let text = || std::fs::read_dir(directory.path()).unwrap().flatten().map(|it| it.path());
+        let text = || text().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
+        assert_eq!(text().matches("released").count(), 1);
+        journal.fill(true);
+        assert!(leftover.note(&mut journal) && text().matches("released").count() == 1, "once is enough");
+    }
 }
