@@ -34,6 +34,7 @@ use crate::privsep::request::Reply;
 use crate::privsep::save::{Header, Progress, STREAM_AT, Save, SavedAt};
 use crate::privsep::supervisor::{Answer, Ended, SAVED, Verb};
 use crate::settings::Settings;
+use crate::sys::lock;
 use crate::sys::path::{self, Found};
 use crate::sys::pidfd::{self, Exit};
 use crate::sys::process::{self, Child};
@@ -41,6 +42,8 @@ use crate::sys::xattr;
 
 /// How soon a guest that should go on is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long a file may still be open for writing in a process that is on its way to its own program.
+const WRITTEN: Duration = Duration::from_secs(1);
 /// How long a supervisor may take to have it go on.
 const BACK: Duration = Duration::from_secs(60);
 
@@ -339,6 +342,13 @@ impl Target {
             xattr::set_selinux_label(&file, Some(context)).map_err(io)?;
         }
         let id = Found::of(&file).map_err(io)?.id();
+        // It is written by this very descriptor; without leases that could not be told when the guest is gone.
+        let reading = path::reopen(&file, OFlags::RDONLY).map_err(io)?;
+        let tells = lock::nobody_writes(&reading).map(|nobody| !nobody);
+        if !tells.is_ok_and(|tells| tells) {
+            let rule = "its file system has no leases, which say whether anybody writes a file";
+            return Err(refuse("save to", &spot.path, rule, "choose a directory on a local file system"));
+        }
         Ok(Self { spot, file, id, label })
     }
 
@@ -393,6 +403,7 @@ fn advance(
             match written {
                 Ok(part) => {
                     saving.stage = Stage::Written(part, progress);
+                    saving.file = None;
                     domain.kill();
                 }
                 Err(refusal) => back(saving, refusal),
@@ -544,6 +555,10 @@ fn finish(settings: &Settings, uuid: DomainUuid, save: &Save, part: &Part) -> Re
     if found.id() != part.id {
         return Err(refuse("finish", &spot.path, "another file has taken the place of what was written", ""));
     }
+    if !is_left_alone(&spot, name).map_err(io)? {
+        let rule = "some process still has it open for writing, and could make another guest of it";
+        return Err(refuse("finish", &part.path, rule, "look which one, end it, and restart svirt-labeller"));
+    }
     let file = File::from(path::open_in(&spot.directory, name.as_ref(), OFlags::RDWR).map_err(io)?);
     // What the device model wrote after it said that it had done is not of the guest.
     rustix::fs::ftruncate(&file, part.end).map_err(|error| io(error.into()))?;
@@ -567,6 +582,23 @@ fn finish(settings: &Settings, uuid: DomainUuid, save: &Save, part: &Part) -> Re
         .map_err(|error| io(error.into()))?;
     fault::step("save renamed")?;
     sync_directory(&spot.directory).map_err(io)
+}
+
+/// Whether nobody writes the file any longer. The device model could have handed its descriptor to somebody, and that one
+/// outlives it. Whoever has none gets none: the file is root's alone. What a child of the labeller's own inherited is
+/// closed when that executes its program.
+fn is_left_alone(spot: &Spot, name: &str) -> io::Result<bool> {
+    let until = Instant::now() + WRITTEN;
+    loop {
+        let reading = path::open_in(&spot.directory, name.as_ref(), OFlags::RDONLY)?;
+        if lock::nobody_writes(&reading)? {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A labeller that died after the file had its name left nothing to do.
