@@ -9,7 +9,7 @@ use super::journal::{self, ASIDE, Entry, Journal, Left, Part, ProcessRole, Undo}
 use super::launcher::Slots;
 use super::lease::{Hold, Leases, ObjectId};
 use super::plug::{Leftover, Plugged};
-use super::save::{Saving, forget_part};
+use super::save::{Saving, forget_part, is_there};
 use super::server::Server;
 use super::start::identity;
 use super::{passt, tune, undo};
@@ -296,7 +296,9 @@ impl Server {
             gone: story.gone,
             leftovers: story.leftovers,
             saving: story.saving.map(|(save, part, counts)| match part {
-                Some(part) if counts => Saving::left(save, Some(part)),
+                Some(part) if counts && is_there(&self.settings, &save, &part) => {
+                    Saving::left(save, Some(part))
+                }
                 Some(part) => {
                     forget_part(&self.settings, &save, &part);
                     Saving::left(save, None)

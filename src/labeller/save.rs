@@ -515,6 +515,12 @@ fn name(settings: &Settings, domain: &mut Domain, saving: &Saving) -> Result<Par
         noted.map_err(|error| journal_refusal(&error))
     };
     if let Err(refusal) = written() {
+        // "Written" may stand there though it is not on the disk. What comes after it counts.
+        let again = Entry::SaveBegin { save: Box::new(saving.save.clone()) };
+        let begun = domain.journal.write(&again);
+        if let Err(error) = begun.and_then(|()| domain.journal.write(&Entry::SaveNamed(part))) {
+            tracing::error!(%error, "cannot note that a save was taken back");
+        }
         let _ = rustix::fs::unlinkat(&target.spot.directory, name.as_str(), AtFlags::empty());
         return Err(refusal);
     }
@@ -525,6 +531,14 @@ fn name(settings: &Settings, domain: &mut Domain, saving: &Saving) -> Result<Par
 fn short(name: &str) -> &str {
     let end = (0..=name.len().min(200)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
     name.get(..end).unwrap_or_default()
+}
+
+/// Whether the file is there that the journal speaks of, under the name that it has meanwhile or its own.
+pub(super) fn is_there(settings: &Settings, save: &Save, part: &Part) -> bool {
+    let Ok(spot) = Spot::find(settings, &Places::read(settings), &save.at) else { return false };
+    let meanwhile = part.path.rsplit_once('/').map(|(_, name)| name).unwrap_or_default();
+    let mut names = [meanwhile, spot.name.as_str()].into_iter();
+    names.any(|name| path::look(&spot.directory, name.as_ref()).is_ok_and(|found| found.id() == part.id))
 }
 
 /// Removes the name that a file had meanwhile, and with it the file.
