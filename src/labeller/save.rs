@@ -74,6 +74,8 @@ enum Stage {
     Syncing(Child, Progress),
     /// It is taken back.
     Back { refusal: Refusal, talk: Option<Conversation>, again: Instant },
+    /// It was taken back, and the journal does not say so yet.
+    Over { refusal: Refusal, again: Instant },
     /// It is written, and the device model is killed.
     Written(Part, Progress),
 }
@@ -100,12 +102,21 @@ impl Saving {
         Self { save, client: None, file: None, stage }
     }
 
+    /// Notes that a save was taken back. What is left to do where that cannot be noted: a later labeller would have a guest
+    /// go on whom its owner has paused since.
+    fn over(domain: &mut Domain, save: Save, refusal: &Refusal) -> Option<Self> {
+        let error = domain.journal.write(&Entry::SaveOver).err()?;
+        tracing::error!(name = %domain.plan.domain.name, %error, "cannot note that a save was taken back");
+        let stage = Stage::Over { refusal: refusal.clone(), again: Instant::now() + AGAIN };
+        Some(Self { save, client: None, file: None, stage })
+    }
+
     /// What to poll.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.stage {
             Stage::Writing(talk) | Stage::Back { talk: Some(talk), .. } => Some(talk.fd()),
             Stage::Syncing(child, _) => Some(child.pidfd.as_fd()),
-            Stage::Back { talk: None, .. } | Stage::Written(..) => None,
+            Stage::Back { talk: None, .. } | Stage::Over { .. } | Stage::Written(..) => None,
         }
     }
 
@@ -121,7 +132,7 @@ impl Saving {
         match &self.stage {
             Stage::Writing(talk) => talk.deadline(),
             Stage::Back { talk: Some(talk), .. } => talk.deadline(),
-            Stage::Back { talk: None, again, .. } => Some(*again),
+            Stage::Back { talk: None, again, .. } | Stage::Over { again, .. } => Some(*again),
             Stage::Syncing(..) | Stage::Written(..) => None,
         }
     }
@@ -165,6 +176,8 @@ impl Server {
             Ok(talk) => Stage::Writing(talk),
             Err(refusal) => {
                 self.leases.release_object(uuid, target.id);
+                drop(target);
+                domain.saving = Saving::over(domain, save, &refusal);
                 return Err(refusal);
             }
         };
@@ -212,13 +225,13 @@ impl Server {
     /// The guest goes on, and there is no file.
     fn save_failed(&mut self, uuid: DomainUuid, saving: Saving, refusal: Refusal) {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
-        if let Err(error) = domain.journal.write(&Entry::SaveOver) {
-            tracing::error!(%uuid, %error, "cannot note that a save was taken back");
-        }
-        tracing::info!(name = %domain.plan.domain.name, %refusal, "was not saved");
+        // First of all, for it may be what the journal has no room for.
         if let Some(target) = saving.file {
             self.leases.release_object(uuid, target.id);
+            drop(target);
         }
+        domain.saving = Saving::over(domain, saving.save, &refusal);
+        tracing::info!(name = %domain.plan.domain.name, %refusal, "was not saved");
         if let Some(client) = saving.client {
             self.outbox.push_back((client, refused(refusal)));
         }
@@ -413,6 +426,8 @@ fn advance(
         Stage::Back { refusal, talk, again } => {
             take_back(domain, saving.save.running, (refusal, talk, again), now)
         }
+        Stage::Over { refusal, again } if *again <= now => Err(refusal.clone()),
+        Stage::Over { .. } => Ok(()),
         Stage::Written(..) => {
             domain.kill();
             Ok(())

@@ -96,11 +96,15 @@ fn settled(entries: Vec<Entry>) -> Vec<Entry> {
                 kept.retain(|(_, other)| !is_save(other));
                 continue;
             }
+            Entry::SaveBegin { .. } => {
+                // The one before was taken back, whether or not that is said.
+                kept.retain(|(_, other)| !is_save(other));
+                None
+            }
             Entry::Begin { .. }
             | Entry::Bound { .. }
             | Entry::Loaded
             | Entry::Running { .. }
-            | Entry::SaveBegin { .. }
             | Entry::SaveNamed(_)
             | Entry::SaveWritten => None,
         };
@@ -162,7 +166,9 @@ pub(super) mod tests {
         let part = Part { path: "/saved/.a".into(), id: (1, 2), end: 3, label: None, replaces: None };
         let goes_on = vec![Entry::SaveBegin { save }, Entry::SaveNamed(part), Entry::SaveWritten];
         let mut entries = goes_on.clone();
+        entries.extend(goes_on.clone());
         entries.push(Entry::SaveOver);
+        entries.extend(goes_on.clone());
         entries.extend(goes_on.clone());
         assert_eq!(settled(entries), goes_on);
     }
