@@ -385,6 +385,25 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, flags, Mode::empty())?)
 }
 
+/// Has nobody finish an unfinished save of a domain that is being started again: what it holds is older than what the guest
+/// does from here on. The journals that were set aside say so.
+pub(super) fn no_save_counts(directory: &Path, uuid: DomainUuid) -> io::Result<()> {
+    let end = file_name(uuid);
+    for entry in std::fs::read_dir(directory)? {
+        let Ok(name) = entry?.file_name().into_string() else { continue };
+        if name.starts_with(ASIDE) && name.ends_with(&end) {
+            let mut journal = Journal::reopen(directory, &name)?;
+            journal.write(&Entry::SaveOver)?;
+            journal.sync()?;
+            tracing::warn!(
+                journal = name,
+                "an unfinished save is not finished any more: the domain is started"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// A journal as an earlier labeller left it.
 #[derive(Debug)]
 pub(super) struct Left {
@@ -531,6 +550,22 @@ mod tests {
         let gone = Entry::Unplugged { alias: "a".into(), medium: false };
         journal.write(&gone).unwrap();
         assert_eq!(left(dir.path()).unwrap()[0].entries, [gone]);
+    }
+
+    #[test]
+    fn an_unfinished_save_of_a_domain_that_is_started_again_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
+        let at = crate::privsep::save::SavedAt::Managed { uuid: plan().domain.uuid };
+        let save = Box::new(Save { at, note: String::new(), running: true });
+        journal.write(&Entry::SaveBegin { save }).unwrap();
+        journal.write(&Entry::SaveWritten).unwrap();
+        journal.set_aside(1);
+        let last = || left(dir.path()).unwrap().remove(0).entries.pop();
+        no_save_counts(dir.path(), DomainUuid(uuid::Uuid::from_u128(8))).unwrap();
+        assert_eq!(last(), Some(Entry::SaveWritten), "another domain");
+        no_save_counts(dir.path(), plan().domain.uuid).unwrap();
+        assert_eq!(last(), Some(Entry::SaveOver));
     }
 
     #[test]

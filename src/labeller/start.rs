@@ -7,7 +7,7 @@ use super::apply::{Applied, Apply, journal_refusal, note};
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
 use super::fault;
-use super::journal::{Entry, Journal, ProcessRole};
+use super::journal::{self, Entry, Journal, ProcessRole};
 use super::lease::ObjectId;
 use super::places::Places;
 use super::server::{Server, refused};
@@ -129,7 +129,9 @@ impl Server {
         while let Some(launching) = &mut domain.launching {
             let went = match launching.advance() {
                 Ok(Stage::Waiting) => return,
-                Ok(Stage::Ready(forked)) => let_go(&mut domain.journal, launching, forked),
+                Ok(Stage::Ready(forked)) => journal::no_save_counts(&self.journals, uuid)
+                    .map_err(|error| journal_refusal(&error))
+                    .and_then(|()| let_go(&mut domain.journal, launching, forked)),
                 Ok(Stage::Executed) => {
                     domain.executed();
                     return;
