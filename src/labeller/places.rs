@@ -90,7 +90,7 @@ impl Places {
             let found = path::resolve(path).ok()?.found;
             found.is(libc::S_IFBLK).then_some(found.rdev)
         });
-        // Variables, TPM states and definitions are files of one domain each, which no other may name as its disk.
+        // Variables, TPM states, saved domains and definitions are files of one domain each, which no other may name as its disk.
         let own = [
             &settings.paths.run,
             &settings.paths.state,
@@ -104,7 +104,7 @@ impl Places {
         Self {
             relabelable: ids(&settings.images.relabelable),
             readable: ids(&settings.images.readable),
-            own: own.into_iter().filter_map(|path| directory_id(path)).collect(),
+            own: own.into_iter().chain(&settings.save.places).filter_map(|path| directory_id(path)).collect(),
             logs: ids(&settings.console.logs),
             sockets: ids(&settings.console.sockets),
             shares: ids(&settings.shares.places),
