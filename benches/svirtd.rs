@@ -1,13 +1,17 @@
 //! svirtd beside the libvirtd that Debian installs, in one run and by one raw client: ratios. Root only.
 //!
-//! `cargo bench --bench svirtd`, or with names of parts behind `--`: `calls`, `cold`, `define`, `many`, `restart`,
-//! `life`. With `small` among them all counts are a tenth, which shows that it works and promises nothing.
+//! `cargo bench --bench svirtd`, or with names of parts behind `--`: `calls`, `cold`, `define`, `many`, `plug`,
+//! `restart`, `life`. With `small` among them all counts are a tenth, which shows that it works and promises nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/bare.rs"]
 mod bare;
 #[path = "common/daemons.rs"]
 mod daemons;
+#[path = "common/echo.rs"]
+mod echo;
+#[path = "common/turns.rs"]
+mod turns;
 #[path = "common/wire.rs"]
 mod wire;
 
@@ -17,10 +21,12 @@ use std::time::Instant;
 
 use bare::Bare;
 use daemons::{Daemon, STOCK};
+use echo::Echo;
 use svirt::driver::{self, Labeller};
 use svirt::privsep::op::LaunchPlan;
 use svirt::rpc::{Domain, Procedure};
 use svirt::sys::rlimit;
+use turns::{Measured, Side, in_turns};
 use wire::{Client, Times};
 
 /// What is measured together.
@@ -63,9 +69,10 @@ fn main() {
     println!("{:44} {:>10} {:>10}", "", "svirtd", "libvirtd");
     let resident = each(&both, |daemon| daemon.resident() as f64 / 1e6);
     println!("{:44} {:10.1} {:10.1} MB  (promise: 12 MB)", "resident, empty", resident[0], resident[1]);
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("cold", cold),
         ("life", life),
+        ("plug", plug),
         ("define", define),
         ("calls", calls),
         ("restart", restart),
@@ -142,27 +149,42 @@ fn define(both: &mut [Daemon; 2]) {
     compare("define, durable, 32 connections: each", "us", together, 0.25);
 }
 
-/// Median microseconds, and microseconds of CPU for each call.
-fn measured(daemon: &Daemon, count: usize, call: impl Fn(&mut Client)) -> (f64, f64) {
-    let (mut client, count) = (open(daemon), so_many(count));
-    for _ in 0..count / 10 {
-        call(&mut client);
-    }
-    let before = daemon.cpu();
-    let times = Times::of(count, || call(&mut client));
-    (times.percentile(50), (daemon.cpu() - before) as f64 / 1e3 / count as f64)
+/// A client of a daemon that does one call again and again.
+fn side<'a>(daemon: &'a Daemon, call: impl Fn(&mut Client) + 'a) -> Side<'a> {
+    let mut client = open(daemon);
+    Side { call: Box::new(move || call(&mut client)), cpu: Box::new(|| daemon.cpu()) }
 }
 
 fn both_of(both: &[Daemon; 2], what: &str, count: usize, promises: [f64; 2], call: impl Fn(&mut Client)) {
-    let [ours, stock] = [measured(&both[0], count, &call), measured(&both[1], count, &call)];
-    compare(&format!("{what}: p50"), "us", [ours.0, stock.0], promises[0]);
-    compare(&format!("{what}: CPU of the daemon"), "us", [ours.1, stock.1], promises[1]);
+    let [ours, stock] = in_turns(so_many(count), [side(&both[0], &call), side(&both[1], &call)]);
+    told(what, [&ours, &stock], promises);
+}
+
+fn told(what: &str, [ours, stock]: [&Measured; 2], promises: [f64; 2]) {
+    compare(&format!("{what}: p50"), "us", [ours.p50, stock.p50], promises[0]);
+    compare(&format!("{what}: CPU of the daemon"), "us", [ours.cpu, stock.cpu], promises[1]);
+}
+
+/// The least that a call can be, beside a process that only answers: most of that is the kernel's, and no daemon's.
+fn ping(both: &[Daemon; 2]) {
+    let call = |client: &mut Client| assert!(client.call(Procedure::ConnectGetLibVersion, &()));
+    let echo = Echo::start();
+    let plain = Side { call: Box::new(|| echo.call()), cpu: Box::new(|| daemons::cpu(echo.pid())) };
+    let sides = [side(&both[0], call), side(&both[1], call), plain];
+    let [ours, stock, echo] = in_turns(so_many(20_000), sides);
+    told("ping (virConnectGetLibVersion)", [&ours, &stock], [0.5, 0.25]);
+    let (p50, cpu) = (ours.p50 - echo.p50, stock.p50 - echo.p50);
+    println!(
+        "{:44} {p50:10.1} {cpu:10.1} us   {:5.2} (a plain answer: {:.1} us, its CPU {:.1} us)",
+        "ping: p50, over a plain answer",
+        p50 / cpu,
+        echo.p50,
+        echo.cpu
+    );
 }
 
 fn calls(both: &mut [Daemon; 2]) {
-    both_of(both, "ping (virConnectGetLibVersion)", 20_000, [0.5, 0.25], |client| {
-        assert!(client.call(Procedure::ConnectGetLibVersion, &()));
-    });
+    ping(both);
     both_of(both, "virNodeGetInfo", 4000, [0.125, 0.25], |client| {
         assert!(client.call(Procedure::NodeGetInfo, &()));
     });
@@ -173,15 +195,18 @@ fn calls(both: &mut [Daemon; 2]) {
     both_of(both, &format!("list of {}", many_of()), 60, [0.6, 0.1], |client| {
         assert!(client.call(Procedure::ConnectListAllDomains, &(true, 0_u32)));
     });
-    let xml = |daemon: &Daemon| {
+    let xml = |daemon| {
         let mut client = open(daemon);
         let text = definition("shown", "/var/lib/libvirt/images/none.qcow2");
         assert!(client.call(Procedure::DomainDefineXml, &text.as_str()));
         let uuid = client.domain();
-        let domain = Domain { name: "shown", uuid, id: -1 };
-        measured(daemon, 3000, |client| assert!(client.call(Procedure::DomainGetXmlDesc, &(domain, 0_u32)))).0
+        side(daemon, move |client| {
+            let domain = Domain { name: "shown", uuid, id: -1 };
+            assert!(client.call(Procedure::DomainGetXmlDesc, &(domain, 0_u32)));
+        })
     };
-    compare("XML of a domain: p50", "us", each(both, xml), 1.0 / 3.0);
+    let [ours, stock] = in_turns(so_many(3000), [xml(&both[0]), xml(&both[1])]);
+    compare("XML of a domain: p50", "us", [ours.p50, stock.p50], 1.0 / 3.0);
     beside(both);
 }
 
@@ -267,42 +292,77 @@ fn cold(_: &mut [Daemon; 2]) {
 
 /// A whole life: created from XML until its guest runs, and ended; and the same arguments without svirtd.
 fn life(both: &mut [Daemon; 2]) {
-    let mut measures = [[0.0; 2]; 2];
-    let mut bare = Vec::new();
-    for (at, daemon) in both.iter().enumerate() {
-        let image = daemon.image("life.qcow2");
-        let plan = (!daemon.is_stock()).then(|| plan(daemon, &definition("life-plan", &image)));
-        let mut client = open(daemon);
-        let (mut created, mut ended) = (Vec::new(), Vec::new());
-        for number in 0..so_many(30) {
+    let images = both.each_ref().map(|daemon| daemon.image("life.qcow2"));
+    let plan = plan(&both[0], &definition("life-plan", &images[0]));
+    let mut clients = both.each_ref().map(open);
+    let (mut created, mut ended, mut bare) =
+        ([const { Vec::new() }; 2], [const { Vec::new() }; 2], Vec::new());
+    for number in 0..so_many(30) {
+        for (at, client) in clients.iter_mut().enumerate() {
             let (name, begin) = (format!("life-{number}"), Instant::now());
-            let xml = definition(&name, &image);
-            assert!(
-                client.call(Procedure::DomainCreateXml, &(xml.as_str(), 0_u32)),
-                "{}: {:?}",
-                daemon.name(),
-                String::from_utf8_lossy(client.answer())
-            );
-            created.push(begin.elapsed());
-            let domain = Domain { name: &name, uuid: client.domain(), id: -1 };
+            let uuid = create(client, &definition(&name, &images[at]));
+            created[at].push(begin.elapsed());
             let begin = Instant::now();
-            assert!(client.call(Procedure::DomainDestroy, &domain));
-            ended.push(begin.elapsed());
-            if let Some(plan) = &plan {
+            assert!(client.call(Procedure::DomainDestroy, &Domain { name: &name, uuid, id: -1 }));
+            ended[at].push(begin.elapsed());
+        }
+        let begin = Instant::now();
+        let running = Bare::start(&plan);
+        bare.push(begin.elapsed());
+        running.stop();
+    }
+    let millis = |times: Vec<_>| Times::from(times).percentile(50) / 1e3;
+    let (created, ended, bare) = (created.map(millis), ended.map(millis), millis(bare));
+    compare("create: p50", "ms", created, 1.0);
+    compare("create: p50, and the bare argv", "ms", [created[0], bare], 1.3);
+    let [ours, stock] = ended;
+    println!("{:44} {ours:10.1} {stock:10.1} ms  (promise: 10 ms)", "destroy: p50");
+}
+
+/// Starts a domain; its uuid.
+fn create(client: &mut Client, xml: &str) -> [u8; 16] {
+    let created = client.call(Procedure::DomainCreateXml, &(xml, 0_u32));
+    assert!(created, "{:?}", String::from_utf8_lossy(client.answer()));
+    client.domain()
+}
+
+/// A disk that comes to a guest and leaves it. On this bus nobody waits for the guest, which has no system that would
+/// let it go.
+fn plug(both: &mut [Daemon; 2]) {
+    let mut measures: [[Vec<_>; 2]; 2] = Default::default();
+    let mut sides = both.each_ref().map(|daemon| {
+        let (image, more) = (daemon.image("plug.qcow2"), daemon.image("plugged.qcow2"));
+        let scsi = "<controller type='scsi' model='virtio-scsi'/></devices>";
+        let mut client = open(daemon);
+        let uuid = create(&mut client, &definition("plug", &image).replace("</devices>", scsi));
+        let disk = format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{more}'/>\
+             <target dev='sda' bus='scsi'/></disk>"
+        );
+        (client, uuid, disk)
+    });
+    for round in 0..=so_many(50) {
+        for (at, (client, uuid, disk)) in sides.iter_mut().enumerate() {
+            let domain = Domain { name: "plug", uuid: *uuid, id: -1 };
+            for (which, procedure) in
+                [Procedure::DomainAttachDevice, Procedure::DomainDetachDevice].into_iter().enumerate()
+            {
                 let begin = Instant::now();
-                let running = Bare::start(plan);
-                bare.push(begin.elapsed());
-                running.stop();
+                let done = client.call(procedure, &(domain, disk.as_str()));
+                assert!(done, "{procedure:?}: {:?}", String::from_utf8_lossy(client.answer()));
+                // The first one warms up.
+                if round > 0 {
+                    measures[which][at].push(begin.elapsed());
+                }
             }
         }
-        measures[0][at] = Times::from(created).percentile(50) / 1e3;
-        measures[1][at] = Times::from(ended).percentile(50) / 1e3;
     }
-    compare("create: p50", "ms", measures[0], 1.0);
-    let bare = Times::from(bare).percentile(50) / 1e3;
-    compare("create: p50, and the bare argv", "ms", [measures[0][0], bare], 1.3);
-    let [ours, stock] = measures[1];
-    println!("{:44} {ours:10.1} {stock:10.1} ms  (promise: 10 ms)", "destroy: p50");
+    for (client, uuid, _) in &mut sides {
+        assert!(client.call(Procedure::DomainDestroy, &Domain { name: "plug", uuid: *uuid, id: -1 }));
+    }
+    for (what, times) in ["attach a disk: p50", "detach a disk: p50"].into_iter().zip(measures) {
+        compare(what, "us", times.map(|times| Times::from(times).percentile(50)), 1.0 / 3.0);
+    }
 }
 
 /// What the labeller is told for a definition, from a start without svirtd.

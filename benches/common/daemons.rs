@@ -158,15 +158,7 @@ impl Daemon {
 
     /// Nanoseconds of CPU that its threads have had.
     pub fn cpu(&self) -> u64 {
-        let threads = self
-            .processes()
-            .into_iter()
-            .flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap());
-        let of = |entry: std::io::Result<std::fs::DirEntry>| {
-            let text = std::fs::read_to_string(entry.unwrap().path().join("schedstat")).unwrap_or_default();
-            text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0)
-        };
-        threads.map(of).sum()
+        self.processes().into_iter().map(cpu).sum()
     }
 
     /// Bytes of it that are in memory.
@@ -192,6 +184,15 @@ impl Daemon {
         assert!(made.unwrap().success());
         image
     }
+}
+
+/// Nanoseconds of CPU that a process's threads have had.
+pub fn cpu(pid: u32) -> u64 {
+    let of = |entry: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(entry.unwrap().path().join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0)
+    };
+    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(of).sum()
 }
 
 fn directory() -> tempfile::TempDir {
