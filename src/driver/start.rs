@@ -236,6 +236,7 @@ mod tests {
                                 supervisor_pid: 1,
                                 degraded: vec![],
                                 listening: vec![],
+                                cgroup: None,
                             })
                         }
                     }

@@ -90,8 +90,6 @@ pub(super) struct Domain {
     pub(super) nvrams: Vec<FileIdentity>,
     /// What the start answers.
     pub(super) started: Started,
-    /// The cgroup.
-    pub(super) cgroup: Option<String>,
     /// Who asked for the start and has no answer yet.
     pub(super) starter: Option<ConnectionId>,
     /// Who waits for the end.
@@ -158,7 +156,7 @@ impl Domain {
             helpers: self.helpers.iter().map(|(alias, child)| (alias.clone(), child.pid)).collect(),
             nvrams: self.nvrams.clone(),
             degraded: self.started.degraded.clone(),
-            cgroup: self.cgroup.clone(),
+            cgroup: self.started.cgroup.clone(),
             // A hierarchy may have no part in it: it has none of the controllers that were asked for.
             cgroups: self
                 .cgroups()

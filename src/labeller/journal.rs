@@ -126,7 +126,8 @@ pub(super) enum Entry {
     Running {
         /// What the client was told.
         started: Started,
-        /// The cgroup, where there is one.
+        /// The cgroup, in journals of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         cgroup: Option<String>,
     },
 }

@@ -36,7 +36,7 @@ struct Story {
     device_model: Option<ProcessId>,
     supervisor: Option<ProcessId>,
     helpers: Vec<(String, ProcessId)>,
-    running: Option<(Started, Option<String>)>,
+    running: Option<Started>,
     plugs: Vec<Plugged>,
     gone: Vec<Gone>,
     leftovers: Vec<Leftover>,
@@ -107,7 +107,9 @@ impl Story {
                 Entry::Process { role: ProcessRole::Supervisor, id } => story.supervisor = Some(id),
                 Entry::Process { role: ProcessRole::Helper(alias), id } => story.helpers.push((alias, id)),
                 Entry::Tuned(limits) => tune::amend(&mut story.plan, limits),
-                Entry::Running { started, cgroup } => story.running = Some((started, cgroup)),
+                Entry::Running { started, cgroup } => {
+                    story.running = Some(Started { cgroup: started.cgroup.clone().or(cgroup), ..started });
+                }
             }
         }
         // Of what plugs held only what is there still.
@@ -258,7 +260,7 @@ impl Server {
         for (alias, id) in &story.helpers {
             helpers.extend(open(*id)?.map(|child| (alias.clone(), child)));
         }
-        let Some((mut started, cgroup)) = story.running else { return Ok(()) };
+        let Some(mut started) = story.running else { return Ok(()) };
         started.supervisor_pid = supervisor.as_ref().map_or(0, |child| child.pid);
         let stores = story.plan.ops.iter().filter_map(|op| match op {
             Op::OpenNvram { path, .. } => Some(path),
@@ -285,7 +287,6 @@ impl Server {
             logs: Vec::new(),
             nvrams,
             started,
-            cgroup,
             starter: None,
             waiters: Vec::new(),
             failure: None,
@@ -523,6 +524,18 @@ mod tests {
         let plug =
             crate::privsep::plug::Plug { alias: alias.into(), ops: Vec::new(), steps, note: String::new() };
         Entry::PlugBegin { plug: Box::new(plug) }
+    }
+
+    #[test]
+    fn a_cgroup_is_found_where_each_version_wrote_it() {
+        let started = r#"{"control":"/c","qemu_pid":2,"supervisor_pid":1,"degraded":[],"listening":[]"#;
+        for running in [
+            format!(r#"{{"entry":"running","started":{started}}},"cgroup":"/g"}}"#),
+            format!(r#"{{"entry":"running","started":{started},"cgroup":"/g"}}}}"#),
+        ] {
+            let found = story(vec![serde_json::from_str(&running).unwrap()]).running.unwrap();
+            assert_eq!(found.cgroup.as_deref(), Some("/g"), "{running}");
+        }
     }
 
     #[test]

@@ -100,8 +100,8 @@ impl Server {
                 supervisor_pid: 0,
                 degraded: out.degraded,
                 listening: out.listening,
+                cgroup: out.cgroup,
             },
-            cgroup: out.cgroup,
             starter: Some(client),
             waiters: Vec::new(),
             failure: None,
@@ -193,7 +193,7 @@ fn commit(domain: &mut Domain) -> Result<(), Refusal> {
         log.put(&mut domain.journal, &mut domain.undos)?;
         fault::step("log named")?;
     }
-    let running = Entry::Running { started: domain.started.clone(), cgroup: domain.cgroup.clone() };
+    let running = Entry::Running { started: domain.started.clone(), cgroup: None };
     domain.journal.write(&running).map_err(|error| journal_refusal(&error))?;
     undo::drop_replaced(&domain.undos);
     Ok(())

@@ -5,10 +5,10 @@ use std::time::Instant;
 use super::{Begun, Core, Label, ManagerError, Wanted};
 use crate::base::DomainUuid;
 use crate::conf::facts::HostFacts;
-use crate::driver::{self, Begin, Control, DriverError, Labeller};
+use crate::driver::{self, Begin, Control, DriverError, Labeller, Launch};
 use crate::privsep::apparmor::profile_name;
-use crate::privsep::op::{LaunchPlan, Op};
-use crate::privsep::supervisor::{Ended, Verb};
+use crate::privsep::op::{LaunchPlan, Op, Spawn};
+use crate::privsep::supervisor::{Ended, PtySpec, Verb};
 use crate::settings::Settings;
 
 /// The labeller of the configuration.
@@ -23,11 +23,10 @@ impl Core for Labelled {
         let mut labeller = Labeller::connect(wanted.settings).map_err(ManagerError::Away)?;
         let from = Begin { paused: wanted.paused, restore: wanted.restore };
         let launch = driver::start(&mut labeller, domain, wanted.facts, wanted.settings, from)?;
-        let status = Control::connect(&launch.started.control).and_then(|mut control| control.status());
         Ok(Begun {
             labels: labels(&launch.plan, wanted.facts),
-            cgroup: labeller.describe(uuid).ok().and_then(|described| described.cgroup),
-            consoles: status.map(|status| status.consoles).unwrap_or_default(),
+            consoles: consoles(&launch),
+            cgroup: launch.started.cgroup,
             listening: shown(launch.started.listening),
             control: launch.started.control,
         })
@@ -60,13 +59,27 @@ impl Core for Labelled {
     }
 }
 
+fn spawn(plan: &LaunchPlan) -> Option<&Spawn> {
+    plan.ops.iter().find_map(|op| match op {
+        Op::Spawn(spawn) => Some(spawn.as_ref()),
+        _ => None,
+    })
+}
+
+/// The consoles of a start and their terminals, as a supervisor tells them. It is not asked: it would ask a device model
+/// that has just begun to run its guest, which takes as long as a fifth of the start.
+fn consoles(launch: &Launch) -> Vec<(String, Option<String>)> {
+    let specs = spawn(&launch.plan).map(|spawn| spawn.supervisor.consoles.as_slice()).unwrap_or_default();
+    let terminal = |pty: &PtySpec| {
+        let made = launch.started.listening.iter().find(|(slot, _)| *slot == pty.slot.as_str());
+        made.map(|(_, path)| path.clone())
+    };
+    specs.iter().map(|spec| (spec.alias.clone(), spec.pty.as_ref().and_then(terminal))).collect()
+}
+
 /// The labels that a plan gives, as the models of this host.
 pub(super) fn labels(plan: &LaunchPlan, facts: &HostFacts) -> Vec<Label> {
-    let spawn = plan.ops.iter().find_map(|op| match op {
-        Op::Spawn(spawn) => Some(spawn),
-        _ => None,
-    });
-    let Some(spawn) = spawn else { return Vec::new() };
+    let Some(spawn) = spawn(plan) else { return Vec::new() };
     let enforcing = facts.selinux.as_ref().is_some_and(|selinux| selinux.enforcing);
     let context = spawn.confinement.selinux_exec.clone();
     let image = plan.ops.iter().find_map(|op| match op {

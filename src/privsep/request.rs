@@ -158,6 +158,9 @@ pub struct Started {
     pub degraded: Vec<String>,
     /// Listening addresses by slot, where the labeller or the kernel chose.
     pub listening: Vec<(String, String)>,
+    /// The cgroup that holds the domain, relative to the cgroup mount, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 /// What is taken and what runs.
