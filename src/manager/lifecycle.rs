@@ -171,8 +171,9 @@ impl Manager {
     /// The same, whose job is held.
     fn start_held(&self, uuid: DomainUuid, flags: StartFlags) -> Result<Domain, ManagerError> {
         let domain = self.by_uuid(uuid)?;
+        let runs = || ManagerError::state("domain is already running");
         if domain.live.is_some() {
-            return Err(ManagerError::state("domain is already running"));
+            return Err(runs());
         }
         let mut flags = flags;
         let asked = flags.paused;
@@ -184,7 +185,7 @@ impl Manager {
                 (kept.chosen(&self.choices)?.map_or(kept, Arc::new), None)
             }
         };
-        let id = self.claim(&definition, flags);
+        let id = self.claim(&definition, flags).ok_or_else(runs)?;
         let started = self.launch(&definition, id, flags, restore.as_ref());
         if started.is_ok() && restore.is_some() {
             // The labeller has removed it before it said that the guest runs.
@@ -209,7 +210,8 @@ impl Manager {
         let job = {
             let _reserved = self.reserve(uuid, &name);
             self.admit(uuid, &name)?;
-            self.table().entry(uuid, &name).job.clone()
+            // Nobody sees a domain that somebody only wants to start.
+            self.table().job(uuid)
         };
         let _job = job.lock().unwrap_or_else(PoisonError::into_inner);
         self.settle(uuid)?;
@@ -217,17 +219,19 @@ impl Manager {
             // Whoever held the job may have let the domain be forgotten, and somebody else taken its name.
             let _reserved = self.reserve(uuid, &name);
             self.admit(uuid, &name)?;
-            if self.table().entry(uuid, &name).live.is_some() {
-                return Err(ManagerError::state(&format!("domain '{name}' is already active")));
-            }
-            self.claim(&definition, flags)
+            let runs = || ManagerError::state(&format!("domain '{name}' is already active"));
+            self.claim(&definition, flags).ok_or_else(runs)?
         };
         self.launch(&definition, id, flags, restore.as_ref())
     }
 
-    /// Notes that a domain is being started, and gives it its number.
-    fn claim(&self, definition: &Arc<Definition>, flags: StartFlags) -> i32 {
+    /// Notes that a domain is being started, and gives it its number; `None` where it runs. Its job is held, but what
+    /// is found to run while the labeller is asked does not wait for that.
+    fn claim(&self, definition: &Arc<Definition>, flags: StartFlags) -> Option<i32> {
         let mut table = self.table();
+        if table.entry(definition.uuid, &definition.name).live.is_some() {
+            return None;
+        }
         let id = table.next_id();
         let starting = Live {
             id,
@@ -244,7 +248,7 @@ impl Manager {
             runtime: Runtime::default(),
         };
         table.set_live(definition.uuid, starting);
-        id
+        Some(id)
     }
 
     /// Starts what is not running; its job is held.
@@ -279,7 +283,7 @@ impl Manager {
                 }
                 self.table().take_live(uuid, id, SHUTOFF_FAILED);
                 // A row that stays is found to be nobody's at the next start of the daemon.
-                if let Err(error) = self.commit(vec![Change::End(uuid)]) {
+                if let Err(error) = self.commit(vec![Change::End(uuid, id)]) {
                     tracing::error!(%error, domain = %definition.name, "a start that failed stays in the store");
                 }
                 Err(error)
@@ -333,7 +337,9 @@ impl Manager {
         let domain = {
             let mut table = self.table();
             let domain = table.entry(uuid, &name).clone();
-            table.set_live(uuid, live);
+            // Whoever destroys it while it starts goes on with that.
+            let ending = domain.live.as_ref().is_some_and(|starting| starting.ending);
+            table.set_live(uuid, Live { ending, ..live });
             table.by_uuid(uuid).unwrap_or(domain)
         };
         (self.watch)(uuid, id);
@@ -456,7 +462,7 @@ impl Manager {
             (false, false) => (None, Lifecycle::StoppedFailed, SHUTOFF_CRASHED),
         };
         let Some(was) = self.table().take_live(uuid, id, reason) else { return };
-        if let Err(error) = self.commit(vec![Change::End(uuid)]) {
+        if let Err(error) = self.commit(vec![Change::End(uuid, id)]) {
             tracing::error!(%error, domain = %was.name, "a domain that has ended stays in the store");
         }
         if was.running().is_none() {

@@ -151,7 +151,7 @@ impl Manager {
             None => {
                 drop(table);
                 // It has ended meanwhile, and its row went before this one came.
-                Ok(self.commit(vec![Change::End(uuid)])?)
+                Ok(self.commit(vec![Change::End(uuid, id)])?)
             }
         }
     }

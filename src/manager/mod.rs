@@ -192,10 +192,11 @@ impl Manager {
         self.store.as_ref().map_or(Ok(None), |store| store.text(uuid))
     }
 
-    /// What a domain is now, text and all: what it runs with, else what it is defined as.
+    /// What a domain is now, text and all: what it runs with, else what it is defined as, else what it is being started
+    /// with.
     pub fn current(&self, domain: &Domain) -> Result<Arc<Definition>, ManagerError> {
-        match domain.running().and_then(|live| live.definition.clone()) {
-            Some(definition) => Ok(definition),
+        match domain.running().and_then(|live| live.definition.as_ref()).or_else(|| domain.starting()) {
+            Some(definition) => Ok(definition.clone()),
             None => self.definition(domain),
         }
     }

@@ -130,10 +130,18 @@ impl Manager {
         // Before the labeller is asked: what is left behind afterwards may be too new for its answer.
         let before: Vec<DomainUuid> = self.left().keys().copied().collect();
         let asked = self.managed().ask();
-        let survey = labeller.survey()?;
-        self.managed().replace(survey.saved, asked);
-        let running = survey.domains;
-        for status in &running {
+        self.table().note_ends();
+        let taken = labeller.survey().map(|survey| {
+            self.managed().replace(survey.saved, asked);
+            self.take_over(labeller, &survey.domains, before);
+        });
+        self.table().forget_ends();
+        taken
+    }
+
+    /// Takes over what runs by what the labeller said, and forgets what it did not name.
+    fn take_over(&self, labeller: &mut Labeller, running: &[DomainStatus], before: Vec<DomainUuid>) {
+        for status in running {
             let known = self.by_uuid(status.domain.uuid).is_ok_and(|domain| domain.live.is_some());
             if !known {
                 self.adopt(labeller, status);
@@ -142,15 +150,18 @@ impl Manager {
         // What was started before the daemon was, and does not run any longer.
         let runs: HashSet<DomainUuid> = running.iter().map(|status| status.domain.uuid).collect();
         self.forget(before.into_iter().filter(|uuid| !runs.contains(uuid)).collect());
-        Ok(())
     }
 
     /// Drops the rows of domains that have ended. Until they are off the disk nobody may start these domains.
     fn forget(&self, gone: Vec<DomainUuid>) {
-        if gone.is_empty() {
+        let ended: Vec<Change> = {
+            let left = self.left();
+            gone.iter().filter_map(|uuid| left.get(uuid)).map(|row| Change::End(row.uuid, row.id)).collect()
+        };
+        if ended.is_empty() {
             return;
         }
-        match self.commit(gone.iter().copied().map(Change::End).collect()) {
+        match self.commit(ended) {
             Ok(()) => self.left().retain(|uuid, _| !gone.contains(uuid)),
             Err(error) => tracing::error!(%error, "domains that have ended stay in the store"),
         }
@@ -179,8 +190,8 @@ impl Manager {
             tracing::warn!(%name, %uuid, "a domain runs under the name of another one, and is not shown");
             return;
         }
-        let domain = table.entry(uuid, name);
-        if domain.live.is_some() {
+        // What the labeller said is older than its end.
+        if table.has_ended(uuid) || table.entry(uuid, name).live.is_some() {
             return;
         }
         let (id, listening) = match row {

@@ -1,8 +1,8 @@
 //! Which domains there are. No I/O.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::{Definition, Runtime, Summary, Text};
 use crate::base::{DomainName, DomainUuid};
@@ -22,7 +22,7 @@ pub struct Domain {
     pub live: Option<Arc<Live>>,
     /// How it ended, while nothing runs: libvirt's reason for being shut off.
     pub ended: i32,
-    /// Held by whoever changes what runs.
+    /// Held by whoever changes what runs; one and the same for its uuid while anybody has it.
     pub(super) job: Arc<Mutex<()>>,
 }
 
@@ -119,11 +119,17 @@ impl Domain {
         self.running().map_or(-1, |live| live.id)
     }
 
-    /// What it is now: what it runs with, else what it is defined as.
+    /// What it is now: what it runs with, else what it is defined as, else what it is being started with.
     #[must_use]
     pub fn current(&self) -> Option<&Summary> {
-        let live = self.running().and_then(|live| live.definition.as_deref()).map(|whole| &**whole);
-        live.or(self.definition.as_deref())
+        let runs = self.running().and_then(|live| live.definition.as_deref()).map(|whole| &**whole);
+        runs.or(self.definition.as_deref()).or_else(|| self.starting().map(|whole| &***whole))
+    }
+
+    /// What it is being started with, while it is and nothing else is known of it.
+    pub(super) fn starting(&self) -> Option<&Arc<Definition>> {
+        let live = self.live.as_ref().filter(|live| live.state == State::Starting)?;
+        live.definition.as_ref().filter(|_| self.definition.is_none())
     }
 }
 
@@ -135,6 +141,10 @@ pub(super) struct Table {
     ids: HashMap<i32, DomainUuid>,
     /// How many definitions each uid has handed in, and their bytes; nobody that has none.
     held: HashMap<u32, (u64, u64)>,
+    /// Jobs that somebody holds, or waits for, of domains that there are not.
+    jobs: HashMap<DomainUuid, Weak<Mutex<()>>>,
+    /// What has ended since somebody began to find out what runs.
+    ended: Option<HashSet<DomainUuid>>,
     last_id: i32,
 }
 
@@ -157,20 +167,29 @@ impl Table {
 
     /// The domain with this uuid, new and of this name where there is none.
     pub(super) fn entry(&mut self, uuid: DomainUuid, name: &DomainName) -> &mut Domain {
+        let job = self.jobs.remove(&uuid).and_then(|job| job.upgrade());
         let names = &mut self.names;
         self.domains.entry(uuid).or_insert_with(|| {
             // Only here: one that there is keeps its name, and a second one would outlive it.
             names.insert(name.to_string(), uuid);
-            Domain {
-                uuid,
-                name: name.clone(),
-                definition: None,
-                autostart: false,
-                live: None,
-                ended: 0,
-                job: Arc::default(),
-            }
+            let job = job.unwrap_or_default();
+            Domain { uuid, name: name.clone(), definition: None, autostart: false, live: None, ended: 0, job }
         })
+    }
+
+    /// Who changes what runs of it holds this, whether there is such a domain or not: whoever began something before it
+    /// was forgotten and came again is still to be waited for.
+    pub(super) fn job(&mut self, uuid: DomainUuid) -> Arc<Mutex<()>> {
+        if let Some(domain) = self.domains.get(&uuid) {
+            return domain.job.clone();
+        }
+        if let Some(job) = self.jobs.get(&uuid).and_then(Weak::upgrade) {
+            return job;
+        }
+        let job = Arc::default();
+        self.jobs.retain(|_, job| job.strong_count() > 0);
+        self.jobs.insert(uuid, Arc::downgrade(&job));
+        job
     }
 
     /// Notes what a domain is defined as, or that it no longer is. The one place where that changes, for it is counted.
@@ -254,16 +273,36 @@ impl Table {
         domain.live.take_if(|live| live.id == id)?;
         domain.ended = ended;
         self.ids.remove(&id);
+        if let Some(ended) = &mut self.ended {
+            ended.insert(uuid);
+        }
         self.tidy(uuid);
         Some(before)
+    }
+
+    /// From now on what ends is noted, for somebody who is about to be told what runs.
+    pub(super) fn note_ends(&mut self) {
+        self.ended = Some(HashSet::new());
+    }
+
+    /// Whether it has ended since then: what was told may be older.
+    pub(super) fn has_ended(&self, uuid: DomainUuid) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.contains(&uuid))
+    }
+
+    /// Nobody asks any longer.
+    pub(super) fn forget_ends(&mut self) {
+        self.ended = None;
     }
 
     /// Forgets a domain that is neither defined nor runs.
     pub(super) fn tidy(&mut self, uuid: DomainUuid) {
         let Some(domain) = self.domains.get(&uuid) else { return };
         if domain.definition.is_none() && domain.live.is_none() {
-            let name = domain.name.to_string();
+            let (name, job) = (domain.name.to_string(), Arc::downgrade(&domain.job));
+            self.jobs.insert(uuid, job);
             self.domains.remove(&uuid);
+            self.jobs.retain(|_, job| job.strong_count() > 0);
             if self.names.get(&name) == Some(&uuid) {
                 self.names.remove(&name);
             }
@@ -331,6 +370,55 @@ mod tests {
             table.tidy(uuid);
         }
         assert!(table.held.is_empty() && table.domains.is_empty());
+    }
+
+    #[test]
+    fn a_job_is_the_same_one_while_anybody_holds_it() {
+        let (mut table, uuid) = (Table::default(), DomainUuid(uuid::Uuid::from_u128(1)));
+        let name = DomainName::new("a").unwrap();
+        let job = table.entry(uuid, &name).job.clone();
+        table.tidy(uuid);
+        assert!(table.by_uuid(uuid).is_none());
+        assert!(Arc::ptr_eq(&job, &table.entry(uuid, &name).job), "whoever has begun with it is waited for");
+        drop(job);
+        table.tidy(uuid);
+        assert!(table.jobs.is_empty(), "what nobody holds is not kept");
+        let first = table.job(uuid);
+        assert!(table.by_uuid(uuid).is_none() && Arc::ptr_eq(&first, &table.job(uuid)));
+        assert!(Arc::ptr_eq(&first, &table.entry(uuid, &name).job), "that of one that came meanwhile");
+    }
+
+    #[test]
+    fn what_is_being_started_is_known_by_what_it_is_started_with() {
+        let (mut table, uuid) = (Table::default(), DomainUuid(uuid::Uuid::from_u128(1)));
+        let name = DomainName::new("a").unwrap();
+        let xml = format!(
+            "<domain type='test'><name>a</name><uuid>{uuid}</uuid><memory>1024</memory><os><type>hvm</type></os></domain>"
+        );
+        let definition = Arc::new(Definition::kept(&xml).unwrap());
+        table.entry(uuid, &name);
+        table.set_live(uuid, Live { definition: Some(definition.clone()), ..live(1, State::Starting) });
+        let starting = table.by_uuid(uuid).unwrap();
+        assert_eq!((starting.id(), starting.current().unwrap().name.as_str()), (-1, "a"));
+        // One that is kept too is that until it runs.
+        table.define(uuid, Some(kept(uuid, 0, 1)));
+        assert!(table.by_uuid(uuid).unwrap().starting().is_none());
+    }
+
+    #[test]
+    fn an_end_is_noted_while_somebody_is_told_what_runs() {
+        let (mut table, uuid) = (Table::default(), DomainUuid(uuid::Uuid::from_u128(1)));
+        for asked in [false, true] {
+            table.entry(uuid, &DomainName::new("a").unwrap());
+            table.set_live(uuid, live(1, State::Running(1)));
+            if asked {
+                table.note_ends();
+            }
+            table.take_live(uuid, 1, 2).unwrap();
+            assert_eq!(table.has_ended(uuid), asked);
+        }
+        table.forget_ends();
+        assert!(!table.has_ended(uuid));
     }
 
     #[test]

@@ -148,7 +148,9 @@ fn make(to: &Connection, change: &Change) -> Result<(), rusqlite::Error> {
                 params![live.uuid.0.as_bytes(), live.id, live.xml, ports],
             )
         }
-        Change::End(uuid) => run("DELETE FROM live WHERE uuid = ?", params![uuid.0.as_bytes()]),
+        Change::End(uuid, id) => {
+            run("DELETE FROM live WHERE uuid = ? AND id = ?", params![uuid.0.as_bytes(), id])
+        }
         Change::Put(object) => run(
             "INSERT OR REPLACE INTO object VALUES (?, ?, ?)",
             params![object.kind, object.key, object.value],

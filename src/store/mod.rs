@@ -125,8 +125,8 @@ pub enum Change {
     Autostart(DomainUuid, bool),
     /// A domain is about to be started.
     Start(Live),
-    /// A domain has ended, or was not started after all.
-    End(DomainUuid),
+    /// A domain has ended, or was not started after all: the start with this number, and no later one.
+    End(DomainUuid, i32),
     /// Something else is there, or is so from now on.
     Put(Object),
     /// It is not there any longer.
@@ -268,11 +268,24 @@ mod tests {
         assert_eq!(seen, Contents { definitions, live: vec![live], objects: vec![pool] });
         assert_eq!(store.text(uuid(2)).unwrap(), Some(definition(2, true).text));
         let remove = Change::Remove { kind: "pool".into(), key: "default".into() };
-        store.commit(vec![Change::Undefine(uuid(1)), Change::End(uuid(1)), remove]).unwrap();
+        store.commit(vec![Change::Undefine(uuid(1)), Change::End(uuid(1), 7), remove]).unwrap();
         let (_third, seen) = Store::open(&path).unwrap();
         let definitions = vec![known(&definition(2, true))];
         assert_eq!(seen, Contents { definitions, ..Contents::default() });
         assert_eq!(store.text(uuid(1)).unwrap(), None);
+    }
+
+    #[test]
+    fn an_end_takes_no_later_start_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("domains.db");
+        let store = Store::open(&path).unwrap().0.serve().unwrap();
+        let live = |id| Live { uuid: uuid(1), id, xml: "<domain/>".into(), listening: vec![] };
+        store.commit(vec![Change::Start(live(1))]).unwrap();
+        store.commit(vec![Change::Start(live(2))]).unwrap();
+        store.commit(vec![Change::End(uuid(1), 1)]).unwrap();
+        let (_second, seen) = Store::open(&path).unwrap();
+        assert_eq!(seen.live, vec![live(2)]);
     }
 
     #[test]
