@@ -224,6 +224,13 @@ impl Labeller {
             other => Err(unexpected("wait", &other)),
         }
     }
+
+    /// Whether a domain has ended, or does so until then. The connection is for nothing else afterwards.
+    #[must_use]
+    pub fn has_ended(mut self, uuid: DomainUuid, until: Instant) -> bool {
+        let answer = self.call_by(&Request::Wait { uuid }, Some(until));
+        matches!(answer, Ok(Reply::Ended(_)) | Err(CallError::Driver(DriverError::NoDomain)))
+    }
 }
 
 /// What can go wrong in between.
@@ -327,6 +334,18 @@ mod tests {
         let survey = Survey { uids: vec![], ..Survey::default() };
         let mut labeller = answering(wire::encode(&Reply::Survey(survey.clone())).unwrap());
         assert_eq!(labeller.survey().unwrap(), survey);
+    }
+
+    #[test]
+    fn a_domain_has_ended_once_the_labeller_says_so() {
+        let uuid = DomainUuid(uuid::Uuid::from_u128(1));
+        let ended = Ended { code: Some(0), signal: None, reason: None, stderr: String::new() };
+        let soon = || Instant::now() + SOON;
+        for (reply, is) in [(Reply::Ended(ended), true), (Reply::NoDomain, true), (Reply::Done, false)] {
+            assert_eq!(answering(wire::encode(&reply).unwrap()).has_ended(uuid, soon()), is, "{reply:?}");
+        }
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(!Labeller::from_stream(ours).has_ended(uuid, Instant::now() + Duration::from_millis(10)));
     }
 
     #[test]

@@ -200,7 +200,9 @@ impl Manager {
         if !matches!(live.state, super::State::Running(_)) {
             return Err(ManagerError::state("domain is not running"));
         }
-        let (_, stream, early) = self.core.control(&live.control, None)?.console(Some(alias), false)?;
+        let control = self.core.control(&live.control, None);
+        let attached = control.and_then(|control| Ok(control.console(Some(alias), false)?));
+        let (_, stream, early) = self.unless_ended(uuid, live.id, attached)?;
         let patience = patience.unwrap_or(PATIENCE_MAX).min(PATIENCE_MAX);
         converse(stream, early, command, patience, answers).map_err(|error| match error {
             AgentError::Refused(text) => ManagerError::Failed(text),

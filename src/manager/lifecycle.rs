@@ -394,7 +394,8 @@ impl Manager {
     pub fn shutdown(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
-        if let Some(ended) = self.core.order(&live.control, &Verb::Shutdown)? {
+        let ended = self.core.order(&live.control, &Verb::Shutdown);
+        if let Some(ended) = self.unless_ended(uuid, live.id, ended)? {
             self.ended(uuid, live.id, Some(&ended));
         }
         Ok(())
@@ -428,7 +429,7 @@ impl Manager {
             }
             _ => {}
         }
-        self.core.order(&live.control, verb)?;
+        self.unless_ended(uuid, live.id, self.core.order(&live.control, verb))?;
         let domain = {
             let mut table = self.table();
             if let Some(live) = table.get(uuid).and_then(|domain| domain.live.as_mut()) {

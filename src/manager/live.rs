@@ -1,7 +1,7 @@
 //! What is asked of a domain that runs, through its supervisor.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -10,6 +10,10 @@ use super::{Definition, Domain, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::driver::{DriverError, disk_aliases};
 use crate::privsep::ask::Ask;
+use crate::privsep::supervisor::MONITOR_LOST;
+
+/// How long a domain whose supervisor hung up is given to have ended: taking it back takes the labeller as long.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// One disk of a definition, as calls name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +96,32 @@ impl Manager {
     /// Asks QEMU something.
     pub fn ask(&self, uuid: DomainUuid, ask: Ask) -> Result<Value, ManagerError> {
         let live = self.live(uuid)?;
-        Ok(self.core.control(&live.control, None)?.ask(ask)?)
+        let answer = self.core.control(&live.control, None).and_then(|mut control| Ok(control.ask(ask)?));
+        self.unless_ended(uuid, live.id, answer)
+    }
+
+    /// Says of what a supervisor could not do that the domain does not run, where that is why: somebody ends it, or its
+    /// guest did a moment ago.
+    pub(super) fn unless_ended<T>(
+        &self,
+        uuid: DomainUuid,
+        id: i32,
+        answer: Result<T, ManagerError>,
+    ) -> Result<T, ManagerError> {
+        let Err(ManagerError::Driver(error)) = &answer else { return answer };
+        let live = self.by_uuid(uuid).ok().and_then(|domain| domain.live);
+        let runs = live.is_some_and(|live| live.id == id && !live.ending);
+        // The labeller knows of an end before it is known here.
+        let ends = || {
+            let until = Instant::now() + ENDING;
+            let lost = match error {
+                DriverError::Io { .. } | DriverError::Protocol(_) => true,
+                DriverError::Refusal(refusal) => refusal.rule == MONITOR_LOST,
+                _ => false,
+            };
+            lost && self.core.labeller(&self.settings).is_ok_and(|labeller| labeller.has_ended(uuid, until))
+        };
+        if runs && !ends() { answer } else { Err(ManagerError::state("domain is not running")) }
     }
 
     /// Asks QEMU several things, one after the other and no longer than until then. What was refused has no answer, and

@@ -57,6 +57,9 @@ impl Incoming {
     }
 }
 
+/// Why nothing can be asked of a device model any longer: it may have ended, which the labeller knows.
+pub const MONITOR_LOST: &str = "the monitor is lost: QEMU closed it, broke the protocol or does not answer";
+
 /// The word by which a saved domain's end is known from any other one, in [`Ended::reason`].
 pub const SAVED: &str = "saved";
 

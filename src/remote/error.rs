@@ -2,6 +2,7 @@
 
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::conf::storage::StorageXmlError;
+use crate::driver::DriverError;
 use crate::manager::ManagerError;
 use crate::rpc::{Procedure, XdrError};
 use crate::storage::StorageError;
@@ -187,6 +188,10 @@ impl std::convert::From<ManagerError> for Failure {
                 Self::new(Code::NoDomain, From::Qemu, text)
             }
             ManagerError::Definition(refusal) => definition(&refusal),
+            ManagerError::Driver(DriverError::NoDomain) => {
+                // It ended after it had been looked up.
+                Self::new(Code::OperationInvalid, From::Qemu, "domain is not running")
+            }
             ManagerError::Away(error) | ManagerError::Driver(error) => {
                 let said = match error.stderr().trim() {
                     "" => String::new(),

@@ -10,7 +10,7 @@ use super::launch::Step;
 use super::monitor::{Monitor, Purpose};
 use super::serve::Server;
 use crate::base::{Layer, Refusal};
-use crate::privsep::supervisor::{Answer, Status, Verb};
+use crate::privsep::supervisor::{Answer, MONITOR_LOST, Status, Verb};
 use crate::qmp::Failure;
 
 /// How long QEMU may take to go after `quit`.
@@ -179,10 +179,7 @@ fn not_root(verb: &Verb) -> Refusal {
 
 fn unreachable(verb: &Verb, started: bool) -> Refusal {
     let (rule, remedy) = if started {
-        (
-            "the monitor is lost: QEMU closed it, broke the protocol or does not answer",
-            "`svirt stop --force` ends the domain",
-        )
+        (MONITOR_LOST, "`svirt stop --force` ends the domain")
     } else {
         ("it is still starting", "wait until it runs")
     };
