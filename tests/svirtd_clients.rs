@@ -294,3 +294,83 @@ fn a_guest_that_does_not_read_its_console_holds_nothing() {
     e2e_rig::eventually("the console is free", || open_console(&host, &domain, 0).1 == 0);
     host.says(&["destroy", "mute"]);
 }
+
+/// What the fighters do, by turns that each draws for itself: the call, and whether it is there to be won.
+type Blow = fn(&mut Raw, &str, &svirt::rpc::Domain<'_>) -> std::io::Result<virsh_rig::raw::Reply>;
+
+const BLOWS: &[Blow] = &[
+    |raw, xml, _| raw.call(Procedure::DomainDefineXml, &xml),
+    |raw, xml, _| raw.call(Procedure::DomainCreateXml, &(xml, 0_u32)),
+    |raw, _, domain| raw.call(Procedure::DomainCreate, domain),
+    |raw, _, domain| raw.call(Procedure::DomainDestroy, domain),
+    |raw, _, domain| raw.call(Procedure::DomainUndefine, domain),
+    |raw, _, domain| raw.call(Procedure::DomainSuspend, domain),
+    |raw, _, domain| raw.call(Procedure::DomainResume, domain),
+    |raw, _, domain| raw.call(Procedure::DomainReset, &(*domain, 0_u32)),
+    |raw, _, domain| raw.call(Procedure::DomainGetXmlDesc, &(*domain, 0_u32)),
+    |raw, _, domain| raw.call(Procedure::DomainGetXmlDesc, &(*domain, 0_u32)),
+    |raw, _, domain| raw.call(Procedure::DomainDefineXml, &domain.name),
+];
+
+/// What a blow may be answered with: the domain is gone, or not in that state; somebody killed what was being started.
+fn is_fair(reply: &virsh_rig::raw::Reply) -> bool {
+    const XML: i32 = 27;
+    const NO_DOMAIN: i32 = 42;
+    const INVALID: i32 = 55;
+    if reply.status == 0 {
+        return true;
+    }
+    let code = i32::from_be_bytes(reply.payload[..4].try_into().unwrap());
+    [XML, NO_DOMAIN].contains(&code)
+        || (code == INVALID && !reply.has("was started without svirtd"))
+        || reply.has("somebody killed it")
+}
+
+#[test]
+fn clients_that_fight_over_a_domain_leave_what_is_told_and_nothing_else() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let xml = std::fs::read_to_string(host.rig.bare("f1", "")).unwrap();
+    let uuid = xml.split_once("<uuid>").unwrap().1.split_once("</uuid>").unwrap().0;
+    let domain =
+        svirt::rpc::Domain { name: "f1", uuid: uuid::Uuid::try_parse(uuid).unwrap().into_bytes(), id: -1 };
+    let (before, daemon) = (host.rig.snapshot(), host.daemon_pid());
+    let open = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let labeller = u32::try_from(host.rig.labeller_pid().unwrap()).unwrap();
+    let (held, labelled) = (open(host.daemon_pid()), open(labeller));
+    std::thread::scope(|scope| {
+        for fighter in 1..=6_u64 {
+            let (host, xml) = (&host, xml.as_str());
+            scope.spawn(move || {
+                let (mut raw, mut drawn) = (Raw::open(host), fighter);
+                for _ in 0..60 {
+                    drawn =
+                        drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let blow = BLOWS[usize::try_from(drawn >> 33).unwrap() % BLOWS.len()];
+                    let reply = blow(&mut raw, xml, &domain).expect("an answer");
+                    assert!(is_fair(&reply), "{}", String::from_utf8_lossy(&reply.payload));
+                }
+            });
+        }
+    });
+    // Whoever starts it now has it, and a later daemon knows of what.
+    let mut raw = Raw::open(&host);
+    while raw.call(Procedure::DomainCreateXml, &(xml.as_str(), 0_u32)).unwrap().status != 0 {
+        let _ended = raw.call(Procedure::DomainDestroy, &domain).unwrap();
+    }
+    let shown = host.says(&["dumpxml", "f1"]);
+    assert_eq!(host.rig.status("f1").unwrap().domain.uuid.to_string(), uuid);
+    host.kill_daemon();
+    host.start_daemon();
+    e2e_rig::eventually("it is found again", || host.virsh(&["dumpxml", "f1"]).out.trim() == shown);
+    host.says(&["destroy", "f1"]);
+    let _was_transient = host.virsh(&["undefine", "f1"]);
+    assert_eq!(host.says(&["list", "--all", "--name"]), "");
+    host.rig.same_as(&before.with_process(daemon, host.daemon_pid()));
+    // A few are kept ready, or for a connection that stays; a leak would be one for each start or client.
+    e2e_rig::eventually("no descriptor is left", || {
+        open(host.daemon_pid()) <= held + 4 && open(labeller) <= labelled + 4
+    });
+}
