@@ -119,9 +119,17 @@ fn read(document: &Document<'_>) -> Read<Domain> {
 
 /// Reads whatever is given; for fuzzers and the replay of their corpus.
 pub fn fuzz_domain(data: &[u8]) {
-    match parse(data) {
-        Ok(domain) => assert!(domain.vcpus > 0 && domain.memory > 0),
-        Err(error) => assert!(!error.remedy.is_empty() && error.line > 0),
+    let parsed = parse(data);
+    let planned = parse_beyond(data);
+    if let Ok(domain) = &parsed {
+        let same = planned.as_ref().is_ok_and(|(same, beyond)| domain == same && beyond.is_empty());
+        assert!(same, "what runs is planned as it runs");
+    }
+    if let Ok((domain, _)) = &planned {
+        assert!(domain.vcpus > 0 && domain.memory > 0);
+    }
+    for error in parsed.err().iter().chain(planned.err().iter()) {
+        assert!(!error.remedy.is_empty() && error.line > 0);
     }
 }
 
