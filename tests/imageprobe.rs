@@ -21,6 +21,8 @@ fn probe(path: &Path) -> Result<Header, Failure> {
     let output = run(File::open(path).unwrap());
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
+    let ends = output.stdout.iter().filter(|byte| **byte == b'\n').count();
+    assert!(ends == 1 && output.stdout.ends_with(b"\n"), "whoever waits goes by the line feed: {output:?}");
     read_answer(&output.stdout)
 }
 

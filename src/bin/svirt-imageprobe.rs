@@ -1,7 +1,8 @@
 //! Reads one image header: the image comes as descriptor 0, opened for reading, and the answer goes as JSON into
 //! the pipe that is descriptor 1. Where descriptor 0 is a socket the image arrives there, as the only message: a probe
 //! can be started before there is anything to read. Before the first byte of the image is read, nothing is left to
-//! this process but those two.
+//! this process but those two. A line feed ends the answer: who waits for it need not wait until the kernel has
+//! taken this process and its namespaces down.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -12,6 +13,8 @@ use rustix::fs::{FileType, OFlags, SeekFrom};
 use svirt::image::{self, Answer, Failure};
 use svirt::sys::{imageprobe, scm};
 
+/// The last byte of an answer: JSON has none of it on one line.
+const END: u8 = b'\n';
 /// Room for the longest answer, made before allocating becomes impossible.
 const ANSWER: usize = 64 << 10;
 
@@ -22,7 +25,10 @@ fn main() -> ExitCode {
         Ok(header) => Answer::Header(header),
         Err(failure) => Answer::Failed(failure),
     };
-    let written = serde_json::to_writer(&mut json, &answer).is_ok() && write_all(&json).is_ok();
+    let written = serde_json::to_writer(&mut json, &answer).is_ok() && {
+        json.push(END);
+        write_all(&json).is_ok()
+    };
     if written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

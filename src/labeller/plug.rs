@@ -144,6 +144,7 @@ impl Server {
         fault::step("plug")?;
         let talk = Talk::begin(domain, Some(client), &Verb::Plug, gone, &text, &fds);
         self.talks.push(talk.map_err(|error| unreachable(&error))?);
+        self.prepare_at = None;
         Ok(())
     }
 

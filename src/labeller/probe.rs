@@ -1,7 +1,8 @@
 //! One image header, read by a process that can do nothing else; here only its bounds are kept.
 //!
 //! One process waits ahead of the next question, confined and executed, with a socket for the image: to make one takes
-//! longer than to read a header. It is used once.
+//! longer than to read a header. It is used once. An answer that is whole goes out at once; the process is waited for
+//! behind that, for its namespaces take the kernel longer to take down than the header took to read.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -22,6 +23,8 @@ use crate::sys::namespace::Namespaces;
 use crate::sys::pidfd::{self, Exit};
 use crate::sys::scm;
 
+/// What ends a whole answer.
+const END: u8 = b'\n';
 /// The longest header description.
 const OUTPUT_MAX: usize = 64 << 10;
 /// How long it may take.
@@ -51,6 +54,18 @@ pub(super) struct Probe {
     /// When it is killed.
     pub(super) deadline: Instant,
     failure: Option<Refusal>,
+    state: State,
+}
+
+/// How far a probe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Somebody waits for its answer.
+    Asked,
+    /// It has answered, and its process is about to end.
+    Answered,
+    /// Its process has ended.
+    Over,
 }
 
 impl Spare {
@@ -115,7 +130,13 @@ impl Probe {
             output: Vec::new(),
             deadline: Instant::now() + TIME,
             failure: None,
+            state: State::Asked,
         })
+    }
+
+    /// Whether its process has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.state == State::Over
     }
 
     /// What to wait for: output first, then the end.
@@ -128,9 +149,10 @@ impl Probe {
         self.process.child.pid
     }
 
-    /// Goes on; the reply once there is one.
+    /// Goes on; the reply once there is one, and only then.
     pub(super) fn advance(&mut self, now: Instant) -> Option<Reply> {
-        if now >= self.deadline && self.failure.is_none() {
+        if now >= self.deadline {
+            self.deadline = now + TIME;
             self.stop(format!("it took more than {} s", TIME.as_secs()));
         }
         if let Some(pipe) = &self.pipe {
@@ -142,7 +164,7 @@ impl Probe {
                     if self.output.len() > OUTPUT_MAX {
                         self.stop("it wrote more than 64 KiB".into());
                     }
-                    return None;
+                    return self.whole();
                 }
                 Err(nix::Error::EINTR | nix::Error::EAGAIN) => return None,
                 Err(error) => self.stop(error.to_string()),
@@ -152,12 +174,25 @@ impl Probe {
             return None;
         }
         let exit = pidfd::reap(&self.process.child.pidfd);
-        Some(self.reply(exit))
+        let asked = std::mem::replace(&mut self.state, State::Over) == State::Asked;
+        asked.then(|| self.reply(exit))
+    }
+
+    /// The reply where the answer is whole. What it says is not trusted either way, so that how its process ends says
+    /// nothing more.
+    fn whole(&mut self) -> Option<Reply> {
+        if self.failure.is_some() || self.output.pop_if(|last| *last == END).is_none() {
+            return None;
+        }
+        self.pipe = None;
+        self.state = State::Answered;
+        Some(self.reply(Some(Exit::Code(0))))
     }
 
     fn stop(&mut self, rule: String) {
         let remedy = "the image's header is broken or hostile; look at it with care";
-        self.failure = Some(Refusal::new(Layer::Policy, "probe", self.path.clone(), rule, remedy));
+        self.failure
+            .get_or_insert_with(|| Refusal::new(Layer::Policy, "probe", self.path.clone(), rule, remedy));
         self.pipe = None;
         let _ = pidfd::kill(&self.process.child.pidfd);
     }

@@ -85,6 +85,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         talks: Vec::new(),
         tunes: Vec::new(),
         spare_probe: None,
+        prepare_at: None,
         managed: super::saved::Managed::default(),
         connections: BTreeMap::new(),
         past: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! What each request does, and what supervisors' reports and processes' ends lead to.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
@@ -23,6 +23,8 @@ use crate::sys::process::Child;
 
 /// Ends that are remembered for those who ask a moment too late.
 const PAST_MAX: usize = 64;
+/// How long what follows a question about an image may take to come, before what is needed next is prepared.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Server {
     /// Does what is asked; no reply yet where one has to wait.
@@ -96,6 +98,8 @@ impl Server {
         }
         let places = Places::read(&self.settings);
         let spare = self.spare_probe.take();
+        // One question is followed by a start or a plug; where others follow it, another probe is made beside each.
+        self.prepare_at = spare.is_some().then(|| Instant::now() + PAUSE);
         match Probe::start(client, path, &places, spare, || self.begin_probe()) {
             Ok(probe) => {
                 self.probes.push(probe);
@@ -109,9 +113,17 @@ impl Server {
         Spare::begin(&self.libexec.join("svirt-imageprobe"), self.settings.uids.imageprobe)
     }
 
-    /// Prepares what can be prepared ahead while nobody waits; what fails here fails again, and is told, when it is
-    /// needed.
+    /// Prepares what can be prepared ahead while nobody waits: not before what follows a question has come, and not while
+    /// a start's processes are on their way to their programs. While a device model starts, nobody needs the labeller.
+    /// What fails here fails again, and is told, when it is needed.
     pub(super) fn prepare_ahead(&mut self) {
+        if self.prepare_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        self.prepare_at = None;
+        if self.domains.values().any(|domain| domain.launching.is_some()) {
+            return;
+        }
         self.launcher.idle();
         if self.spare_probe.is_none() {
             self.spare_probe = self.begin_probe().ok();

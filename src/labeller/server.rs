@@ -63,6 +63,8 @@ pub(super) struct Server {
     pub(super) probes: Vec<Probe>,
     /// The image probe that waits for the next question.
     pub(super) spare_probe: Option<Spare>,
+    /// Until when no other one is made: whoever asked about an image is about to ask for more.
+    pub(super) prepare_at: Option<Instant>,
     /// Conversations about devices that are plugged.
     pub(super) talks: Vec<Talk>,
     /// Domains that are given other limits.
@@ -191,6 +193,7 @@ impl Server {
             .chain(clients)
             .chain(probes)
             .chain(idle)
+            .chain(self.prepare_at)
             .chain(self.plug_deadline())
             .chain(self.save_deadline())
             .chain(self.tunes.iter().filter_map(Tune::deadline))
@@ -431,9 +434,9 @@ impl Server {
     fn advance_probes(&mut self, now: Instant) {
         let mut running = Vec::with_capacity(self.probes.len());
         for mut probe in std::mem::take(&mut self.probes) {
-            match probe.advance(now) {
-                Some(reply) => self.outbox.push_back((probe.client, reply)),
-                None => running.push(probe),
+            self.outbox.extend(probe.advance(now).map(|reply| (probe.client, reply)));
+            if !probe.is_over() {
+                running.push(probe);
             }
         }
         self.probes = running;

@@ -133,6 +133,7 @@ impl Server {
                     .map_err(|error| journal_refusal(&error))
                     .and_then(|()| let_go(&mut domain.journal, launching, forked)),
                 Ok(Stage::Executed) => {
+                    self.prepare_at = None;
                     domain.executed();
                     return;
                 }

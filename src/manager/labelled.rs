@@ -67,7 +67,7 @@ fn spawn(plan: &LaunchPlan) -> Option<&Spawn> {
 }
 
 /// The consoles of a start and their terminals, as a supervisor tells them. It is not asked: it would ask a device model
-/// that has just begun to run its guest, which takes as long as a fifth of the start.
+/// that has just begun to run its guest, and is slow to answer then.
 fn consoles(launch: &Launch) -> Vec<(String, Option<String>)> {
     let specs = spawn(&launch.plan).map(|spawn| spawn.supervisor.consoles.as_slice()).unwrap_or_default();
     let terminal = |pty: &PtySpec| {
