@@ -5,6 +5,7 @@
 mod bridge;
 mod e2e_rig;
 mod virsh_live_save;
+mod virsh_live_tune;
 mod virsh_rig;
 
 use std::fs::File;
@@ -23,6 +24,15 @@ fn linux(host: &Host, name: &str, devices: &str) -> String {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("<on_reboot>destroy</on_reboot>", "")).unwrap();
     file
+}
+
+/// Waits until a guest has booted for the `count`th time in this run.
+fn is_ready(host: &Host, name: &str, count: usize) {
+    let until = std::time::Instant::now() + e2e_rig::PATIENCE;
+    while host.rig.log(name).matches("guest: ready").count() < count {
+        assert!(std::time::Instant::now() < until, "start {count} is missing in:\n{}", host.rig.log(name));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 fn by_hand<'a>(words: &[&'a str]) -> Vec<&'a str> {
@@ -82,17 +92,7 @@ fn a_guest_is_rebooted_reset_and_measured() {
     let listener = Listener::new(&host);
     host.says(&["start", "live"]);
     host.rig.heard("live", "guest: ready");
-    let ready = |count| {
-        let until = std::time::Instant::now() + e2e_rig::PATIENCE;
-        while host.rig.log("live").matches("guest: ready").count() < count {
-            assert!(
-                std::time::Instant::now() < until,
-                "start {count} is missing in:\n{}",
-                host.rig.log("live")
-            );
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-    };
+    let ready = |count| is_ready(&host, "live", count);
 
     // The power button is pressed, the guest powers off, and starts again in the same process.
     let pid = host.rig.status("live").unwrap().qemu_pid;

@@ -13,7 +13,7 @@ use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
 use crate::privsep::save::{Progress, Save, Saved, SavedOp};
 use crate::privsep::storage::{StorageOp, Stored};
-use crate::privsep::supervisor::{Ended, Incoming};
+use crate::privsep::supervisor::{Ended, Incoming, Lifecycle};
 use crate::privsep::tuning::Tuned;
 use crate::privsep::wire;
 use crate::settings::Settings;
@@ -68,6 +68,7 @@ impl Labeller {
                 Some(SOON)
             }
             Request::Kill { .. }
+            | Request::Lifecycle { .. }
             | Request::Plug { .. }
             | Request::Saved { .. }
             | Request::Tune { .. }
@@ -149,6 +150,14 @@ impl Labeller {
             Reply::Done => Ok(true),
             Reply::Pending => Ok(false),
             other => Err(unexpected("unplug", &other)),
+        }
+    }
+
+    /// Notes a running domain's lifecycle actions.
+    pub fn note_lifecycle(&mut self, uuid: DomainUuid, lifecycle: Lifecycle) -> Result<(), DriverError> {
+        match self.call(&Request::Lifecycle { uuid, lifecycle })? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("lifecycle", &other)),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::privsep::op::{Access, LaunchPlan, Sharing};
 use crate::privsep::plug::Plug;
 use crate::privsep::request::Started;
 use crate::privsep::save::Save;
+use crate::privsep::supervisor::Lifecycle;
 use crate::privsep::tuning::Tuned;
 use crate::sys::pidfd::ProcessId;
 
@@ -100,6 +101,8 @@ pub(super) enum Entry {
         /// Whether it is a medium.
         medium: bool,
     },
+    /// Other things become of the domain than it was started with, when its guest powers off, reboots or crashes.
+    Lifecycle(Lifecycle),
     /// The domain has other limits than it was started with.
     Tuned(Tuned),
     /// The domain is about to be saved.

@@ -49,6 +49,7 @@ impl Server {
                 }
                 None
             }
+            Request::Lifecycle { uuid, lifecycle } => Some(self.note_lifecycle(uuid, lifecycle)),
             Request::Plug { uuid, plug } => self.plug(client, uuid, *plug),
             Request::Unplug { uuid, which, force } => self.unplug(Some(client), uuid, which, force),
             Request::Probe { path } => self.probe(client, &path),

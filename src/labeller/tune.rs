@@ -16,6 +16,7 @@ use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{CgroupLimits, LaunchPlan, Op};
 use crate::privsep::request::Reply;
+use crate::privsep::supervisor::Lifecycle;
 use crate::privsep::tuning::Tuned;
 use crate::sys::pidfd::{self, Exit};
 use crate::sys::process::Child;
@@ -82,6 +83,18 @@ impl Server {
         }
     }
 
+    /// Notes a running domain's lifecycle actions for the supervisors that follow.
+    pub(super) fn note_lifecycle(&mut self, uuid: DomainUuid, lifecycle: Lifecycle) -> Reply {
+        let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running) else {
+            return refused(not_running(uuid));
+        };
+        if let Err(error) = domain.journal.write(&Entry::Lifecycle(lifecycle)) {
+            return refused(journal_refusal(&error));
+        }
+        amend_lifecycle(&mut domain.plan, lifecycle);
+        Reply::Done
+    }
+
     /// Whether somebody writes the limits of its cgroup.
     pub(super) fn is_being_tuned(&self, uuid: DomainUuid) -> bool {
         self.tunes.iter().any(|tune| tune.uuid == uuid)
@@ -91,8 +104,7 @@ impl Server {
     fn begin_tune(&mut self, client: ConnectionId, uuid: DomainUuid, limits: Tuned) -> Result<bool, Refusal> {
         let busy = self.is_being_tuned(uuid);
         let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running) else {
-            let rule = "no such domain runs";
-            return Err(Refusal::new(Layer::Policy, OPERATION, uuid.to_string(), rule, "start it first"));
+            return Err(not_running(uuid));
         };
         if busy {
             let rule = "it is being given other limits";
@@ -189,6 +201,10 @@ impl Server {
     }
 }
 
+fn not_running(uuid: DomainUuid) -> Refusal {
+    Refusal::new(Layer::Policy, OPERATION, uuid.to_string(), "no such domain runs", "start it first")
+}
+
 fn has_others(domain: &mut Domain, limits: Tuned) {
     amend(&mut domain.plan, limits);
     tracing::info!(domain = %domain.plan.domain.name, "has other limits");
@@ -212,6 +228,15 @@ fn cgroup(plan: &LaunchPlan) -> Option<&CgroupLimits> {
         Op::Cgroup(limits) => Some(limits),
         _ => None,
     })
+}
+
+/// What a plan would have been with these actions.
+pub(super) fn amend_lifecycle(plan: &mut LaunchPlan, lifecycle: Lifecycle) {
+    for op in &mut plan.ops {
+        if let Op::Spawn(spawn) = op {
+            spawn.supervisor.lifecycle = lifecycle;
+        }
+    }
 }
 
 /// What a plan would have been with these limits.

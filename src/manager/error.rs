@@ -31,6 +31,12 @@ pub enum ManagerError {
     /// The labeller, a supervisor or the device model refused or failed.
     #[error("{}", .0.refusal())]
     Driver(#[from] DriverError),
+    /// The guest did not do its part in time, and may do it yet.
+    #[error("{0}")]
+    Late(String),
+    /// What is named cannot be changed so.
+    #[error("{0}")]
+    Operation(String),
     /// There are as many as are allowed.
     #[error("{0}")]
     Limit(String),

@@ -41,6 +41,9 @@ impl Manager {
             _ => {}
         }
         if let Happening::DeviceDeleted { alias } = &happening {
+            if alias.strip_prefix("vcpu").is_some_and(|number| number.parse::<u32>().is_ok()) {
+                return self.released_vcpu(uuid);
+            }
             return self.released(uuid, alias);
         }
         for what in told(&domain, happening) {

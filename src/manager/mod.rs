@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod block;
 mod core;
 mod definition;
 mod edit;

@@ -6,8 +6,10 @@ use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
 use crate::driver::tuned;
+use crate::privsep::ask::Ask;
 use crate::privsep::op::Op;
 use crate::privsep::request::Described;
+use crate::privsep::supervisor::{Lifecycle, LifecycleAction};
 
 impl Definition {
     /// What runs of a definition that was started, with what it was tuned to since.
@@ -17,18 +19,85 @@ impl Definition {
             _ => None,
         });
         let Some(tuning) = limits else { return self };
-        if self.to_start().map_or(true, |domain| domain.tuning == tuning) {
+        let Some(Op::Spawn(spawn)) = described.plan.ops.last() else { return self };
+        let lifecycle = spawn.supervisor.lifecycle;
+        if self.to_start().map_or(true, |domain| domain.tuning == tuning && of(&domain) == lifecycle) {
             return self;
         }
         let edited = self.edited(|tree| {
             tree.set_tuning(&tuning);
+            let Lifecycle { on_poweroff, on_reboot, on_crash } = lifecycle;
+            for (event, action) in
+                [("on_poweroff", on_poweroff), ("on_reboot", on_reboot), ("on_crash", on_crash)]
+            {
+                tree.set_action(event, word(action));
+            }
             Ok(())
         });
         edited.unwrap_or(self)
     }
 }
 
+/// What becomes of a domain by its definition.
+fn of(domain: &crate::conf::domain::Domain) -> Lifecycle {
+    Lifecycle { on_poweroff: domain.on_poweroff, on_reboot: domain.on_reboot, on_crash: domain.on_crash }
+}
+
+/// Refuses what would end a guest that is to start again: where a reboot ends it, QEMU takes each reset for one, its
+/// firmware's at the start too.
+fn restarts(lifecycle: Lifecycle) -> Result<(), ManagerError> {
+    use LifecycleAction::Restart;
+    let again = lifecycle.on_poweroff == Restart || lifecycle.on_crash == Restart;
+    if again && lifecycle.on_reboot != Restart {
+        let text = "'restart' for on_poweroff or on_crash needs on_reboot='restart'";
+        return Err(ManagerError::Operation(text.into()));
+    }
+    Ok(())
+}
+
+fn word(action: LifecycleAction) -> &'static str {
+    match action {
+        LifecycleAction::Destroy => "destroy",
+        LifecycleAction::Preserve => "preserve",
+        LifecycleAction::Restart => "restart",
+    }
+}
+
 impl Manager {
+    /// Sets what becomes of a domain when its guest powers off, reboots or crashes.
+    pub fn set_lifecycle(
+        &self,
+        uuid: DomainUuid,
+        impact: Impact,
+        event: &str,
+        action: &str,
+    ) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let edit = |tree: &mut Tree| -> Result<(), ManagerError> {
+            tree.set_action(event, action);
+            Ok(())
+        };
+        if impact.config {
+            // What could not be started is not kept.
+            restarts(of(&self.definition(&domain)?.edited(edit)?.to_start()?))?;
+        }
+        if impact.live {
+            let live = self.live(uuid)?;
+            let lacks = || ManagerError::state("svirtd has no definition of what runs");
+            let now = live.definition.as_ref().ok_or_else(lacks)?.edited(edit)?.to_start()?;
+            let lifecycle = of(&now);
+            restarts(lifecycle)?;
+            self.ask(uuid, Ask::SetLifecycle { lifecycle })?;
+            self.core.labeller(&self.settings)?.note_lifecycle(uuid, lifecycle)?;
+            self.replace_live(uuid, None, edit)?;
+        }
+        if impact.config {
+            self.edit(uuid, edit)?;
+        }
+        Ok(())
+    }
+
     /// Changes what a domain is tuned to. What cannot be kept is not put into force either.
     pub fn tune(
         &self,

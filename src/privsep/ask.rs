@@ -4,10 +4,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::supervisor::Lifecycle;
+
 /// The most keys that are pressed together; QEMU's own limit is higher.
 pub const KEYS_MAX: usize = 16;
 /// The longest time that keys are held, in milliseconds.
 pub const HOLD_MAX: u32 = 60_000;
+/// The longest time that it is measured how fast a guest writes, in seconds; QEMU's own limit.
+pub const DIRTY_SECONDS_MAX: u32 = 60;
 
 /// One question or order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +24,24 @@ pub enum Ask {
     },
     /// How much memory the guest has (`query-balloon`).
     BalloonSize,
+    /// Gives a disk another size (`block_resize`).
+    BlockResize {
+        /// The disk's topmost node, such as `vda-0-format`.
+        node: String,
+        /// In bytes.
+        bytes: u64,
+    },
     /// The nodes of disks and their sizes (`query-named-block-nodes`).
     Blocks,
     /// What block devices did (`query-blockstats`).
     BlockStats,
+    /// Measures how fast the guest writes its memory (`calc-dirty-rate`).
+    DirtyRate {
+        /// For so many seconds.
+        seconds: u32,
+        /// How.
+        mode: DirtyMode,
+    },
     /// What the guest's balloon driver reports of its memory.
     GuestMemory,
     /// How often the guest's balloon driver reports, in seconds; 0 never.
@@ -62,6 +80,30 @@ pub enum Ask {
         /// For how long, in milliseconds.
         hold: u32,
     },
+    /// Sets what becomes of the domain when the guest powers off, reboots or crashes (`set-action`).
+    SetLifecycle {
+        /// All three.
+        lifecycle: Lifecycle,
+    },
+    /// Asks the guest to let a virtual CPU go that was plugged in (`device_del`).
+    UnplugCpu {
+        /// Its number, from 0.
+        number: u32,
+    },
+    /// Wakes a guest that sleeps in memory (`system_wakeup`).
+    WakeUp,
+}
+
+/// How it is measured how fast a guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DirtyMode {
+    /// Every page that is written is noted.
+    DirtyBitmap,
+    /// KVM's ring notes them.
+    DirtyRing,
+    /// Some pages are compared before and after.
+    PageSampling,
 }
 
 impl Ask {
@@ -76,6 +118,8 @@ impl Ask {
             Self::GuestMemoryPeriod { seconds } => i32::try_from(*seconds).is_ok(),
             Self::Monitor { execute, arguments } => may_be_asked(execute, arguments),
             Self::PlugCpu { driver, .. } => is_cpu(driver),
+            Self::BlockResize { node, bytes } => is_node(node) && i64::try_from(*bytes).is_ok(),
+            Self::DirtyRate { seconds, .. } => (1..=DIRTY_SECONDS_MAX).contains(seconds),
             _ => true,
         }
     }
@@ -92,6 +136,11 @@ impl Ask {
             Self::GuestMemoryPeriod { .. } => "set the reports of",
             Self::Monitor { .. } => "ask",
             Self::PlugCpu { .. } => "plug a virtual CPU into",
+            Self::UnplugCpu { .. } => "take a virtual CPU out of",
+            Self::BlockResize { .. } => "resize a disk of",
+            Self::SetLifecycle { .. } => "set the lifecycle actions of",
+            Self::WakeUp => "wake",
+            Self::DirtyRate { .. } => "measure",
             Self::BalloonSize | Self::Blocks | Self::BlockStats | Self::GuestMemory | Self::Migration => {
                 "measure"
             }
@@ -111,6 +160,13 @@ pub struct CpuPlace {
     pub core: u32,
     /// `thread-id`
     pub thread: u32,
+}
+
+/// Whether this is the topmost node of a disk, and so nothing that lies below one.
+fn is_node(node: &str) -> bool {
+    node.strip_suffix("-0-format").is_some_and(|target| {
+        (1..=20).contains(&target.len()) && target.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
 }
 
 /// Whether this is a type of virtual CPUs and of nothing else that could be plugged.
@@ -271,5 +327,10 @@ mod tests {
         assert!(!Ask::SendKey { keys: vec![], hold: 0 }.is_bounded());
         assert!(!Ask::SendKey { keys: vec![1; 17], hold: 0 }.is_bounded());
         assert!(!Ask::Balloon { bytes: u64::MAX }.is_bounded());
+        let rate = |seconds| Ask::DirtyRate { seconds, mode: DirtyMode::PageSampling }.is_bounded();
+        assert!(rate(1) && rate(60) && !rate(0) && !rate(61));
+        let resize = |node: &str, bytes| Ask::BlockResize { node: node.into(), bytes }.is_bounded();
+        assert!(resize("vda-0-format", 1) && !resize("vda-0-format", u64::MAX));
+        assert!(!resize("vda-1-format", 1) && !resize("vda-0-storage", 1) && !resize("a b-0-format", 1));
     }
 }

@@ -6,7 +6,7 @@ use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
 use super::plug::{Gone, Plug};
 use super::save::{Progress, Save, Saved, SavedOp};
 use super::storage::{StorageOp, Stored};
-use super::supervisor::Ended;
+use super::supervisor::{Ended, Lifecycle};
 use super::tuning::Tuned;
 use crate::base::{CategoryPair, DomainRef, DomainUuid, Refusal};
 
@@ -23,6 +23,14 @@ pub enum Request {
     Kill {
         /// Which.
         uuid: DomainUuid,
+    },
+    /// Notes what becomes of a running domain when its guest powers off, reboots or crashes, for whoever follows its
+    /// supervisor; this one was told already.
+    Lifecycle {
+        /// Which.
+        uuid: DomainUuid,
+        /// All three.
+        lifecycle: Lifecycle,
     },
     /// Plugs a device into a running domain.
     Plug {
@@ -94,7 +102,7 @@ pub enum Request {
 pub enum Reply {
     /// To `Describe`.
     Described(Box<Described>),
-    /// To `Plug`, `Tune` and `Unplug`: it is there, in force, or gone. To `Saved`, where nothing is told.
+    /// To `Lifecycle`, `Plug`, `Tune` and `Unplug`: it is noted, there, in force, or gone. To `Saved`, where nothing is told.
     Done,
     /// To `Wait` and `Kill`.
     Ended(Ended),

@@ -75,6 +75,20 @@ pub struct Lifecycle {
     pub on_crash: LifecycleAction,
 }
 
+impl Lifecycle {
+    /// What QEMU itself does by these (`-action`, `set-action`). Where it cannot tell what is wanted, it stops the guest
+    /// and the supervisor does the rest.
+    #[must_use]
+    pub fn actions(self) -> [(&'static str, &'static str); 3] {
+        let leaves = |action| action == LifecycleAction::Destroy;
+        let reboot = if self.on_reboot == LifecycleAction::Restart { "reset" } else { "shutdown" };
+        let stays = self.on_reboot == LifecycleAction::Preserve;
+        let shutdown = if leaves(self.on_poweroff) && !stays { "poweroff" } else { "pause" };
+        let panic = if leaves(self.on_crash) { "shutdown" } else { "pause" };
+        [("reboot", reboot), ("shutdown", shutdown), ("panic", panic)]
+    }
+}
+
 /// libvirt's words for lifecycle actions that run today.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

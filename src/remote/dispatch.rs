@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Service, Session, connect, domain, empty, event, guest, lifecycle, live, measure, metadata, network,
-    plug, save, stats, storage, tune, tuning,
+    Service, Session, agent, block, connect, counters, domain, empty, event, guest, lifecycle, live, measure,
+    metadata, network, plug, save, stats, storage, tune, tuning,
 };
 use crate::manager::Live;
 use crate::rpc::{
@@ -231,6 +231,9 @@ fn route(procedure: Procedure) -> Option<Route> {
             let slow = || {
                 let others = || {
                     live::handler(procedure)
+                        .or_else(|| agent::handler(procedure))
+                        .or_else(|| block::handler(procedure))
+                        .or_else(|| counters::handler(procedure))
                         .or_else(|| metadata::handler(procedure))
                         .or_else(|| measure::slow(procedure))
                         .or_else(|| tune::handler(procedure))

@@ -2,6 +2,8 @@
 
 use super::call::{Answer, Call, Target, reference};
 use super::error::{Code, Failure, From};
+use super::live::GUEST;
+use super::{agent, measure};
 use crate::base::DomainUuid;
 use crate::manager::{Domain, ManagerError, State, Summary};
 use crate::rpc::{self, Chars, Encode, Encoder, List, Procedure, XdrError};
@@ -24,7 +26,6 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainGetSecurityLabel => security_label,
         P::DomainGetSecurityLabelList => security_label_list,
         P::DomainGetState => get_state,
-        P::DomainGetVcpusFlags => vcpus_flags,
         P::DomainHasManagedSaveImage => |call| {
             with_flags(call, |call, target| call.answer(&call.manager().has_managed_save(target.domain.uuid)))
         },
@@ -40,15 +41,23 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     })
 }
 
-/// Those that read from the disk what is often in memory: whether it is for this call.
+/// Those that read from the disk, or ask a guest for, what is often in memory: whether it is for this call.
 pub(super) fn at_hand(procedure: Procedure) -> Option<fn(&Call<'_>) -> bool> {
-    (procedure == Procedure::DomainGetXmlDesc).then_some(|call| xml_at_hand(call).unwrap_or(false))
+    Some(match procedure {
+        Procedure::DomainGetVcpusFlags => {
+            |call| call.arguments().is_ok_and(|(_, flags): (rpc::Domain<'_>, u32)| flags & GUEST == 0)
+        }
+        Procedure::DomainGetXmlDesc => |call| xml_at_hand(call).unwrap_or(false),
+        Procedure::DomainInterfaceAddresses => measure::known_addresses,
+        _ => return None,
+    })
 }
 
 /// Calls that read what only the store has.
 pub(super) fn slow_handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
+        P::DomainGetVcpusFlags => vcpus_flags,
         P::DomainGetXmlDesc => xml,
         _ => return None,
     })
@@ -164,7 +173,11 @@ const VCPU_MAXIMUM: u32 = 4;
 fn vcpus_flags(call: &Call<'_>) -> Answer {
     let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
-    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | VCPU_MAXIMUM)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | VCPU_MAXIMUM | GUEST)?;
+    if flags & GUEST != 0 {
+        let count = agent::online_vcpus(&target, flags & VCPU_MAXIMUM != 0)?;
+        return call.answer(&i32::try_from(count).unwrap_or(i32::MAX));
+    }
     let domain = &target.domain;
     let wrong = |text: &str| Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
     let counted = |of: &Summary| {

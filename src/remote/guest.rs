@@ -45,7 +45,8 @@ const HMP: u32 = 1;
 /// The longest command that a person may write, in bytes; the supervisor takes no longer line.
 const COMMAND_MAX: usize = 3072;
 
-fn ask(target: &Target<'_>, execute: &str, arguments: Value) -> Result<Value, Failure> {
+/// Has the guest's agent do one thing.
+pub(super) fn ask(target: &Target<'_>, execute: &str, arguments: Value) -> Result<Value, Failure> {
     let mut command = json!({ "execute": execute });
     if let (Some(command), false) = (command.as_object_mut(), arguments.is_null()) {
         command.insert("arguments".into(), arguments);
@@ -54,6 +55,8 @@ fn ask(target: &Target<'_>, execute: &str, arguments: Value) -> Result<Value, Fa
     Ok(manager.agent(uuid, &command, Some(PATIENCE), true)?)
 }
 
+/// How long an agent may take to say that it cannot suspend its guest.
+pub(super) const FALLING_ASLEEP: Duration = Duration::from_secs(5);
 /// How long an agent may take; freezing file systems may mean writing a lot.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -106,7 +109,7 @@ fn freeze(call: &Call<'_>, execute: &str) -> Answer {
     call.answer(&count.ok_or_else(nonsense)?)
 }
 
-fn nonsense() -> Failure {
+pub(super) fn nonsense() -> Failure {
     Failure::new(Code::AgentUnresponsive, From::Qemu, "its answer makes no sense")
 }
 

@@ -35,6 +35,8 @@ pub(super) const AFFECT_LIVE: u32 = 1;
 pub(super) const AFFECT_CONFIG: u32 = 2;
 /// virDomainMemoryModFlags and virDomainVcpuFlags
 const MAXIMUM: u32 = 4;
+/// virDomainVcpuFlags: by the guest's agent, which switches off what it does not use.
+pub(super) const GUEST: u32 = 8;
 /// virTypedParameterFlags: texts are welcome.
 pub(super) const STRING_OKAY: u32 = 4;
 
@@ -290,11 +292,22 @@ fn set_vcpus(call: &Call<'_>) -> Answer {
 fn set_vcpus_flags(call: &Call<'_>) -> Answer {
     let (reference, count, flags): (rpc::Domain<'_>, u32, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
-    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM)?;
-    change_vcpus(call, &target, count, flags)
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM | GUEST)?;
+    if flags & GUEST == 0 {
+        return change_vcpus(call, &target, count, flags);
+    }
+    let invalid = |text: &str| Failure::new(Code::InvalidArgument, From::Domain, text);
+    if flags & (MAXIMUM | AFFECT_CONFIG) != 0 {
+        return Err(invalid("the guest itself has neither a maximum nor a kept count of vcpus"));
+    }
+    if count == 0 {
+        return Err(invalid("the number of vcpus must not be 0"));
+    }
+    super::agent::use_vcpus(&target, count)?;
+    call.answer(&())
 }
 
-/// More virtual CPUs are plugged in while the guest runs, as many as it may have; none is taken from it.
+/// Virtual CPUs are plugged in while the guest runs, as many as it may have, and those taken out again.
 fn change_vcpus(call: &Call<'_>, target: &Target<'_>, count: u32, flags: u32) -> Answer {
     let impact = impact(target, flags)?;
     let (manager, uuid) = target.parts();

@@ -13,7 +13,6 @@ pub(super) fn fast(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
         P::DomainGetAutostartOnce => autostart_once,
-        P::DomainInterfaceAddresses => addresses,
         P::NodeGetCellsFreeMemory => cells_free_memory,
         P::NodeGetCpuStats => cpu_stats,
         P::NodeGetMemoryStats => memory_stats,
@@ -25,6 +24,7 @@ pub(super) fn fast(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 pub(super) fn slow(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
+        P::DomainInterfaceAddresses => addresses,
         P::DomainGetEmulatorPinInfo => emulator_pins,
         P::DomainGetVcpuPinInfo => vcpu_pins,
         _ => return None,
@@ -99,10 +99,18 @@ fn autostart_once(call: &Call<'_>) -> Answer {
     call.answer(&false)
 }
 
-/// virDomainInterfaceAddressesSource: no DHCP server of ours leases any, and our guests share no segment with the host.
+/// virDomainInterfaceAddressesSource
+const LEASE: u32 = 0;
+const AGENT: u32 = 1;
+const ARP: u32 = 2;
+
+/// Whether a call for addresses asks no guest.
+pub(super) fn known_addresses(call: &Call<'_>) -> bool {
+    call.arguments().is_ok_and(|(_, source, _): (rpc::Domain<'_>, u32, u32)| source != AGENT)
+}
+
+/// No DHCP server of ours leases any, and our guests share no segment with the host; a guest's agent may tell.
 fn addresses(call: &Call<'_>) -> Answer {
-    const LEASE: u32 = 0;
-    const ARP: u32 = 2;
     let (reference, source, flags): (rpc::Domain<'_>, u32, u32) = call.arguments()?;
     let target = call.domain(&reference, source)?;
     call.only_flags(flags, 0)?;
@@ -111,7 +119,8 @@ fn addresses(call: &Call<'_>) -> Answer {
     }
     match source {
         LEASE | ARP => call.answer(&List::<u32, 0>(Vec::new())),
-        _ => Err(Failure::unsupported("virDomainInterfaceAddresses from the guest's agent")),
+        AGENT => super::agent::addresses(call, &target),
+        _ => Err(invalid(format!("Unknown IP address data source {source}"))),
     }
 }
 

@@ -4,14 +4,18 @@
 //! and takes the bytes away. Handlers reach domains only through `call::Call`, which checks permissions first.
 #![forbid(unsafe_code)]
 
+mod agent;
+mod block;
 mod call;
 mod connect;
+mod counters;
 mod dispatch;
 mod domain;
 mod empty;
 mod error;
 mod event;
 mod guest;
+mod info;
 mod keys;
 mod lifecycle;
 mod live;

@@ -74,6 +74,7 @@ enum Measured {
     Count(u32),
     Number(u64),
     State(i32),
+    Signed(i64),
     Text(String),
 }
 
@@ -83,6 +84,7 @@ impl Measured {
             Self::Count(count) => ParamValue::Uint(*count),
             Self::Number(number) => ParamValue::Ullong(*number),
             Self::State(state) => ParamValue::Int(*state),
+            Self::Signed(number) => ParamValue::Llong(*number),
             Self::Text(text) => ParamValue::Text(text),
         }
     }
@@ -105,7 +107,8 @@ const BALLOON: u32 = 4;
 const VCPU: u32 = 8;
 const INTERFACE: u32 = 16;
 const BLOCK: u32 = 32;
-const KNOWN: u32 = STATE | CPU | BALLOON | VCPU | INTERFACE | BLOCK;
+const DIRTY_RATE: u32 = 512;
+const KNOWN: u32 = STATE | CPU | BALLOON | VCPU | INTERFACE | BLOCK | DIRTY_RATE;
 /// virConnectGetAllDomainStatsFlags: those that select domains, and those that only ask not to wait or to be told.
 const ACTIVE: u32 = 1;
 const INACTIVE: u32 = 2;
@@ -172,7 +175,9 @@ fn side_by_side<'a, D: Sync, T: Send>(domains: &'a [D], each: impl Fn(&'a D) -> 
 
 /// What is known and asked of one domain. What nobody is to wait for is not asked.
 fn record<'a>(call: &Call<'_>, domain: &'a Domain, stats: u32, wait: bool) -> Record<'a> {
-    let asks = [(BALLOON, Ask::GuestMemory), (BLOCK, Ask::BlockStats), (BLOCK, Ask::Blocks)];
+    let rate = Ask::Monitor { execute: "query-dirty-rate".into(), arguments: Value::Null };
+    let asks =
+        [(BALLOON, Ask::GuestMemory), (BLOCK, Ask::BlockStats), (BLOCK, Ask::Blocks), (DIRTY_RATE, rate)];
     let waits = wait && domain.is_active();
     let wanted = |group: u32| waits && stats & group != 0;
     let asked: Vec<Ask> =
@@ -193,7 +198,32 @@ fn record<'a>(call: &Call<'_>, domain: &'a Domain, stats: u32, wait: bool) -> Re
         let (did, sizes) = (answer(BLOCK), answer(BLOCK));
         record.stats.extend(blocks(call, domain, did.as_ref(), sizes.as_ref()));
     }
+    record.stats.extend(answer(DIRTY_RATE).as_ref().map(dirty_rate).unwrap_or_default());
     record
+}
+
+/// How fast the guest wrote its memory when that was measured last, or that it was not.
+fn dirty_rate(answer: &Value) -> Vec<(String, Measured)> {
+    // virDomainDirtyRateStatus
+    let status = match answer.get("status").and_then(Value::as_str) {
+        Some("measuring") => 1,
+        Some("measured") => 2,
+        _ => 0,
+    };
+    let number = |name: &str| answer.get(name).and_then(Value::as_i64);
+    let mut all = vec![("dirtyrate.calc_status".to_owned(), Measured::State(status))];
+    let period = number("calc-time").and_then(|it| i32::try_from(it).ok()).map(Measured::State);
+    // QEMU's words are libvirt's.
+    let mode = answer.get("mode").and_then(Value::as_str).filter(|mode| mode.len() < 32);
+    for (name, value) in [
+        ("calc_start_time", number("start-time").map(Measured::Signed)),
+        ("calc_period", period),
+        ("calc_mode", mode.map(|mode| Measured::Text(mode.to_owned()))),
+        ("megabytes_per_second", number("dirty-rate").map(Measured::Signed)),
+    ] {
+        all.extend(value.map(|value| (format!("dirtyrate.{name}"), value)));
+    }
+    all
 }
 
 fn selected(domain: &Domain, flags: u32) -> bool {

@@ -19,6 +19,7 @@ type Params<'a> = List<TypedParam<'a>, 32>;
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
+        P::DomainSetLifecycleAction => lifecycle,
         P::DomainSetSchedulerParameters => |call| {
             let (reference, params): (rpc::Domain<'_>, Params<'_>) = call.arguments()?;
             set(call, &reference, &params, 0, scheduler)
@@ -29,6 +30,44 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainSetNumaParameters => |call| with_flags(call, |param| Err(lacks(param.field))),
         _ => return None,
     })
+}
+
+/// virDomainLifecycle and virDomainLifecycleAction
+const EVENTS: [&str; 3] = ["poweroff", "reboot", "crash"];
+const ACTIONS: [&str; 6] =
+    ["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"];
+
+fn lifecycle(call: &Call<'_>) -> Answer {
+    let (reference, event, action, flags): (rpc::Domain<'_>, u32, u32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
+    let word = |of: &[&'static str], number: u32, what: &str| {
+        let found = usize::try_from(number).ok().and_then(|number| of.get(number)).copied();
+        found.ok_or_else(|| invalid(format!("there is no lifecycle {what} {number}")))
+    };
+    let (event, action) = (word(&EVENTS, event, "event")?, word(&ACTIONS, action, "action")?);
+    let refuse = |text: String| Err(Failure::new(Code::ConfigUnsupported, From::Qemu, text));
+    match (event, action) {
+        ("crash", "preserve") | (_, "destroy" | "restart") => {}
+        (_, "preserve") => {
+            return refuse(
+                "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'".into(),
+            );
+        }
+        (_, "rename-restart") => {
+            let events = "'on_reboot'/'on_poweroff'/'on_crash'";
+            return refuse(format!("qemu driver doesn't support the 'rename-restart' action for {events}"));
+        }
+        ("crash", _) => {
+            return refuse(format!("svirt writes no core dumps of a guest that crashed: '{action}'"));
+        }
+        _ => return refuse(format!("Lifecycle event '{event}' doesn't support '{action}' action")),
+    }
+    let impact = impact(&target, flags)?;
+    let impact = Impact { live: impact.live, config: impact.config, force: false };
+    let (manager, uuid) = target.parts();
+    manager.set_lifecycle(uuid, impact, &format!("on_{event}"), action)?;
+    call.answer(&())
 }
 
 /// The element that a parameter stands for, and its text; none takes the element out.

@@ -29,6 +29,10 @@ impl Server {
         if *ask == Ask::Reboot {
             self.stay_at_poweroff(true);
         }
+        if let Ask::SetLifecycle { lifecycle } = ask {
+            // Half of a reboot that goes on is forgotten with the action that it had changed.
+            (self.lifecycle, self.rebooting) = (*lifecycle, false);
+        }
         let (execute, arguments) = command(ask);
         self.command(execute, &arguments, purpose);
     }
@@ -52,8 +56,12 @@ fn command(ask: &Ask) -> (&str, Value) {
     match ask {
         Ask::Balloon { bytes } => ("balloon", json!({ "value": bytes })),
         Ask::BalloonSize => bare("query-balloon"),
+        Ask::BlockResize { node, bytes } => ("block_resize", json!({ "node-name": node, "size": bytes })),
         Ask::Blocks => ("query-named-block-nodes", json!({ "flat": true })),
         Ask::BlockStats => bare("query-blockstats"),
+        Ask::DirtyRate { seconds, mode } => {
+            ("calc-dirty-rate", json!({ "calc-time": seconds, "mode": mode }))
+        }
         Ask::GuestMemory => ("qom-get", json!({ "path": BALLOON, "property": "guest-stats" })),
         Ask::GuestMemoryPeriod { seconds } => (
             "qom-set",
@@ -69,19 +77,32 @@ fn command(ask: &Ask) -> (&str, Value) {
             let keys: Vec<Value> = keys.iter().map(|key| json!({ "type": "number", "data": key })).collect();
             ("send-key", json!({ "keys": keys, "hold-time": hold }))
         }
+        Ask::SetLifecycle { lifecycle } => (
+            "set-action",
+            serde_json::Map::from_iter(
+                lifecycle.actions().map(|(event, action)| (event.to_owned(), action.into())),
+            )
+            .into(),
+        ),
+        Ask::UnplugCpu { number } => ("device_del", json!({ "id": cpu_alias(*number) })),
+        Ask::WakeUp => bare("system_wakeup"),
     }
 }
 
 /// A virtual CPU, by the alias that libvirt gives it.
 fn cpu(driver: &str, number: u32, place: CpuPlace) -> Value {
     let mut device = json!({
-        "driver": driver, "id": format!("vcpu{number}"),
+        "driver": driver, "id": cpu_alias(number),
         "socket-id": place.socket, "core-id": place.core, "thread-id": place.thread,
     });
     if let (Some(die), Some(device)) = (place.die, device.as_object_mut()) {
         device.insert("die-id".into(), die.into());
     }
     device
+}
+
+fn cpu_alias(number: u32) -> String {
+    format!("vcpu{number}")
 }
 
 /// Whether what QEMU returns is passed on.

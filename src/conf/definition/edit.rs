@@ -20,6 +20,13 @@ impl Definition {
         }
     }
 
+    /// Sets what becomes of the domain at `event`: `on_poweroff`, `on_reboot` or `on_crash`.
+    pub fn set_action(&mut self, event: &str, action: &str) {
+        if let Some(node) = self.root.ensure(event) {
+            action.clone_into(&mut node.text);
+        }
+    }
+
     /// Sets how many virtual CPUs the guest may have; it has no more of them, and none that it had not.
     pub fn set_vcpus(&mut self, most: u32) {
         let current = self.current_vcpus();

@@ -14,6 +14,7 @@ mod labels;
 mod metadata;
 mod node;
 mod pins;
+mod place;
 mod read;
 mod rules;
 mod running;
@@ -31,6 +32,7 @@ use node::Node;
 
 pub use assign::Choices;
 pub use metadata::{MetadataError, fuzz_metadata};
+pub use pins::cpus;
 pub use running::{Running, RunningLabel};
 pub use tune::DISK_TUNING;
 

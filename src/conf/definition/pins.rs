@@ -42,7 +42,8 @@ impl Definition {
 }
 
 /// The numbers of a set such as `0-3,^2,8` that are below `count`.
-fn cpus(text: &str, count: u32) -> Vec<u32> {
+#[must_use]
+pub fn cpus(text: &str, count: u32) -> Vec<u32> {
     let mut set = std::collections::BTreeSet::new();
     for part in text.split(',').map(str::trim) {
         let (without, part) = part.strip_prefix('^').map_or((false, part), |part| (true, part));

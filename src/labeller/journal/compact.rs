@@ -87,6 +87,10 @@ fn settled(entries: Vec<Entry>) -> Vec<Entry> {
                 kept.retain(|(_, other)| !matches!(other, Entry::Process { role: same, .. } if same == role));
                 None
             }
+            Entry::Lifecycle(_) => {
+                kept.retain(|(_, other)| !matches!(other, Entry::Lifecycle(_)));
+                None
+            }
             Entry::Tuned(_) => {
                 kept.retain(|(_, other)| !matches!(other, Entry::Tuned(_)));
                 None

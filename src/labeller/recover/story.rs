@@ -95,6 +95,7 @@ impl Story {
                 Entry::Process { role: ProcessRole::DeviceModel, id } => story.device_model = Some(id),
                 Entry::Process { role: ProcessRole::Supervisor, id } => story.supervisor = Some(id),
                 Entry::Process { role: ProcessRole::Helper(alias), id } => story.helpers.push((alias, id)),
+                Entry::Lifecycle(lifecycle) => tune::amend_lifecycle(&mut story.plan, lifecycle),
                 Entry::Tuned(limits) => tune::amend(&mut story.plan, limits),
                 Entry::Running { started, cgroup } => {
                     story.running = Some(Started { cgroup: started.cgroup.clone().or(cgroup), ..started });

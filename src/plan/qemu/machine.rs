@@ -7,7 +7,7 @@ use crate::conf::domain::{
 use crate::plan::firmware::Flash;
 use crate::plan::{PlanError, slots};
 use crate::privsep::confinement::RootPlace;
-use crate::privsep::supervisor::LifecycleAction;
+use crate::privsep::supervisor::Lifecycle;
 
 /// What kind of board a machine type is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,12 +316,8 @@ fn clock(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Where QEMU itself cannot tell what is wanted, it stops the guest and the supervisor does the rest.
 fn lifecycle(domain: &Domain) -> String {
-    let leaves = |action| action == LifecycleAction::Destroy;
-    let reboot = if domain.on_reboot == LifecycleAction::Restart { "reset" } else { "shutdown" };
-    let shutdown_by_reboot_stays = domain.on_reboot == LifecycleAction::Preserve;
-    let shutdown = if leaves(domain.on_poweroff) && !shutdown_by_reboot_stays { "poweroff" } else { "pause" };
-    let panic = if leaves(domain.on_crash) { "shutdown" } else { "pause" };
-    format!("reboot={reboot},shutdown={shutdown},panic={panic}")
+    let Domain { on_poweroff, on_reboot, on_crash, .. } = *domain;
+    let actions = Lifecycle { on_poweroff, on_reboot, on_crash }.actions();
+    actions.map(|(event, action)| format!("{event}={action}")).join(",")
 }

@@ -1,0 +1,160 @@
+//! Guests that are changed while they run: sizes of disks, virtual CPUs, what their end means, and what an agent in them says.
+
+use super::*;
+
+/// An agent that a guest's shell plays: it answers what it is asked with the same every time.
+const AGENT: &str = r#"cat >/tmp/agent <<'END'
+while read -r line <&3; do case "$line" in
+*sync*) id="${line##*\"id\":}"; printf '\377{"return":%s}\n' "${id%%\}*}" >&3;;
+*get-vcpus*) echo '{"return":[{"logical-id":0,"online":true,"can-offline":false},{"logical-id":1,"online":true,"can-offline":true}]}' >&3;;
+*set-vcpus*) echo "agent: $line"; echo '{"return":1}' >&3;;
+*get-osinfo*) echo '{"return":{"id":"demo","pretty-name":"a \u001b demo"}}' >&3;;
+*get-host-name*) echo '{"return":{"host-name":"demo-host"}}' >&3;;
+*get-fsinfo*) echo '{"return":[{"name":"vda","mountpoint":"/mnt","type":"ext4","total-bytes":7,"used-bytes":3,"disk":[{"bus-type":"virtio","bus":0,"target":0,"unit":0,"serial":"s1","dev":"/dev/vda","pci-controller":{"domain":0,"bus":1,"slot":0,"function":0}}]}]}' >&3;;
+*get-interfaces*) echo '{"return":[{"name":"eth9","hardware-address":"52:54:00:00:00:09","ip-addresses":[{"ip-address-type":"ipv4","ip-address":"192.0.2.9","prefix":24}]}]}' >&3;;
+*ssh-get*) echo '{"return":{"keys":["ssh-ed25519 AAAA demo"]}}' >&3;;
+*ssh-add*|*ssh-remove*) echo "agent: $line"; echo '{"return":{}}' >&3;;
+*suspend-ram*) echo '{"error":{"class":"GenericError","desc":"the kernel cannot sleep"}}' >&3;;
+*) echo '{"error":{"class":"CommandNotFound","desc":"not here"}}' >&3;;
+esac; done
+END
+exec 3<>/dev/$(grep -l guest_agent /sys/class/virtio-ports/*/name | cut -d/ -f5); sh /tmp/agent & echo agent he''re"#;
+
+/// Two images, more virtual CPUs than are there, and an agent.
+fn define(host: &Host) {
+    let (raw, layered) = (host.rig.raw("disk.raw", 48), host.rig.qcow2("more", &["-o", "size=24M"]));
+    let devices = format!(
+        "{PORTS}<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{raw}'/>\
+         <target dev='vda' bus='virtio'/><address type='pci' domain='0' bus='1' slot='0' function='0'/></disk>\
+         <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{layered}'/>\
+         <target dev='vdb' bus='virtio'/></disk>\
+         <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>\
+         <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+    );
+    let file = host.rig.linux("tune", "demo.devices", &devices);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replace("<vcpu>1</vcpu>", "<vcpu current='1'>3</vcpu>")
+            .replace("<on_reboot>destroy</on_reboot>", ""),
+    )
+    .unwrap();
+    host.says(&["define", &file]);
+}
+
+#[test]
+fn a_guest_is_changed_while_it_runs() {
+    if !is_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    define(&host);
+    assert!(host.complains(&["blockresize", "tune", "vda", "50M"]).contains("domain is not running"));
+    host.says(&["start", "tune"]);
+    host.rig.heard("tune", "guest: ready");
+    sizes(&host);
+    virtual_cpus(&host);
+    agent(&host);
+    ends(&mut host);
+}
+
+fn sizes(host: &Host) {
+    host.says(&["blockresize", "tune", "vda", "50M"]);
+    host.says(&["blockresize", "tune", &host.rig.text("images/more"), "31457281B"]);
+    // libvirt's own rounding.
+    assert!(host.says(&["domblkinfo", "tune", "vdb"]).contains("Capacity:       31457792"));
+    let raw = std::fs::metadata(host.rig.path("images/disk.raw")).unwrap();
+    assert_eq!(raw.len(), 50 << 20);
+    types(host, "tune", "echo sizes $(cat /sys/block/vda/size) $(cat /sys/block/vdb/size)");
+    host.rig.heard("tune", "sizes 102400 61441");
+    for (words, why) in [
+        (["nosuch", "5M"], "invalid argument: disk 'nosuch' was not found in the domain config"),
+        (["sda", "5M"], "Operation not supported: can't resize empty or readonly disk 'sda'"),
+    ] {
+        let told = host.complains(&[&["blockresize", "tune"][..], &words].concat());
+        assert!(told.contains(why), "{told}");
+    }
+    fine(host, "tune");
+}
+
+fn virtual_cpus(host: &Host) {
+    let live = |host: &Host| host.says(&["vcpucount", "tune", "--active", "--live"]);
+    host.says(&["setvcpus", "tune", "3", "--live"]);
+    types(host, "tune", "until [ -e /sys/devices/system/cpu/cpu2 ]; do sleep 1; done; echo all thr''ee");
+    host.rig.heard("tune", "all three");
+    let told = host.complains(&["setvcpus", "tune", "1", "--live"]);
+    assert!(told.contains("under emulation QEMU may crash of it"), "{told}");
+    assert_eq!(live(host), "3");
+    fine(host, "tune");
+}
+
+fn agent(host: &Host) {
+    for line in AGENT.lines() {
+        types(host, "tune", line);
+    }
+    host.rig.heard("tune", "agent here");
+    let says = |words: &[&str], what: &str| {
+        let said = host.says(words);
+        let found =
+            said.lines().any(|line| line.split_whitespace().collect::<Vec<_>>().join(" ").contains(what));
+        assert!(found, "{words:?}: {said}");
+    };
+    says(&["guestvcpus", "tune"], "online : 0-1");
+    says(&["guestvcpus", "tune"], "offlinable : 1");
+    host.says(&["guestvcpus", "tune", "1", "--disable"]);
+    host.rig.heard("tune", "\"online\":false");
+    let told = host.complains(&["guestvcpus", "tune", "0", "--disable"]);
+    assert!(told.contains("can't be offlined"), "{told}");
+    says(&["vcpucount", "tune", "--guest"], "2");
+    host.says(&["setvcpus", "tune", "1", "--guest"]);
+    says(&["guestinfo", "tune"], "os.pretty-name : a demo");
+    says(&["guestinfo", "tune", "--hostname"], "demo-host");
+    says(&["guestinfo", "tune", "--filesystem"], "fs.0.disk.0.alias : vda");
+    let told = host.complains(&["guestinfo", "tune", "--user"]);
+    assert!(told.contains("not here"), "{told}");
+    says(&["domfsinfo", "tune"], "/mnt vda ext4 vda");
+    says(&["domifaddr", "tune", "--source", "agent"], "eth9 52:54:00:00:00:09 ipv4 192.0.2.9/24");
+    says(&["get-user-sshkeys", "tune", "root"], "ssh-ed25519 AAAA demo");
+    host.says(&["set-user-sshkeys", "tune", "root", "--reset"]);
+    host.rig.heard("tune", "\"reset\":true");
+    let told = host.complains(&["dompmsuspend", "tune", "mem"]);
+    assert!(told.contains("the kernel cannot sleep"), "{told}");
+    assert!(host.complains(&["dompmwakeup", "tune"]).contains("not in suspended state"));
+}
+
+/// What a power-off means is changed, and holds for whoever follows supervisor, labeller and daemon.
+fn ends(host: &mut Host) {
+    for (event, action, why) in [
+        ("poweroff", "preserve", "qemu driver doesn't support the 'preserve' action"),
+        ("reboot", "coredump-destroy", "Lifecycle event 'reboot' doesn't support 'coredump-destroy' action"),
+        ("crash", "coredump-destroy", "no core dumps"),
+    ] {
+        let told = host.complains(&["set-lifecycle-action", "tune", event, action]);
+        assert!(told.contains(why), "{told}");
+    }
+    host.says(&["set-lifecycle-action", "tune", "poweroff", "restart", "--live"]);
+    let told = host.complains(&["set-lifecycle-action", "tune", "reboot", "destroy", "--live"]);
+    assert!(told.contains("needs on_reboot='restart'"), "{told}");
+    host.says(&["set-lifecycle-action", "tune", "crash", "preserve", "--config"]);
+    let before = host.rig.status("tune").unwrap();
+    host.kill_daemon();
+    host.kill_labeller();
+    host.start_labeller();
+    kill(before.supervisor_pid);
+    eventually("another supervisor", || {
+        let pid = host.rig.status("tune").unwrap().supervisor_pid;
+        pid > 0 && pid != before.supervisor_pid
+    });
+    host.start_daemon();
+    eventually("it answers", || host.virsh(&["dommemstat", "tune"]).code == Some(0));
+    let shown = host.says(&["dumpxml", "tune"]);
+    assert!(shown.contains("<on_poweroff>restart</on_poweroff>"), "{shown}");
+    assert!(shown.contains("<on_crash>destroy</on_crash>"), "{shown}");
+    assert!(host.says(&["dumpxml", "tune", "--inactive"]).contains("<on_crash>preserve</on_crash>"));
+    types(host, "tune", "poweroff -f");
+    is_ready(host, "tune", 2);
+    assert_eq!(host.rig.status("tune").unwrap().qemu_pid, before.qemu_pid);
+    host.says(&["set-lifecycle-action", "tune", "poweroff", "destroy", "--live"]);
+    types(host, "tune", "poweroff -f");
+    eventually("it is off", || host.says(&["domstate", "tune"]) == "shut off");
+}
