@@ -142,7 +142,15 @@ impl Gate {
             if turn > 0 && !readable(listener.as_fd(), Duration::ZERO)? {
                 break;
             }
-            let Some(call) = listener.recv()? else { continue };
+            let Some(call) = listener.recv()? else {
+                // The caller is gone. With the last one there is nothing to wait for any more: a descriptor that has
+                // hung up is ready for ever, and whoever polls it takes the processor that the device model ends on.
+                if listener.is_abandoned()? {
+                    self.listener = None;
+                    return Ok(());
+                }
+                continue;
+            };
             if !listener.id_valid(call.id)? {
                 continue;
             }
@@ -175,10 +183,33 @@ impl Gate {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::{cred, pidfd, process, scm, seccomp};
+
+    #[test]
+    fn a_listener_that_nobody_is_under_any_more_is_not_polled() {
+        let (ours, theirs) = scm::seqpacket_pair().unwrap();
+        let child = process::fork(|| {
+            // One instruction: whatever it is, it is allowed.
+            let allow = [(6, 0, 0, libc::SECCOMP_RET_ALLOW)];
+            let loaded = cred::set_no_new_privs().and_then(|()| seccomp::load_with_listener(&allow));
+            loaded.map_or(1, |fd| i32::from(scm::send(theirs.as_fd(), b"l", &[fd.as_fd()]).is_err()))
+        })
+        .unwrap();
+        let (_, mut fds) = scm::recv(ours.as_fd(), &mut [0; 8]).unwrap();
+        let mut gate = Gate::new(Book::default());
+        gate.install(NotifyListener::new(fds.pop().unwrap()));
+        assert!(pidfd::wait_ended(&child.pidfd, 30_000).unwrap());
+        assert_eq!(pidfd::reap(&child.pidfd), Some(pidfd::Exit::Code(0)));
+        // It has hung up, so it is ready for ever.
+        assert!(readable(gate.fd().unwrap(), Duration::from_secs(30)).unwrap());
+        gate.answer(1).unwrap();
+        assert!(gate.fd().is_none());
+    }
 
     #[test]
     fn a_shut_gate_refuses_from_the_start() {

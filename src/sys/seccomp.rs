@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 /// One classic BPF instruction: code, jump if true, jump if false, operand.
 pub type Instruction = (u16, u8, u8, u32);
 
@@ -103,6 +105,14 @@ impl NotifyListener {
             Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EINTR) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether nobody is left under the filter: no call comes any more, and the descriptor hangs up for good.
+    pub fn is_abandoned(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        let [fd] = fds;
+        Ok(fd.revents().contains(PollFlags::HUP) && !fd.revents().contains(PollFlags::IN))
     }
 
     /// Whether the call of this notification still waits, so that its pid still names the caller.
