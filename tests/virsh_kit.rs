@@ -236,3 +236,48 @@ fn counters_say_what_there_is() {
     assert!(status.sealed && status.refused.is_empty(), "{status:?}");
     host.says(&["destroy", "counts"]);
 }
+
+#[test]
+fn uefi_variables_go_or_stay_as_somebody_says() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let uuid = "7d1ba4a6-5d1c-4c2e-9b0f-0d5b6f0a9e11";
+    let define = |variables: &str| {
+        let file = host.rig.text("uefi.xml");
+        let text = format!(
+            "<domain type='qemu'><name>uefi</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory><os>\
+             <type arch='x86_64' machine='q35'>hvm</type>\
+             <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>{variables}</os></domain>"
+        );
+        std::fs::write(&file, text).unwrap();
+        host.says(&["define", &file]);
+    };
+    define("");
+    host.says(&["undefine", "uefi"]);
+    std::fs::create_dir_all(host.rig.path("nvram")).unwrap();
+    let own = host.rig.path(&format!("nvram/{uuid}_VARS.fd"));
+    std::fs::write(&own, "variables").unwrap();
+    define("");
+    let refused = host.complains(&["undefine", "uefi"]);
+    assert!(
+        refused.contains("cannot undefine domain with nvram") && refused.contains("--keep-nvram"),
+        "{refused}"
+    );
+    host.says(&["undefine", "uefi", "--keep-nvram"]);
+    assert!(own.exists());
+    define("");
+    host.says(&["undefine", "uefi", "--nvram"]);
+    assert!(!own.exists());
+    // What lies elsewhere, or is a link to it, is nobody's to remove.
+    let elsewhere = host.rig.path("nvram2.fd");
+    std::fs::write(&elsewhere, "variables").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, host.rig.path("nvram/linked.fd")).unwrap();
+    define(&format!("<nvram>{}</nvram>", host.rig.text("nvram/linked.fd")));
+    assert!(host.complains(&["undefine", "uefi", "--nvram"]).contains("regular file"));
+    host.says(&["undefine", "uefi", "--keep-nvram"]);
+    define(&format!("<nvram>{}</nvram>", elsewhere.display()));
+    host.says(&["undefine", "uefi", "--nvram"]);
+    assert!(elsewhere.exists());
+}

@@ -218,6 +218,14 @@ impl Labeller {
         }
     }
 
+    /// Whether a store of UEFI variables is there, or was before it was removed.
+    pub fn variables(&mut self, path: String, remove: bool) -> Result<bool, DriverError> {
+        match self.storage(StorageOp::Variables { path, remove })? {
+            Stored::Variables { there } => Ok(there),
+            other => Err(unexpected("variables", &Reply::Stored(other))),
+        }
+    }
+
     /// What is leased and which domains there are.
     pub fn survey(&mut self) -> Result<Survey, DriverError> {
         match self.call(&Request::Survey)? {

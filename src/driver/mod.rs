@@ -11,7 +11,7 @@ mod prober;
 mod start;
 mod stream;
 
-pub use crate::plan::{disk_aliases, tuned};
+pub use crate::plan::{disk_aliases, tuned, variables};
 pub use client::Labeller;
 pub use control::Control;
 pub use machine::Machine;

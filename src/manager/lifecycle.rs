@@ -7,7 +7,7 @@ use super::table::{Label, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, Text};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Running, RunningLabel, Strictness};
-use crate::driver::DriverError;
+use crate::driver::{DriverError, variables};
 use crate::privsep::save::Restore;
 use crate::privsep::supervisor::{Ended, SAVED, Verb};
 use crate::store::{self, Change};
@@ -38,6 +38,15 @@ pub struct StartFlags {
     pub force_boot: bool,
     /// The connection whose end is also its own.
     pub autodestroy: Option<u64>,
+}
+
+/// What of a domain stays when its definition goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaves {
+    /// Whether a managed save may not go with it.
+    pub managed_save: bool,
+    /// Whether its UEFI variables stay; nobody said where there are none.
+    pub variables: Option<bool>,
 }
 
 impl Manager {
@@ -122,7 +131,7 @@ impl Manager {
     }
 
     /// Forgets a definition; what runs goes on, and is gone when it ends.
-    pub fn undefine(&self, uuid: DomainUuid, managed_save: bool) -> Result<(), ManagerError> {
+    pub fn undefine(&self, uuid: DomainUuid, leaves: Leaves) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         // A save that goes on ends with an image that whoever has the uuid next would start from.
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,7 +139,12 @@ impl Manager {
         if self.by_uuid(uuid)?.definition.is_none() {
             return Err(ManagerError::state("cannot undefine transient domain"));
         }
+        let managed_save = !leaves.managed_save;
+        self.check_variables(&domain, leaves.variables)?;
         self.undefine_saved(uuid, managed_save)?;
+        if leaves.variables == Some(false) {
+            self.variables(&domain, true)?;
+        }
         self.commit(vec![Change::Undefine(uuid)])?;
         let mut table = self.table();
         let Some(domain) = table.define(uuid, None) else { return Ok(()) };
@@ -140,6 +154,29 @@ impl Manager {
         drop(table);
         self.tell(&domain, Lifecycle::Undefined);
         Ok(())
+    }
+
+    /// Whether somebody said what becomes of a domain's UEFI variables, where it has some.
+    fn check_variables(&self, domain: &Domain, keep: Option<bool>) -> Result<(), ManagerError> {
+        if keep.is_none() && self.variables(domain, false)? {
+            let text =
+                "cannot undefine domain with nvram: say what becomes of it, with --nvram or --keep-nvram";
+            return Err(ManagerError::state(text));
+        }
+        Ok(())
+    }
+
+    /// Whether a domain's UEFI variables are there, or were before they were removed.
+    fn variables(&self, domain: &Domain, remove: bool) -> Result<bool, ManagerError> {
+        // What cannot be started has none of svirt's.
+        let Ok(described) = self.definition(domain)?.to_start() else { return Ok(false) };
+        let Some(path) = variables(&described, domain.uuid, &self.settings) else { return Ok(false) };
+        match self.core.labeller(&self.settings) {
+            Ok(mut labeller) => Ok(labeller.variables(path, remove)?),
+            // Where domains are nothing but memory.
+            Err(ManagerError::Unsupported(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sets whether a persistent domain is started when the host is.
@@ -545,7 +582,7 @@ mod tests {
             let held = job.lock().unwrap();
             let (tell, told) = std::sync::mpsc::channel();
             let manager = &manager;
-            scope.spawn(move || tell.send(manager.undefine(uuid, false)).unwrap());
+            scope.spawn(move || tell.send(manager.undefine(uuid, Leaves::default())).unwrap());
             // It cannot be seen to wait; what it would do without that is done long before.
             assert!(told.recv_timeout(std::time::Duration::from_millis(300)).is_err());
             assert!(manager.by_uuid(uuid).is_ok());

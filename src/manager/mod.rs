@@ -45,7 +45,7 @@ pub use error::ManagerError;
 pub use event::{Event, Lifecycle, Sink, What};
 pub use interface::{InterfaceName, is_interface};
 pub use labelled::Labelled;
-pub use lifecycle::StartFlags;
+pub use lifecycle::{Leaves, StartFlags};
 pub use live::{BlockInfo, BlockStats, DiskName};
 pub use memory::Memory;
 pub use metadata::Metadata;

@@ -24,6 +24,13 @@ pub struct Flash {
     pub secure: bool,
 }
 
+/// Where a domain has its UEFI variables, whether they are there yet or not; `None` where it has none, or where they
+/// could not be used.
+#[must_use]
+pub fn variables(domain: &Domain, uuid: DomainUuid, settings: &Settings) -> Option<String> {
+    nvram(domain.os.firmware.as_ref()?, uuid, settings).ok()
+}
+
 /// The firmware of a domain, `None` for the machine's own.
 pub fn find(
     domain: &Domain,

@@ -32,6 +32,7 @@ use crate::conf::domain::{Disk, Interface};
 
 pub use build::{Inputs, build};
 pub use error::PlanError;
+pub use firmware::variables;
 pub use limits::tuned;
 pub use render::render;
 

@@ -55,6 +55,13 @@ pub enum StorageOp {
         /// Absolute path.
         path: String,
     },
+    /// Says whether a domain's store of UEFI variables is there, in the directory of such stores.
+    Variables {
+        /// Absolute path.
+        path: String,
+        /// Whether it is to go, which no store goes that a domain uses.
+        remove: bool,
+    },
 }
 
 /// What a new file holds.
@@ -111,6 +118,11 @@ pub enum Stored {
     File(FileState),
     /// To `Scan`.
     Scanned(Box<Scanned>),
+    /// To `Variables`: whether they were there.
+    Variables {
+        /// Whether they were.
+        there: bool,
+    },
 }
 
 /// A directory and what is in it.

@@ -1,8 +1,8 @@
 //! Calls that change a domain, or wait for one.
 
 use super::call::{Answer, Call, Target, reference};
-use super::error::Failure;
-use crate::manager::{Manager, ManagerError, StartFlags};
+use super::error::{Code, Failure, From};
+use crate::manager::{Leaves, Manager, ManagerError, StartFlags};
 use crate::rpc::{self, Procedure};
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
@@ -30,8 +30,10 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 /// virDomainDestroyFlagsValues: no signal that can be refused is sent anyway.
 const DESTROY_GRACEFUL: u32 = 1;
 /// virDomainUndefineFlagsValues: managed save, snapshots, NVRAM kept or not, checkpoints.
-const UNDEFINE: u32 = UNDEFINE_SAVED | 2 | 4 | 8 | 16;
+const UNDEFINE: u32 = UNDEFINE_SAVED | 2 | UNDEFINE_NVRAM | UNDEFINE_KEEP_NVRAM | 16;
 const UNDEFINE_SAVED: u32 = 1;
+const UNDEFINE_NVRAM: u32 = 4;
+const UNDEFINE_KEEP_NVRAM: u32 = 8;
 /// virDomainCreateFlags
 const START_PAUSED: u32 = 1;
 const START_AUTODESTROY: u32 = 2;
@@ -66,13 +68,22 @@ fn on_flags(call: &Call<'_>, known: u32, what: impl FnOnce(&Target<'_>) -> Done)
 
 fn undefine(target: &Target<'_>, flags: u32) -> Done {
     let (manager, uuid) = target.parts();
-    manager.undefine(uuid, flags & UNDEFINE_SAVED != 0)
+    let variables = match (flags & UNDEFINE_NVRAM != 0, flags & UNDEFINE_KEEP_NVRAM != 0) {
+        (false, false) => None,
+        (_, keeps) => Some(keeps),
+    };
+    manager.undefine(uuid, Leaves { managed_save: flags & UNDEFINE_SAVED == 0, variables })
 }
 
 fn undefine_flags(call: &Call<'_>) -> Answer {
     let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
     call.only_flags(flags, UNDEFINE)?;
+    if flags & UNDEFINE_NVRAM != 0 && flags & UNDEFINE_KEEP_NVRAM != 0 {
+        let text =
+            "flags 'VIR_DOMAIN_UNDEFINE_NVRAM' and 'VIR_DOMAIN_UNDEFINE_KEEP_NVRAM' are mutually exclusive";
+        return Err(Failure::new(Code::InvalidArgument, From::Domain, text));
+    }
     undefine(&target, flags)?;
     call.answer(&())
 }

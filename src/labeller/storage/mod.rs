@@ -2,7 +2,7 @@
 //!
 //! A directory is walked once and everything happens below its descriptor. A file is made without a name and gets
 //! one when all of it is there, so that a name never stands for half a file, and never takes another one's place.
-//! What a domain uses is neither resized nor removed. Reads no image.
+//! What a domain uses is neither resized nor removed. Reads no image. Stores of UEFI variables are removed here too.
 
 mod qcow2;
 
@@ -11,9 +11,10 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, AtFlags, Dir, FallocateFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use super::apply::kernel;
-use super::places::Places;
+use super::places::{DirectoryUse, Places};
 use super::server::Server;
 use crate::base::{Layer, Refusal};
 use crate::privsep::storage::{Content, FILES_MAX, FileState, Scanned, StorageOp, Stored};
@@ -54,7 +55,29 @@ impl Server {
                 self.resize(&directory, name, path, *size, *allocate)
             }
             StorageOp::Scan { path } => scan(&places, path),
+            StorageOp::Variables { path, remove } => self.variables(&places, path, *remove),
         }
+    }
+
+    /// A store of UEFI variables: whether it is there, and that it is not any longer.
+    fn variables(&self, places: &Places, path: &str, remove: bool) -> Result<Stored, Refusal> {
+        // It is made by the first start that needs it.
+        let place = self.settings.images.nvram.as_str();
+        if matches!(fs::statat(fs::CWD, place, AtFlags::empty()), Err(Errno::NOENT)) {
+            return Ok(Stored::Variables { there: false });
+        }
+        let (directory, name) = places.directory_of(path, DirectoryUse::Nvram)?;
+        let there = match path::look(&directory, name.as_ref()) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(kernel("look at", path, &error, "see to its directory")),
+        };
+        if there && remove {
+            self.unused(&directory, &name, "remove", path)?;
+            fs::unlinkat(&directory, name.as_str(), AtFlags::empty()).map_err(failed("remove", path))?;
+            sync(&directory, path)?;
+        }
+        Ok(Stored::Variables { there })
     }
 
     /// Whether a regular file is nobody's.
@@ -271,7 +294,7 @@ fn state(name: &str, stat: &Stat) -> Option<FileState> {
     })
 }
 
-fn failed(operation: &str, path: &str) -> impl Fn(rustix::io::Errno) -> Refusal {
+fn failed(operation: &str, path: &str) -> impl Fn(Errno) -> Refusal {
     move |error| kernel(operation, path, &error.into(), "see whether it is there, and its file system")
 }
 
