@@ -49,7 +49,7 @@ fn check_rules(name: &str, rows: &[labels::Row]) {
     for row in rows {
         let decision = &row.decision;
         assert!(!decision.reason.is_empty(), "{name}: {} has no reason", row.resource);
-        let gives = matches!(decision.action, Action::Run | Action::Rule | Action::Set);
+        let gives = matches!(decision.action, Action::Make | Action::Run | Action::Rule | Action::Set);
         assert_eq!(decision.label.is_some(), gives, "{name}: {}", row.resource);
         assert_eq!(
             decision.action == Action::Set,

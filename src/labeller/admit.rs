@@ -19,6 +19,7 @@ use crate::privsep::op::{
 use crate::privsep::order;
 use crate::privsep::plug::Plug;
 use crate::privsep::save::SavedAt;
+use crate::privsep::share::ShareIdentity;
 use crate::privsep::tuning::SOFT_LIMIT_MIN;
 use crate::settings::{Network, Settings};
 use crate::sys::path::is_plain;
@@ -45,8 +46,8 @@ struct Admission<'a> {
     /// Whether the kernel runs SELinux.
     selinux: bool,
     pair: Option<CategoryPair>,
-    /// Images that others write too and directories that guests mount, and their pairs.
-    shares: Vec<(FileIdentity, CategoryPair)>,
+    /// Images that others write too, directories that guests mount and memory that they share, and their pairs.
+    shares: Vec<(ShareIdentity, CategoryPair)>,
     /// Those pairs that the device model runs under.
     model: Vec<CategoryPair>,
     /// Directories that this plan opens.
@@ -132,7 +133,7 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
             .ops
             .iter()
             .filter_map(|op| match op {
-                Op::LeaseShare { identity, pair } => Some((*identity, *pair)),
+                Op::LeaseShare { identity, pair } => Some((identity.clone(), *pair)),
                 _ => None,
             })
             .collect(),
@@ -146,9 +147,9 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
         labelled: HashSet::new(),
     };
     let (model, served) = shared(plan);
-    let none = |identity| !model.contains(identity) && !served.contains(identity);
+    let none = |identity: &ShareIdentity| !model.contains(identity) && !served.contains(identity);
     if let Some((_, pair)) = admission.shares.iter().find(|(identity, _)| none(identity)) {
-        let rule = "neither an image nor a directory of this plan is shared under it";
+        let rule = "no image, directory or memory of this plan is shared under it";
         return Err(whole(policy("share the categories", pair.to_string(), rule, "plan again")));
     }
     let of_model = admission.shares.iter().filter(|(identity, _)| model.contains(identity));
@@ -167,7 +168,7 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
 }
 
 /// What a plan shares with other domains: what its device model itself uses, and what helpers serve.
-fn shared(plan: &LaunchPlan) -> (HashSet<FileIdentity>, HashSet<FileIdentity>) {
+fn shared(plan: &LaunchPlan) -> (HashSet<ShareIdentity>, HashSet<ShareIdentity>) {
     let own = |wanted: &Slot| {
         let Some(Op::Spawn(spawn)) = plan.ops.last() else { return false };
         spawn.confinement.root.shares.iter().any(|share| share.slot == *wanted)
@@ -175,9 +176,10 @@ fn shared(plan: &LaunchPlan) -> (HashSet<FileIdentity>, HashSet<FileIdentity>) {
     let (mut model, mut served) = (HashSet::new(), HashSet::new());
     for op in &plan.ops {
         match op {
-            Op::OpenImage(image) if image.sharing == Sharing::Writers => model.insert(image.identity),
-            Op::OpenShare { slot, identity, .. } if own(slot) => model.insert(*identity),
-            Op::OpenShare { identity, .. } => served.insert(*identity),
+            Op::OpenImage(image) if image.sharing == Sharing::Writers => model.insert(image.identity.into()),
+            Op::OpenShare { slot, identity, .. } if own(slot) => model.insert((*identity).into()),
+            Op::OpenShare { identity, .. } => served.insert((*identity).into()),
+            Op::OpenShmem { name, .. } => model.insert(ShareIdentity::memory(name)),
             _ => continue,
         };
     }
@@ -275,13 +277,17 @@ impl<'a> Admission<'a> {
                     return Err(policy("start swtpm with", state.to_string(), rule, "plan again"));
                 }
                 let types = [&self.settings.selinux.swtpm_type];
-                self.process_label(selinux_label.as_deref(), &types, &[])
+                // The socket that the device model makes for it has the device model's range.
+                self.process_label(selinux_label.as_deref(), &types, &self.model)
             }
             Op::OpenShare { slot, path, identity, .. } => {
                 self.directories.push((slot, *identity));
                 plain("share", path)
             }
-            Op::OpenShmem { name, size, .. } => self.shmem(name, *size),
+            Op::OpenShmem { name, size, selinux_label, .. } => {
+                self.shmem(name, *size)?;
+                self.shmem_label(selinux_label.as_deref(), name)
+            }
             Op::Meeting { .. } => Ok(()),
             Op::SpawnVirtiofsd(spawn) => self.virtiofsd(spawn),
             Op::SpawnPasst { selinux_label, alias, .. } => {
@@ -338,9 +344,6 @@ impl<'a> Admission<'a> {
         }
         if !size.is_power_of_two() || !(1 << 20..=self.settings.shmem.size).contains(&size) {
             return refuse("its size is no power of two between 1 MiB and shmem.size");
-        }
-        if self.selinux {
-            return refuse("the policy has no type for it");
         }
         Ok(())
     }
@@ -442,6 +445,11 @@ impl<'a> Admission<'a> {
     /// The pair of a directory.
     fn pair_of(&self, share: &Slot) -> Option<CategoryPair> {
         let (_, identity) = self.directories.iter().find(|(slot, _)| *slot == share)?;
+        self.shared_pair(&ShareIdentity::from(*identity))
+    }
+
+    /// The pair of what is shared.
+    fn shared_pair(&self, identity: &ShareIdentity) -> Option<CategoryPair> {
         self.shares.iter().find(|(shared, _)| shared == identity).map(|(_, pair)| *pair)
     }
 

@@ -116,9 +116,7 @@ impl Apply<'_> {
         match op {
             Op::LeaseUid { role, uid } => self.leases.uid(uuid, *role, *uid),
             Op::LeaseCategories { pair } => self.leases.pair(uuid, *pair),
-            Op::LeaseShare { identity, pair } => {
-                self.leases.share(uuid, (identity.device, identity.inode), *pair)
-            }
+            Op::LeaseShare { identity, pair } => self.leases.share(uuid, identity, *pair),
             Op::Cgroup(limits) => {
                 self.intent(Undo::Cgroup { directories: self.launcher.cgroup_directories(uuid) })?;
                 let (cgroup, degraded) = self.launcher.make_cgroup(uuid, limits)?;
@@ -163,7 +161,9 @@ impl Apply<'_> {
             Op::Listen { slot, at } => self.listen(slot, at),
             Op::OpenLog { slot, path, append } => self.open_log(slot, path, *append),
             Op::OpenShare { slot, path, access, identity } => self.open_share(slot, path, *access, *identity),
-            Op::OpenShmem { slot, name, size } => self.open_shmem(slot, name, *size),
+            Op::OpenShmem { slot, name, size, selinux_label } => {
+                self.open_shmem(slot, name, *size, selinux_label.as_deref())
+            }
             Op::Meeting { slot, peer } => {
                 let (listener, connected) =
                     listen::meeting().map_err(|error| kernel("make", "a listener", &error, ""))?;

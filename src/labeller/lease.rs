@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::base::{CategoryPair, DomainName, DomainRef, DomainUuid, Layer, Refusal, crossings};
 use crate::privsep::op::{Access, Sharing, UidRole};
+use crate::privsep::share::ShareIdentity;
 
 /// Device and inode, or for a block device its own number and 0.
 pub(super) type ObjectId = (u64, u64);
@@ -47,7 +48,7 @@ pub(super) struct Leases {
     names: BTreeMap<DomainUuid, DomainName>,
     uids: BTreeMap<u32, (UidRole, DomainUuid)>,
     pairs: BTreeMap<CategoryPair, DomainUuid>,
-    shares: BTreeMap<CategoryPair, (ObjectId, Vec<DomainUuid>)>,
+    shares: BTreeMap<CategoryPair, (ShareIdentity, Vec<DomainUuid>)>,
     crossings: BTreeMap<CategoryPair, Vec<DomainUuid>>,
     objects: BTreeMap<ObjectId, Vec<(DomainUuid, Hold)>>,
     labels: BTreeMap<ObjectId, LabelLease>,
@@ -103,22 +104,22 @@ impl Leases {
             .or_else(|| self.crossings.get(&pair).and_then(first))
     }
 
-    /// Takes part in the pair of an image that several domains write.
+    /// Takes part in the pair of what several domains use.
     ///
     /// A domain that has two pairs dominates every pair of their categories, so from then on nobody may have
-    /// one of those: neither for itself nor for an image.
+    /// one of those: neither for itself nor for anything shared.
     pub(super) fn share(
         &mut self,
         domain: DomainUuid,
-        id: ObjectId,
+        id: &ShareIdentity,
         pair: CategoryPair,
     ) -> Result<(), Refusal> {
         let operation = "share the categories";
-        let other_pair = self.shares.iter().find(|(other, (shared, _))| *shared == id && **other != pair);
+        let other_pair = self.shares.iter().find(|(other, (shared, _))| shared == id && **other != pair);
         if let Some((_, (_, holders))) = other_pair {
             return Err(self.in_use(operation, pair.to_string(), holders.first().copied().unwrap_or(domain)));
         }
-        if self.shares.get(&pair).is_none_or(|(shared, _)| *shared != id)
+        if self.shares.get(&pair).is_none_or(|(shared, _)| shared != id)
             && let Some(holder) = self.holder_of(pair)
         {
             return Err(self.in_use(operation, pair.to_string(), holder));
@@ -134,7 +135,7 @@ impl Leases {
         if let Some((pair, holder)) = crossings.iter().find_map(|pair| Some((pair, label_of(pair)?))) {
             return Err(self.in_use(operation, pair.to_string(), holder));
         }
-        self.shares.entry(pair).or_insert((id, Vec::new())).1.push(domain);
+        self.shares.entry(pair).or_insert_with(|| (id.clone(), Vec::new())).1.push(domain);
         for crossing in crossings {
             let holders = self.crossings.entry(crossing).or_default();
             if !holders.contains(&domain) {
@@ -295,9 +296,9 @@ impl Leases {
         self.pairs.keys().copied().collect()
     }
 
-    /// Images that several domains write, each with its pair.
-    pub(super) fn shares(&self) -> Vec<(ObjectId, CategoryPair)> {
-        self.shares.iter().map(|(pair, (id, _))| (*id, *pair)).collect()
+    /// What several domains use, each with its pair.
+    pub(super) fn shares(&self) -> Vec<(ShareIdentity, CategoryPair)> {
+        self.shares.iter().map(|(pair, (id, _))| (id.clone(), *pair)).collect()
     }
 
     /// Pairs that nobody may have.
@@ -321,6 +322,7 @@ impl Leases {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::privsep::op::FileIdentity;
     use proptest::prelude::*;
 
     fn uuid(n: u128) -> DomainUuid {
@@ -352,21 +354,22 @@ mod tests {
     #[test]
     fn what_a_sharing_domain_dominates_is_nobodys() {
         let pair = |a, b| CategoryPair::new(a, b).unwrap();
+        let image = |inode| ShareIdentity::Object(FileIdentity { device: 1, inode });
         let mut leases = Leases::default();
         leases.pair(uuid(1), pair(1, 2)).unwrap();
-        leases.share(uuid(1), (1, 7), pair(8, 9)).unwrap();
+        leases.share(uuid(1), &image(7), pair(8, 9)).unwrap();
         leases.pair(uuid(2), pair(3, 4)).unwrap();
-        leases.share(uuid(2), (1, 7), pair(8, 9)).unwrap();
-        assert_eq!(leases.shares(), [((1, 7), pair(8, 9))]);
+        leases.share(uuid(2), &image(7), pair(8, 9)).unwrap();
+        assert_eq!(leases.shares(), [(image(7), pair(8, 9))]);
         for (a, b) in [(1, 2), (8, 9), (1, 8), (2, 9), (3, 8)] {
             assert!(leases.pair(uuid(3), pair(a, b)).is_err(), "{a} {b}");
-            assert!(leases.share(uuid(3), (1, 8), pair(a, b)).is_err(), "{a} {b}");
+            assert!(leases.share(uuid(3), &image(8), pair(a, b)).is_err(), "{a} {b}");
         }
-        assert!(leases.share(uuid(3), (1, 7), pair(10, 11)).is_err(), "one image, one pair");
+        assert!(leases.share(uuid(3), &image(7), pair(10, 11)).is_err(), "one image, one pair");
         // A share whose crossing is somebody's own is refused, whoever came first.
         leases.pair(uuid(4), pair(5, 20)).unwrap();
         leases.pair(uuid(3), pair(5, 6)).unwrap();
-        assert!(leases.share(uuid(3), (1, 9), pair(20, 21)).is_err());
+        assert!(leases.share(uuid(3), &image(9), pair(20, 21)).is_err());
         leases.release(uuid(1));
         leases.pair(uuid(5), pair(1, 8)).unwrap();
         assert!(leases.pair(uuid(6), pair(3, 8)).is_err(), "domain 2 shares still");

@@ -228,9 +228,7 @@ fn adopt_leases(leases: &mut Leases, story: &Story) -> Vec<Refusal> {
         match op {
             Op::LeaseUid { role, uid } => take(leases.uid(uuid, *role, *uid)),
             Op::LeaseCategories { pair } => take(leases.pair(uuid, *pair)),
-            Op::LeaseShare { identity, pair } => {
-                take(leases.share(uuid, (identity.device, identity.inode), *pair));
-            }
+            Op::LeaseShare { identity, pair } => take(leases.share(uuid, identity, *pair)),
             _ => {}
         }
     }

@@ -68,12 +68,7 @@ impl Server {
             Request::Survey => Some(Reply::Survey(Survey {
                 uids: self.leases.uids(),
                 pairs: self.leases.pairs(),
-                shares: self
-                    .leases
-                    .shares()
-                    .into_iter()
-                    .map(|((device, inode), pair)| (FileIdentity { device, inode }, pair))
-                    .collect(),
+                shares: self.leases.shares(),
                 crossings: self.leases.crossings(),
                 domains: self.domains.values().filter(|domain| domain.ran).map(Domain::status).collect(),
                 saved: self.managed_saves(),

@@ -79,10 +79,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     let uids = owners(inputs, ports.passts.len() + served + usize::from(ports.tpm.is_some()))?;
     // passts first, then servers of directories, the TPM last.
     let servers = uids.helpers.get(ports.passts.len()..).unwrap_or_default();
-    let (shmem_ops, shmems) = shmem::plan(domain, host, settings)?;
     let mut stack = vec![Stack::Dac(&uids)];
     stack.extend(labels.as_ref().map(|labels| Stack::Selinux(labels, &settings.selinux)));
     let shared = shares::plan(inputs, servers, &resources, &stack)?;
+    let (shmem_ops, shmems) = shmem::plan(domain, settings, &resources, &stack)?;
     let profile = match &host.apparmor {
         Some(_) => apparmor::profile(domain, inputs.uuid)?,
         None => None,
@@ -411,7 +411,7 @@ fn leases(uids: &Owners, labels: Option<&Labels>) -> Vec<Op> {
     if let Some(Labels { pairs, .. }) = labels {
         ops.push(Op::LeaseCategories { pair: pairs.own });
         let shares = pairs.shares.iter();
-        ops.extend(shares.map(|(identity, pair)| Op::LeaseShare { identity: *identity, pair: *pair }));
+        ops.extend(shares.map(|(identity, pair)| Op::LeaseShare { identity: identity.clone(), pair: *pair }));
     }
     ops
 }

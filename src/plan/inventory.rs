@@ -154,7 +154,12 @@ pub fn of(
     }
     for one in shmems {
         let path = shmem::path(&one.name, settings);
-        all.push(resource(format!("shared memory {}", one.name), Some(&path), one.line, Kind::Shmem));
+        all.push(resource(
+            format!("shared memory {}", one.name),
+            Some(&path),
+            one.line,
+            Kind::Shmem(one.name.clone()),
+        ));
     }
     if tpm.is_some() {
         all.push(resource("the TPM's bytes", None, 0, Kind::Channel));

@@ -102,6 +102,7 @@ fn action_name(action: Action) -> &'static str {
     match action {
         Action::Content => "content",
         Action::Handed => "handed",
+        Action::Make => "make",
         Action::Never => "never",
         Action::Refused => "refused",
         Action::Rule => "rule",

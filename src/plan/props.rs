@@ -347,7 +347,7 @@ proptest! {
                         prop_assert!(pairs.insert(*pair));
                         survey.pairs.push(*pair);
                     }
-                    Op::LeaseShare { identity, pair } => survey.shares.push((*identity, *pair)),
+                    Op::LeaseShare { identity, pair } => survey.shares.push((identity.clone(), *pair)),
                     _ => {}
                 }
             }

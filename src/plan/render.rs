@@ -5,9 +5,11 @@ use std::fmt::Write;
 use super::undo::Undo;
 use crate::privsep::confinement::{Confinement, LandlockAccess, RlimitKind, RootShmem, landlock_missing};
 use crate::privsep::op::{
-    Access, CgroupLimits, DeviceNode, LaunchPlan, ListenAt, Op, OpenImage, Sharing, Spawn, UidRole,
+    Access, CgroupLimits, DeviceNode, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, Sharing, Spawn,
+    UidRole,
 };
 use crate::privsep::save::SavedAt;
+use crate::privsep::share::ShareIdentity;
 use crate::privsep::supervisor::{LifecycleAction, SupervisorSpec};
 
 /// Width of the operations' names.
@@ -50,10 +52,10 @@ fn describe(op: &Op) -> (String, String) {
             pair.to_string(),
             "SELinux keeps this domain's processes and images from every other's by this pair".into(),
         ),
-        Op::LeaseShare { identity, pair } => (
-            format!("{pair} for {}:{}", identity.device, identity.inode),
-            "the image's own pair: domains that do not declare it shareable never have it".into(),
-        ),
+        Op::LeaseShare { identity, pair } => {
+            let (object, reason) = shared(identity);
+            (format!("{pair} for {object}"), reason.into())
+        }
         Op::Cgroup(limits) => {
             (cgroup(limits), "no domain takes the host's memory, threads or devices".into())
         }
@@ -133,8 +135,11 @@ fn describe(op: &Op) -> (String, String) {
             format!("{slot} {path}{}", if *access == Access::ReadOnly { " (read-only)" } else { "" }),
             "one directory for the guest, mounted from its descriptor into an empty root".into(),
         ),
-        Op::OpenShmem { slot, name, size } => (
-            format!("{slot} {name}, {size} bytes"),
+        Op::OpenShmem { slot, name, size, selinux_label } => (
+            format!(
+                "{slot} {name}, {size} bytes{}",
+                selinux_label.as_ref().map_or_else(String::new, |l| format!(", {l}"))
+            ),
             "memory of every domain that names it, in a directory that only root may enter".into(),
         ),
         Op::Meeting { slot, peer } => (
@@ -176,6 +181,19 @@ fn lease_reason(role: UidRole) -> &'static str {
         UidRole::Domain => "no other process of the host has this uid, so none can signal, trace or read it",
         UidRole::Helper => "a helper that is taken over reaches neither the device model nor its files",
         UidRole::Supervisor => "the device model cannot signal or trace the process that watches it",
+    }
+}
+
+/// What is shared, and why under a pair of its own.
+fn shared(identity: &ShareIdentity) -> (String, &'static str) {
+    match identity {
+        ShareIdentity::Object(FileIdentity { device, inode }) => (
+            format!("{device}:{inode}"),
+            "the image's own pair: domains that do not declare it shareable never have it",
+        ),
+        ShareIdentity::Memory { memory } => {
+            (format!("memory {memory}"), "the memory's own pair: domains that do not name it never have it")
+        }
     }
 }
 

@@ -4,10 +4,10 @@
 use super::{PlanError, slots};
 use crate::base::{Layer, Refusal};
 use crate::conf::domain::Domain;
-use crate::conf::facts::HostFacts;
 use crate::privsep::confinement::RootShmem;
 use crate::privsep::op::Op;
-use crate::security::resource::NO_SHMEM;
+use crate::security::decide::{Model, Stack};
+use crate::security::resource::{Kind, Resource};
 use crate::settings::Settings;
 
 /// libvirt's alias of a region.
@@ -23,8 +23,9 @@ pub(super) fn path(name: &str, settings: &Settings) -> String {
 /// Plans every region.
 pub(super) fn plan(
     domain: &Domain,
-    host: &HostFacts,
     settings: &Settings,
+    resources: &[Resource],
+    stack: &[Stack<'_>],
 ) -> Result<(Vec<Op>, Vec<RootShmem>), PlanError> {
     let (mut opens, mut root) = (Vec::new(), Vec::new());
     for (index, shmem) in domain.devices.shmems.iter().enumerate() {
@@ -32,16 +33,24 @@ pub(super) fn plan(
             let object = format!("<shmem> {} (line {})", shmem.name, shmem.line);
             PlanError::from(Refusal::new(layer, "plan the start with", object, rule, remedy))
         };
-        if host.selinux.is_some() {
-            return Err(refuse(Layer::Selinux, NO_SHMEM.into(), "remove it"));
-        }
         if shmem.size > settings.shmem.size {
             let rule = format!("shmem.size is {} bytes, and it has {}", settings.shmem.size, shmem.size);
             return Err(refuse(Layer::Configuration, rule, "make it smaller, or raise size in [shmem]"));
         }
         let slot = slots::console(&alias(index), "memory")?;
-        opens.push(Op::OpenShmem { slot: slot.clone(), name: shmem.name.clone(), size: shmem.size });
+        let selinux_label = label(&shmem.name, resources, stack)?;
+        let name = shmem.name.clone();
+        opens.push(Op::OpenShmem { slot: slot.clone(), name, size: shmem.size, selinux_label });
         root.push(RootShmem { slot, number: u8::try_from(index).unwrap_or(u8::MAX) });
     }
     Ok((opens, root))
+}
+
+/// The label that SELinux gives a region when it is made.
+fn label(name: &str, resources: &[Resource], stack: &[Stack<'_>]) -> Result<Option<String>, PlanError> {
+    let is_it = |kind: &Kind| matches!(kind, Kind::Shmem(of) if of == name);
+    let region = resources.iter().find(|resource| is_it(&resource.kind));
+    let model = stack.iter().find(|model| model.model() == Model::Selinux);
+    let (Some(region), Some(model)) = (region, model) else { return Ok(None) };
+    Ok(model.decide(region)?.label)
 }

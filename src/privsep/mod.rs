@@ -11,6 +11,7 @@ pub mod order;
 pub mod plug;
 pub mod request;
 pub mod save;
+pub mod share;
 pub mod storage;
 pub mod supervisor;
 pub mod tuning;

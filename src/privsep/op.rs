@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::apparmor::ProfileRule;
 use super::confinement::Confinement;
 use super::save::Restore;
+use super::share::ShareIdentity;
 use super::supervisor::SupervisorSpec;
 use super::tuning::{CpuMax, Tuning};
 use crate::base::{CategoryPair, DomainRef, Slot};
@@ -49,11 +50,11 @@ pub enum Op {
         /// The pair.
         pair: CategoryPair,
     },
-    /// Takes part in the pair of what several domains may use, an image that is written or a directory; the first one
-    /// brings the pair.
+    /// Takes part in the pair of what several domains may use, an image that is written, a directory or memory; the
+    /// first one brings the pair.
     LeaseShare {
-        /// The image or directory.
-        identity: FileIdentity,
+        /// What is shared.
+        identity: ShareIdentity,
         /// The pair: the label of it, and part of the range of every domain that shares it.
         pair: CategoryPair,
     },
@@ -212,6 +213,9 @@ pub enum Op {
         name: String,
         /// Its size in bytes, the same for all.
         size: u64,
+        /// Its SELinux label, the same for all, where SELinux is on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        selinux_label: Option<String>,
     },
     /// Makes a listening socket without a name and one that is connected to it: for helpers that accept.
     Meeting {

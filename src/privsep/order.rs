@@ -5,7 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::op::{DeviceNode, FdGrant, FileIdentity, Op, Spawn, UidRole};
+use super::op::{DeviceNode, FdGrant, Op, Spawn, UidRole};
+use super::share::ShareIdentity;
 use super::supervisor::FIRST_PLAN_FD;
 use crate::base::Slot;
 
@@ -133,7 +134,7 @@ struct Checker {
     leased: HashMap<u32, UidRole>,
     running: HashSet<u32>,
     once: HashSet<&'static str>,
-    shared: HashSet<FileIdentity>,
+    shared: HashSet<ShareIdentity>,
 }
 
 /// Checks the order of a plan and that its parts fit together.
@@ -168,7 +169,7 @@ impl Checker {
             Op::LeaseCategories { .. } | Op::LoadProfile { .. } | Op::Cgroup(_) => self.only_once(at, op),
             Op::LeaseShare { identity, .. } => {
                 // The range of every process depends on all of them, so a domain without a pair has none.
-                let fresh = self.once.contains("lease-categories") && self.shared.insert(*identity);
+                let fresh = self.once.contains("lease-categories") && self.shared.insert(identity.clone());
                 if fresh { Ok(()) } else { Err(OrderError::Twice { at, name: op.name() }) }
             }
             Op::OpenImage(image) => self.make(at, &image.slot, Held::Image),

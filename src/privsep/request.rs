@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
 use super::plug::{Gone, Plug};
 use super::save::{Progress, Save, Saved, SavedOp};
+use super::share::ShareIdentity;
 use super::storage::{StorageOp, Stored};
 use super::supervisor::{Ended, Lifecycle};
 use super::tuning::Tuned;
@@ -179,8 +180,8 @@ pub struct Survey {
     pub uids: Vec<(UidRole, u32)>,
     /// Category pairs that belong to one domain each.
     pub pairs: Vec<CategoryPair>,
-    /// Images that several domains write and directories that guests mount, each with its pair.
-    pub shares: Vec<(FileIdentity, CategoryPair)>,
+    /// Images that several domains write, directories that guests mount and memory that they share, each with its pair.
+    pub shares: Vec<(ShareIdentity, CategoryPair)>,
     /// Pairs that nobody may have, because a domain with shared images dominates them.
     pub crossings: Vec<CategoryPair>,
     /// Domains.

@@ -100,7 +100,7 @@ impl Profile {
                 "/svirt/fs/** rwlk,",
                 "mounted there, alone and read-only, from a descriptor of the labeller's",
             ),
-            Kind::Shmem => Decision::given(
+            Kind::Shmem(_) => Decision::given(
                 Action::Rule,
                 "/svirt/shmem[0-7] rw,",
                 "mounted there, alone, from a descriptor of the labeller's",

@@ -82,7 +82,7 @@ impl Owners {
                 Action::Handed,
                 "mounted with its owner shown as the process that serves it; no owner on the disk changes",
             ),
-            Kind::Shmem => nothing(
+            Kind::Shmem(_) => nothing(
                 Action::Handed,
                 "mounted alone; nobody but root may enter the directory where it lies, and it is gone with its last user",
             ),

@@ -45,6 +45,8 @@ pub enum Action {
     Content,
     /// Nothing: the open descriptor that is handed over is all that the model needs.
     Handed,
+    /// The object is made with it, and it ends with the object.
+    Make,
     /// Nothing: the device model never has it, or the definition says that it stays as it is.
     Never,
     /// A start is refused.
@@ -87,6 +89,11 @@ impl Decision {
             restore: true,
             reason: reason.into(),
         }
+    }
+
+    /// A label that is given when the object is made, and ends with it.
+    pub(super) fn made(label: impl ToString, reason: impl Into<String>) -> Self {
+        Self::given(Action::Make, label, reason)
     }
 
     /// A label that ends with the process, or a rule that ends with the profile.

@@ -6,9 +6,6 @@ use serde::Serialize;
 use crate::conf::domain::{BeyondWay, DeviceLabel};
 use crate::privsep::op::FileIdentity;
 
-/// Why no guest shares memory under SELinux.
-pub const NO_SHMEM: &str = "svirt's policy has no type for memory of several guests yet";
-
 /// One thing that a domain uses, or one of its processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
@@ -49,8 +46,8 @@ pub enum Kind {
     HelperState(Process),
     /// A directory that the guest mounts.
     Share(Share),
-    /// Memory that every domain has which names it.
-    Shmem,
+    /// Memory that every domain has which names it: that name.
+    Shmem(String),
     /// A tap device, one that exists or one that the labeller makes.
     Tap,
     /// The host's end of a guest's vsock.
@@ -212,7 +209,7 @@ impl Kind {
     pub fn way(&self) -> Way {
         match self {
             Self::Beyond(foreign) => foreign.way(),
-            Self::Boot(_) | Self::FwCfg(..) | Self::Share(_) | Self::Shmem => Way::Mount,
+            Self::Boot(_) | Self::FwCfg(..) | Self::Share(_) | Self::Shmem(_) => Way::Mount,
             Self::Channel => Way::Channel,
             Self::Firmware(_) | Self::Image(_) | Self::Tap | Self::Vsock => Way::Descriptor,
             Self::Listener | Self::Log | Self::Pty => Way::Supervisor,

@@ -5,20 +5,20 @@ use super::decide::{Action, Decision};
 use super::range::Range;
 use super::resource::{Image, Kind, Place, Process, Resource, Share, Use};
 use super::share::{self, Pairs, Shared};
-use super::{LabelError, foreign, resource};
+use super::{LabelError, foreign};
 use crate::base::CategoryPair;
 use crate::conf::domain::{DeviceLabel, Domain, SecLabel, SecLabelKind, VirtType};
 use crate::conf::facts::HostFacts;
-use crate::privsep::op::FileIdentity;
 use crate::privsep::request::Survey;
+use crate::privsep::share::ShareIdentity;
 use crate::settings::Selinux;
 
 /// Contexts of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
-    /// The pair of the domain, leased for it, and those of the images and directories that it shares. Device model
-    /// and supervisor run under those that are theirs, a server of a directory under that one's besides, other helpers
-    /// under the first.
+    /// The pair of the domain, leased for it, and those of the images, directories and memory that it shares. Device model
+    /// and supervisor run under those that are theirs, a server of a directory under that one's besides, swtpm like the
+    /// device model, passt under the first.
     pub pairs: Pairs,
     /// The device model's context.
     pub guest: Context,
@@ -84,7 +84,7 @@ pub fn running(domain: &Domain, types: &Selinux, own: CategoryPair) -> Result<La
     Ok(Labels::new(types, pairs, &labels.guest.kind, labels.relabel))
 }
 
-/// The contexts of a domain on a host with SELinux. `resources` tells the images that it shares.
+/// The contexts of a domain on a host with SELinux. `resources` tells what it shares.
 pub fn labels(
     domain: &Domain,
     resources: &[Resource],
@@ -129,15 +129,20 @@ pub fn labels(
     Ok(labels)
 }
 
-/// The images and directories that the domain shares, with the pairs that the definition names for them.
+/// The images, directories and memory that the domain shares, with the pairs that the definition names for them.
 fn shared(resources: &[Resource], relabel: bool, types: &Selinux) -> Result<Vec<Shared>, LabelError> {
     let mut all = Vec::new();
     for resource in resources {
         let image = match &resource.kind {
             Kind::Image(image) => image,
             Kind::Beyond(foreign) if foreign.is_labelled() => &foreign.image,
+            // It is svirt's own, whatever the domain's label says of images.
+            Kind::Shmem(name) => {
+                all.push(Shared { identity: ShareIdentity::memory(name), named: None, helper: false });
+                continue;
+            }
             Kind::Share(share) if relabel && share.place => {
-                all.push(Shared { identity: share.identity, named: None, helper: share.served });
+                all.push(Shared { identity: share.identity.into(), named: None, helper: share.served });
                 continue;
             }
             _ => continue,
@@ -155,7 +160,7 @@ fn shared(resources: &[Resource], relabel: bool, types: &Selinux) -> Result<Vec<
                 Some(pair.ok_or_else(|| refuse(text, resource.line, NOT_A_PAIR))?)
             }
         };
-        all.push(Shared { identity: image.identity, named, helper: false });
+        all.push(Shared { identity: image.identity.into(), named, helper: false });
     }
     Ok(all)
 }
@@ -217,7 +222,8 @@ impl Labels {
             guest: Context::process(guest, all),
             supervisor: Context::process(&types.supervisor_type, all),
             passt: Context::process(&types.passt_type, own),
-            swtpm: Context::process(&types.swtpm_type, own),
+            // Its commands come over a socket that the device model makes, which has the device model's range.
+            swtpm: Context::process(&types.swtpm_type, all),
             tpm_state: Context::file(&types.tpm_state_type, own),
             relabel,
             image: Context::file(&types.image_type, own),
@@ -225,9 +231,9 @@ impl Labels {
         }
     }
 
-    /// The pair of an image or directory that the domain shares.
-    fn share(&self, identity: FileIdentity) -> Option<CategoryPair> {
-        self.pairs.shares.iter().find(|(shared, _)| *shared == identity).map(|(_, pair)| *pair)
+    /// The pair of what the domain shares.
+    fn share(&self, identity: &ShareIdentity) -> Option<CategoryPair> {
+        self.pairs.shares.iter().find(|(shared, _)| shared == identity).map(|(_, pair)| *pair)
     }
 
     /// What is done to one resource.
@@ -242,7 +248,7 @@ impl Labels {
                 run(&self.supervisor, "it serves one domain, and the domain's pair keeps it to that one")
             }
             Kind::Process(Process::Swtpm(_)) => {
-                run(&self.swtpm, "the TPM of one domain; the domain's pair keeps it to that one's state")
+                run(&self.swtpm, "the TPM of one domain; the domain's categories keep it to that one's state")
             }
             // The emulator opens it anew, by a name that only the context holds: so it is labelled whatever the
             // domain's own label says of images.
@@ -254,7 +260,7 @@ impl Labels {
                 run(&self.passt, "packets of one domain; the domain's pair keeps it to that one")
             }
             Kind::Process(Process::Virtiofsd { share, .. }) => {
-                let range = Range::of_all(&self.pairs.server(*share));
+                let range = Range::of_all(&self.pairs.server(&(*share).into()));
                 run(
                     &Context::process(&types.virtiofsd_type, range),
                     "requests of one domain about one directory, whose pair it alone has besides the domain's",
@@ -262,7 +268,7 @@ impl Labels {
             }
             Kind::Share(Share { place: false, .. }) => Ok(Decision::nothing(Action::Refused, NO_SHARE)),
             Kind::Share(share) => Ok(self.directory(share, types)),
-            Kind::Shmem => Ok(Decision::nothing(Action::Refused, resource::NO_SHMEM)),
+            Kind::Shmem(name) => self.shmem(name, types),
             Kind::Image(image) => self.image(image, resource.line, types),
             Kind::Boot(place) | Kind::Firmware(place) | Kind::FwCfg(place, _) => Ok(self.boot(*place, types)),
             Kind::Beyond(foreign) => foreign::selinux(self, foreign, resource.line, types),
@@ -288,13 +294,22 @@ impl Labels {
         if !share.served && [&types.guest_type, &types.guest_tcg_type].contains(&&self.guest.kind) {
             return Decision::nothing(Action::Refused, NO_FILES);
         }
-        match self.share(share.identity) {
+        match self.share(&share.identity.into()) {
             Some(pair) => Decision::set(
                 Context::file(&types.share_type, Range::of(pair)),
                 "the directory's own pair, which only those have that serve it; what lies in it keeps its label",
             ),
             None => Decision::nothing(Action::Never, "the domain's own label says relabel='no'"),
         }
+    }
+
+    /// Memory of several guests.
+    fn shmem(&self, name: &str, types: &Selinux) -> Result<Decision, LabelError> {
+        // Every region of the definition has been given one.
+        let pair = self.share(&ShareIdentity::memory(name)).ok_or(LabelError::NoPair)?;
+        let label = Context::file(&types.shmem_type, Range::of(pair));
+        let reason = "the memory's own pair, which only the domains that name it have besides theirs";
+        Ok(Decision::made(label, reason))
     }
 
     /// What QEMU reads at start: labelled like a read-only image, where anything is.
@@ -332,8 +347,10 @@ impl Labels {
             });
         }
         // What is written alone or by nobody has the domain's own pair or none.
-        let pair =
-            self.share(image.identity).filter(|_| image.used() == Use::Shared).unwrap_or(self.pairs.own);
+        let pair = self
+            .share(&image.identity.into())
+            .filter(|_| image.used() == Use::Shared)
+            .unwrap_or(self.pairs.own);
         if let Some((label, whose)) = override_of(image) {
             return match &label.label {
                 None => Ok(Decision::nothing(Action::Never, format!("{whose} says relabel='no'"))),
@@ -420,9 +437,11 @@ fn file_context(text: &str, line: u32, types: &Selinux) -> Result<Context, Label
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use crate::privsep::op::FileIdentity;
 
     fn own() -> Labels {
-        let shares = vec![(FileIdentity { device: 1, inode: 7 }, CategoryPair::new(5, 9).unwrap())];
+        let image = FileIdentity { device: 1, inode: 7 }.into();
+        let shares = vec![(image, CategoryPair::new(5, 9).unwrap())];
         let pairs = Pairs { own: CategoryPair::new(41, 264).unwrap(), shares, helpers: Vec::new() };
         Labels::new(&Selinux::default(), pairs, "svirt_guest_t", true)
     }

@@ -1,5 +1,5 @@
-//! Images that several domains write, and directories that guests mount: each has a category pair of its own, which only the domains that declare
-//! it have besides their own.
+//! Images that several domains write, directories that guests mount, and memory that they share: each has a category pair
+//! of its own, which only the domains that declare it have besides their own.
 //!
 //! libvirt gives such an image no categories, so that every guest of the host may write to it. Here a domain runs
 //! under its own pair and those of its shares. It then dominates every pair that these categories make, so all of
@@ -10,17 +10,17 @@ use super::mcs::{Taken, allocate};
 use super::range::CategoryRange;
 use crate::base::mix;
 use crate::base::{CategoryPair, crossings};
-use crate::privsep::op::FileIdentity;
 use crate::privsep::request::Survey;
+use crate::privsep::share::ShareIdentity;
 
 /// How often a pair is drawn again whose crossings are taken.
 const DRAWS: u64 = 256;
 
-/// An image or directory that the domain shares.
+/// An image, a directory or memory that the domain shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// Which.
-    pub identity: FileIdentity,
+    pub identity: ShareIdentity,
     /// The pair that the definition names for it.
     pub named: Option<CategoryPair>,
     /// Whether a helper alone uses it, and the device model has no part in its pair.
@@ -33,9 +33,9 @@ pub struct Pairs {
     /// The domain's own.
     pub own: CategoryPair,
     /// Those of its shares.
-    pub shares: Vec<(FileIdentity, CategoryPair)>,
+    pub shares: Vec<(ShareIdentity, CategoryPair)>,
     /// The shares that only a helper uses.
-    pub helpers: Vec<FileIdentity>,
+    pub helpers: Vec<ShareIdentity>,
 }
 
 impl Pairs {
@@ -48,8 +48,8 @@ impl Pairs {
 
     /// Those of a helper that serves one share, which also reaches what the device model makes.
     #[must_use]
-    pub fn server(&self, share: FileIdentity) -> Vec<CategoryPair> {
-        let own = self.shares.iter().filter(|(identity, _)| *identity == share).map(|(_, pair)| *pair);
+    pub fn server(&self, share: &ShareIdentity) -> Vec<CategoryPair> {
+        let own = self.shares.iter().filter(|(identity, _)| identity == share).map(|(_, pair)| *pair);
         self.model().into_iter().chain(own).collect()
     }
 
@@ -73,10 +73,9 @@ pub fn draw(
     for pair in &survey.crossings {
         taken.insert(*pair);
     }
-    let given =
-        |identity| survey.shares.iter().find(|(shared, _)| *shared == identity).map(|(_, pair)| *pair);
+    let given = |identity| survey.shares.iter().find(|(shared, _)| shared == identity).map(|(_, pair)| *pair);
     for image in shared {
-        let clash = match (image.named, given(image.identity)) {
+        let clash = match (image.named, given(&image.identity)) {
             (Some(named), Some(given)) if named != given => Some(given),
             (Some(named), None) if taken.contains(named) => Some(named),
             _ => None,
@@ -104,16 +103,16 @@ pub fn draw(
             None => next(&mut free)?,
         };
         free.insert(own);
-        let mut shares: Vec<(FileIdentity, CategoryPair)> = Vec::new();
+        let mut shares: Vec<(ShareIdentity, CategoryPair)> = Vec::new();
         for image in shared {
             if shares.iter().any(|(identity, _)| *identity == image.identity) {
                 continue;
             }
-            let pair = match image.named.or_else(|| given(image.identity)) {
+            let pair = match image.named.or_else(|| given(&image.identity)) {
                 Some(pair) => pair,
                 None => next(&mut free)?,
             };
-            shares.push((image.identity, pair));
+            shares.push((image.identity.clone(), pair));
         }
         let pairs = Pairs { own, shares, helpers: helpers(shared) };
         let all = pairs.all();
@@ -126,9 +125,9 @@ pub fn draw(
 }
 
 /// The shares that the device model itself does not use in any way.
-fn helpers(shared: &[Shared]) -> Vec<FileIdentity> {
-    let model = |identity| shared.iter().any(|one| one.identity == identity && !one.helper);
-    shared.iter().map(|one| one.identity).filter(|identity| !model(*identity)).collect()
+fn helpers(shared: &[Shared]) -> Vec<ShareIdentity> {
+    let model = |identity: &ShareIdentity| shared.iter().any(|one| one.identity == *identity && !one.helper);
+    shared.iter().map(|one| &one.identity).filter(|identity| !model(identity)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -137,9 +136,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::privsep::op::FileIdentity;
 
-    fn image(inode: u64) -> FileIdentity {
-        FileIdentity { device: 1, inode }
+    /// One is memory, which goes by its name.
+    fn image(inode: u64) -> ShareIdentity {
+        match inode {
+            3 => ShareIdentity::memory("m"),
+            _ => FileIdentity { device: 1, inode }.into(),
+        }
     }
 
     /// What the labeller would tell after these starts.
@@ -147,7 +151,7 @@ mod tests {
         survey.pairs.push(pairs.own);
         for share in &pairs.shares {
             if !survey.shares.contains(share) {
-                survey.shares.push(*share);
+                survey.shares.push(share.clone());
             }
         }
         survey.crossings.extend(crossings(&pairs.all()));
@@ -192,7 +196,7 @@ mod tests {
                         prop_assert_eq!(reaches(one.model()), shares && !one.helpers.contains(identity));
                         for (served, _) in &one.shares {
                             let own = served == identity || !one.helpers.contains(identity);
-                            prop_assert_eq!(reaches(one.server(*served)), shares && own);
+                            prop_assert_eq!(reaches(one.server(served)), shares && own);
                         }
                     }
                 }

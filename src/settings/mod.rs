@@ -313,6 +313,8 @@ pub struct Selinux {
     pub virtiofsd_type: String,
     /// Type of a directory that a guest mounts.
     pub share_type: String,
+    /// Type of memory that several guests share.
+    pub shmem_type: String,
     /// Other process types that a static label may name.
     pub extra_types: Vec<String>,
     /// Other file types that a static or device label may name.
@@ -513,6 +515,7 @@ impl Default for Selinux {
             tpm_state_type: "svirt_tpm_state_t".into(),
             virtiofsd_type: "svirt_virtiofsd_t".into(),
             share_type: "svirt_share_t".into(),
+            shmem_type: "svirt_shmem_t".into(),
             extra_types: Vec::new(),
             extra_image_types: Vec::new(),
         }

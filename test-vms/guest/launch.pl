@@ -64,6 +64,13 @@ if ($what eq 'two') {
     open(my $script, '<', '/run/svirt/share-probe.pl') or die "share-probe.pl: $!\n"; my $text = join('', <$script>);
     $start::uid = $uid;
     listen_to(start($context, [map { fileno $_ } @open, $file], $program, '-e', $text, $pid));
+} elsif ($what eq 'memory') {
+    my ($context, $view, @regions) = @rest;
+    my @pads = map { open(my $pad, '<', '/dev/null'); $pad } 1 .. 3;
+    sysopen(my $directory, $view, 0) or die "$view: $!\n";
+    my @open = map { open(my $file, '+<', $_) or die "$_: $!\n"; $file } @regions;
+    open(my $script, '<', '/run/svirt/shmem-probe.pl') or die "shmem-probe.pl: $!\n"; my $text = join('', <$script>);
+    listen_to(start($context, [fileno $directory, map { fileno $_ } @open], '/opt/t/guest-perl', '-e', $text));
 } elsif ($what eq 'qemu') {
     my ($dir, $context, $image) = @rest;
     open(my $pad1, '<', '/dev/null'); open(my $pad2, '<', '/dev/null');

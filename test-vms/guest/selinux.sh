@@ -15,7 +15,7 @@ cp /opt/t/guest-perl /opt/t/labeller-perl
 cp "$(readlink -f /usr/bin/qemu-system-x86_64)" /opt/t/qemu-system-x86_64
 chcon system_u:object_r:svirt_guest_exec_t:s0 /opt/t/guest-perl /opt/t/qemu-system-x86_64
 chcon system_u:object_r:svirt_labeller_exec_t:s0 /opt/t/labeller-perl
-cp /payload/probe.pl /payload/helper-probe.pl /payload/share-probe.pl /payload/launch.pl /run/svirt/
+cp /payload/probe.pl /payload/helper-probe.pl /payload/share-probe.pl /payload/shmem-probe.pl /payload/launch.pl /run/svirt/
 restorecon -RF /run/svirt /var/lib/svirt /usr/bin/svirt /usr/bin/svirt-*
 is "the labeller's program has its type" "$(type_of /usr/bin/svirt-labeller)" svirt_labeller_exec_t
 is "an image at rest has a type that no guest may read" "$(type_of /var/lib/svirt/images)" svirt_store_t
@@ -107,4 +107,5 @@ is "the shared image is as before" "$(type_of $images/shared.raw)" svirt_store_t
 
 . /payload/tpm.sh
 . /payload/shares.sh
+. /payload/shmem.sh
 verdict

@@ -53,3 +53,28 @@ for round in new kept; do
     is "states are root's again, with the label of rest" "$(stat -c '%u %a %C' $tpms/*.tpm2 | sort -u)" "0 600 system_u:object_r:svirt_tpm_store_t:s0"
     is "the variables too" "$(stat -c '%u %C' /var/lib/svirt/nvram/*.fd | sort -u)" "0 system_u:object_r:svirt_store_t:s0"
 done
+# The emulator's socket is one that the device model made: a domain with more pairs than its own has them on it.
+mkdir -p /var/lib/svirt/shares/omicron
+qemu-img create -q -f raw $images/omicron.raw 1M
+restorecon -RF /var/lib/svirt/shares $images/omicron.raw
+cat >/tmp/omicron.xml <<XML
+<domain type='qemu'>
+  <name>omicron</name>
+  <memory unit='MiB'>64</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$images/omicron.raw'/><target dev='vda' bus='virtio'/><shareable/></disk>
+    <filesystem type='mount' accessmode='mapped'><source dir='/var/lib/svirt/shares/omicron'/><target dir='own'/></filesystem>
+    <shmem name='omicron'><model type='ivshmem-plain'/><size unit='MiB'>1</size></shmem>
+    <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>
+  </devices>
+</domain>
+XML
+mark
+if svirt run --detach /tmp/omicron.xml >/run/out 2>&1; then pass "svirt run omicron, with a TPM and three shares"; else fail "svirt run omicron, with a TPM and three shares" "$(head -n 6 /run/out | tr '\n' ' ')"; show_avc; fi
+is "nothing was denied to its emulator" "$(messages | grep 'avc:' | grep -c 'svirt_swtpm_t')" 0 || show_avc
+echo "note its emulator: $(tr -d '\0' </proc/$(pgrep -x swtpm)/attr/current)"
+svirt inspect omicron >/run/out 2>&1; is "svirt inspect finds omicron as planned" "$?" 0 || tail -n 5 /run/out
+svirt stop --force omicron >/run/out 2>&1 && pass "svirt stop omicron" || fail "svirt stop omicron" "$(head -n 3 /run/out)"
+for second in 1 2 3 4 5 6 7 8 9 10; do pgrep -x swtpm >/dev/null || break; sleep 1; done

@@ -296,7 +296,12 @@ impl Rig {
         let access = vec![LandlockAccess::ReadFile, LandlockAccess::WriteFile];
         root.landlock.rules.push(LandlockRule { path: RootShmem::path(0), access });
         let image = ops.iter().position(|op| op.name() == "open-image").unwrap();
-        let open = Op::OpenShmem { slot: slot("shmem0.memory"), name: "region".into(), size: 1 << 20 };
+        let open = Op::OpenShmem {
+            slot: slot("shmem0.memory"),
+            name: "region".into(),
+            size: 1 << 20,
+            selinux_label: None,
+        };
         ops.insert(image, open);
     }
 

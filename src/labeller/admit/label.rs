@@ -3,6 +3,7 @@
 use super::{Admission, policy};
 use crate::base::{CategoryPair, Refusal, Slot};
 use crate::privsep::op::{Access, Sharing};
+use crate::privsep::share::ShareIdentity;
 
 /// A context, cut at its colons: user, role, type, and the rest.
 struct Context<'a> {
@@ -17,6 +18,16 @@ fn parse(label: &str) -> Option<Context<'_>> {
     let context =
         Context { user: parts.next()?, role: parts.next()?, kind: parts.next()?, range: parts.next()? };
     (label.len() < 512).then_some(context)
+}
+
+/// Whether this is the context of a file of this type with exactly this pair.
+fn is_object(label: &str, kind: &str, pair: Option<CategoryPair>) -> bool {
+    let range = pair.map(|pair| CategoryPair::level(&[pair]));
+    parse(label).is_some_and(|context| {
+        (context.user, context.role) == ("system_u", "object_r")
+            && context.kind == kind
+            && range.as_deref() == Some(context.range)
+    })
 }
 
 impl Admission<'_> {
@@ -59,16 +70,24 @@ impl Admission<'_> {
 
     /// Checks the context of a file that one process of the domain alone writes.
     fn private_label(&self, label: &str, kind: &str, what: &str) -> Result<(), Refusal> {
-        let own = self.pair.map(|pair| CategoryPair::level(&[pair]));
-        let fits = parse(label).is_some_and(|context| {
-            (context.user, context.role) == ("system_u", "object_r")
-                && context.kind == kind
-                && own.as_deref() == Some(context.range)
-        });
-        if fits {
+        if is_object(label, kind, self.pair) {
             return Ok(());
         }
         Err(policy(&format!("label {what} as"), label.into(), "is not the domain's own label", "plan again"))
+    }
+
+    /// Checks the context of memory that several domains have: its own pair, without which every domain could open it.
+    pub(super) fn shmem_label(&self, label: Option<&str>, name: &str) -> Result<(), Refusal> {
+        let pair = self.shared_pair(&ShareIdentity::memory(name));
+        let fits = match label {
+            None => !self.selinux,
+            Some(label) => self.selinux && is_object(label, &self.settings.selinux.shmem_type, pair),
+        };
+        if fits {
+            return Ok(());
+        }
+        let (object, rule) = (label.unwrap_or("nothing"), "is not the memory's own label on this host");
+        Err(policy("label shared memory as", object.into(), rule, "plan again"))
     }
 
     /// Checks the context of an image against how the image is opened.
@@ -85,12 +104,7 @@ impl Admission<'_> {
             return self.private_label(label, &self.settings.selinux.image_type, "a saved domain");
         }
         if self.directories.iter().any(|(directory, _)| *directory == slot) {
-            let pair = self.pair_of(slot).map(|pair| CategoryPair::level(&[pair]));
-            let fits = parse(label).is_some_and(|context| {
-                (context.user, context.role) == ("system_u", "object_r")
-                    && context.kind == self.settings.selinux.share_type
-                    && pair.as_deref() == Some(context.range)
-            });
+            let fits = is_object(label, &self.settings.selinux.share_type, self.pair_of(slot));
             return if fits { Ok(()) } else { refuse("is not the directory's own label", "plan again") };
         }
         if self.readables.contains(&slot) {
@@ -126,8 +140,8 @@ impl Admission<'_> {
             );
         }
         if image.sharing == Sharing::Writers {
-            let share = self.shares.iter().find(|(identity, _)| *identity == image.identity);
-            let is_shared = share.is_some_and(|(_, pair)| CategoryPair::level(&[*pair]) == context.range);
+            let share = self.shared_pair(&image.identity.into());
+            let is_shared = share.is_some_and(|pair| CategoryPair::level(&[pair]) == context.range);
             return if is_shared {
                 Ok(())
             } else {

@@ -2,8 +2,8 @@
 use super::*;
 use crate::base::{DomainName, DomainRef, DomainUuid};
 use crate::privsep::confinement::{
-    BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, Rlimit, RlimitKind, RootSpec,
-    SeccompProgram,
+    BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, Rlimit, RlimitKind, RootShmem,
+    RootSpec, SeccompProgram,
 };
 use crate::privsep::op::{Access, SpawnVirtiofsd};
 use crate::privsep::op::{DeviceNode, FdGrant, FileIdentity, ImageKind, Spawn};
@@ -187,7 +187,8 @@ fn a_shareable_image_has_the_pair_that_its_domains_share() {
         let label = format!("system_u:object_r:svirt_guest_image_t:{label}");
         plan.ops[5] = Op::LabelSelinux { slot: slot("disk"), label };
         let identity = FileIdentity { device: 1, inode: shared_inode };
-        plan.ops.insert(3, Op::LeaseShare { identity, pair: CategoryPair::new(8, 9).unwrap() });
+        plan.ops
+            .insert(3, Op::LeaseShare { identity: identity.into(), pair: CategoryPair::new(8, 9).unwrap() });
         last(&mut plan).confinement.selinux_exec = Some(format!("system_u:system_r:svirt_guest_t:{guest}"));
         last(&mut plan).supervisor.selinux_label =
             Some(format!("system_u:system_r:svirt_supervisor_t:{guest}"));
@@ -235,7 +236,8 @@ fn a_directory_has_a_pair_that_its_server_alone_has_besides_the_domains() {
         let path = "/var/lib/svirt/shares/a".into();
         plan.ops.insert(5, Op::OpenShare { slot: share, path, access: Access::ReadWrite, identity });
         let leased = FileIdentity { device: 1, inode: leased_inode };
-        plan.ops.insert(3, Op::LeaseShare { identity: leased, pair: CategoryPair::new(8, 9).unwrap() });
+        plan.ops
+            .insert(3, Op::LeaseShare { identity: leased.into(), pair: CategoryPair::new(8, 9).unwrap() });
         plan.ops.insert(0, Op::LeaseUid { role: UidRole::Helper, uid });
         check(&plan, &settings, true).map_err(|not| not.op.map(|at| plan.ops[at].name()))
     };
@@ -251,6 +253,33 @@ fn a_directory_has_a_pair_that_its_server_alone_has_besides_the_domains() {
     assert_eq!(made(good, own, own, 70), Err(Some("spawn-virtiofsd")), "it could not serve it");
     assert_eq!(made(good, both, both, 70), Err(Some("spawn")), "the device model has no part in it");
     assert_eq!(made(good, both, own, 71), Err(None), "a share of nothing that it opens");
+}
+
+#[test]
+fn memory_is_made_with_a_pair_that_its_domains_have_besides_theirs() {
+    let settings = Settings::default();
+    let made = |label: Option<&str>, guest: &str, leased: &str, selinux: bool| {
+        let mut plan = plan(&settings);
+        let context = |kind: &str| format!("system_u:system_r:{kind}:{guest}");
+        let shmem = slot("shmem0.memory");
+        last(&mut plan).confinement.selinux_exec = Some(context("svirt_guest_t"));
+        last(&mut plan).supervisor.selinux_label = Some(context("svirt_supervisor_t"));
+        last(&mut plan).confinement.root.shmems = vec![RootShmem { slot: shmem.clone(), number: 0 }];
+        let selinux_label = label.map(|label| format!("system_u:object_r:{label}"));
+        let (name, size) = ("exchange".into(), 1 << 20);
+        plan.ops.insert(5, Op::OpenShmem { slot: shmem, name, size, selinux_label });
+        let identity = ShareIdentity::memory(leased);
+        plan.ops.insert(3, Op::LeaseShare { identity, pair: CategoryPair::new(8, 9).unwrap() });
+        check(&plan, &settings, selinux).map_err(|not| not.op.map(|at| plan.ops[at].name()))
+    };
+    let (both, good) = ("s0:c1,c2,c8,c9", Some("svirt_shmem_t:s0:c8,c9"));
+    assert_eq!(made(good, both, "exchange", true), Ok(()));
+    for label in ["svirt_shmem_t:s0", "svirt_shmem_t:s0:c1,c2", "svirt_share_t:s0:c8,c9", "etc_t:s0:c8,c9"] {
+        assert_eq!(made(Some(label), both, "exchange", true), Err(Some("open-shmem")), "{label}");
+    }
+    assert_eq!(made(None, both, "exchange", true), Err(Some("open-shmem")), "every domain could open it");
+    assert_eq!(made(good, "s0:c1,c2", "exchange", true), Err(Some("spawn")), "it could not open it");
+    assert_eq!(made(good, both, "other", true), Err(None), "a share of nothing that it opens");
 }
 
 #[test]

@@ -20,9 +20,16 @@ use crate::labeller::lease::Hold;
 use crate::labeller::places::DirectoryUse;
 use crate::privsep::op::{Access, Sharing};
 use crate::sys::path::{self, Found};
+use crate::sys::xattr;
 
 impl Apply<'_> {
-    pub(super) fn open_shmem(&mut self, slot: &Slot, name: &str, size: u64) -> Result<(), Refusal> {
+    pub(super) fn open_shmem(
+        &mut self,
+        slot: &Slot,
+        name: &str,
+        size: u64,
+        label: Option<&str>,
+    ) -> Result<(), Refusal> {
         let place = self.settings.shmem.place.trim_end_matches('/').to_owned();
         let path = format!("{place}/{name}");
         let error = |error: io::Error| {
@@ -43,17 +50,17 @@ impl Apply<'_> {
         }
         let fd = match path::look(&directory, name.as_ref()) {
             Ok(found) if self.leases.is_used(found.id()) => {
-                let fd = joined(&directory, &name, &path, size)?;
+                let fd = joined(&directory, &name, &path, (size, label))?;
                 let id = Found::of(&fd).map_err(error)?.id();
                 self.intent(Undo::Shmem { path: path.clone(), id })?;
                 fd
             }
             Ok(left) => {
                 path::unlink_if(&directory, name.as_ref(), left.id()).map_err(error)?;
-                self.new_shmem(&directory, &name, &path, size)?
+                self.new_shmem(&directory, &name, &path, (size, label))?
             }
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-                self.new_shmem(&directory, &name, &path, size)?
+                self.new_shmem(&directory, &name, &path, (size, label))?
             }
             Err(other) => return Err(error(other)),
         };
@@ -80,7 +87,7 @@ impl Apply<'_> {
         directory: &OwnedFd,
         name: &str,
         path: &str,
-        size: u64,
+        (size, label): (u64, Option<&str>),
     ) -> Result<OwnedFd, Refusal> {
         let error = |error: io::Error| {
             kernel("make the shared memory", path, &error, "see that shmem.place has room for all of it")
@@ -89,12 +96,16 @@ impl Apply<'_> {
         self.has_room(directory, path, size)?;
         // All of it now: a guest that finds no room later would be killed where it stands.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, size).map_err(|e| error(e.into()))?;
+        // Before anybody can find it. Nothing puts it back: the file goes with its last domain.
+        if label.is_some() {
+            xattr::set_selinux_label(&fd, label).map_err(|error| unlabelled(path, &error))?;
+        }
         let id = Found::of(&fd).map_err(error)?.id();
         self.intent(Undo::Shmem { path: path.to_owned(), id })?;
         self.sync()?;
         path::link(&fd, directory, name.as_ref()).map_err(error)?;
         // Only what was opened by a name can be mounted (ENOENT: d_set_mounted wants no unlinked root).
-        joined(directory, name, path, size)
+        joined(directory, name, path, (size, label))
     }
 }
 
@@ -118,8 +129,13 @@ fn taken(directory: &OwnedFd, most: u64, counts: impl Fn((u64, u64)) -> bool) ->
     Ok(taken)
 }
 
-/// The region that another domain uses, of the same size.
-fn joined(directory: &OwnedFd, name: &str, path: &str, size: u64) -> Result<OwnedFd, Refusal> {
+/// The region that another domain uses, of the same size and with the same label.
+fn joined(
+    directory: &OwnedFd,
+    name: &str,
+    path: &str,
+    (size, label): (u64, Option<&str>),
+) -> Result<OwnedFd, Refusal> {
     let error = |error: io::Error| kernel("open the shared memory", path, &error, "look at its directory");
     let fd = path::open_in(directory, name.as_ref(), OFlags::RDWR).map_err(error)?;
     let found = Found::of(&fd).map_err(error)?;
@@ -133,5 +149,18 @@ fn joined(directory: &OwnedFd, name: &str, path: &str, size: u64) -> Result<Owne
         let remedy = "write the same <size> in all of their definitions";
         return Err(Refusal::new(Layer::Lease, "open the shared memory", path, rule, remedy));
     }
+    if label.is_some() {
+        let now = xattr::selinux_label(&fd).map_err(|error| unlabelled(path, &error))?;
+        if now.as_deref() != label {
+            let rule = format!("somebody else gave it the label {}", now.as_deref().unwrap_or("of nothing"));
+            let remedy = "stop the domains that use it, so that it is made anew";
+            return Err(Refusal::new(Layer::Selinux, "open the shared memory", path, rule, remedy));
+        }
+    }
     Ok(fd)
+}
+
+fn unlabelled(path: &str, error: &io::Error) -> Refusal {
+    let remedy = "load svirt's policy module, and mount a file system of shmem.place with rootcontext=system_u:object_r:svirt_shmem_store_t:s0";
+    Refusal::new(Layer::Selinux, "label the shared memory", path, error.to_string(), remedy)
 }
