@@ -38,7 +38,7 @@ lint: ## Format and lints only
 fmt: ## Format the source
 	$(FMT)
 
-vm: ## Run the test VMs: an SELinux kernel, one with AppArmor, one without a security module, and one booted by systemd
+vm: ## Run the test VMs: an SELinux kernel, one with libvirtd beside svirt, one with AppArmor, one without a security module, and one booted by systemd
 	@scripts/setup build run vm
 	@scripts/test vm
 
