@@ -421,8 +421,17 @@ impl Candidate {
     }
 }
 
+/// Where no link is on the way, as nearly always, one step finds what a walk would: there are a dozen places, and they
+/// are looked up for each question and each start.
 fn directory_id(path: &str) -> Option<(u64, u64)> {
-    let found = path::resolve(path).ok()?.found;
+    if !path::is_plain(path) {
+        return None;
+    }
+    let found = match path::find_known(path) {
+        Ok((_, found)) => found,
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => path::resolve(path).ok()?.found,
+        Err(_) => return None,
+    };
     found.is(libc::S_IFDIR).then(|| found.id())
 }
 

@@ -74,10 +74,10 @@ impl Found {
     }
 }
 
-/// Finds an object that is known by its identity, in one step: an `O_PATH` descriptor and what it is.
+/// Finds an object in one step: an `O_PATH` descriptor and what it is.
 ///
-/// Follows no symbolic link. Who may have put it there is not looked at, so the caller must compare what was found
-/// with what it has seen before; [`resolve`] is for all else.
+/// Follows no symbolic link: `ELOOP` is the answer where one is on the way. Which directories lead to the object is not
+/// told, so it is for what is known by its identity and for what is only compared by it; [`resolve`] is for all else.
 pub fn find_known(path: &str) -> io::Result<(OwnedFd, Found)> {
     let how = ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     let fd = fs::openat2(fs::CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?;
