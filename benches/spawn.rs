@@ -64,6 +64,7 @@ fn plan() -> Spawn {
             start_paused: true,
             incoming: None,
             balloon: None,
+            links_down: Vec::new(),
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,
                 on_reboot: LifecycleAction::Restart,

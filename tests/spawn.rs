@@ -102,6 +102,7 @@ fn supervisor_spec(uid: u32) -> SupervisorSpec {
         start_paused: true,
         incoming: None,
         balloon: None,
+        links_down: Vec::new(),
         lifecycle: Lifecycle {
             on_poweroff: LifecycleAction::Destroy,
             on_reboot: LifecycleAction::Restart,

@@ -249,6 +249,10 @@ fn disks_come_and_go_while_the_guest_runs() {
 
 const FIRST: &str = "52:54:00:aa:00:01";
 const SECOND: &str = "52:54:00:aa:00:02";
+const THIRD: &str = "52:54:00:aa:00:03";
+const FOURTH: &str = "52:54:00:aa:00:04";
+/// Where a guest finds the third.
+const CARD: &str = "d=$(dirname $(grep -l 52:54:00:aa:00:03 /sys/class/net/*/address)); i=$(basename $d);";
 
 /// What the guest says about its interfaces.
 fn sees(host: &Host, name: &str, round: u32, macs: &[&str], not: &[&str]) {
@@ -267,6 +271,73 @@ fn sees(host: &Host, name: &str, round: u32, macs: &[&str], not: &[&str]) {
     panic!("{macs:?} without {not:?}: {}", host.rig.log(name));
 }
 
+/// Waits until the guest sees a carrier on its third interface, or sees none.
+fn carrier(host: &Host, name: &str, word: &str, seen: bool) {
+    for again in 0..20 {
+        let end = format!("{word} {again}");
+        let (first, rest) = word.split_at(1);
+        types(
+            host,
+            name,
+            &format!(
+                "{CARD} ip link set $i up; sleep 1; echo carrier $(cat $d/carrier); echo {first}''{rest} {again}"
+            ),
+        );
+        host.rig.heard(name, &end);
+        let log = host.rig.log(name);
+        let before = log.rsplit_once(&end).map_or("", |(before, _)| before);
+        if before.rfind("carrier 1") > before.rfind("carrier 0") && seen
+            || before.rfind("carrier 0") > before.rfind("carrier 1") && !seen
+        {
+            return;
+        }
+    }
+    panic!("carrier is not {seen}: {}", host.rig.log(name));
+}
+
+/// The cable of the interface on a bridge is out from the beginning, comes in, and goes out again.
+fn cables(host: &Host, tap: &str) {
+    let state = |more: &[&str]| host.says(&[&["domif-getlink", "nets", THIRD][..], more].concat());
+    assert_eq!((state(&[]), state(&["--config"])), (format!("{THIRD} down"), format!("{THIRD} down")));
+    carrier(host, "nets", "unplugged", false);
+    host.says(&["domif-setlink", "nets", tap, "up"]);
+    assert_eq!((state(&[]), state(&["--config"])), (format!("{THIRD} up"), format!("{THIRD} down")));
+    carrier(host, "nets", "plugged", true);
+    // What the guest sent, its tap device received.
+    let packets = |way: &str| {
+        let stats = host.says(&["domifstat", "nets", tap]);
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix(&format!("{tap} {way}_packets "))).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    types(host, "nets", &format!("{CARD} ip address add 198.51.100.7/24 dev $i; ping -c 3 198.51.100.8"));
+    eventually("the guest's packets are counted", || packets("tx") > 0);
+    let stats = host.says(&["domstats", "nets", "--interface"]);
+    assert!(stats.contains("net.count=2") && stats.contains(&format!("net.1.name={tap}")), "{stats}");
+    assert!(stats.contains("net.1.rx.bytes=") && !stats.contains("net.0.name"), "{stats}");
+    assert!(host.complains(&["domifstat", "nets", "nosuch"]).contains("'nosuch' is not a known interface"));
+    assert!(host.complains(&["domifstat", "nets", FOURTH]).contains("Interface name not provided"));
+    assert!(host.says(&["domiftune", "nets", tap]).contains("inbound.average: 0"));
+    assert!(host.complains(&["domiftune", "nets", tap, "--inbound", "100"]).contains("shapes no traffic"));
+
+    host.says(&["domif-setlink", "nets", tap, "down"]);
+    host.says(&["domif-setlink", "nets", THIRD, "up", "--config"]);
+    assert_eq!((state(&[]), state(&["--config"])), (format!("{THIRD} down"), format!("{THIRD} up")));
+    carrier(host, "nets", "unplugged-again", false);
+    // Nothing else of it changes, and what is no interface or drive does not change at all.
+    let other = host.rig.path("other.xml");
+    let write = |xml: &str| std::fs::write(&other, xml).unwrap();
+    let update = ["update-device", "nets", other.to_str().unwrap(), "--live"];
+    write(&format!("<interface type='user'><mac address='{THIRD}'/><model type='virtio'/></interface>"));
+    assert!(host.complains(&update).contains("only the link state"));
+    write("<interface type='user'><mac address='52:54:00:99:99:99'/></interface>");
+    assert!(host.complains(&update).contains("no device matching MAC address"));
+    write("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>");
+    assert!(host.complains(&update).contains("only disks"));
+    // A title changes no alias.
+    host.says(&["desc", "nets", "--live", "--title", "cables"]);
+}
+
 #[test]
 fn interfaces_come_and_go_while_the_guest_runs() {
     if !is_possible() {
@@ -279,7 +350,7 @@ fn interfaces_come_and_go_while_the_guest_runs() {
     }
     let mut host = Host::with(|settings| settings.network.bridges = vec![bridge.name.clone()], "");
     let devices = format!(
-        "{PORTS}<controller type='pci' index='6' model='pcie-root-port'/><controller type='pci' index='7' model='pcie-root-port'/><controller type='pci' index='8' model='pcie-root-port'/><interface type='user'><address type='pci' domain='0' bus='5' slot='0' function='0'/></interface><interface type='bridge'><source bridge='{}'/></interface>",
+        "{PORTS}<controller type='pci' index='6' model='pcie-root-port'/><controller type='pci' index='7' model='pcie-root-port'/><controller type='pci' index='8' model='pcie-root-port'/><interface type='user'><mac address='{FOURTH}'/><address type='pci' domain='0' bus='5' slot='0' function='0'/></interface><interface type='bridge'><mac address='{THIRD}'/><source bridge='{}'/><model type='virtio'/><link state='down'/></interface>",
         bridge.name
     );
     host.says(&["define", &linux(&host, "nets", &devices)]);
@@ -288,6 +359,7 @@ fn interfaces_come_and_go_while_the_guest_runs() {
     let listener = Listener::new(&host);
     host.rig.heard("nets", "guest: ready");
     assert_eq!(bridge.ports().len(), 1);
+    cables(&host, &bridge.ports()[0]);
 
     // A user network, with a passt of its own.
     let user = ["attach-interface", "nets", "network", "default", "--mac", FIRST, "--model", "virtio"];
@@ -333,6 +405,11 @@ fn interfaces_come_and_go_while_the_guest_runs() {
     for alias in ["net0", "net1", "net2", "net3"] {
         assert!(shown.contains(&format!("<alias name='{alias}'/>")), "{shown}");
     }
+    // The cable that was taken out stays out, whoever is asked.
+    assert_eq!(
+        host.says(&["domif-getlink", "nets", &bridge.ports()[0]]),
+        format!("{} down", bridge.ports()[0])
+    );
     fine(&host, "nets");
 
     // Out again, those of the start too.

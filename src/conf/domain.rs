@@ -297,6 +297,8 @@ pub struct Interface {
     pub model: InterfaceModel,
     /// `<mtu size>`: the largest frame in bytes, of one on a bridge.
     pub mtu: Option<u32>,
+    /// `<link state='down'>`: the cable is out at the start.
+    pub link_down: bool,
     /// `<boot order>`
     pub boot_order: Option<u32>,
     /// `<address>`

@@ -7,6 +7,7 @@ use crate::base::DomainUuid;
 use crate::conf::definition::{Definition as Tree, Strictness};
 use crate::conf::domain::Interface;
 use crate::driver::{Plugging, draw, interface_mac, plan_interface};
+use crate::privsep::ask::Ask;
 use crate::privsep::plug::{Gone, Top};
 use crate::privsep::request::Described;
 
@@ -102,7 +103,7 @@ pub(super) fn without_gone(tree: &mut Tree, described: &Described) {
 }
 
 /// The addresses of a definition's interfaces. `aliases` are those of what runs; what is kept is numbered from 0.
-fn addresses(
+pub(super) fn addresses(
     uuid: DomainUuid,
     definition: &Definition,
     aliases: &[String],
@@ -125,7 +126,7 @@ fn shown(mac: [u8; 6]) -> String {
 }
 
 /// The place of the interface that an element describes.
-fn place(wanted: &One, all: &[[u8; 6]]) -> Result<usize, ManagerError> {
+pub(super) fn place(wanted: &One, all: &[[u8; 6]]) -> Result<usize, ManagerError> {
     match (wanted.interface.mac, all) {
         (Some(mac), _) => all.iter().position(|other| *other == mac).ok_or_else(|| {
             ManagerError::NoDevice(format!("no device matching MAC address {} found", shown(mac)))
@@ -186,7 +187,12 @@ impl Manager {
         }
         plug.note = one.text()?;
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
+        // What was noted of one before it that had this alias is not this one's.
+        self.note_link(uuid, &live, &alias, None)?;
         labeller.plug(uuid, plug)?;
+        if one.interface.link_down {
+            self.ask(uuid, Ask::Link { alias: alias.clone(), up: false })?;
+        }
         let mut aliases = live.interface_aliases();
         aliases.push(alias.clone());
         self.replace_live(uuid, Some(aliases), |tree| with(tree, &note))?;

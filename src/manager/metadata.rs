@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError};
 
 use super::event::What;
-use super::lifecycle::running;
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Definition as Tree, MetadataError, SVIRT_NAMESPACE};
@@ -136,8 +135,8 @@ impl Manager {
         // What was plugged in since, the labeller tells a later daemon.
         let xml = started.as_ref().unwrap_or(&definition).text().to_owned();
         let listening = live.listening.clone();
-        self.commit(vec![Change::Start(store::Live { uuid, id, xml, listening: listening.clone() })])?;
-        let text = definition.running(&running(id, &live.labels, &live.consoles, listening));
+        self.commit(vec![Change::Start(store::Live { uuid, id, xml, listening })])?;
+        let text = definition.running(&live.runtime.running);
         let mut table = self.table();
         let now = table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|live| live.id == id);
         match now {

@@ -190,8 +190,11 @@ impl Manager {
         })
     }
 
-    /// Changes the medium of a drive.
+    /// Changes the medium of a drive, or an interface.
     pub fn update(&self, uuid: DomainUuid, xml: &str, impact: Impact) -> Result<(), ManagerError> {
+        if super::interface::is_interface(xml) {
+            return self.update_interface(uuid, xml, impact);
+        }
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         if impact.config {

@@ -182,6 +182,10 @@ impl Manager {
         let definition =
             definition.map(|definition| definition.with_plugged(&described).with_tuned(&described));
         let definition = definition.map(|definition| definition.with_vcpus(&status.control));
+        let at_start = started.as_ref().and_then(|started| started.interfaces().ok()).unwrap_or(0);
+        let interfaces = super::interface::aliases_of(at_start, &described);
+        let noted = row.as_ref().map(|row| row.listening.as_slice()).unwrap_or_default();
+        let definition = definition.map(|definition| definition.with_links(noted, &interfaces));
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
         let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
         let mut table = self.table();
@@ -201,8 +205,7 @@ impl Manager {
         let (labels, consoles) =
             (labels(&described.plan, &self.facts), found.map(|found| found.consoles).unwrap_or_default());
         let mut running = running(id, &labels, &consoles, listening.clone());
-        let at_start = started.as_ref().and_then(|started| started.interfaces().ok()).unwrap_or(0);
-        running.interfaces = super::interface::aliases_of(at_start, &described);
+        running.interfaces = interfaces;
         let live = Live {
             id,
             text: definition.as_ref().map(|definition| definition.running(&running)).unwrap_or_default(),

@@ -70,7 +70,8 @@ pub struct Live {
     pub autodestroy: Option<u64>,
     /// Whether somebody is ending it.
     pub ending: bool,
-    /// Where its displays listen, its tap devices and its vsock's number, by the names of the plan.
+    /// Where its displays listen, its tap devices and its vsock's number, by the names of the plan; and how links were
+    /// put since (`link:net0` is `down`).
     pub listening: Vec<(String, String)>,
     /// What changed since it started.
     pub runtime: Runtime,

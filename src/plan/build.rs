@@ -481,6 +481,7 @@ fn supervisor(
         start_paused: inputs.paused,
         incoming: None,
         balloon: (domain.current_memory < domain.memory).then_some(domain.current_memory),
+        links_down: links_down(domain),
         lifecycle: Lifecycle {
             on_poweroff: domain.on_poweroff,
             on_reboot: domain.on_reboot,
@@ -488,4 +489,10 @@ fn supervisor(
         },
         clients: vec![inputs.settings.uids.frontend],
     }
+}
+
+/// QEMU's names of the interfaces whose cable is out.
+fn links_down(domain: &Domain) -> Vec<String> {
+    let all = domain.devices.interfaces.iter().enumerate();
+    all.filter(|(_, interface)| interface.link_down).map(|(at, _)| format!("net{at}")).collect()
 }

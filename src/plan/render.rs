@@ -376,10 +376,13 @@ fn render_supervisor(out: &mut String, s: &SupervisorSpec) -> std::fmt::Result {
         action(l.on_crash),
         if s.start_paused { "; starts paused" } else { "" }
     )?;
-    match s.balloon {
-        Some(bytes) => writeln!(out, "  balloon        {bytes} bytes from the beginning"),
-        None => Ok(()),
+    if let Some(bytes) = s.balloon {
+        writeln!(out, "  balloon        {bytes} bytes from the beginning")?;
     }
+    if !s.links_down.is_empty() {
+        writeln!(out, "  links down     {} from the beginning", s.links_down.join(", "))?;
+    }
+    Ok(())
 }
 
 fn listed(items: &[String]) -> String {

@@ -51,6 +51,13 @@ pub enum Ask {
     },
     /// A non-maskable interrupt (`inject-nmi`).
     InjectNmi,
+    /// Puts the cable of a network interface in, or takes it out (`set_link`).
+    Link {
+        /// The interface's alias, such as `net0`.
+        alias: String,
+        /// Whether it is in.
+        up: bool,
+    },
     /// A command that a person wrote, from the closed list of those that only look ([`may_be_asked`]).
     Monitor {
         /// Its name.
@@ -120,6 +127,7 @@ impl Ask {
             Self::PlugCpu { driver, .. } => is_cpu(driver),
             Self::BlockResize { node, bytes } => is_node(node) && i64::try_from(*bytes).is_ok(),
             Self::DirtyRate { seconds, .. } => (1..=DIRTY_SECONDS_MAX).contains(seconds),
+            Self::Link { alias, .. } => is_interface(alias),
             _ => true,
         }
     }
@@ -130,6 +138,7 @@ impl Ask {
         match self {
             Self::Balloon { .. } => "set the memory of",
             Self::InjectNmi => "send an interrupt to",
+            Self::Link { .. } => "set a link of",
             Self::Reboot => "reboot",
             Self::Reset => "reset",
             Self::SendKey { .. } => "send keys to",
@@ -166,6 +175,13 @@ pub struct CpuPlace {
 fn is_node(node: &str) -> bool {
     node.strip_suffix("-0-format").is_some_and(|target| {
         (1..=20).contains(&target.len()) && target.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
+/// Whether this is the name of a network interface and of nothing else that has a link.
+fn is_interface(alias: &str) -> bool {
+    alias.strip_prefix("net").is_some_and(|number| {
+        (1..=5).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
 
@@ -318,6 +334,15 @@ mod tests {
         assert!(plug("qemu64-x86_64-cpu").is_bounded() && plug("Skylake-Client-v1-x86_64-cpu").is_bounded());
         for driver in ["e1000", "-x86_64-cpu", "x,file=/a-x86_64-cpu", "", &"x".repeat(64)] {
             assert!(!plug(driver).is_bounded(), "{driver}");
+        }
+    }
+
+    #[test]
+    fn only_interfaces_have_links() {
+        let link = |alias: &str| Ask::Link { alias: alias.into(), up: false };
+        assert!(link("net0").is_bounded() && link("net12").is_bounded());
+        for alias in ["", "net", "hostnet0", "net0\n", "net-1", "net123456", "virtio-disk0"] {
+            assert!(!link(alias).is_bounded(), "{alias}");
         }
     }
 

@@ -33,6 +33,9 @@ pub struct SupervisorSpec {
     /// How much memory in bytes the guest is asked to keep from the beginning, where that is less than it may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon: Option<u64>,
+    /// Network interfaces, by their aliases, whose link is down from the beginning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links_down: Vec<String>,
     /// What QEMU is told when the guest powers off, reboots or crashes; needed to read events.
     pub lifecycle: Lifecycle,
     /// Uids that may use the control socket, besides root.

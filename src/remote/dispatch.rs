@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Service, Session, agent, block, connect, counters, domain, empty, event, guest, lifecycle, live, measure,
+    Service, Session, agent, block, connect, counters, domain, empty, event, guest, interface, lifecycle, live, measure,
     metadata, network, plug, save, stats, storage, tune, tuning,
 };
 use crate::manager::Live;
@@ -236,6 +236,7 @@ fn route(procedure: Procedure) -> Option<Route> {
                         .or_else(|| counters::handler(procedure))
                         .or_else(|| metadata::handler(procedure))
                         .or_else(|| measure::slow(procedure))
+                        .or_else(|| interface::handler(procedure))
                         .or_else(|| tune::handler(procedure))
                         .or_else(|| tuning::handler(procedure))
                         .or_else(|| stats::waiting(procedure))

@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod guest;
 mod info;
+mod interface;
 mod keys;
 mod lifecycle;
 mod live;

@@ -1,4 +1,4 @@
-//! The host, as calls tell it. Reads four kinds of files of the kernel's; everything else was read at the start.
+//! The host, as calls tell it. Reads five kinds of files of the kernel's; everything else was read at the start.
 
 use std::io::Read as _;
 
@@ -8,6 +8,8 @@ use crate::conf::emulator::EmulatorFacts;
 
 /// Where control groups are mounted.
 pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
+/// Where the kernel tells of network devices that are no hardware, as tap devices are.
+pub(super) const NETWORK: &str = "/sys/devices/virtual/net";
 const MEMINFO: &str = "/proc/meminfo";
 const STAT: &str = "/proc/stat";
 /// The most that is read of a file of the kernel's.
@@ -30,7 +32,7 @@ pub struct Node {
 }
 
 /// The files that calls read, for whoever confines the daemon.
-pub const READ: &[&str] = &[CGROUPS, MEMINFO, STAT];
+pub const READ: &[&str] = &[CGROUPS, NETWORK, MEMINFO, STAT];
 
 impl Node {
     /// A host as it was read.

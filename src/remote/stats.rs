@@ -8,7 +8,7 @@ use super::call::{Answer, Call, Target, reference};
 use super::domain::{definition, state};
 use super::error::{Code, Failure, From};
 use super::live::reported_memory;
-use super::usage;
+use super::{interface, usage};
 use crate::access::Verb;
 use crate::manager::{BlockInfo, BlockStats, Domain, Summary};
 use crate::privsep::ask::Ask;
@@ -291,11 +291,34 @@ fn behind(domain: &Domain, wanted: u32) -> Vec<(String, Measured)> {
         let running = if domain.is_active() { definition.current_vcpus } else { 0 };
         stats.extend((0..running).map(|vcpu| (format!("vcpu.{vcpu}.state"), Measured::State(RUNNING))));
     }
-    if let Some(live) = domain.running().and_then(|live| live.definition.as_ref())
-        && wanted & INTERFACE != 0
-    {
-        let count = live.interfaces().ok().and_then(|count| u32::try_from(count).ok());
-        stats.extend(count.map(|count| ("net.count".to_owned(), Measured::Count(count))));
+    if wanted & INTERFACE != 0 && domain.current().is_some() {
+        stats.extend(interfaces(domain));
+    }
+    stats
+}
+
+/// How many interfaces what runs has, and what went through those with a device on the host.
+fn interfaces(domain: &Domain) -> Vec<(String, Measured)> {
+    if !domain.is_active() {
+        return Vec::new();
+    }
+    let all = interface::running(domain).unwrap_or_default();
+    let mut stats =
+        vec![("net.count".to_owned(), Measured::Count(u32::try_from(all.len()).unwrap_or(u32::MAX)))];
+    for (at, one) in all.iter().enumerate() {
+        let Some(device) = &one.device else { continue };
+        stats.push((format!("net.{at}.name"), Measured::Text(device.clone())));
+        for (way, count) in ["rx", "tx"].iter().zip(interface::counted(device).into_iter().flatten()) {
+            let numbers = [
+                ("bytes", count.bytes),
+                ("pkts", count.packets),
+                ("errs", count.errors),
+                ("drop", count.dropped),
+            ];
+            let named =
+                numbers.map(|(what, number)| (format!("net.{at}.{way}.{what}"), Measured::Number(number)));
+            stats.extend(named);
+        }
     }
     stats
 }

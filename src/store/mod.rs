@@ -110,7 +110,7 @@ pub struct Live {
     pub id: i32,
     /// The definition that it runs with.
     pub xml: String,
-    /// What the host chose for it, such as the port of a display, by the plan's names.
+    /// What the host chose for it, such as the port of a display, by the plan's names; and how links were put since.
     pub listening: Vec<(String, String)>,
 }
 

@@ -68,6 +68,7 @@ fn command(ask: &Ask) -> (&str, Value) {
             json!({ "path": BALLOON, "property": "guest-stats-polling-interval", "value": seconds }),
         ),
         Ask::InjectNmi => bare("inject-nmi"),
+        Ask::Link { alias, up } => set_link(alias, *up),
         Ask::Migration => bare("query-migrate"),
         Ask::Monitor { execute, arguments } => (execute, arguments.clone()),
         Ask::PlugCpu { driver, number, place } => ("device_add", cpu(driver, *number, *place)),
@@ -87,6 +88,11 @@ fn command(ask: &Ask) -> (&str, Value) {
         Ask::UnplugCpu { number } => ("device_del", json!({ "id": cpu_alias(*number) })),
         Ask::WakeUp => bare("system_wakeup"),
     }
+}
+
+/// The command that puts a cable in or takes it out.
+pub(super) fn set_link(alias: &str, up: bool) -> (&'static str, Value) {
+    ("set_link", json!({ "name": alias, "up": up }))
 }
 
 /// A virtual CPU, by the alias that libvirt gives it.

@@ -64,10 +64,17 @@ impl Server {
         match (purpose, outcome) {
             (Purpose::StartStatus, Ok(value)) => self.advance(Input::Status(run_state(&value))),
             (Purpose::StartContinue, Ok(_)) => self.advance(Input::Continued),
-            (Purpose::StartBalloon, Ok(_)) => {
-                let next = self.gate.book.sealed().and_then(|proof| self.launch.sealed(proof));
+            (Purpose::StartBalloon | Purpose::StartLink, Ok(_)) => {
+                let next = self.gate.book.sealed().and_then(|proof| self.prepare(proof));
                 self.act_on(next);
             }
+            (Purpose::StartLink, Err(failure)) => self.fail(Refusal::new(
+                Layer::DeviceModel,
+                "take out",
+                "the cable of a network interface",
+                failure.to_string(),
+                "leave <link state='down'/> out, and take the cable out once the guest runs",
+            )),
             (Purpose::StartBalloon, Err(failure)) => self.fail(Refusal::new(
                 Layer::DeviceModel,
                 "ask the guest for",
@@ -122,10 +129,7 @@ impl Server {
             Action::Seal => {
                 let proof = self.gate.seal();
                 self.report(&Report::Sealed { notifications: self.gate.book.passed() });
-                let Some(bytes) = self.balloon else { return self.launch.sealed(proof) };
-                // A guest without a driver keeps what it has, as with every later request; whether QEMU takes it counts.
-                self.command("balloon", &json!({ "value": bytes }), Purpose::StartBalloon);
-                None
+                self.prepare(proof)
             }
             Action::Load(fd) => {
                 self.load(fd);
@@ -140,6 +144,20 @@ impl Server {
                 None
             }
         }
+    }
+
+    /// Tells QEMU, once the gate is shut, what the guest is to find when it begins, one thing after the other.
+    fn prepare(&mut self, proof: Sealed) -> Option<Action> {
+        if let Some(alias) = self.links_down.pop() {
+            let (execute, arguments) = super::ask::set_link(&alias, false);
+            self.command(execute, &arguments, Purpose::StartLink);
+        } else if let Some(bytes) = self.balloon.take() {
+            // A guest without a driver keeps what it has, as with every later request; whether QEMU takes it counts.
+            self.command("balloon", &json!({ "value": bytes }), Purpose::StartBalloon);
+        } else {
+            return self.launch.sealed(proof);
+        }
+        None
     }
 
     /// The only place where `cont` is sent; it takes the proof that the gate is shut.

@@ -32,6 +32,8 @@ pub(super) enum Purpose {
     StartStatus,
     /// What the guest is to keep of its memory, before it runs.
     StartBalloon,
+    /// A cable that is out before it runs.
+    StartLink,
     /// The first `cont`.
     StartContinue,
     /// The beginning of a load.

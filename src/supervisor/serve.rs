@@ -50,6 +50,8 @@ pub(super) struct Server {
     pub(super) launch: Launch,
     /// What the guest is to keep of its memory from the beginning, in bytes.
     pub(super) balloon: Option<u64>,
+    /// The interfaces whose cable is out from the beginning, until QEMU was told.
+    pub(super) links_down: Vec<String>,
     pub(super) monitor: Option<Monitor>,
     pub(super) consoles: Vec<Console>,
     pub(super) vncs: Vncs,
@@ -136,6 +138,7 @@ impl Server {
             said: Ring::new(STDERR_KEPT),
             gate: Gate::new(if takeover { Book::shut() } else { Book::default() }),
             balloon: bootstrap.spec.balloon.filter(|_| incoming.is_none()),
+            links_down: bootstrap.spec.links_down,
             launch: if takeover {
                 Launch::over()
             } else {

@@ -389,6 +389,7 @@ impl Rig {
                 start_paused: false,
                 incoming: None,
                 balloon: None,
+                links_down: Vec::new(),
                 lifecycle: Lifecycle {
                     on_poweroff: LifecycleAction::Destroy,
                     on_reboot: LifecycleAction::Restart,

@@ -183,6 +183,7 @@ impl Rig {
             start_paused: wish.paused,
             incoming: None,
             balloon: wish.balloon,
+            links_down: Vec::new(),
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,
                 on_reboot: LifecycleAction::Restart,

@@ -131,6 +131,31 @@ impl Definition {
         }
     }
 
+    /// Puts the cable of an interface in, or takes it out, by its place among them.
+    pub fn set_interface_link(&mut self, at: usize, up: bool) {
+        if let Some(node) = self.interface_mut(at).and_then(|node| node.ensure("link")) {
+            node.set("state", if up { "up" } else { "down" });
+        }
+    }
+
+    /// The same with another interface at a place among them; place in the machine and address of the network stay where
+    /// the new one names none.
+    pub fn with_interface(&self, at: usize, xml: &str) -> Result<Self, DefinitionError> {
+        let mut new = self.clone();
+        while new.remove_interface(0) {}
+        let mut new = new.with_device(xml)?;
+        let mut with = self.clone();
+        if let (Some(old), Some(new)) = (with.interface_mut(at), new.interface_mut(0)) {
+            for kept in ["mac", "address"] {
+                if let Some(kept) = old.child(kept).filter(|_| new.child(kept).is_none()) {
+                    new.adopt(kept);
+                }
+            }
+            *old = new.clone();
+        }
+        Ok(with)
+    }
+
     fn interface_mut(&mut self, at: usize) -> Option<&mut super::node::Node> {
         let devices = self.root.child_mut("devices")?;
         devices.children_mut().filter(|child| child.name() == "interface").nth(at)

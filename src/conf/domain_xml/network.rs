@@ -50,10 +50,6 @@ fn interface(view: View<'_>) -> Read<Interface> {
     children.extend(plugged.then_some(["mtu", "source"]).into_iter().flatten());
     view.only(&["type"], &children)?;
     alias(view)?;
-    if let Some(link) = view.one("link")? {
-        link.only(&["state"], &[])?;
-        link.fixed("state", &["up"])?;
-    }
     driver(view)?;
     Ok(Interface {
         backend: match kind {
@@ -65,10 +61,18 @@ fn interface(view: View<'_>) -> Read<Interface> {
         mac: mac(view)?,
         model: model(view)?,
         mtu: mtu(view)?,
+        link_down: link_down(view)?,
         boot_order: boot_order(view)?,
         address: address::pci(view)?,
         line: view.line(),
     })
+}
+
+fn link_down(view: View<'_>) -> Read<bool> {
+    let Some(link) = view.one("link")? else { return Ok(false) };
+    link.only(&["state"], &[])?;
+    link.required("state")?;
+    Ok(link.word("state", &[("up", false), ("down", true)])?.unwrap_or(false))
 }
 
 /// Packets go through QEMU: vhost would have the kernel itself read the guest's rings.

@@ -50,6 +50,7 @@ fn spawn_op(settings: &Settings) -> Spawn {
             start_paused: false,
             incoming: None,
             balloon: None,
+            links_down: Vec::new(),
             lifecycle: Lifecycle { on_poweroff: action, on_reboot: action, on_crash: action },
             clients: vec![1000],
         },
