@@ -90,7 +90,12 @@ impl Inside {
             match self.service.packet(&self.session, packet) {
                 Outcome::Reply(bytes) | Outcome::Last(bytes) => answers.push(bytes),
                 Outcome::Later(work) => answers.push(work()),
-                Outcome::Nothing | Outcome::Stream(_) | Outcome::Console(_) => {}
+                Outcome::Descriptors(work) => answers.push(work().0),
+                Outcome::Nothing
+                | Outcome::Stream(_)
+                | Outcome::Console(_)
+                | Outcome::Relay(_)
+                | Outcome::Transfer(_) => {}
             }
         }
     }

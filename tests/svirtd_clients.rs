@@ -4,9 +4,12 @@
 mod e2e_rig;
 mod virsh_rig;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 
 use svirt::rpc::{Header, Packet, Procedure, Program, STREAM_CHUNK};
+use svirt::sys::scm;
 use virsh_rig::raw::{Raw, packet};
 use virsh_rig::{Host, virsh_possible};
 
@@ -373,4 +376,207 @@ fn clients_that_fight_over_a_domain_leave_what_is_told_and_nothing_else() {
     e2e_rig::eventually("no descriptor is left", || {
         open(host.daemon_pid()) <= held + 4 && open(labeller) <= labelled + 4
     });
+}
+
+/// A machine with a display and two channels, one of which is the agent's.
+const SHOWN: &str = "<graphics type='vnc'><listen type='none'/></graphics><video><model type='vga'/></video>\
+    <channel type='pty'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+    <channel type='pty'><target type='virtio' name='com.example.1'/></channel>";
+
+/// Starts it, and how raw calls refer to it.
+fn shown<'a>(host: &Host, name: &'a str, devices: &str) -> svirt::rpc::Domain<'a> {
+    host.says(&["create", &host.rig.bare(name, devices)]);
+    svirt::rpc::Domain { name, uuid: host.rig.uuid(name).0.into_bytes(), id: -1 }
+}
+
+#[test]
+fn a_picture_of_a_display_comes_as_a_stream() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    shown(&host, "shown", SHOWN);
+    let file = host.rig.text("picture");
+    let pictures = |count: u32| {
+        for _ in 0..count {
+            let _ = std::fs::remove_file(&file);
+            assert!(host.says(&["screenshot", "shown", &file]).contains("with type of image/png"));
+            let bytes = std::fs::read(&file).unwrap();
+            assert!(bytes.starts_with(b"\x89PNG\r\n") && bytes.ends_with(b"IEND\xae\x42\x60\x82"));
+        }
+    };
+    pictures(2);
+    host.says(&["suspend", "shown"]);
+    pictures(2);
+    host.says(&["resume", "shown"]);
+    assert!(host.complains(&["screenshot", "shown", &file, "--screen", "1"]).contains("no such screen ID"));
+    let status = host.rig.control("shown").status().unwrap();
+    assert!(status.sealed && status.refused.is_empty(), "{status:?}");
+    // One that begins it and leaves keeps nobody else from it.
+    let domain = svirt::rpc::Domain { name: "shown", uuid: host.rig.uuid("shown").0.into_bytes(), id: -1 };
+    for _ in 0..8 {
+        Raw::open(&host).send(&packet(Procedure::DomainScreenshot, 5, &(domain, 0_u32, 0_u32)));
+    }
+    e2e_rig::eventually("another picture", || host.virsh(&["screenshot", "shown", &file]).code == Some(0));
+    host.says(&["destroy", "shown"]);
+    shown(&host, "blind", "");
+    assert!(host.complains(&["screenshot", "blind", &file]).contains("no screens to take screenshot from"));
+    host.says(&["destroy", "blind"]);
+}
+
+#[test]
+fn a_channel_is_one_client_s_and_never_the_agent_s() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let domain = shown(&host, "channels", SHOWN);
+    let open = |name: Option<&str>, flags: u32| {
+        let mut raw = Raw::open(&host);
+        let opened = raw.call(Procedure::DomainOpenChannel, &(domain, name, flags)).unwrap();
+        (raw, opened)
+    };
+    let (mut first, opened) = open(Some("com.example.1"), 0);
+    assert_eq!(opened.status, 0);
+    let (_, second) = open(Some("channel1"), 0);
+    assert!(second.status == 1 && second.has("another client is attached"));
+    let (_kept, forced) = open(Some("com.example.1"), 1);
+    assert_eq!(forced.status, 0);
+    // The first one's data have an end.
+    let end = first.next().unwrap();
+    assert_eq!((end.kind, end.status, end.payload.len()), (3, 2, 0));
+    for (name, flags, text) in [
+        (Some("org.qemu.guest_agent.0"), 0, "in use by the QEMU guest agent"),
+        (Some("channel0"), 1, "in use by the QEMU guest agent"),
+        (None, 0, "in use by the QEMU guest agent"),
+        (Some("nosuch"), 0, "cannot find channel nosuch"),
+        (Some("serial0"), 0, "cannot find channel serial0"),
+        (Some("com.example.1"), 2, "unsupported flags"),
+    ] {
+        let (_, refused) = open(name, flags);
+        assert!(refused.status == 1 && refused.has(text), "{name:?} {refused:?}");
+    }
+    host.says(&["destroy", "channels"]);
+}
+
+/// A call that says it brings so many descriptors.
+fn with_fds(procedure: Procedure, serial: u32, count: u32, body: &impl svirt::rpc::Encode) -> Vec<u8> {
+    let header = Header { kind: 4, serial, ..Header::event(Program::Remote, procedure.number(), serial) };
+    Packet::bytes(&header, &(count, body)).unwrap()
+}
+
+/// Sends a byte with descriptors.
+fn bring(raw: &Raw, fds: &[BorrowedFd<'_>]) {
+    assert_eq!(scm::send(raw.0.as_fd(), &[0], fds).unwrap(), 1);
+}
+
+/// What a VNC server says first.
+fn greets(stream: &mut UnixStream) {
+    stream.set_read_timeout(Some(e2e_rig::PATIENCE)).unwrap();
+    let mut greeting = [0; 12];
+    stream.read_exact(&mut greeting).unwrap();
+    assert!(greeting.starts_with(b"RFB 003."), "{greeting:?}");
+}
+
+#[test]
+fn a_display_is_handed_to_a_client() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let domain = shown(&host, "displays", SHOWN);
+    // As a descriptor of the display's own.
+    let mut raw = Raw::open(&host);
+    let reply = raw.call(Procedure::DomainOpenGraphicsFd, &(domain, 0_u32, 0_u32)).unwrap();
+    assert_eq!((reply.kind, reply.status, &*reply.payload), (5, 0, &[0, 0, 0, 1][..]));
+    let mut byte = [9];
+    let (count, mut fds) = scm::recv(raw.0.as_fd(), &mut byte).unwrap();
+    assert_eq!((count, byte, fds.len()), (1, [0], 1));
+    let mut display = UnixStream::from(fds.pop().unwrap());
+    greets(&mut display);
+    // Joined with a socket that the client hands in; several at once, and none past a connection.
+    let mut joined = Vec::new();
+    for serial in 1..=3 {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        raw.send(&with_fds(Procedure::DomainOpenGraphics, serial, 1, &(domain, 0_u32, 1_u32)));
+        bring(&raw, &[theirs.as_fd()]);
+        drop(theirs);
+        assert_eq!(raw.receive(), (serial, 0));
+        greets(&mut ours);
+        joined.push(ours);
+    }
+    assert!(host.rig.control("displays").status().unwrap().refused.is_empty());
+    drop(raw);
+    for mut ours in joined {
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    }
+    // The one of its own is nobody else's.
+    display.write_all(b"RFB 003.008\n").unwrap();
+    assert_eq!(display.read(&mut [0]).unwrap(), 1);
+    let mut raw = Raw::open(&host);
+    for (procedure, index) in [(Procedure::DomainOpenGraphics, 0), (Procedure::DomainOpenGraphicsFd, 1)] {
+        let reply = raw.call(procedure, &(domain, index, 0_u32)).unwrap();
+        let text = if index == 0 { "exactly one descriptor" } else { "No graphics backend with index 1" };
+        assert!(reply.kind == 1 && reply.status == 1 && reply.has(text), "{reply:?}");
+    }
+    host.says(&["destroy", "displays"]);
+}
+
+/// How many descriptors the daemon has.
+fn descriptors(host: &Host) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", host.daemon_pid())).unwrap().count()
+}
+
+#[test]
+fn descriptors_that_nobody_wants_are_closed() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    host.says(&["list"]);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let before = descriptors(&host);
+    let settled = |most: usize| {
+        e2e_rig::eventually("descriptors are closed", || descriptors(&host) <= before + most);
+    };
+    // A call that has no use for them, with as many as a packet may have.
+    let mut raw = Raw::open(&host);
+    for serial in 1..=50 {
+        raw.send(&with_fds(Procedure::ConnectGetType, serial, 32, &()));
+        (0..32).for_each(|_| bring(&raw, &[null.as_fd()]));
+        assert_eq!(raw.receive(), (serial, 0));
+    }
+    settled(1);
+    // What is no socket, or none that is connected.
+    let domain = svirt::rpc::Domain { name: "none", uuid: [0; 16], id: -1 };
+    raw.send(&with_fds(Procedure::DomainOpenGraphics, 1, 1, &(domain, 0_u32, 0_u32)));
+    bring(&raw, &[null.as_fd()]);
+    assert_eq!(raw.receive(), (1, 1));
+    // With the bytes of a call that brings none; the call is answered.
+    let call = packet(Procedure::ConnectGetType, 2, &());
+    assert_eq!(scm::send(raw.0.as_fd(), &call, &[null.as_fd(); 100]).unwrap(), call.len());
+    assert_eq!(raw.receive(), (2, 0));
+    settled(1);
+    // Behind half a packet, again and again: no more are kept than a packet may have.
+    raw.send(&call[..10]);
+    for _ in 0..100 {
+        let sent = scm::send(raw.0.as_fd(), &call[10..11], &[null.as_fd(); 253]);
+        if sent.is_err() {
+            break;
+        }
+    }
+    settled(40);
+    drop(raw);
+    settled(0);
+    // Promised, and not there; more than there may be.
+    let mut raw = Raw::open(&host);
+    raw.send(&with_fds(Procedure::ConnectGetType, 1, 2, &()));
+    bring(&raw, &[null.as_fd()]);
+    raw.send(&[0]);
+    assert!(raw.is_over());
+    let mut raw = Raw::open(&host);
+    raw.send(&with_fds(Procedure::ConnectGetType, 1, 33, &()));
+    assert!(raw.is_over());
+    settled(0);
+    host.says(&["list"]);
 }

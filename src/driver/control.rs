@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::{DriverError, stream};
 use crate::privsep::ask::Ask;
-use crate::privsep::supervisor::{Answer, Status, Verb};
+use crate::privsep::supervisor::{Answer, Graphics, PICTURE_MAX, Status, Verb};
 
 /// The longest answer in bytes.
 const ANSWER_MAX: usize = 1 << 20;
+/// The longest answer that is read byte by byte.
+const LINE_MAX: usize = 16 << 10;
 /// How long a supervisor may take over connecting, and over one request with its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,6 +31,15 @@ impl Limit {
             Self::All(until) => until,
         }
     }
+}
+
+/// A picture of a display, a PNG, as its supervisor sends it.
+#[derive(Debug)]
+pub struct Picture {
+    /// Where its bytes come from.
+    pub stream: BufReader<UnixStream>,
+    /// How many are still to come.
+    pub left: u64,
 }
 
 /// A connection to a supervisor.
@@ -112,6 +123,45 @@ impl Control {
     pub fn status(&mut self) -> Result<Status, DriverError> {
         match self.call(&Verb::Status)? {
             Answer::Status(status) => Ok(status),
+            other => Err(DriverError::Protocol(format!("to the supervisor, which answered {other:?}"))),
+        }
+    }
+
+    /// Takes a picture of one head of a display's device.
+    pub fn picture(mut self, device: String, head: u32) -> Result<Picture, DriverError> {
+        match self.call(&Verb::Screenshot { device, head })? {
+            Answer::Picture { bytes } if bytes <= PICTURE_MAX as u64 => {
+                let stream = self.stream;
+                stream.get_ref().set_read_timeout(Some(PATIENCE)).map_err(io)?;
+                Ok(Picture { stream, left: bytes })
+            }
+            other => Err(DriverError::Protocol(format!("to the supervisor, which answered {other:?}"))),
+        }
+    }
+
+    /// Makes this connection one to a display. What comes over it is the display's from its first byte on.
+    pub fn display(self, protocol: Graphics, skip_auth: bool) -> Result<UnixStream, DriverError> {
+        let until = self.limit.until();
+        let mut line = serde_json::to_vec(&Verb::Display { protocol, skip_auth })
+            .map_err(crate::privsep::wire::WireError::from)?;
+        line.push(b'\n');
+        let stream = self.stream.into_inner();
+        stream::write(&stream, &line, Some(until)).map_err(io)?;
+        // Byte by byte: what stands behind the answer is not ours to read.
+        let (mut answer, mut byte) = (Vec::new(), [0]);
+        while answer.last() != Some(&b'\n') {
+            if answer.len() > LINE_MAX || stream::read(&stream, &mut byte, Some(until)).map_err(io)? == 0 {
+                return Err(DriverError::Protocol("to the supervisor, whose answer did not end".into()));
+            }
+            answer.extend(byte);
+        }
+        match serde_json::from_slice(&answer).map_err(crate::privsep::wire::WireError::from)? {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Attached { .. } => {
+                stream.set_read_timeout(None).map_err(io)?;
+                stream.set_write_timeout(None).map_err(io)?;
+                Ok(stream)
+            }
             other => Err(DriverError::Protocol(format!("to the supervisor, which answered {other:?}"))),
         }
     }

@@ -13,7 +13,7 @@ mod stream;
 
 pub use crate::plan::{disk_aliases, tuned, variables};
 pub use client::Labeller;
-pub use control::Control;
+pub use control::{Control, Picture};
 pub use machine::Machine;
 pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};
 pub use plug::{Plugging, interface_mac, plan_interface, plan_plug};

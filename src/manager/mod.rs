@@ -10,6 +10,7 @@ mod agent;
 mod block;
 mod core;
 mod definition;
+mod display;
 mod edit;
 mod error;
 mod event;

@@ -63,6 +63,9 @@ impl Incoming {
 /// Why nothing can be asked of a device model any longer: it may have ended, which the labeller knows.
 pub const MONITOR_LOST: &str = "the monitor is lost: QEMU closed it, broke the protocol or does not answer";
 
+/// The longest picture of a display, in bytes.
+pub const PICTURE_MAX: usize = 16 << 20;
+
 /// The word by which a saved domain's end is known from any other one, in [`Ended::reason`].
 pub const SAVED: &str = "saved";
 
@@ -138,6 +141,17 @@ pub enum Graphics {
     Spice,
     /// VNC.
     Vnc,
+}
+
+impl Graphics {
+    /// Its word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Spice => "spice",
+            Self::Vnc => "vnc",
+        }
+    }
 }
 
 /// One VNC or SPICE server: the supervisor accepts and hands each connection to QEMU.
@@ -245,6 +259,13 @@ pub enum Verb {
     },
     /// Ends QEMU at once (QMP `quit`).
     Destroy,
+    /// Hands this connection to QEMU as a client of one of its displays: after [`Answer::Attached`] it speaks that.
+    Display {
+        /// Which kind of display.
+        protocol: Graphics,
+        /// Whether QEMU asks it for no password.
+        skip_auth: bool,
+    },
     /// Hears from now on what happens: after [`Answer::Done`] each line is a [`Happening`](super::ask::Happening).
     Listen,
     /// Stops the virtual CPUs.
@@ -256,6 +277,13 @@ pub enum Verb {
     Resume,
     /// Root only: stops the guest and has QEMU write it into the descriptor that comes with it.
     Save,
+    /// Takes a picture: after [`Answer::Picture`] its bytes come, a PNG, and then the end.
+    Screenshot {
+        /// The display's device, such as `video0`.
+        device: String,
+        /// Which head of it, from 0.
+        head: u32,
+    },
     /// Asks the guest to power off.
     Shutdown,
     /// Tells the state.
@@ -283,6 +311,11 @@ pub enum Answer {
     Done,
     /// The guest was asked, and has not answered yet.
     Pending,
+    /// The picture follows.
+    Picture {
+        /// Its length.
+        bytes: u64,
+    },
     /// Not done.
     Refused(Refusal),
     /// What QEMU returned, as it said it.

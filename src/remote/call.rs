@@ -85,6 +85,11 @@ impl<'a> Call<'a> {
         &self.view.manager
     }
 
+    /// The same, for what goes on after the call was taken.
+    pub(super) fn shared_manager(&self) -> Arc<Manager> {
+        self.view.manager.clone()
+    }
+
     /// What the host was when the daemon started.
     pub(super) fn facts(&self) -> &crate::conf::facts::HostFacts {
         self.view.manager.facts()

@@ -72,6 +72,7 @@ fn open(call: &Call<'_>) -> Answer {
 
 /// virDrvFeature
 fn feature(call: &Call<'_>) -> Answer {
+    const FD_PASSING: i32 = 8;
     const TYPED_PARAM_STRING: i32 = 9;
     const KEEPALIVE: i32 = 10;
     const EVENT_CALLBACK: i32 = 14;
@@ -83,7 +84,7 @@ fn feature(call: &Call<'_>) -> Answer {
     }
     call.answer(&matches!(
         feature,
-        TYPED_PARAM_STRING | KEEPALIVE | EVENT_CALLBACK | CLOSE_CALLBACK | NETWORK_UPDATE_ORDER
+        FD_PASSING | TYPED_PARAM_STRING | KEEPALIVE | EVENT_CALLBACK | CLOSE_CALLBACK | NETWORK_UPDATE_ORDER
     ))
 }
 

@@ -1,12 +1,13 @@
 //! From a packet to what is to be done about it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Service, Session, agent, block, connect, counters, domain, empty, event, guest, interface, lifecycle, live, measure,
-    metadata, network, plug, save, stats, storage, tune, tuning,
+    Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain, empty, event, guest, interface,
+    lifecycle, live, measure, metadata, network, plug, save, stats, storage, tune, tuning,
 };
 use crate::manager::Live;
 use crate::rpc::{
@@ -17,19 +18,34 @@ use crate::rpc::{
 pub enum Outcome {
     /// A console is to be attached to; the answer comes from there.
     Console(Console),
+    /// This may wait, and gives the bytes to send and the descriptors that go with them.
+    Descriptors(Box<dyn FnOnce() -> (Vec<u8>, Vec<OwnedFd>) + Send>),
     /// These bytes are the last ones that the client gets.
     Last(Vec<u8>),
     /// This may wait, and gives the bytes to send.
     Later(Box<dyn FnOnce() -> Vec<u8> + Send>),
     /// Nothing.
     Nothing,
+    /// A display is to be joined with what the client handed in; the answer comes from there.
+    Relay(Relay),
     /// These bytes are sent.
     Reply(Vec<u8>),
+    /// A stream that goes one way is to be opened; the answer comes from there.
+    Transfer(Transfer),
     /// Bytes for a stream that is open, or is not.
     Stream(StreamPacket),
 }
 
-/// Which console, for which call.
+/// What of a domain a stream is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// A channel, by its alias or the name that the guest knows it by; the first one where none is named.
+    Channel(Option<String>),
+    /// A console, by its alias; the first one where none is named.
+    Console(Option<String>),
+}
+
+/// Which console or channel, for which call.
 #[derive(Debug)]
 pub struct Console {
     /// The call.
@@ -37,24 +53,32 @@ pub struct Console {
     /// What runs, as it was when the call came.
     pub live: Arc<Live>,
     /// Which of its consoles.
-    pub alias: Option<String>,
+    pub port: Port,
     /// Whether it is taken from somebody else.
     pub force: bool,
 }
 
 impl Console {
-    /// Whether it may be attached to; else the bytes to send. It reads the whole definition, so it is for a thread that
-    /// may wait.
-    pub fn check(&self) -> Result<(), Vec<u8>> {
-        let Some(alias) = &self.alias else { return Ok(()) };
-        match self.live.is_agent(alias) {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                let text = format!("character device {alias} is in use by the QEMU guest agent");
-                Err(reply(&self.header, Err(Failure::new(Code::OperationInvalid, From::Qemu, text))))
-            }
-            Err(error) => Err(reply(&self.header, Err(error.into()))),
+    /// The alias of what may be attached to, where one is meant; else the bytes to send. It reads the whole definition, so
+    /// it is for a thread that may wait.
+    pub fn alias(&self) -> Result<Option<String>, Vec<u8>> {
+        self.found().map_err(|failure| reply(&self.header, Err(failure)))
+    }
+
+    fn found(&self) -> Result<Option<String>, Failure> {
+        let alias = match &self.port {
+            Port::Console(None) => return Ok(None),
+            Port::Console(Some(alias)) => alias.clone(),
+            Port::Channel(name) => self.live.channel(name.as_deref())?.ok_or_else(|| {
+                let text = format!("cannot find channel {}", name.as_deref().unwrap_or("(null)"));
+                Failure::new(Code::Internal, From::Qemu, text)
+            })?,
+        };
+        if self.live.is_agent(&alias)? {
+            let text = format!("character device {alias} is in use by the QEMU guest agent");
+            return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
         }
+        Ok(Some(alias))
     }
 }
 
@@ -67,6 +91,8 @@ pub struct StreamPacket {
     pub status: PacketStatus,
     /// Data.
     pub data: Vec<u8>,
+    /// How many zeros it stands for, where it is not data.
+    pub hole: Option<u64>,
 }
 
 /// How a handler is run.
@@ -75,26 +101,45 @@ enum Route {
     Fast(fn(&Call<'_>) -> Answer),
     /// On a thread of its own: it waits for the disk, the labeller or a supervisor.
     Slow(fn(&Call<'_>) -> Answer),
-    /// It opens a stream.
+    /// It opens a stream both ways.
     Console,
+    /// It opens a stream one way.
+    Transfer(fn(&Call<'_>, Header) -> Result<Transfer, Failure>),
+    /// It gives the client a display, or takes what is to be joined with one.
+    OpenGraphics,
+    /// The same, as a descriptor that the client gets.
+    OpenGraphicsFd,
     /// It ends the connection.
     Close,
 }
 
 impl Service {
-    /// Decides what becomes of one packet.
-    pub fn packet(self: &Arc<Self>, session: &Arc<Session>, mut packet: Packet) -> Outcome {
+    /// Decides what becomes of one packet that came without descriptors.
+    pub fn packet(self: &Arc<Self>, session: &Arc<Session>, packet: Packet) -> Outcome {
+        self.packet_with(session, packet, Vec::new())
+    }
+
+    /// Decides what becomes of one packet. Descriptors that its call has no use for are closed.
+    pub fn packet_with(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        mut packet: Packet,
+        fds: Vec<OwnedFd>,
+    ) -> Outcome {
         let header = packet.header;
         let program = Program::of(header.program, header.version);
         match (header.packet_type(), program) {
             (Some(PacketType::Message), Some(Program::Keepalive)) => keepalive(&header),
             (Some(PacketType::Stream), Some(Program::Remote)) => match header.packet_status() {
-                Some(status) => Outcome::Stream(StreamPacket { header, status, data: packet.payload }),
+                Some(status) => {
+                    Outcome::Stream(StreamPacket { header, status, data: packet.payload, hole: None })
+                }
                 None => Outcome::Nothing,
             },
-            (Some(PacketType::Call | PacketType::CallWithFds), _) => {
-                self.call(session, program, &mut packet).unwrap_or_else(|failure| refuse(&header, &failure))
-            }
+            (Some(PacketType::StreamHole), Some(Program::Remote)) => Outcome::Stream(hole(&packet)),
+            (Some(PacketType::Call | PacketType::CallWithFds), _) => self
+                .call(session, program, &mut packet, fds)
+                .unwrap_or_else(|failure| refuse(&header, &failure)),
             // libvirt drops what makes no sense here, and so do we.
             _ => Outcome::Nothing,
         }
@@ -105,6 +150,7 @@ impl Service {
         session: &Arc<Session>,
         program: Option<Program>,
         packet: &mut Packet,
+        fds: Vec<OwnedFd>,
     ) -> Result<Outcome, Failure> {
         let header = packet.header;
         let rpc = |text| Failure { code: Code::Rpc, from: From::Rpc, message: text };
@@ -149,6 +195,15 @@ impl Service {
                 })))
             }
             Route::Console => console(&call, header).map(Outcome::Console),
+            Route::Transfer(open) => open(&call, header).map(Outcome::Transfer),
+            Route::OpenGraphics => display::open(&call, header, fds).map(Outcome::Relay),
+            Route::OpenGraphicsFd => {
+                let open = display::open_fd(&call)?;
+                Ok(Outcome::Descriptors(Box::new(move || match open() {
+                    Ok(display) => with_descriptor(&header, display.into()),
+                    Err(failure) => (reply(&header, Err(failure)), Vec::new()),
+                })))
+            }
             Route::Close => Ok(Outcome::Last(reply(&header, Ok(Vec::new())))),
         }
     }
@@ -218,7 +273,10 @@ fn before_open(procedure: Procedure) -> bool {
 fn route(procedure: Procedure) -> Option<Route> {
     match procedure {
         Procedure::ConnectClose => Some(Route::Close),
-        Procedure::DomainOpenConsole => Some(Route::Console),
+        Procedure::DomainOpenChannel | Procedure::DomainOpenConsole => Some(Route::Console),
+        Procedure::DomainOpenGraphics => Some(Route::OpenGraphics),
+        Procedure::DomainOpenGraphicsFd => Some(Route::OpenGraphicsFd),
+        Procedure::DomainScreenshot => Some(Route::Transfer(display::screenshot)),
         _ => {
             let fast = connect::handler(procedure)
                 .or_else(|| domain::handler(procedure))
@@ -271,7 +329,9 @@ const CONSOLE_SAFE: u32 = 2;
 fn console(call: &Call<'_>, header: Header) -> Result<Console, Failure> {
     let (reference, alias, flags): (rpc::Domain<'_>, Option<&str>, u32) = call.arguments()?;
     let target: Target<'_> = call.domain(&reference, flags)?;
-    call.only_flags(flags, CONSOLE_FORCE | CONSOLE_SAFE)?;
+    // A channel knows the first of these only.
+    let channel = call.procedure == Procedure::DomainOpenChannel;
+    call.only_flags(flags, if channel { CONSOLE_FORCE } else { CONSOLE_FORCE | CONSOLE_SAFE })?;
     let live = target
         .domain
         .running()
@@ -281,14 +341,33 @@ fn console(call: &Call<'_>, header: Header) -> Result<Console, Failure> {
     }
     // Every console has one user only, so all are as safe as that flag asks for.
     let force = flags & CONSOLE_FORCE != 0;
-    Ok(Console { header, live: live.clone(), alias: alias.map(Into::into), force })
+    let alias = alias.map(Into::into);
+    let port = if channel { Port::Channel(alias) } else { Port::Console(alias) };
+    Ok(Console { header, live: live.clone(), port, force })
 }
 
 fn refuse(header: &Header, failure: &Failure) -> Outcome {
     Outcome::Reply(body(&header.answer(PacketType::Reply, PacketStatus::Error), failure))
 }
 
-fn reply(header: &Header, answer: Answer) -> Vec<u8> {
+/// A packet that stands for zeros; one without a length that makes sense ends its stream.
+fn hole(packet: &Packet) -> StreamPacket {
+    let length = rpc::Decoder::new(&packet.payload).take().ok();
+    let length = length.and_then(|(length, _flags): (i64, u32)| u64::try_from(length).ok());
+    let status = match length {
+        Some(_) => PacketStatus::Continue,
+        None => PacketStatus::Error,
+    };
+    StreamPacket { header: packet.header, status, data: Vec::new(), hole: length }
+}
+
+/// The answer that brings one descriptor.
+fn with_descriptor(header: &Header, fd: OwnedFd) -> (Vec<u8>, Vec<OwnedFd>) {
+    let header = header.answer(PacketType::ReplyWithFds, PacketStatus::Ok);
+    (Packet::bytes(&header, &1_u32).unwrap_or_default(), vec![fd])
+}
+
+pub(super) fn reply(header: &Header, answer: Answer) -> Vec<u8> {
     let done = answer.and_then(|results| {
         Packet::raw(&header.answer(PacketType::Reply, PacketStatus::Ok), &results).map_err(|error| {
             Failure::new(Code::Rpc, From::Rpc, format!("the answer does not fit a message: {error}"))

@@ -10,6 +10,7 @@ mod call;
 mod connect;
 mod counters;
 mod dispatch;
+mod display;
 mod domain;
 mod empty;
 mod error;
@@ -31,15 +32,18 @@ mod save;
 mod session;
 mod stats;
 mod storage;
+mod transfer;
 mod tune;
 mod tuning;
 mod usage;
 mod view;
 
-pub use dispatch::{Console, Outcome, StreamPacket};
+pub use dispatch::{Console, Outcome, Port, StreamPacket};
+pub use display::Relay;
 pub use event::{Events, ViewEvents};
 pub use node::{Node, READ};
 pub use session::{Outbox, Session};
+pub use transfer::{Piece, Sink, Source, Transfer, Way};
 pub use view::{Kind, View};
 
 use std::sync::Arc;

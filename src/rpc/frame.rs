@@ -74,8 +74,6 @@ pub struct Deframer {
     buffer: Vec<u8>,
     /// How much of the buffer has been handed out.
     used: usize,
-    /// Bytes that stand for descriptors, still to be skipped.
-    dummies: usize,
 }
 
 impl Deframer {
@@ -96,9 +94,6 @@ impl Deframer {
 
     /// The next packet, if all of it has come.
     pub fn next_packet(&mut self) -> Result<Option<Packet>, FrameError> {
-        let skipped = self.dummies.min(self.held());
-        self.used += skipped;
-        self.dummies -= skipped;
         let Some(rest) = self.buffer.get(self.used..) else { return Ok(None) };
         let Some(length) = rest.first_chunk::<LENGTH_SIZE>().map(|bytes| u32::from_be_bytes(*bytes)) else {
             return Ok(None);
@@ -116,9 +111,13 @@ impl Deframer {
         if descriptors > DESCRIPTORS_MAX {
             return Err(FrameError::Descriptors(descriptors));
         }
+        // A byte stands for each, outside the length, and brings it: without them the packet is not whole.
+        let whole = size + descriptors as usize;
+        if rest.len() < whole {
+            return Ok(None);
+        }
         let packet = Packet { header, payload: from.rest().to_vec(), descriptors };
-        self.used += size;
-        self.dummies = descriptors as usize;
+        self.used += whole;
         self.shrink();
         Ok(Some(packet))
     }

@@ -1,20 +1,23 @@
 //! One client: bytes to packets, packets to calls, answers to bytes.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::accept::Shared;
+use super::arrived::Arrived;
 use super::queue::{Budget, Queue};
 use super::share::Waiters;
 use super::silence::{Heard, PING_EVERY, Silence};
 use super::socket::{Socket, Writer};
 use super::threads::Threads;
-use super::{console, keys};
+use super::{console, keys, relay, transfer};
 use crate::remote::{Outcome, Service, Session, StreamPacket};
 use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
 
@@ -22,6 +25,8 @@ use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
 const STALLED: Duration = Duration::from_secs(60);
 /// Streams that one client may have open.
 const STREAMS_MAX: usize = 16;
+/// Displays that one client may have joined with what it handed in.
+const RELAYS_MAX: usize = 8;
 /// Bytes of one unfinished packet that are nobody's concern.
 const PARTIAL_FREE: usize = 64 << 10;
 
@@ -32,6 +37,7 @@ pub(super) struct Client {
     pub(super) session: Arc<Session>,
     pub(super) queue: Arc<Queue>,
     streams: Mutex<HashMap<u32, keys::Sender>>,
+    relays: Mutex<Vec<AbortHandle>>,
     calls: Arc<Semaphore>,
     pub(super) waiters: Arc<Waiters>,
     pub(super) threads: Arc<Threads>,
@@ -43,8 +49,8 @@ impl Client {
         let calls = Arc::new(Semaphore::new(shared.calls as usize));
         let (service, waiters, threads) =
             (shared.service.clone(), shared.waiters.clone(), shared.threads.clone());
-        let (streams, partial) = (Mutex::default(), shared.partial.clone());
-        Self { service, session, queue, streams, calls, waiters, threads, partial }
+        let (streams, relays, partial) = (Mutex::default(), Mutex::default(), shared.partial.clone());
+        Self { service, session, queue, streams, relays, calls, waiters, threads, partial }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or is too slow.
@@ -64,16 +70,23 @@ impl Client {
         self.queue.close();
         writing.abort();
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let relays = std::mem::take(&mut *self.relays.lock().unwrap_or_else(PoisonError::into_inner));
+        relays.iter().for_each(AbortHandle::abort);
     }
 
     /// Reads until the end; true where the client said goodbye and is answered.
     async fn read(self: &Arc<Self>, socket: &Socket) -> bool {
         let (mut deframer, mut silence) = (Deframer::default(), Silence::new(PING_EVERY));
+        let mut arrived = Arrived::default();
         let mut counted = Counted::new(self.partial.clone());
         loop {
             self.queue.room().await;
-            let mut read =
-                |context: &mut Context<'_>| socket.poll_read(context, |bytes| deframer.push(bytes));
+            let mut read = |context: &mut Context<'_>| {
+                socket.poll_read(context, |bytes, fds| {
+                    deframer.push(bytes);
+                    arrived.add(fds);
+                })
+            };
             match silence.broken(self.session.may_be_pinged(), &mut read).await {
                 Heard::Nothing => {
                     self.ping();
@@ -82,7 +95,7 @@ impl Client {
                 Heard::TooLong | Heard::Done(Err(_) | Ok(0)) => break false,
                 Heard::Done(Ok(_)) => {}
             }
-            match self.packets(&mut deframer, socket, &mut silence).await {
+            match self.packets(&mut deframer, &mut arrived, socket, &mut silence).await {
                 Some(last) => break last,
                 None if !counted.holds(deframer.held()) => break false,
                 None => {}
@@ -101,12 +114,17 @@ impl Client {
     async fn packets(
         self: &Arc<Self>,
         deframer: &mut Deframer,
+        arrived: &mut Arrived,
         socket: &Socket,
         silence: &mut Silence,
     ) -> Option<bool> {
         loop {
             match deframer.next_packet() {
                 Ok(Some(packet)) => {
+                    let Some(fds) = arrived.take(packet.descriptors) else {
+                        tracing::debug!(client = self.session.id, "promises descriptors that do not come");
+                        return Some(false);
+                    };
                     // One piece of input may hold hundreds of calls, and the next piece may be there already: others
                     // get their turn between any two calls that nothing was waited for in between, and a client that
                     // does not read its answers has no more of them made.
@@ -117,11 +135,16 @@ impl Client {
                     if self.queue.is_closed() {
                         return Some(false);
                     }
-                    if self.packet(packet, socket).await {
+                    if self.packet(packet, fds, socket).await {
                         return Some(true);
                     }
                 }
-                Ok(None) => return None,
+                Ok(None) => {
+                    if deframer.held() == 0 {
+                        arrived.clear();
+                    }
+                    return None;
+                }
                 Err(error) => {
                     tracing::debug!(client = self.session.id, %error, "breaks the protocol");
                     return Some(false);
@@ -131,55 +154,96 @@ impl Client {
     }
 
     /// Deals with one packet; true where it was the last one.
-    async fn packet(self: &Arc<Self>, packet: Packet, socket: &Socket) -> bool {
+    async fn packet(self: &Arc<Self>, packet: Packet, fds: Vec<OwnedFd>, socket: &Socket) -> bool {
         let (header, bytes) = (packet.header, packet.payload.len());
-        match self.service.packet(&self.session, packet) {
+        match self.service.packet_with(&self.session, packet, fds) {
             Outcome::Nothing => {}
             Outcome::Reply(bytes) => self.queue.send(bytes, |bytes| socket.try_write(bytes)),
             Outcome::Last(bytes) => {
                 self.queue.push(bytes);
                 return true;
             }
-            Outcome::Later(work) => {
-                // While as many calls as are allowed are under way, nothing more is read of this client.
-                let Ok(permit) = self.calls.clone().acquire_owned().await else { return false };
-                let client = self.clone();
-                let mut counted = Counted::new(self.partial.clone());
-                if !counted.holds(bytes) {
-                    self.queue.push(self.service.busy(&header));
-                    return false;
+            Outcome::Later(work) => return self.later(&header, bytes, move || (work(), Vec::new())).await,
+            Outcome::Descriptors(work) => return self.later(&header, bytes, work).await,
+            Outcome::Console(wanted) => {
+                if let Some(receiver) = self.begin(&wanted.header, false) {
+                    let (client, serial) = (self.clone(), wanted.header.serial);
+                    tokio::spawn(async move {
+                        console::serve(&client, wanted, receiver).await;
+                        client.forget(serial);
+                    });
                 }
-                tokio::spawn(async move {
-                    let share = client.waiters.take(client.session.uid()).await;
-                    if let Ok(bytes) = client.threads.waiting().spawn_blocking(work).await {
-                        client.queue.push(bytes);
-                    }
-                    drop((share, permit, counted));
-                });
             }
-            Outcome::Console(wanted) => self.console(wanted),
-            Outcome::Stream(packet) => self.stream(packet),
+            Outcome::Transfer(wanted) => {
+                if let Some(receiver) = self.begin(&wanted.header, wanted.up) {
+                    let (client, serial) = (self.clone(), wanted.header.serial);
+                    tokio::spawn(async move {
+                        transfer::serve(&client, wanted, receiver).await;
+                        client.forget(serial);
+                    });
+                }
+            }
+            Outcome::Relay(wanted) => self.relay(wanted),
+            Outcome::Stream(packet) => self.stream(packet).await,
         }
         false
     }
 
-    fn console(self: &Arc<Self>, wanted: crate::remote::Console) {
-        let (sender, receiver) = keys::stream();
-        let serial = wanted.header.serial;
-        {
-            let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-            if streams.len() >= STREAMS_MAX || streams.contains_key(&serial) {
-                let text = "too many streams, or two of one serial".to_owned();
-                let error = crate::driver::DriverError::Protocol(text);
-                return self.queue.push(self.service.late_failure(&wanted.header, error));
+    /// Does what may wait on a thread that may, and sends what it gives; true never, for it is not the last packet.
+    async fn later(
+        self: &Arc<Self>,
+        header: &Header,
+        bytes: usize,
+        work: impl FnOnce() -> (Vec<u8>, Vec<OwnedFd>) + Send + 'static,
+    ) -> bool {
+        // While as many calls as are allowed are under way, nothing more is read of this client.
+        let Ok(permit) = self.calls.clone().acquire_owned().await else { return false };
+        let client = self.clone();
+        let mut counted = Counted::new(self.partial.clone());
+        if !counted.holds(bytes) {
+            self.queue.push(self.service.busy(header));
+            return false;
+        }
+        tokio::spawn(async move {
+            let share = client.waiters.take(client.session.uid()).await;
+            if let Ok((bytes, fds)) = client.threads.waiting().spawn_blocking(work).await {
+                if fds.is_empty() {
+                    client.queue.push(bytes);
+                } else {
+                    client.queue.push_with(bytes, fds);
+                }
             }
-            streams.insert(serial, sender);
+            drop((share, permit, counted));
+        });
+        false
+    }
+
+    /// Opens a stream, of which the other end is given; `None` where that is refused.
+    fn begin(&self, header: &Header, waits: bool) -> Option<keys::Receiver> {
+        let (sender, receiver) = keys::stream(waits);
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if streams.len() >= STREAMS_MAX || streams.contains_key(&header.serial) {
+            self.refuse(header, "too many streams, or two of one serial");
+            return None;
+        }
+        streams.insert(header.serial, sender);
+        Some(receiver)
+    }
+
+    fn refuse(&self, header: &Header, text: &str) {
+        let error = crate::driver::DriverError::Protocol(text.to_owned());
+        self.queue.push(self.service.late_failure(header, error));
+    }
+
+    /// Joins a display with what the client handed in.
+    fn relay(self: &Arc<Self>, wanted: crate::remote::Relay) {
+        let mut relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
+        relays.retain(|relay| !relay.is_finished());
+        if relays.len() >= RELAYS_MAX {
+            return self.refuse(&wanted.header, "too many displays are open over this connection");
         }
         let client = self.clone();
-        tokio::spawn(async move {
-            console::serve(&client, wanted, receiver).await;
-            client.forget(serial);
-        });
+        relays.push(tokio::spawn(async move { relay::serve(&client, wanted).await }).abort_handle());
     }
 
     /// A stream is over; what still comes for it is dropped.
@@ -187,7 +251,7 @@ impl Client {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
     }
 
-    fn stream(&self, packet: StreamPacket) {
+    async fn stream(&self, packet: StreamPacket) {
         let (serial, header) = (packet.header.serial, packet.header);
         let sender = {
             let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,6 +263,10 @@ impl Client {
         } else {
             (!sender.send(packet)).then_some("the guest does not read its console: what was typed is lost")
         };
+        if text.is_none() && sender.waits {
+            // Nothing more is read of this client while what it sent is not written.
+            sender.room().await;
+        }
         if let Some(text) = text {
             self.forget(serial);
             self.queue.push(self.service.stream_failure(&header, text));
@@ -234,14 +302,18 @@ impl Drop for Counted {
 
 async fn write(writer: Writer, queue: Arc<Queue>) {
     while let Some(packet) = queue.next().await {
-        let mut rest = packet.as_slice();
+        let (mut rest, mut fd) = (packet.bytes.as_slice(), packet.fd.as_ref());
         while !rest.is_empty() {
-            match timeout(STALLED, writer.write(rest)).await {
-                Ok(Ok(count @ 1..)) => rest = rest.get(count..).unwrap_or_default(),
+            match timeout(STALLED, writer.write(rest, fd.map(AsFd::as_fd))).await {
+                Ok(Ok(count @ 1..)) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    // It went with the first byte.
+                    fd = None;
+                }
                 _ => return,
             }
         }
-        queue.sent(packet.len());
+        queue.sent(packet.bytes.len());
     }
     writer.finish();
 }

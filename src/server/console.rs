@@ -38,9 +38,9 @@ async fn attach(client: &Client, wanted: Console) -> Result<(UnixStream, Vec<u8>
     let failure = |error| client.service.late_failure(&header, error);
     let io = |source| failure(DriverError::Io { what: "to the supervisor".into(), source });
     let attached = client.threads.waiting().spawn_blocking(move || {
-        wanted.check()?;
+        let alias = wanted.alias()?;
         let control = Control::connect(&wanted.live.control);
-        Ok(control.and_then(|control| control.console(wanted.alias, wanted.force)))
+        Ok(control.and_then(|control| control.console(alias, wanted.force)))
     });
     let attached: Result<_, Vec<u8>> = attached.await.map_err(|error| io(io::Error::other(error)))?;
     let (_alias, stream, early) = attached?.map_err(failure)?;

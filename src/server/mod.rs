@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod arrived;
 mod confine;
 mod connection;
 mod console;
 mod keys;
 mod queue;
+mod relay;
 mod serve;
 mod session;
 mod share;
@@ -19,6 +21,7 @@ mod socket;
 mod sockets;
 mod start;
 mod threads;
+mod transfer;
 mod views;
 mod watch;
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,6 +33,9 @@ impl Budget {
     }
 }
 
+/// Descriptors that may wait for one client before its next packet is left unread.
+const DESCRIPTORS_ENOUGH: usize = 8;
+
 /// One client's queue.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -43,10 +47,21 @@ pub(super) struct Queue {
     drained: Notify,
 }
 
+/// Something to send.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Bytes.
+    pub(super) bytes: Vec<u8>,
+    /// What goes with the first of them.
+    pub(super) fd: Option<OwnedFd>,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    packets: VecDeque<Vec<u8>>,
+    packets: VecDeque<Entry>,
     bytes: usize,
+    /// How many of them bring a descriptor.
+    descriptors: usize,
     /// Nothing is taken any more; what is there is still sent.
     finished: bool,
     /// Nothing is sent any more either.
@@ -96,7 +111,26 @@ impl Queue {
         if state.bytes > max || (!fits && state.bytes > ENOUGH) {
             state.closed = true;
         }
-        state.packets.push_back(packet);
+        state.packets.push_back(Entry { bytes: packet, fd: None });
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Takes a packet and the descriptors behind it: a byte of its own brings each.
+    pub(super) fn push_with(&self, packet: Vec<u8>, fds: Vec<OwnedFd>) {
+        let mut state = self.state();
+        if state.finished || state.closed {
+            return;
+        }
+        let bytes = packet.len() + fds.len();
+        let fits = self.budget.add(bytes);
+        state.bytes += bytes;
+        state.descriptors += fds.len();
+        if state.bytes > CLIENT_MAX || (!fits && state.bytes > ENOUGH) {
+            state.closed = true;
+        }
+        state.packets.push_back(Entry { bytes: packet, fd: None });
+        state.packets.extend(fds.into_iter().map(|fd| Entry { bytes: vec![0], fd: Some(fd) }));
         drop(state);
         self.filled.notify_one();
     }
@@ -113,6 +147,7 @@ impl Queue {
         state.closed = true;
         self.budget.remove(std::mem::take(&mut state.bytes));
         state.packets.clear();
+        state.descriptors = 0;
         drop(state);
         self.filled.notify_one();
         self.drained.notify_waiters();
@@ -123,7 +158,7 @@ impl Queue {
     }
 
     /// The next packet; `None` at the end.
-    pub(super) async fn next(&self) -> Option<Vec<u8>> {
+    pub(super) async fn next(&self) -> Option<Entry> {
         loop {
             {
                 let mut state = self.state();
@@ -131,6 +166,7 @@ impl Queue {
                     return None;
                 }
                 if let Some(packet) = state.packets.pop_front() {
+                    state.descriptors = state.descriptors.saturating_sub(usize::from(packet.fd.is_some()));
                     return Some(packet);
                 }
                 if state.finished {
@@ -169,7 +205,8 @@ impl Queue {
 
     fn has_room(&self) -> bool {
         let state = self.state();
-        state.closed || state.finished || state.bytes <= ENOUGH
+        let room = state.bytes <= ENOUGH && state.descriptors <= DESCRIPTORS_ENOUGH;
+        state.closed || state.finished || room
     }
 }
 
@@ -202,6 +239,31 @@ mod tests {
         })
     }
 
+    /// The bytes of what comes next, if anything does now.
+    fn told(queue: &Queue) -> Option<Option<Vec<u8>>> {
+        now(queue.next()).map(|entry| entry.map(|entry| entry.bytes))
+    }
+
+    #[test]
+    fn descriptors_come_behind_their_packet_and_few_of_them_wait() {
+        let (budget, queue) = queue();
+        let open = || -> OwnedFd { std::fs::File::open("/dev/null").unwrap().into() };
+        queue.push_with(vec![1, 2], vec![open(), open()]);
+        queue.push(vec![3]);
+        let mut brought = Vec::new();
+        while let Some(Some(entry)) = now(queue.next()) {
+            brought.push((entry.bytes.clone(), entry.fd.is_some()));
+            queue.sent(entry.bytes.len());
+        }
+        assert_eq!(brought, [(vec![1, 2], false), (vec![0], true), (vec![0], true), (vec![3], false)]);
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0);
+        for _ in 0..=DESCRIPTORS_ENOUGH {
+            assert_eq!(now(queue.room()), Some(()));
+            queue.push_with(vec![1], vec![open()]);
+        }
+        assert_eq!(now(queue.room()), None, "it takes those that it has first");
+    }
+
     #[test]
     fn packets_come_in_order_and_the_end_after_them() {
         let (budget, queue) = queue();
@@ -209,11 +271,11 @@ mod tests {
         queue.push(vec![2, 2]);
         queue.finish();
         queue.push(vec![3]);
-        assert_eq!(now(queue.next()), Some(Some(vec![1])));
+        assert_eq!(told(&queue), Some(Some(vec![1])));
         queue.sent(1);
-        assert_eq!(now(queue.next()), Some(Some(vec![2, 2])));
+        assert_eq!(told(&queue), Some(Some(vec![2, 2])));
         queue.sent(2);
-        assert_eq!(now(queue.next()), Some(None));
+        assert_eq!(told(&queue), Some(None));
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
     }
 
@@ -224,19 +286,19 @@ mod tests {
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
         queue.send(vec![1, 2, 3], |_| Ok(1));
         queue.send(vec![4], |_| panic!("something waits before it"));
-        assert_eq!(now(queue.next()), Some(Some(vec![2, 3])));
+        assert_eq!(told(&queue), Some(Some(vec![2, 3])));
         queue.send(vec![5], |_| panic!("somebody else is writing"));
         queue.sent(2);
-        assert_eq!(now(queue.next()), Some(Some(vec![4])));
+        assert_eq!(told(&queue), Some(Some(vec![4])));
         queue.sent(1);
-        assert_eq!(now(queue.next()), Some(Some(vec![5])));
+        assert_eq!(told(&queue), Some(Some(vec![5])));
         queue.sent(1);
         queue.send(vec![6], |_| Err(io::ErrorKind::WouldBlock.into()));
         queue.finish();
         queue.send(vec![7], |_| panic!("nothing comes after the end"));
-        assert_eq!(now(queue.next()), Some(Some(vec![6])));
+        assert_eq!(told(&queue), Some(Some(vec![6])));
         queue.sent(1);
-        assert_eq!(now(queue.next()), Some(None));
+        assert_eq!(told(&queue), Some(None));
     }
 
     #[test]
@@ -249,11 +311,11 @@ mod tests {
             slow.event(vec![0; 1 << 20]);
         }
         assert!(slow.is_closed());
-        assert_eq!(now(slow.next()), Some(None));
+        assert_eq!(told(&slow), Some(None));
         slow.close();
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
         other.push(vec![1]);
-        assert_eq!(now(other.next()), Some(Some(vec![1])));
+        assert_eq!(told(&other), Some(Some(vec![1])));
         assert_eq!(now(other.room()), Some(()));
     }
 

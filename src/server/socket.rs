@@ -2,13 +2,14 @@
 //! it tells only while something waits for that, for each answer that a client takes would be one more wake-up.
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{SendFlags, Shutdown};
 
+use crate::sys::scm;
 use crate::sys::watched::Watched;
 
 /// The most bytes of one reading.
@@ -28,27 +29,28 @@ impl Socket {
         Ok(Self(Watched::readable(stream.into())?))
     }
 
-    /// Reads what is there; 0 is the end. The room is on the stack, so that an idle client costs none.
+    /// Reads what is there, and the descriptors that come with it; 0 is the end. The room is on the stack, so that an idle
+    /// client costs none.
     pub(super) fn poll_read(
         &self,
         context: &mut Context<'_>,
-        take: impl FnOnce(&[u8]),
+        take: impl FnOnce(&[u8], Vec<OwnedFd>),
     ) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.0.poll_readable(context))?;
-            let mut chunk = [MaybeUninit::uninit(); CHUNK];
-            match rustix::net::recv(&self.0, &mut chunk, RecvFlags::DONTWAIT) {
-                Ok(((read, _), count)) => {
-                    // Less than there was room for is all that there was: what comes later is told anew.
-                    if count < CHUNK {
+            let mut chunk = [0; CHUNK];
+            match scm::recv(self.0.as_fd(), &mut chunk) {
+                Ok((count, fds)) => {
+                    // Less than there was room for is all that there was, unless a message with descriptors ended it:
+                    // what comes later is told anew.
+                    if count < CHUNK && fds.is_empty() {
                         ready.clear_ready();
                     }
-                    take(read);
+                    take(chunk.get(..count).unwrap_or_default(), fds);
                     return Poll::Ready(Ok(count));
                 }
-                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
@@ -59,18 +61,26 @@ impl Socket {
     }
 }
 
+/// Writes what is taken at once, with a descriptor where there is one.
+fn send(socket: &Socket, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+    match fd {
+        Some(fd) => scm::send(socket.0.as_fd(), bytes, &[fd]),
+        None => socket.try_write(bytes),
+    }
+}
+
 impl Writer {
     /// Writes to this socket.
     pub(super) fn new(socket: Arc<Socket>) -> Self {
         Self(socket)
     }
 
-    /// Writes some of the bytes, once there is room.
-    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes some of the bytes, once there is room. A descriptor goes with the first of them.
+    pub(super) async fn write(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
         // Of one descriptor only one thing can be waited for; another one of the same socket stands for the other.
         let mut room = None;
         loop {
-            match self.0.try_write(bytes) {
+            match send(&self.0, bytes, fd) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 done => return done,

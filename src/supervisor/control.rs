@@ -23,6 +23,8 @@ const LINE_MAX: usize = 4096;
 const SPEAK_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that a listener may leave unread before it is let go.
 const UNHEARD_MAX: usize = 256 << 10;
+/// How long a client may take over something long that it asked for.
+const TAKE_LIMIT: Duration = Duration::from_secs(120);
 /// A listener has no limit of time, nor has a save.
 const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long a client waits for QEMU; its main loop can be busy with a disk.
@@ -201,6 +203,23 @@ impl Control {
             client.deadline = now + SPEAK_LIMIT;
             client.flush();
         }
+    }
+
+    /// Answers a connection with something long behind the answer, and ends it once all is taken.
+    pub(super) fn deliver(&mut self, id: u64, answer: &Answer, bytes: Vec<u8>, now: Instant) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.say(answer);
+            client.out.extend(bytes);
+            client.state = State::Closing;
+            client.deadline = now + TAKE_LIMIT;
+            client.flush();
+        }
+    }
+
+    /// Bytes that wait for somebody to take them.
+    #[must_use]
+    pub(super) fn unread(&self) -> usize {
+        self.clients.iter().map(|client| client.out.len()).sum()
     }
 
     /// Makes a connection hear whatever happens from now on.

@@ -100,6 +100,7 @@ impl Server {
             (Purpose::Client(ticket), outcome) => self.answered(ticket, outcome),
             (Purpose::Lifecycle, _) => {}
             (Purpose::Plug(ticket), outcome) => self.plug_reply(ticket, outcome),
+            (Purpose::Picture(_) | Purpose::PictureFile(_), outcome) => self.picture_reply(purpose, outcome),
             (Purpose::Save, outcome) => self.save_reply(outcome),
             (purpose, outcome) => self.vnc_reply(purpose, outcome),
         }

@@ -22,6 +22,7 @@ pub mod launch;
 mod log;
 mod monitor;
 mod own;
+mod picture;
 mod plug;
 mod ring;
 mod save;

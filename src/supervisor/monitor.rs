@@ -42,6 +42,10 @@ pub(super) enum Purpose {
     StartLoaded,
     /// Number of a client that waits for the answer.
     Client(u64),
+    /// Ticket of whoever waits for a picture.
+    Picture(u64),
+    /// The same, while QEMU gets the file for pictures.
+    PictureFile(u64),
     /// The list of VNC clients.
     VncList,
     /// The descriptor of a VNC connection.

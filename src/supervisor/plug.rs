@@ -142,7 +142,7 @@ impl Server {
             let operation = if *verb == Verb::Plug { "plug in" } else { "take out" };
             Answer::Refused(Refusal::new(Layer::Policy, operation, "a device", rule, "try again"))
         };
-        if self.plugging.is_some() {
+        if self.plugging.is_some() || self.pictures.is_busy() {
             return self.control.answer(client, &refuse("another device is on its way".into()), now);
         }
         let steps = if *verb == Verb::Plug { plug_steps(fds) } else { unplug_steps(fds) };

@@ -85,7 +85,9 @@ impl Server {
             Verb::AbortSave
                 | Verb::Console { .. }
                 | Verb::Destroy
+                | Verb::Display { .. }
                 | Verb::Listen
+                | Verb::Screenshot { .. }
                 | Verb::Status
                 | Verb::Unsave { .. }
         );

@@ -15,6 +15,7 @@ use super::gate::{Book, Gate};
 use super::handed::{Handed, nonblocking};
 use super::launch::{Input, Launch, Step};
 use super::monitor::Monitor;
+use super::picture::Pictures;
 use super::plug::Plugging;
 use super::ring::Ring;
 use super::save::Saving;
@@ -58,6 +59,8 @@ pub(super) struct Server {
     pub(super) control: Control,
     /// QEMU's reason for its end.
     pub(super) reason: Option<String>,
+    /// Pictures of its displays.
+    pub(super) pictures: Pictures,
     /// The device that is being plugged.
     pub(super) plugging: Option<Plugging>,
     /// The save that goes on.
@@ -150,6 +153,7 @@ impl Server {
             control: Control::new(control, bootstrap.spec.clients),
             reason: None,
             rebooting: false,
+            pictures: Pictures::new(),
             plugging: None,
             saving: None,
             owes_cont: None,

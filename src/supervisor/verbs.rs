@@ -51,6 +51,10 @@ impl Server {
                 self.control.answer(client, &Answer::Status(status), now);
             }
             (verb @ (Verb::Plug | Verb::Unplug), true) => self.plug_verb(client, &verb, fds, now),
+            (Verb::Screenshot { device, head }, true) => self.picture_verb(client, device, head, now),
+            (Verb::Display { protocol, skip_auth }, true) => {
+                self.display_verb(client, protocol, skip_auth, now)
+            }
             (Verb::Save, true) => self.save_verb(client, fds, now),
             (Verb::Unsave { resume }, true) => self.unsave_verb(client, resume, now),
             (Verb::AbortSave, true) => self.abort_save(client, now),
@@ -79,9 +83,11 @@ impl Server {
             | Verb::AbortSave
             | Verb::Console { .. }
             | Verb::Destroy
+            | Verb::Display { .. }
             | Verb::Listen
             | Verb::Plug
             | Verb::Save
+            | Verb::Screenshot { .. }
             | Verb::Unplug
             | Verb::Unsave { .. } => {
                 self.command("query-status", &Value::Null, purpose);
@@ -166,6 +172,8 @@ fn word(verb: &Verb) -> &'static str {
         Verb::Unplug => "take a device out of",
         Verb::Console { .. } => "attach to",
         Verb::Destroy => "destroy",
+        Verb::Display { .. } => "open a display of",
+        Verb::Screenshot { .. } => "take a picture of",
         Verb::Pause => "pause",
         Verb::Resume => "resume",
         Verb::Shutdown => "shut down",
