@@ -318,3 +318,65 @@ fn virt_install_makes_its_disk_and_starts_a_guest() {
     assert!(!Path::new(&path).exists() && !Path::new(&there).exists());
     assert!(!host.says(&["vol-list", "default"]).contains("in-pool"));
 }
+
+#[test]
+fn volumes_are_uploaded_downloaded_and_wiped() {
+    if !virsh_possible() {
+        return;
+    }
+    let (host, pool) = with_pool();
+    host.says(&["vol-create-as", "p", "v.raw", "4M", "--allocation", "0"]);
+    let (volume, there, back) = (format!("{pool}/v.raw"), host.rig.text("there"), host.rig.text("back"));
+    // Numbers, zeros, numbers.
+    let numbers = (0..3_u32 << 18).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes());
+    let mut content: Vec<u8> = numbers.collect();
+    content[1 << 20..2 << 20].fill(0);
+    std::fs::write(&there, &content).unwrap();
+    let mut whole = content.clone();
+    whole.resize(4 << 20, 0);
+    for sparse in [&[][..], &["--sparse"]] {
+        std::fs::write(&volume, vec![7; 4 << 20]).unwrap();
+        host.says(&[&["vol-upload", "v.raw", &there, "p"][..], sparse].concat());
+        let written = std::fs::read(&volume).unwrap();
+        assert!(written[..3 << 20] == content[..] && written[3 << 20..].iter().all(|byte| *byte == 7));
+        std::fs::write(&volume, &whole).unwrap();
+        host.says(&[&["vol-download", "v.raw", &back, "p"][..], sparse].concat());
+        assert!(std::fs::read(&back).unwrap() == whole);
+    }
+    let part = ["vol-download", "v.raw", &back, "p", "--offset", "5", "--length", "100"];
+    host.says(&part);
+    assert_eq!(std::fs::read(&back).unwrap(), content[5..105]);
+    // A client that leaves in the middle of it holds nothing.
+    for _ in 0..4 {
+        let mut left = host.command(&["vol-download", "v.raw", "/dev/full", "p"]);
+        assert!(!left.output().unwrap().status.success());
+    }
+
+    // What a domain uses is read, and not written.
+    let disk = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{volume}'/>\
+         <target dev='vda' bus='virtio'/></disk>"
+    );
+    host.says(&["create", &host.rig.bare("uses", &disk)]);
+    for words in [&["vol-upload", "v.raw", &there, "p"][..], &["vol-wipe", "v.raw", "p"]] {
+        let told = host.complains(words);
+        assert!(told.contains("in use by domain uses"), "{told}");
+    }
+    host.says(&["vol-download", "v.raw", &back, "p"]);
+    assert!(std::fs::read(&back).unwrap() == whole);
+    host.says(&["destroy", "uses"]);
+
+    assert!(host.complains(&["vol-wipe", "v.raw", "p", "--algorithm", "dod"]).contains("zeros only"));
+    assert!(std::fs::read(&volume).unwrap() == whole);
+    for _ in 0..2 {
+        // With holes, and without any.
+        host.says(&["vol-wipe", "v.raw", "p"]);
+        let wiped = std::fs::read(&volume).unwrap();
+        assert!(wiped.len() == 4 << 20 && wiped.iter().all(|byte| *byte == 0));
+        std::fs::write(&volume, vec![9; 4 << 20]).unwrap();
+    }
+    // More than there was, up to the limit.
+    std::fs::write(&there, vec![3; 5 << 20]).unwrap();
+    host.says(&["vol-upload", "v.raw", &there, "p"]);
+    assert_eq!(std::fs::metadata(&volume).unwrap().len(), 5 << 20);
+}

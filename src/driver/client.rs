@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ const LONG: Duration = Duration::from_secs(600);
 pub struct Labeller {
     stream: UnixStream,
     pending: Vec<u8>,
+    /// The descriptor that came last, until it is taken.
+    brought: Option<OwnedFd>,
     /// How long a guest may take to run.
     start: Duration,
 }
@@ -57,7 +60,7 @@ impl Labeller {
     /// Speaks over a connection that there is already.
     #[must_use]
     pub fn from_stream(stream: UnixStream) -> Self {
-        Self { stream, pending: Vec::new(), start: LONG }
+        Self { stream, pending: Vec::new(), brought: None, start: LONG }
     }
 
     /// How long a request may take; `None` where it is about waiting. Whatever the labeller does itself has limits that
@@ -111,7 +114,8 @@ impl Labeller {
                 Some(reply) => return Ok(reply),
                 None => {}
             }
-            let read = stream::read(&self.stream, &mut chunk, until)?;
+            let (read, fds) = stream::receive(&self.stream, &mut chunk, until)?;
+            self.brought = fds.into_iter().next().or(self.brought.take());
             if read == 0 {
                 let closed = "to the labeller, which closed the connection";
                 return Err(DriverError::Protocol(closed.into()).into());
@@ -223,6 +227,17 @@ impl Labeller {
         match self.storage(StorageOp::Variables { path, remove })? {
             Stored::Variables { there } => Ok(there),
             other => Err(unexpected("variables", &Reply::Stored(other))),
+        }
+    }
+
+    /// Has a file of a storage pool opened.
+    pub fn open_volume(&mut self, path: &str, write: bool) -> Result<OwnedFd, DriverError> {
+        self.brought = None;
+        match self.storage(StorageOp::Open { path: path.to_owned(), write })? {
+            Stored::Opened => self.brought.take().ok_or_else(|| {
+                DriverError::Protocol("to the labeller, which answered without the file".into())
+            }),
+            other => Err(DriverError::Protocol(format!("to the labeller, which answered {other:?}"))),
         }
     }
 

@@ -2,10 +2,11 @@
 //! `TimedOut`.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::sys::listen;
+use crate::sys::{listen, scm};
 
 /// How often one with too many waiting connections is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -45,6 +46,21 @@ pub(super) fn read(mut stream: &UnixStream, buffer: &mut [u8], until: Option<Ins
     loop {
         stream.set_read_timeout(until.map(left).transpose()?)?;
         match stream.read(buffer) {
+            Err(error) if is_again(&error) => {}
+            other => return other,
+        }
+    }
+}
+
+/// The same, with the descriptors that come along.
+pub(super) fn receive(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    until: Option<Instant>,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    loop {
+        stream.set_read_timeout(until.map(left).transpose()?)?;
+        match scm::recv(stream.as_fd(), buffer) {
             Err(error) if is_again(&error) => {}
             other => return other,
         }

@@ -4,7 +4,7 @@
 //! and replies need no numbers. A client that is slow, silent or talks too much harms only itself.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use nix::poll::PollFlags;
 
 use crate::privsep::request::{Reply, Request};
 use crate::privsep::wire;
+use crate::sys::scm;
 
 /// How long half a request, or an answer that is not read, is borne.
 const STALLED: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ pub(super) struct Connection {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// What goes with the first byte of the next answer.
+    handed: Option<OwnedFd>,
     /// Whether a request is being worked on.
     busy: bool,
     /// Whether the client has closed its sending side.
@@ -53,7 +56,8 @@ impl Connection {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let since = Instant::now();
-        Ok(Self { stream, input: Vec::new(), output: Vec::new(), busy: false, ended: false, since })
+        let (input, output) = (Vec::new(), Vec::new());
+        Ok(Self { stream, input, output, handed: None, busy: false, ended: false, since })
     }
 
     /// What to wait for.
@@ -133,6 +137,11 @@ impl Connection {
         }
     }
 
+    /// Notes what the answer to the request brings.
+    pub(super) fn hand(&mut self, file: Option<OwnedFd>) {
+        self.handed = file;
+    }
+
     /// Answers the request. `false` if the connection is to be closed.
     pub(super) fn answer(&mut self, reply: &Reply) -> bool {
         self.busy = false;
@@ -152,9 +161,16 @@ impl Connection {
     /// Writes what is waiting. `false` if the connection is to be closed.
     pub(super) fn write(&mut self) -> bool {
         while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
+            let written = match &self.handed {
+                Some(file) => scm::send(self.stream.as_fd(), &self.output, &[file.as_fd()]),
+                None => self.stream.write(&self.output),
+            };
+            match written {
                 Ok(0) => return false,
-                Ok(length) => drop(self.output.drain(..length)),
+                Ok(length) => {
+                    self.handed = None;
+                    drop(self.output.drain(..length));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,

@@ -31,6 +31,13 @@ pub enum StorageOp {
         /// Absolute path.
         path: String,
     },
+    /// Hands a file over, open.
+    Open {
+        /// Absolute path.
+        path: String,
+        /// Whether it is to be written: then no domain and no other program may use it, until it is closed.
+        write: bool,
+    },
     /// Removes a file that no domain uses.
     Remove {
         /// Absolute path.
@@ -116,6 +123,8 @@ pub enum Stored {
     Done,
     /// To `Look` and `Create`.
     File(FileState),
+    /// To `Open`: its descriptor comes with this.
+    Opened,
     /// To `Scan`.
     Scanned(Box<Scanned>),
     /// To `Variables`: whether they were there.

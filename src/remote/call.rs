@@ -161,6 +161,11 @@ impl<'a> Call<'a> {
         &self.view.pools
     }
 
+    /// The same, for what goes on after the call was taken.
+    pub(super) fn shared_pools(&self) -> Arc<crate::storage::Pools> {
+        self.view.pools.clone()
+    }
+
     /// Checks what the call needs of something that is no domain; what the caller may not see does not exist for it.
     pub(super) fn permit_on(
         &self,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain, empty, event, guest, interface,
-    lifecycle, live, measure, metadata, network, plug, save, stats, storage, tune, tuning,
+    Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain, empty, event, guest,
+    interface, lifecycle, live, measure, metadata, network, plug, save, stats, storage, tune, tuning, volume,
 };
 use crate::manager::Live;
 use crate::rpc::{
@@ -277,6 +277,8 @@ fn route(procedure: Procedure) -> Option<Route> {
         Procedure::DomainOpenGraphics => Some(Route::OpenGraphics),
         Procedure::DomainOpenGraphicsFd => Some(Route::OpenGraphicsFd),
         Procedure::DomainScreenshot => Some(Route::Transfer(display::screenshot)),
+        Procedure::StorageVolDownload => Some(Route::Transfer(volume::download)),
+        Procedure::StorageVolUpload => Some(Route::Transfer(volume::upload)),
         _ => {
             let fast = connect::handler(procedure)
                 .or_else(|| domain::handler(procedure))

@@ -37,6 +37,7 @@ mod tune;
 mod tuning;
 mod usage;
 mod view;
+mod volume;
 
 pub use dispatch::{Console, Outcome, Port, StreamPacket};
 pub use display::Relay;

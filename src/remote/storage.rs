@@ -71,6 +71,14 @@ pub(super) fn slow(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::StorageVolLookupByName => volume_by_name,
         P::StorageVolLookupByPath => |call| volume_by_path(call, "path"),
         P::StorageVolResize => resize,
+        P::StorageVolWipe => |call| {
+            let (reference, flags) = call.arguments()?;
+            wipe(call, reference, ZERO, flags)
+        },
+        P::StorageVolWipePattern => |call| {
+            let (reference, algorithm, flags) = call.arguments()?;
+            wipe(call, reference, algorithm, flags)
+        },
         _ => return None,
     })
 }
@@ -366,5 +374,20 @@ fn resize(call: &Call<'_>) -> Answer {
         shrink: flags & RESIZE_SHRINK != 0,
     };
     call.pools().resize_volume(&volume, size, how)?;
+    call.answer(&())
+}
+
+/// VIR_STORAGE_VOL_WIPE_ALG_ZERO
+const ZERO: u32 = 0;
+
+/// Other patterns are for disks that tell no more, and none of them for files.
+fn wipe(call: &Call<'_>, reference: VolumeRef<'_>, algorithm: u32, flags: u32) -> Answer {
+    let volume = volume(call, reference)?;
+    call.only_flags(flags, 0)?;
+    if algorithm != ZERO {
+        let text = format!("wiping with the algorithm {algorithm}: volumes are overwritten with zeros only");
+        return Err(Failure::new(Code::ConfigUnsupported, From::Storage, text));
+    }
+    call.pools().wipe_volume(&volume)?;
     call.answer(&())
 }

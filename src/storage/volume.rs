@@ -1,5 +1,9 @@
 //! What is done to volumes.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
 use super::{Pool, Pools, Seen, StorageError};
 use crate::conf::storage::{self as xml, Below, FileFacts, VolumeState};
 use crate::driver::DriverError;
@@ -179,6 +183,32 @@ impl Pools {
         Ok(())
     }
 
+    /// Opens a volume and tells its length: to be read, or to be written where no domain and no other program uses it, which
+    /// it is kept for until it is closed.
+    pub fn open_volume(&self, volume: &Volume, write: bool) -> Result<(File, u64), StorageError> {
+        if volume.directory {
+            return Err(StorageError::Unsupported(format!("volume '{}' is a directory", volume.name)));
+        }
+        let file = File::from(self.labeller()?.open_volume(&volume.path, write)?);
+        let size = file.metadata().map_err(|source| failed("look at", volume, source))?.len();
+        Ok((file, size))
+    }
+
+    /// Overwrites a volume that nobody uses with zeros. One that has holes gives all of its room back.
+    pub fn wipe_volume(&self, volume: &Volume) -> Result<(), StorageError> {
+        let (file, size) = self.open_volume(volume, true)?;
+        let wiped = file.metadata().and_then(|state| {
+            if state.blocks().saturating_mul(512) < size {
+                file.set_len(0)?;
+                file.set_len(size)?;
+            } else {
+                zero(&file, size)?;
+            }
+            file.sync_all()
+        });
+        wiped.map_err(|source| failed("wipe", volume, source).into())
+    }
+
     /// What is known of an image in a configured place, whether a pool lists it or not.
     pub fn info_of(&self, path: &str) -> Result<Info, StorageError> {
         let path = path.to_owned();
@@ -278,6 +308,21 @@ fn volume(pool: &Pool, file: &FileState) -> Volume {
         path: format!("{}/{}", pool.definition.path, file.name),
         directory: file.directory,
     }
+}
+
+fn failed(what: &str, volume: &Volume, source: io::Error) -> DriverError {
+    DriverError::Io { what: format!("cannot {what} volume '{}'", volume.name), source }
+}
+
+fn zero(file: &File, size: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < size {
+        let length = usize::try_from(size - at).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
+        at += length as u64;
+    }
+    Ok(())
 }
 
 fn capacity(file: &FileState, header: &Header) -> u64 {

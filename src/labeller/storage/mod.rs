@@ -30,8 +30,15 @@ const FILE_MODES: u32 = 0o755;
 const ENTRIES_MAX: usize = 200_000;
 
 impl Server {
-    /// Does what a pool asks for.
-    pub(super) fn storage(&self, op: &StorageOp) -> Result<Stored, Refusal> {
+    /// Does what a pool asks for; a file that is handed over comes with the answer.
+    pub(super) fn storage(&self, op: &StorageOp) -> Result<(Stored, Option<OwnedFd>), Refusal> {
+        match op {
+            StorageOp::Open { path, write } => Ok((Stored::Opened, Some(self.open_volume(path, *write)?))),
+            op => Ok((self.change(op)?, None)),
+        }
+    }
+
+    fn change(&self, op: &StorageOp) -> Result<Stored, Refusal> {
         let places = Places::read(&self.settings);
         match op {
             StorageOp::BuildDirectory { path, mode } => build(&places, path, *mode),
@@ -42,6 +49,7 @@ impl Server {
                 let (directory, name) = within(&places, path, false)?;
                 Ok(Stored::File(look(&directory, name, path)?))
             }
+            StorageOp::Open { path, .. } => Err(policy("use", path, "is opened elsewhere", "")),
             StorageOp::Remove { path } => {
                 let (directory, name) = within(&places, path, true)?;
                 self.unused(&directory, name, "remove", path)?;
@@ -82,13 +90,41 @@ impl Server {
 
     /// Whether a regular file is nobody's.
     fn unused(&self, directory: &OwnedFd, name: &str, operation: &str, path: &str) -> Result<Found, Refusal> {
-        let found = path::look(directory, name.as_ref())
-            .map_err(|error| kernel(operation, path, &error, "see whether it is there"))?;
-        if !found.is(libc::S_IFREG) {
-            return Err(policy(operation, path, "is no regular file", "name a file"));
-        }
+        let found = regular(directory, name, operation, path)?;
         self.leases.unused(found.id(), operation, path)?;
         Ok(found)
+    }
+
+    /// Opens a file for a client's reading, or for its writing.
+    fn open_volume(&self, path: &str, write: bool) -> Result<OwnedFd, Refusal> {
+        let places = Places::read(&self.settings);
+        let (directory, name) = within(&places, path, write)?;
+        if write {
+            return self.exclusive(&directory, name, "write", path).map(|(file, _)| file);
+        }
+        let found = regular(&directory, name, "read", path)?;
+        open(&directory, name, "read", path, &found, OFlags::RDONLY)
+    }
+
+    /// Opens a regular file that is nobody's, under no other name, and keeps it from others until it is closed.
+    fn exclusive(
+        &self,
+        directory: &OwnedFd,
+        name: &str,
+        operation: &str,
+        path: &str,
+    ) -> Result<(OwnedFd, Found), Refusal> {
+        let found = self.unused(directory, name, operation, path)?;
+        if found.links > 1 {
+            return Err(policy(operation, path, "it has more than one hard link", "copy it"));
+        }
+        let file = open(directory, name, operation, path, &found, OFlags::RDWR)?;
+        // Some other program may have it open.
+        lock::take(&file, ImageLock::new(true, false)).map_err(|error| {
+            let remedy = "see who else uses the image: `lsof`";
+            Refusal::new(Layer::Lock, operation, path, error.to_string(), remedy)
+        })?;
+        Ok((file, found))
     }
 
     fn resize(
@@ -99,26 +135,9 @@ impl Server {
         size: u64,
         allocate: bool,
     ) -> Result<Stored, Refusal> {
-        let found = self.unused(directory, name, "resize", path)?;
         admit_size(&self.settings, "resize", path, size)?;
-        if found.links > 1 {
-            return Err(policy("resize", path, "it has more than one hard link", "copy it"));
-        }
+        let (file, found) = self.exclusive(directory, name, "resize", path)?;
         let io = |error: io::Error| kernel("resize", path, &error, "see that its file system has room");
-        let file = path::open_in(directory, name.as_ref(), OFlags::RDWR).map_err(io)?;
-        if Found::of(&file).map_err(io)?.id() != found.id() {
-            return Err(policy("resize", path, "it was replaced meanwhile", "try again"));
-        }
-        // Some other program may have it open.
-        lock::take(&file, ImageLock::new(true, false)).map_err(|error| {
-            Refusal::new(
-                Layer::Lock,
-                "resize",
-                path,
-                error.to_string(),
-                "see who else uses the image: `lsof`",
-            )
-        })?;
         fs::ftruncate(&file, size).map_err(|error| io(error.into()))?;
         if allocate && size > found.size {
             let more = size - found.size;
@@ -128,6 +147,33 @@ impl Server {
         File::from(file).sync_all().map_err(io)?;
         Ok(Stored::Done)
     }
+}
+
+/// What a name is, which is to be a regular file.
+fn regular(directory: &OwnedFd, name: &str, operation: &str, path: &str) -> Result<Found, Refusal> {
+    let found = path::look(directory, name.as_ref())
+        .map_err(|error| kernel(operation, path, &error, "see whether it is there"))?;
+    if !found.is(libc::S_IFREG) {
+        return Err(policy(operation, path, "is no regular file", "name a file"));
+    }
+    Ok(found)
+}
+
+/// Opens the very file that was looked at.
+fn open(
+    directory: &OwnedFd,
+    name: &str,
+    operation: &str,
+    path: &str,
+    found: &Found,
+    flags: OFlags,
+) -> Result<OwnedFd, Refusal> {
+    let io = |error: io::Error| kernel(operation, path, &error, "see its file system");
+    let file = path::open_in(directory, name.as_ref(), flags).map_err(io)?;
+    if Found::of(&file).map_err(io)?.id() != found.id() {
+        return Err(policy(operation, path, "it was replaced meanwhile", "try again"));
+    }
+    Ok(file)
 }
 
 /// Splits a path and opens its directory.
