@@ -110,7 +110,7 @@ pub(super) enum Entry {
         /// How.
         save: Box<Save>,
     },
-    /// Everything but the header is written, into a file that is about to get a name for the meantime.
+    /// Everything is written, into a file that is about to get a name for the meantime.
     SaveNamed(Part),
     /// It has that name: from here on the domain is ended and the file finished.
     SaveWritten,
@@ -135,7 +135,7 @@ pub(super) enum Entry {
     },
 }
 
-/// A saved domain that lacks its header and its name.
+/// A saved domain that lacks its own name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Part {
@@ -143,10 +143,6 @@ pub(super) struct Part {
     pub(super) path: String,
     /// Which file.
     pub(super) id: ObjectId,
-    /// Its length in bytes.
-    pub(super) end: u64,
-    /// Its label before it was the domain's.
-    pub(super) label: Option<String>,
     /// The file that had its name before; journals of earlier versions have none.
     #[serde(default)]
     pub(super) replaces: Option<ObjectId>,
@@ -390,22 +386,46 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Has nobody finish an unfinished save of a domain that is being started again: what it holds is older than what the guest
-/// does from here on. The journals that were set aside say so.
-pub(super) fn no_save_counts(directory: &Path, uuid: DomainUuid) -> io::Result<()> {
+/// does from here on. `remove` removes it, and the journals that were set aside say that it is over.
+pub(super) fn no_save_counts(
+    directory: &Path,
+    uuid: DomainUuid,
+    remove: impl Fn(&Save, &Part),
+) -> io::Result<()> {
     let end = file_name(uuid);
     for entry in std::fs::read_dir(directory)? {
         let Ok(name) = entry?.file_name().into_string() else { continue };
         if name.starts_with(ASIDE) && name.ends_with(&end) {
             let mut journal = Journal::reopen(directory, &name)?;
+            let (_, entries) = parse(&read_whole(&File::open(directory.join(&name))?)?)?;
+            let Some((save, part)) = unfinished(entries) else { continue };
+            // First: what is over is not looked for any more.
+            remove(&save, &part);
             journal.write(&Entry::SaveOver)?;
             journal.sync()?;
             tracing::warn!(
                 journal = name,
-                "an unfinished save is not finished any more: the domain is started"
+                path = part.path,
+                "an unfinished save is given up and removed: the domain is started"
             );
         }
     }
     Ok(())
+}
+
+/// The save that counts and was not finished.
+fn unfinished(entries: Vec<Entry>) -> Option<(Save, Part)> {
+    let (mut begun, mut named, mut counts) = (None, None, false);
+    for entry in entries {
+        match entry {
+            Entry::SaveBegin { save } => (begun, named, counts) = (Some(*save), None, false),
+            Entry::SaveNamed(part) => named = Some(part),
+            Entry::SaveWritten => counts = true,
+            Entry::SaveOver => (begun, named, counts) = (None, None, false),
+            _ => {}
+        }
+    }
+    begun.zip(named).filter(|_| counts)
 }
 
 /// A journal as an earlier labeller left it.
@@ -561,15 +581,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
         let at = crate::privsep::save::SavedAt::Managed { uuid: plan().domain.uuid };
-        let save = Box::new(Save { at, note: String::new(), running: true });
-        journal.write(&Entry::SaveBegin { save }).unwrap();
+        let save = Box::new(Save { at, note: String::new(), running: true, most: 1 });
+        journal.write(&Entry::SaveBegin { save: save.clone() }).unwrap();
+        let part = Part { path: "/saved/.a".into(), id: (1, 2), replaces: None };
+        journal.write(&Entry::SaveNamed(part.clone())).unwrap();
         journal.write(&Entry::SaveWritten).unwrap();
         journal.set_aside(1);
         let last = || left(dir.path()).unwrap().remove(0).entries.pop();
-        no_save_counts(dir.path(), DomainUuid(uuid::Uuid::from_u128(8))).unwrap();
+        let removed = std::cell::RefCell::new(Vec::new());
+        let no_save_counts = |uuid| {
+            let remove = |save: &Save, part: &Part| removed.borrow_mut().push((save.clone(), part.clone()));
+            no_save_counts(dir.path(), uuid, remove).unwrap();
+        };
+        no_save_counts(DomainUuid(uuid::Uuid::from_u128(8)));
         assert_eq!(last(), Some(Entry::SaveWritten), "another domain");
-        no_save_counts(dir.path(), plan().domain.uuid).unwrap();
+        no_save_counts(plan().domain.uuid);
         assert_eq!(last(), Some(Entry::SaveOver));
+        // Once, and not at each start from then on.
+        let length = left(dir.path()).unwrap()[0].entries.len();
+        no_save_counts(plan().domain.uuid);
+        assert_eq!(left(dir.path()).unwrap()[0].entries.len(), length);
+        assert_eq!(removed.into_inner(), [(*save, part)]);
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod places;
 mod plug;
 mod probe;
 mod profile;
+mod pump;
 mod real;
 mod recover;
 mod remember;

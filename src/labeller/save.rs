@@ -1,21 +1,24 @@
-//! A domain that is saved: its supervisor has QEMU write it into a file without a name, which gets its name last.
+//! A domain that is saved: QEMU writes it into a pipe, a [`Pump`] brings that into a file without a name, which gets its name
+//! last.
 //!
 //! ```text
-//! journal: begin ─▶ QEMU writes ─▶ on the disk ─▶ named for the meantime ─▶ journal: written ─▶ killed, gone
-//!     │                 │               │                                                           │
-//!     └─────────────────┴───────────────┴─▶ taken back: the guest goes on, no file      header ─▶ its own name
+//! journal: begin ─▶ QEMU writes ─▶ header, on the disk ─▶ named for the meantime ─▶ journal: written ─▶ killed, gone
+//!     │                 │                  │                                                                │
+//!     └─────────────────┴──────────────────┴─▶ taken back: the guest goes on, no file                  its own name
 //! ```
 //!
 //! Whoever dies on the way: before "written" the guest goes on and the file, which has no name, is gone; after it the next
-//! labeller ends the domain and finishes the file. The header is written when the device model is gone, over whatever
-//! that left in its place, so nothing that a guest could write is ever read as one.
+//! labeller ends the domain and gives the file its name. The device model never has the file, so nothing that a guest could
+//! write is ever read as a header.
+
+mod finish;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FallocateFlags, OFlags, RenameFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, OFlags};
 
 use super::apply::{journal_refusal, kernel};
 use super::connection::ConnectionId;
@@ -25,7 +28,8 @@ use super::fault;
 use super::journal::{Entry, Part, Undo};
 use super::lease::{Hold, ObjectId};
 use super::places::Places;
-use super::saved::{Spot, check_note, sync_directory, write_header};
+use super::pump::{Pump, Sink};
+use super::saved::{Spot, check_note, write_header};
 use super::server::{Server, refused};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
@@ -34,18 +38,16 @@ use crate::privsep::request::Reply;
 use crate::privsep::save::{Header, Progress, STREAM_AT, Save, SavedAt};
 use crate::privsep::supervisor::{Answer, Ended, SAVED, Verb};
 use crate::settings::Settings;
-use crate::sys::lock;
 use crate::sys::path::{self, Found};
-use crate::sys::pidfd::{self, Exit};
-use crate::sys::process::{self, Child};
-use crate::sys::xattr;
+use finish::{finish, may_replace, name};
+pub(super) use finish::{forget_part, is_there};
 
 /// How soon a guest that should go on is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
-/// How long a file may still be open for writing in a process that is on its way to its own program.
-const WRITTEN: Duration = Duration::from_secs(1);
 /// How long a supervisor may take to have it go on.
 const BACK: Duration = Duration::from_secs(60);
+/// How long it is tried; longer than a guest may be without a supervisor whose supervisors keep ending.
+const BACK_WITHIN: Duration = Duration::from_secs(120);
 
 /// The save of one domain.
 #[derive(Debug)]
@@ -62,18 +64,16 @@ struct Target {
     spot: Spot,
     file: File,
     id: ObjectId,
-    /// Its label before it was the domain's.
-    label: Option<String>,
 }
 
 #[derive(Debug)]
 enum Stage {
     /// QEMU writes.
-    Writing(Conversation),
-    /// A child brings it to the disk.
-    Syncing(Child, Progress),
+    Writing(Conversation, Pump),
+    /// What it wrote is brought to the disk.
+    Syncing(Pump, Progress),
     /// It is taken back.
-    Back { refusal: Refusal, talk: Option<Conversation>, again: Instant },
+    Back { refusal: Refusal, talk: Option<Conversation>, again: Instant, until: Instant },
     /// It was taken back, and the journal does not say so yet.
     Over { refusal: Refusal, again: Instant },
     /// It is written, and the device model is killed.
@@ -97,7 +97,7 @@ impl Saving {
         let refusal = refuse("save", "the domain", "svirt-labeller ended meanwhile", "save it again");
         let stage = match part {
             Some(part) => Stage::Written(part, Progress::default()),
-            None => Stage::Back { refusal, talk: None, again: Instant::now() },
+            None => Stage::back(refusal),
         };
         Self { save, client: None, file: None, stage }
     }
@@ -112,29 +112,40 @@ impl Saving {
     }
 
     /// What to poll.
-    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match &self.stage {
-            Stage::Writing(talk) | Stage::Back { talk: Some(talk), .. } => Some(talk.fd()),
-            Stage::Syncing(child, _) => Some(child.pidfd.as_fd()),
-            Stage::Back { talk: None, .. } | Stage::Over { .. } | Stage::Written(..) => None,
-        }
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let talk = match &self.stage {
+            Stage::Writing(talk, _) | Stage::Back { talk: Some(talk), .. } => Some(talk.fd()),
+            _ => None,
+        };
+        talk.into_iter().chain(self.pump().map(Pump::fd))
     }
 
-    /// The child that brings it to the disk.
+    /// The process that brings it to the disk.
     pub(super) fn child(&self) -> Option<i32> {
+        self.pump().map(Pump::pid)
+    }
+
+    fn pump(&self) -> Option<&Pump> {
         match &self.stage {
-            Stage::Syncing(child, _) => Some(child.pid),
+            Stage::Writing(_, pump) | Stage::Syncing(pump, _) => Some(pump),
             _ => None,
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Writing(talk) => talk.deadline(),
-            Stage::Back { talk: Some(talk), .. } => talk.deadline(),
+            Stage::Writing(talk, _) => talk.deadline(),
+            Stage::Back { talk: Some(talk), until, .. } => talk.deadline().map(|at| at.min(*until)),
             Stage::Back { talk: None, again, .. } | Stage::Over { again, .. } => Some(*again),
             Stage::Syncing(..) | Stage::Written(..) => None,
         }
+    }
+}
+
+impl Stage {
+    fn back(refusal: Refusal) -> Self {
+        let now = Instant::now();
+        Self::Back { refusal, talk: None, again: now, until: now + BACK_WITHIN }
     }
 }
 
@@ -156,7 +167,11 @@ impl Server {
         };
         let name = domain.plan.domain.name.to_string();
         if busy || domain.saving.is_some() {
-            let rule = if busy { "a device is on its way" } else { "it is being saved" };
+            let rule = if busy {
+                "a device is on its way"
+            } else {
+                "it is being saved"
+            };
             return Err(refuse("save", &name, rule, "try again in a moment"));
         }
         let places = Places::read(&self.settings);
@@ -164,8 +179,7 @@ impl Server {
         check_note(&save.note, &spot.path)?;
         self.nobody_else_saves_to(&spot, &save.at)?;
         may_replace(&self.settings, &places, &save.at, uuid)?;
-        let context = if self.selinux { image_context(domain, &self.settings) } else { None };
-        let target = Target::new(spot, context.as_deref())?;
+        let target = Target::new(spot)?;
         let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
         let Some(domain) = self.domains.get_mut(&uuid) else {
             return Err(refuse("save", &name, "no such domain runs", "start it first"));
@@ -173,7 +187,7 @@ impl Server {
         self.leases.object(uuid, target.id, hold, &target.spot.path)?;
         let begun = begin(domain, &save, &target);
         let stage = match begun {
-            Ok(talk) => Stage::Writing(talk),
+            Ok((talk, pump)) => Stage::Writing(talk, pump),
             Err(refusal) => {
                 self.leases.release_object(uuid, target.id);
                 drop(target);
@@ -307,80 +321,32 @@ impl Server {
     }
 }
 
-/// A file that is there is replaced only by a later save of the same domain. Tells which one that is.
-fn may_replace(
-    settings: &Settings,
-    places: &Places,
-    at: &SavedAt,
-    uuid: DomainUuid,
-) -> Result<Option<ObjectId>, Refusal> {
-    let spot = Spot::find(settings, places, at)?;
-    let path = spot.path.clone();
-    if matches!(at, SavedAt::Managed { .. }) {
-        return match path::look(&spot.directory, spot.name.as_ref()) {
-            Ok(found) => Ok(Some(found.id())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(kernel("save to", &path, &error, "look at its directory")),
-        };
-    }
-    match spot.open() {
-        Ok(None) => Ok(None),
-        Ok(Some(opened)) if opened.header.uuid == uuid => Ok(Some(opened.found.id())),
-        _ => {
-            let rule = "something else has this name, and it is no saved image of this domain";
-            Err(refuse("save to", &path, rule, "choose another name, or remove that file"))
-        }
-    }
-}
-
-/// The context that the domain may write.
-fn image_context(domain: &Domain, settings: &Settings) -> Option<String> {
-    let context = domain.spawn()?.confinement.selinux_exec.as_deref()?;
-    let range = context.splitn(4, ':').nth(3)?;
-    Some(format!("system_u:object_r:{}:{range}", settings.selinux.image_type))
-}
-
 impl Target {
-    fn new(spot: Spot, context: Option<&str>) -> Result<Self, Refusal> {
+    fn new(spot: Spot) -> Result<Self, Refusal> {
         let io = |error: io::Error| {
             kernel("make the file", &spot.path, &error, "see that its file system has room, and O_TMPFILE")
         };
         let file = File::from(path::nameless(&spot.directory, 0o600, OFlags::RDWR).map_err(io)?);
-        // Room for the header, so that it can be written when nothing may fail any more.
+        // Room for the header, so that no memory is written for nothing where there is none.
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, STREAM_AT)
             .map_err(|error| io(error.into()))?;
-        let mut label = None;
-        if let Some(context) = context {
-            label = xattr::selinux_label(&file).map_err(io)?;
-            xattr::set_selinux_label(&file, Some(context)).map_err(io)?;
-        }
         let id = Found::of(&file).map_err(io)?.id();
-        // It is written by this very descriptor; without leases that could not be told when the guest is gone.
-        let reading = path::reopen(&file, OFlags::RDONLY).map_err(io)?;
-        let tells = lock::nobody_writes(&reading).map(|nobody| !nobody);
-        if !tells.is_ok_and(|tells| tells) {
-            let rule = "its file system has no leases, which say whether anybody writes a file";
-            return Err(refuse("save to", &spot.path, rule, "choose a directory on a local file system"));
-        }
-        Ok(Self { spot, file, id, label })
-    }
-
-    /// What QEMU writes through: it cannot read, and where it writes is nobody else's.
-    fn stream(&self) -> io::Result<OwnedFd> {
-        let fd = path::reopen(&self.file, OFlags::WRONLY)?;
-        rustix::fs::seek(&fd, SeekFrom::Start(STREAM_AT))?;
-        Ok(fd)
+        Ok(Self { spot, file, id })
     }
 }
 
-fn begin(domain: &mut Domain, save: &Save, target: &Target) -> Result<Conversation, Refusal> {
+fn begin(domain: &mut Domain, save: &Save, target: &Target) -> Result<(Conversation, Pump), Refusal> {
     let entry = Entry::SaveBegin { save: Box::new(save.clone()) };
     domain.journal.write(&entry).map_err(|error| journal_refusal(&error))?;
     fault::step("save")?;
-    let talk = target
-        .stream()
-        .and_then(|fd| Conversation::begin(&domain.started.control, &Verb::Save, &[fd.as_fd()], None));
-    talk.map_err(|error| kernel("reach", "the domain's supervisor", &error, "try again in a moment"))
+    let (uuid, note) = (domain.plan.domain.uuid, save.note.clone());
+    let header = |file: &File, end| write_header(file, 0, &Header { uuid, generation: 1, end, note });
+    let to = Sink { file: &target.file, at: STREAM_AT, most: save.most };
+    let (pump, stream) = Pump::begin(to, header)
+        .map_err(|error| kernel("begin to write", &target.spot.path, &error, "try again in a moment"))?;
+    let talk = Conversation::begin(&domain.started.control, &Verb::Save, &[stream.as_fd()], None)
+        .map_err(|error| kernel("reach", "the domain's supervisor", &error, "try again in a moment"))?;
+    Ok((talk, pump))
 }
 
 /// Goes on as far as it can. An error: it is taken back, and the guest goes on.
@@ -390,11 +356,18 @@ fn advance(
     saving: &mut Saving,
     now: Instant,
 ) -> Result<(), Refusal> {
+    let path = saving.file.as_ref().map(|target| target.spot.path.as_str()).unwrap_or_default();
     match &mut saving.stage {
-        Stage::Writing(talk) => {
+        Stage::Writing(talk, pump) => {
+            // Why nothing more is taken says more than that QEMU could not write.
+            if let Some(ended) = pump.ended(path) {
+                let early = || refuse("write", path, "who writes it ended too early", "save it again");
+                back(saving, ended.err().unwrap_or_else(early));
+                return Ok(());
+            }
             match talk.answer(now) {
                 Ok(None) => {}
-                Ok(Some(Answer::Saved(progress))) => saved(saving, progress),
+                Ok(Some(Answer::Saved(progress))) => written(saving, progress),
                 // The guest goes on already, or could not: the supervisor knows, and says so when it is asked again.
                 Ok(Some(Answer::Refused(refusal))) => back(saving, refusal),
                 Ok(Some(other)) => back(saving, unexpected(&other)),
@@ -404,16 +377,10 @@ fn advance(
             }
             Ok(())
         }
-        Stage::Syncing(child, progress) => {
+        Stage::Syncing(pump, progress) => {
             let progress = *progress;
-            if !pidfd::has_ended(&child.pidfd).unwrap_or(true) {
-                return Ok(());
-            }
-            let written = match pidfd::reap(&child.pidfd) {
-                Some(Exit::Code(0)) => name(settings, domain, saving),
-                other => Err(unsynced(other)),
-            };
-            match written {
+            let Some(ended) = pump.ended(path) else { return Ok(()) };
+            match ended.and_then(|()| name(settings, domain, saving)) {
                 Ok(part) => {
                     saving.stage = Stage::Written(part, progress);
                     saving.file = None;
@@ -423,7 +390,10 @@ fn advance(
             }
             Ok(())
         }
-        Stage::Back { refusal, talk, again } => {
+        Stage::Back { refusal, talk, again, until } => {
+            if now >= *until {
+                return Err(stands(refusal));
+            }
             take_back(domain, saving.save.running, (refusal, talk, again), now)
         }
         Stage::Over { refusal, again } if *again <= now => Err(refusal.clone()),
@@ -435,37 +405,25 @@ fn advance(
     }
 }
 
-/// QEMU has written everything: another process brings it to the disk, for that takes as long as it takes.
-fn saved(saving: &mut Saving, progress: Progress) {
-    let Some(target) = &saving.file else { return };
-    match apart(&target.file, || target.file.sync_all()) {
-        Ok(child) => saving.stage = Stage::Syncing(child, progress),
-        Err(error) => back(saving, kernel("bring to the disk", "the saved domain", &error, "try again")),
+/// QEMU has written everything.
+fn written(saving: &mut Saving, progress: Progress) {
+    let Saving { file: Some(target), stage, .. } = saving else { return };
+    let path = target.spot.path.clone();
+    // What comes in its place is not kept.
+    let before =
+        std::mem::replace(stage, Stage::back(refuse("save", &path, "it was given up", "save it again")));
+    let Stage::Writing(_, mut pump) = before else { return };
+    match pump.no_more() {
+        Ok(()) => *stage = Stage::Syncing(pump, progress),
+        Err(error) => *stage = Stage::back(kernel("write", &path, &error, "save it again")),
     }
 }
 
-/// Does in another process what takes as long as it takes. That has the file and nothing else of the labeller's, whose lock
-/// and sockets the next one needs, and it ends with it.
-fn apart(file: &File, work: impl FnOnce() -> io::Result<()>) -> io::Result<Child> {
-    let parent = process::own_pid();
-    let alone = || {
-        process::close_all_but(file.as_fd())?;
-        process::reset_signals()?;
-        process::die_with_parent(true)?;
-        if process::parent_is(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
-    };
-    process::fork(|| match alone().and_then(|()| work()) {
-        Ok(()) => 0,
-        Err(error) => error.raw_os_error().filter(|code| (1..200).contains(code)).unwrap_or(libc::EIO),
-    })
-}
-
-fn unsynced(exit: Option<Exit>) -> Refusal {
-    let error = match exit {
-        Some(Exit::Code(code)) => io::Error::from_raw_os_error(code),
-        _ => io::ErrorKind::Interrupted.into(),
-    };
-    kernel("bring to the disk", "the saved domain", &error, "see that its file system has room")
+/// Why a save failed whose guest does not go on either.
+fn stands(refusal: &Refusal) -> Refusal {
+    let rule = format!("{}, and the guest does not go on: it stands", refusal.rule);
+    let remedy = format!("{}; try `virsh resume`, or end it with `virsh destroy`", refusal.remedy);
+    Refusal { rule, remedy, ..refusal.clone() }
 }
 
 fn unexpected(answer: &Answer) -> Refusal {
@@ -474,7 +432,7 @@ fn unexpected(answer: &Answer) -> Refusal {
 }
 
 fn back(saving: &mut Saving, refusal: Refusal) {
-    saving.stage = Stage::Back { refusal, talk: None, again: Instant::now() };
+    saving.stage = Stage::back(refusal);
 }
 
 /// Has the guest go on, for as long as that takes.
@@ -503,148 +461,6 @@ fn take_back(
     match Conversation::begin(&domain.started.control, &verb, &[], Some(BACK)) {
         Ok(open) => *talk = Some(open),
         Err(error) => tracing::warn!(name = %domain.plan.domain.name, %error, "does not go on yet"),
-    }
-    Ok(())
-}
-
-/// Gives the file a name for the meantime; from then on it counts, and the guest does not.
-fn name(settings: &Settings, domain: &mut Domain, saving: &Saving) -> Result<Part, Refusal> {
-    // What it replaces may have changed since the save began, and when the guest is gone it is too late to say no.
-    let replaces = may_replace(settings, &Places::read(settings), &saving.save.at, domain.plan.domain.uuid)?;
-    let lost = || refuse("save", "the domain", "its file is not open", "save it again");
-    let target = saving.file.as_ref().ok_or_else(lost)?;
-    let io = |error: io::Error| kernel("name", &target.spot.path, &error, "look at its directory");
-    let end = Found::of(&target.file).map_err(io)?.size;
-    let name = format!(".{}.{}.saving", short(&target.spot.name), target.id.1);
-    let (directory, _) = target.spot.path.rsplit_once('/').unwrap_or_default();
-    let (path, label) = (format!("{directory}/{name}"), target.label.clone());
-    let part = Part { path, id: target.id, end, label, replaces };
-    let noted = domain.journal.write(&Entry::SaveNamed(part.clone())).and_then(|()| domain.journal.sync());
-    noted.map_err(|error| journal_refusal(&error))?;
-    fault::step("save named")?;
-    path::link(&target.file, &target.spot.directory, name.as_ref()).map_err(io)?;
-    let mut written = || -> Result<(), Refusal> {
-        fault::step("save linked")?;
-        sync_directory(&target.spot.directory).map_err(io)?;
-        let noted = domain.journal.write(&Entry::SaveWritten).and_then(|()| domain.journal.sync());
-        noted.map_err(|error| journal_refusal(&error))
-    };
-    if let Err(refusal) = written() {
-        // "Written" may stand there though it is not on the disk. What comes after it counts.
-        let again = Entry::SaveBegin { save: Box::new(saving.save.clone()) };
-        let begun = domain.journal.write(&again);
-        if let Err(error) = begun.and_then(|()| domain.journal.write(&Entry::SaveNamed(part))) {
-            tracing::error!(%error, "cannot note that a save was taken back");
-        }
-        let _ = rustix::fs::unlinkat(&target.spot.directory, name.as_str(), AtFlags::empty());
-        return Err(refusal);
-    }
-    Ok(part)
-}
-
-/// A name that leaves room for what is added to it.
-fn short(name: &str) -> &str {
-    let end = (0..=name.len().min(200)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-    name.get(..end).unwrap_or_default()
-}
-
-/// Whether the file is there that the journal speaks of, under the name that it has meanwhile or its own.
-pub(super) fn is_there(settings: &Settings, save: &Save, part: &Part) -> bool {
-    let Ok(spot) = Spot::find(settings, &Places::read(settings), &save.at) else { return false };
-    let meanwhile = part.path.rsplit_once('/').map(|(_, name)| name).unwrap_or_default();
-    let mut names = [meanwhile, spot.name.as_str()].into_iter();
-    names.any(|name| path::look(&spot.directory, name.as_ref()).is_ok_and(|found| found.id() == part.id))
-}
-
-/// Removes the name that a file had meanwhile, and with it the file.
-pub(super) fn forget_part(settings: &Settings, save: &Save, part: &Part) {
-    let places = Places::read(settings);
-    let Ok(spot) = Spot::find(settings, &places, &save.at) else { return };
-    let Some((_, name)) = part.path.rsplit_once('/') else { return };
-    if let Err(error) = path::unlink_if(&spot.directory, name.as_ref(), part.id)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = part.path, %error, "cannot remove half of a save");
-    }
-}
-
-/// Nobody writes the file any longer: it gets its header, its label and its name.
-fn finish(settings: &Settings, uuid: DomainUuid, save: &Save, part: &Part) -> Result<(), Refusal> {
-    fault::step("save finish")?;
-    let places = Places::read(settings);
-    let spot = Spot::find(settings, &places, &save.at)?;
-    let remedy = format!("it is {} meanwhile; the next svirt-labeller tries again", part.path);
-    let io = |error: io::Error| kernel("finish", &spot.path, &error, &remedy);
-    let name = part.path.rsplit_once('/').map(|(_, name)| name).unwrap_or_default();
-    let found = match path::look(&spot.directory, name.as_ref()) {
-        // It had its name already.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return finished(spot, part.id, error),
-        other => other.map_err(io)?,
-    };
-    if found.id() != part.id {
-        return Err(refuse("finish", &spot.path, "another file has taken the place of what was written", ""));
-    }
-    if !is_left_alone(&spot, name).map_err(io)? {
-        let rule = "some process still has it open for writing, and could make another guest of it";
-        return Err(refuse("finish", &part.path, rule, "look which one, end it, and restart svirt-labeller"));
-    }
-    let file = File::from(path::open_in(&spot.directory, name.as_ref(), OFlags::RDWR).map_err(io)?);
-    // What the device model wrote after it said that it had done is not of the guest.
-    rustix::fs::ftruncate(&file, part.end).map_err(|error| io(error.into()))?;
-    let header = Header { uuid, generation: 1, end: part.end, note: save.note.clone() };
-    // The device model could have left a header of its own in the other slot.
-    blank(&file).map_err(io)?;
-    write_header(&file, 0, &header).map_err(io)?;
-    fault::step("save header")?;
-    if let Some(label) = &part.label {
-        xattr::set_selinux_label(&file, Some(label)).map_err(io)?;
-    }
-    let (from, to) = (name, spot.name.as_str());
-    let replaced = may_replace(settings, &places, &save.at, uuid)
-        .map_err(|refusal| Refusal { remedy: remedy.clone(), ..refusal })?;
-    // A later save of the domain may have taken the name since, if this is not the first try.
-    if replaced.is_some() && replaced != part.replaces {
-        return Err(refuse("finish", &spot.path, "another file has taken its name since", &remedy));
-    }
-    let flags = if replaced.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
-    rustix::fs::renameat_with(&spot.directory, from, &spot.directory, to, flags)
-        .map_err(|error| io(error.into()))?;
-    fault::step("save renamed")?;
-    sync_directory(&spot.directory).map_err(io)
-}
-
-/// Whether nobody writes the file any longer. The device model could have handed its descriptor to somebody, and that one
-/// outlives it. Whoever has none gets none: the file is root's alone. What a child of the labeller's own inherited is
-/// closed when that executes its program.
-fn is_left_alone(spot: &Spot, name: &str) -> io::Result<bool> {
-    let until = Instant::now() + WRITTEN;
-    loop {
-        let reading = path::open_in(&spot.directory, name.as_ref(), OFlags::RDONLY)?;
-        if lock::nobody_writes(&reading)? {
-            return Ok(true);
-        }
-        if Instant::now() >= until {
-            return Ok(false);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A labeller that died after the file had its name left nothing to do.
-fn finished(spot: Spot, id: ObjectId, missing: io::Error) -> Result<(), Refusal> {
-    let path = spot.path.clone();
-    match spot.open() {
-        Ok(Some(opened)) if opened.found.id() == id => Ok(()),
-        _ => Err(kernel("finish", &path, &missing, "what was saved is gone")),
-    }
-}
-
-/// Makes sure that no header stands in either slot.
-fn blank(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::FileExt as _;
-    let zeros = vec![0; 4096];
-    for slot in 0..2_u64 {
-        file.write_all_at(&zeros, slot * STREAM_AT / 2)?;
     }
     Ok(())
 }

@@ -155,7 +155,7 @@ impl Server {
             if let Some(launching) = &domain.launching {
                 add(Token::Launch(*uuid), launching.fd(), PollFlags::POLLIN);
             }
-            if let Some(fd) = domain.saving.as_ref().and_then(Saving::fd) {
+            for fd in domain.saving.iter().flat_map(Saving::fds) {
                 add(Token::Save, fd, PollFlags::POLLIN);
             }
             let helpers = domain.helpers.iter().map(|(_, child)| child);

@@ -7,15 +7,17 @@ use super::apply::{Applied, Apply, journal_refusal, note};
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
 use super::fault;
-use super::journal::{self, Entry, Journal, ProcessRole};
+use super::journal::{self, Entry, Journal, Part, ProcessRole};
 use super::lease::ObjectId;
 use super::places::Places;
+use super::save::forget_part;
 use super::server::{Server, refused};
 use super::spawn::{Forked, Launching, Stage};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::request::{Refused, Reply, Started};
+use crate::privsep::save::Save;
 use crate::privsep::supervisor::Incoming;
 
 impl Server {
@@ -125,11 +127,12 @@ impl Server {
     /// Goes on with a domain whose processes have something to say, or are late.
     pub(super) fn launching(&mut self, uuid: DomainUuid) {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
+        let remove = |save: &Save, part: &Part| forget_part(&self.settings, save, part);
         // A handful of messages at most: forked, ready, executed.
         while let Some(launching) = &mut domain.launching {
             let went = match launching.advance() {
                 Ok(Stage::Waiting) => return,
-                Ok(Stage::Ready(forked)) => journal::no_save_counts(&self.journals, uuid)
+                Ok(Stage::Ready(forked)) => journal::no_save_counts(&self.journals, uuid, remove)
                     .map_err(|error| journal_refusal(&error))
                     .and_then(|()| let_go(&mut domain.journal, launching, forked)),
                 Ok(Stage::Executed) => {

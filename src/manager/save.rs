@@ -21,6 +21,18 @@ use crate::privsep::supervisor::{Ended, SAVED, Verb};
 /// The form of a note.
 const NOTE: u32 = 1;
 
+/// What a device model may write besides its guest's memory, in bytes: its video memory, firmware and state.
+const BESIDES: u64 = 1 << 30;
+
+/// The most that a domain's device model writes of it, in bytes: each page once, for the guest stands, with a head of its own.
+pub(super) fn most(domain: &crate::conf::domain::Domain) -> u64 {
+    let shared: u64 = domain.devices.shmems.iter().map(|shmem| shmem.size).fold(0, u64::saturating_add);
+    let video = domain.devices.videos.iter().flat_map(|video| [video.ram, video.vram, video.vgamem]);
+    let video = video.flatten().map(|kib| u64::from(kib) << 10).fold(0, u64::saturating_add);
+    let memory = domain.memory.saturating_add(shared).saturating_add(video);
+    memory.saturating_add(memory / 8).saturating_add(BESIDES)
+}
+
 /// What is kept of a saved domain besides its memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,8 +188,9 @@ impl Manager {
         self.check_machine(&mut labeller, &definition)?;
         let note =
             Note { version: NOTE, xml: definition.text().to_owned(), running: goes.on(running) }.text()?;
+        let most = most(&current.to_start()?);
         self.begin_job(uuid, Job::save());
-        let saved = labeller.save(uuid, Save { at, note, running });
+        let saved = labeller.save(uuid, Save { at, note, running, most });
         match saved {
             Ok(progress) => {
                 if managed {

@@ -159,7 +159,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         ops.extend(images::label(state, &stack)?.map(|label| Op::LabelSelinux { slot, label }));
     }
     if let (Some(_), Some(labels)) = (inputs.restore, &labels) {
-        ops.push(Op::LabelSelinux { slot: slots::saved()?, label: labels.image.to_string() });
+        ops.push(Op::LabelSelinux { slot: slots::saved()?, label: labels.save.to_string() });
     }
     ops.extend(boot_labels(&resources, &stack)?);
     ops.extend(shared.labels);

@@ -51,6 +51,8 @@ pub struct Save {
     pub note: String,
     /// Whether the guest goes on where the save fails.
     pub running: bool,
+    /// The most that its device model may write, in bytes.
+    pub most: u64,
 }
 
 /// What is done to files of saved domains.

@@ -52,11 +52,14 @@ pub struct Incoming {
     pub bytes: u64,
 }
 
+/// The longest that a guest may take to load, whatever is in its file: 675 GiB at 100 MiB a second.
+pub const PATIENCE_MAX: std::time::Duration = std::time::Duration::from_secs(2 * 60 * 60);
+
 impl Incoming {
-    /// How much longer a start takes that loads so much, at a slow disk's speed.
+    /// How much longer a start takes that loads so much, at a slow disk's speed; [`PATIENCE_MAX`] at most.
     #[must_use]
     pub fn patience(bytes: u64) -> std::time::Duration {
-        std::time::Duration::from_secs(bytes / (8 << 20))
+        std::time::Duration::from_secs(bytes / (8 << 20)).min(PATIENCE_MAX)
     }
 }
 

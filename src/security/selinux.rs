@@ -34,6 +34,8 @@ pub struct Labels {
     pub relabel: bool,
     /// The context of a writable image of this domain alone.
     pub image: Context,
+    /// The context of a file while this domain goes on from it.
+    pub save: Context,
 }
 
 /// Checks that every model that a label of the definition names is one of the host's.
@@ -227,6 +229,7 @@ impl Labels {
             tpm_state: Context::file(&types.tpm_state_type, own),
             relabel,
             image: Context::file(&types.image_type, own),
+            save: Context::file(&types.save_type, own),
             pairs,
         }
     }

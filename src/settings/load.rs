@@ -193,6 +193,7 @@ impl Settings {
             ("selinux.guest_tcg_type", &types.guest_tcg_type),
             ("selinux.image_type", &types.image_type),
             ("selinux.content_type", &types.content_type),
+            ("selinux.save_type", &types.save_type),
             ("selinux.supervisor_type", &types.supervisor_type),
             ("selinux.passt_type", &types.passt_type),
         ];

@@ -301,6 +301,8 @@ pub struct Selinux {
     pub image_type: String,
     /// Type of what several domains read.
     pub content_type: String,
+    /// Type of a file while a domain goes on from it.
+    pub save_type: String,
     /// Type of supervisors.
     pub supervisor_type: String,
     /// Type of passt.
@@ -509,6 +511,7 @@ impl Default for Selinux {
             guest_tcg_share_type: "svirt_guest_tcg_share_t".into(),
             image_type: "svirt_guest_image_t".into(),
             content_type: "svirt_guest_content_t".into(),
+            save_type: "svirt_guest_save_t".into(),
             supervisor_type: "svirt_supervisor_t".into(),
             passt_type: "svirt_passt_t".into(),
             swtpm_type: "svirt_swtpm_t".into(),

@@ -6,7 +6,7 @@
 //! The lock belongs to the description: it lives as long as any copy of the descriptor does.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -99,23 +99,6 @@ pub fn whole_file(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether nobody has a regular file open for writing, in any process or on its way to one, or maps it so: the kernel grants
-/// a read lease only then. `reading` is open for reading alone. An error where the file system has no leases.
-pub fn nobody_writes(reading: impl AsFd) -> io::Result<bool> {
-    let set = |kind: libc::c_int| {
-        // SAFETY: F_SETLEASE takes a number and reads no memory.
-        match unsafe { libc::fcntl(reading.as_fd().as_raw_fd(), libc::F_SETLEASE, kind) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    match set(libc::F_RDLCK) {
-        Ok(()) => set(libc::F_UNLCK).map(|()| true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Pids that hold locks on an object, from `/proc/locks`; descriptions' locks have none there, so this may be empty.
 #[must_use]
 pub fn holders(fd: impl AsFd) -> Vec<i32> {
@@ -176,23 +159,5 @@ mod tests {
         assert!(take(open(), ImageLock::new(true, false)).is_err());
         drop(copy);
         take(open(), ImageLock::new(true, false)).unwrap();
-    }
-
-    #[test]
-    fn who_writes_is_seen_wherever_the_descriptor_is() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let reading = std::fs::File::open(file.path()).unwrap();
-        assert!(!nobody_writes(&reading).unwrap());
-        let (one, other) = super::super::scm::seqpacket_pair().unwrap();
-        super::super::scm::send(one.as_fd(), b"x", &[file.as_file().as_fd()]).unwrap();
-        let path = file.into_temp_path();
-        assert!(!nobody_writes(&reading).unwrap(), "nobody has received it yet");
-        drop((one, other));
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while !nobody_writes(&reading).unwrap() {
-            assert!(std::time::Instant::now() < until, "what was on its way is gone");
-            std::thread::yield_now();
-        }
-        drop(path);
     }
 }

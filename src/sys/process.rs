@@ -215,10 +215,13 @@ pub fn exec_fd(program: BorrowedFd<'_>, argv: &[&CStr], env: &[&CStr]) -> io::Er
     }
 }
 
-/// Closes every descriptor from 3 on but one, for a forked child that uses that one alone: what its parent holds must not
+/// Closes every descriptor from 3 on but a few, for a forked child that uses those alone: what its parent holds must not
 /// live as long as the child does.
-pub fn close_all_but(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let kept = libc::c_uint::try_from(fd.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let number = |fd: &BorrowedFd<'_>| libc::c_uint::try_from(fd.as_raw_fd()).ok();
+    let mut kept: Vec<libc::c_uint> =
+        kept.iter().map(number).collect::<Option<_>>().ok_or(io::ErrorKind::InvalidInput)?;
+    kept.sort_unstable();
     let close = |first: libc::c_uint, last: libc::c_uint| {
         if first > last {
             return Ok(());
@@ -228,8 +231,14 @@ pub fn close_all_but(fd: BorrowedFd<'_>) -> io::Result<()> {
         let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    close(3, kept.saturating_sub(1))?;
-    close(kept.saturating_add(1).max(3), libc::c_uint::MAX)
+    let mut first = 3;
+    for kept in kept {
+        if let Some(last) = kept.checked_sub(1) {
+            close(first, last)?;
+        }
+        first = first.max(kept.saturating_add(1));
+    }
+    close(first, libc::c_uint::MAX)
 }
 
 /// Gives this process exactly the descriptors of `placed`: (descriptor now, number after exec).
@@ -354,7 +363,7 @@ mod tests {
         let (reading, writing) = std::io::pipe().unwrap();
         let child = fork(|| {
             let is_open = |fd: BorrowedFd<'_>| rustix::fs::fcntl_getfl(fd).is_ok();
-            let closed = close_all_but(writing.as_fd()).is_ok();
+            let closed = close_all_but(&[writing.as_fd()]).is_ok();
             i32::from(!(closed && is_open(writing.as_fd()) && !is_open(reading.as_fd())))
         });
         let child = child.unwrap();

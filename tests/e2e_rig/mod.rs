@@ -433,7 +433,7 @@ pub fn end_of(child: &mut Child) -> Option<i32> {
     }
 }
 
-fn drain(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+pub fn drain(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut from) = from {

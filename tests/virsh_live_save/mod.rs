@@ -1,5 +1,7 @@
 //! Guests that are saved and go on from there.
 
+mod midway;
+
 use super::*;
 
 /// A guest that counts on its console, from the shell.

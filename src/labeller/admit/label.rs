@@ -101,7 +101,7 @@ impl Admission<'_> {
             return self.private_label(label, &self.settings.selinux.tpm_state_type, "a TPM's state");
         }
         if self.saved.contains(&slot) {
-            return self.private_label(label, &self.settings.selinux.image_type, "a saved domain");
+            return self.private_label(label, &self.settings.selinux.save_type, "a saved domain");
         }
         if self.directories.iter().any(|(directory, _)| *directory == slot) {
             let fits = is_object(label, &self.settings.selinux.share_type, self.pair_of(slot));

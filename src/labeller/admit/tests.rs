@@ -308,7 +308,7 @@ fn what_is_only_read_is_labelled_as_content() {
 }
 
 #[test]
-fn what_a_guest_goes_on_from_is_labelled_as_its_image() {
+fn what_a_guest_goes_on_from_is_labelled_as_its_save() {
     use crate::privsep::save::Restore;
 
     let settings = Settings::default();
@@ -322,10 +322,8 @@ fn what_a_guest_goes_on_from_is_labelled_as_its_image() {
         last(&mut plan).fds.push(FdGrant { slot: slot("saved"), number: 40 });
         check(&plan, &settings, true).map_err(|not| not.op)
     };
-    assert_eq!(made("system_u:object_r:svirt_guest_image_t:s0:c1,c2"), Ok(()));
-    for label in
-        ["svirt_guest_tpm_state_t:s0:c1,c2", "svirt_guest_image_t:s0", "svirt_guest_image_t:s0:c1,c3"]
-    {
+    assert_eq!(made("system_u:object_r:svirt_guest_save_t:s0:c1,c2"), Ok(()));
+    for label in ["svirt_guest_image_t:s0:c1,c2", "svirt_guest_save_t:s0", "svirt_guest_save_t:s0:c1,c3"] {
         assert_eq!(made(&format!("system_u:object_r:{label}")), Err(Some(7)), "{label}");
     }
 }
