@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{DriverError, stream};
 use crate::base::DomainUuid;
+use crate::privsep::dump::Dump;
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
@@ -85,7 +86,7 @@ impl Labeller {
             }
             Request::Storage { .. } => Some(LONG),
             // A guest's memory takes as long as the disk does.
-            Request::Save { .. } | Request::Wait { .. } => None,
+            Request::Dump { .. } | Request::Save { .. } | Request::Wait { .. } => None,
         }
     }
 
@@ -194,6 +195,14 @@ impl Labeller {
         match self.call(&Request::Save { uuid, save: Box::new(save) })? {
             Reply::SavedWhole(progress) => Ok(*progress),
             other => Err(unexpected("save", &other)),
+        }
+    }
+
+    /// Writes a running domain's memory into a file; returns once that is whole.
+    pub fn dump(&mut self, uuid: DomainUuid, dump: Dump) -> Result<(), DriverError> {
+        match self.call(&Request::Dump { uuid, dump: Box::new(dump) })? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("dump", &other)),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod cgroup;
 mod connection;
 mod converse;
 mod domain;
+mod dump;
 mod fault;
 mod fdstore;
 mod guard;

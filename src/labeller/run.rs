@@ -84,6 +84,7 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         probes: Vec::new(),
         talks: Vec::new(),
         tunes: Vec::new(),
+        dumps: Vec::new(),
         spare_probe: None,
         prepare_at: None,
         managed: super::saved::Managed::default(),

@@ -160,7 +160,7 @@ impl Server {
     }
 
     fn begin_save(&mut self, client: ConnectionId, uuid: DomainUuid, save: Save) -> Result<(), Refusal> {
-        let busy = self.talks.iter().any(|talk| talk.uuid == uuid);
+        let busy = self.talks.iter().any(|talk| talk.uuid == uuid) || self.is_being_dumped(uuid);
         let domain = self.domains.get(&uuid).filter(|domain| domain.phase == Phase::Running);
         let Some(domain) = domain else {
             return Err(refuse("save", &uuid.to_string(), "no such domain runs", "start it first"));
@@ -168,7 +168,7 @@ impl Server {
         let name = domain.plan.domain.name.to_string();
         if busy || domain.saving.is_some() {
             let rule = if busy {
-                "a device is on its way"
+                "a device is on its way, or its memory is written down"
             } else {
                 "it is being saved"
             };

@@ -33,6 +33,7 @@ impl Server {
             Request::Describe { uuid } => {
                 Some(self.domains.get(&uuid).map_or(Reply::NoDomain, Domain::describe))
             }
+            Request::Dump { uuid, dump } => self.dump(client, uuid, &dump),
             Request::Kill { uuid } => {
                 let Some(domain) = self.domains.get_mut(&uuid) else { return Some(self.past(uuid)) };
                 domain.waiters.push(client);

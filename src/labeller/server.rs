@@ -13,6 +13,7 @@ use nix::sys::signalfd::SignalFd;
 
 use super::connection::{Connection, ConnectionId, Turn};
 use super::domain::{Domain, Phase};
+use super::dump::Dumping;
 use super::launcher::Launcher;
 use super::lease::Leases;
 use super::plug::Talk;
@@ -69,6 +70,8 @@ pub(super) struct Server {
     pub(super) talks: Vec<Talk>,
     /// Domains that are given other limits.
     pub(super) tunes: Vec<Tune>,
+    /// Domains whose memory is written down.
+    pub(super) dumps: Vec<Dumping>,
     /// What domains' next starts go on from.
     pub(super) managed: super::saved::Managed,
     /// Clients.
@@ -98,7 +101,7 @@ enum Token {
     Probe(usize),
     /// A supervisor that was asked about a device.
     Plug,
-    /// One that was asked to save its guest, or whoever brings that to the disk.
+    /// One that was asked to save its guest or to dump its memory, or whoever brings that to the disk.
     Save,
     /// Whoever sets limits.
     Tune,
@@ -169,6 +172,9 @@ impl Server {
         }
         for talk in &self.talks {
             add(Token::Plug, talk.fd(), PollFlags::POLLIN);
+        }
+        for fd in self.dumps.iter().flat_map(Dumping::fds) {
+            add(Token::Save, fd, PollFlags::POLLIN);
         }
         for tune in &self.tunes {
             add(Token::Tune, tune.fd(), PollFlags::POLLIN);
@@ -265,7 +271,7 @@ impl Server {
 
     fn reap_orphans(&mut self) {
         let mut known: Vec<i32> = self.probes.iter().map(Probe::pid).collect();
-        known.extend(self.tunes.iter().map(Tune::pid));
+        known.extend(self.tunes.iter().map(Tune::pid).chain(self.dumps.iter().map(Dumping::pid)));
         for domain in self.domains.values() {
             let helpers = domain.helpers.iter().map(|(_, child)| child);
             let children = domain.device_model.iter().chain(&domain.supervisor).chain(helpers);
@@ -392,6 +398,7 @@ impl Server {
         self.advance_plugs(now);
         self.store.iter().for_each(Store::complain);
         self.advance_saves(now);
+        self.advance_dumps(now);
         self.advance_tunes(now);
         for domain in self.domains.values_mut() {
             domain.settle(now);

@@ -11,6 +11,7 @@ mod block;
 mod core;
 mod definition;
 mod display;
+mod dump;
 mod edit;
 mod error;
 mod event;
@@ -43,6 +44,7 @@ use crate::store::{Change, Store, StoreError};
 
 pub use core::{Begun, Core, Wanted};
 pub use definition::{Definition, Summary, Text};
+pub use dump::Afterwards;
 pub use error::ManagerError;
 pub use event::{Event, Lifecycle, Sink, What};
 pub use interface::{InterfaceName, is_interface};

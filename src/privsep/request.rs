@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::dump::Dump;
 use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
 use super::plug::{Gone, Plug};
 use super::save::{Progress, Save, Saved, SavedOp};
@@ -19,6 +20,13 @@ pub enum Request {
     Describe {
         /// Which.
         uuid: DomainUuid,
+    },
+    /// Writes a running domain's memory into a file; the reply comes when it is whole.
+    Dump {
+        /// Which.
+        uuid: DomainUuid,
+        /// How.
+        dump: Box<Dump>,
     },
     /// Kills a running domain and undoes its start.
     Kill {
@@ -103,7 +111,8 @@ pub enum Request {
 pub enum Reply {
     /// To `Describe`.
     Described(Box<Described>),
-    /// To `Lifecycle`, `Plug`, `Tune` and `Unplug`: it is noted, there, in force, or gone. To `Saved`, where nothing is told.
+    /// To `Dump`, `Lifecycle`, `Plug`, `Tune` and `Unplug`: it is written, noted, there, in force, or gone. To `Saved`, where
+    /// nothing is told.
     Done,
     /// To `Wait` and `Kill`.
     Ended(Ended),

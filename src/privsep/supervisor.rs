@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ask::Ask;
 use super::confinement::SeccompProgram;
+use super::dump::DumpFormat;
 use super::op::FdGrant;
 use super::save::Progress;
 use crate::base::{DomainRef, Refusal, Slot};
@@ -268,6 +269,11 @@ pub enum Verb {
         protocol: Graphics,
         /// Whether QEMU asks it for no password.
         skip_auth: bool,
+    },
+    /// Root only: has QEMU write the guest's memory into the descriptor that comes with it.
+    Dump {
+        /// How it is written.
+        format: DumpFormat,
     },
     /// Hears from now on what happens: after [`Answer::Done`] each line is a [`Happening`](super::ask::Happening).
     Listen,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain, empty, event, guest,
-    interface, lifecycle, live, measure, metadata, network, plug, save, stats, storage, tune, tuning, volume,
+    Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain, dump, empty, event,
+    guest, interface, lifecycle, live, measure, metadata, network, plug, save, stats, storage, tune, tuning,
+    volume,
 };
 use crate::manager::Live;
 use crate::rpc::{
@@ -306,6 +307,7 @@ fn route(procedure: Procedure) -> Option<Route> {
                     .or_else(|| domain::slow_handler(procedure))
                     .or_else(|| plug::handler(procedure))
                     .or_else(|| save::handler(procedure))
+                    .or_else(|| dump::handler(procedure))
                     .or_else(|| guest::handler(procedure))
                     .or_else(others)
             };

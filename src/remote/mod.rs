@@ -12,6 +12,7 @@ mod counters;
 mod dispatch;
 mod display;
 mod domain;
+mod dump;
 mod empty;
 mod error;
 mod event;

@@ -102,6 +102,7 @@ impl Server {
             (Purpose::Plug(ticket), outcome) => self.plug_reply(ticket, outcome),
             (Purpose::Picture(_) | Purpose::PictureFile(_), outcome) => self.picture_reply(purpose, outcome),
             (Purpose::Save, outcome) => self.save_reply(outcome),
+            (Purpose::Dump, outcome) => self.dump_reply(outcome),
             (purpose, outcome) => self.vnc_reply(purpose, outcome),
         }
     }

@@ -14,6 +14,7 @@
 mod ask;
 mod console;
 mod control;
+mod dump;
 mod ending;
 pub mod gate;
 mod handed;

@@ -58,6 +58,8 @@ pub(super) enum Purpose {
     Plug(u64),
     /// The next step of saving the guest.
     Save,
+    /// The next step of writing its memory down.
+    Dump,
 }
 
 /// The connection.

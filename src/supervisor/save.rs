@@ -102,8 +102,9 @@ impl Server {
             let refusal = refuse("save", "it came without the file to write", "svirt-labeller brings one");
             return self.control.answer(client, &Answer::Refused(refusal), now);
         };
-        if self.plugging.is_some() {
-            let refusal = refuse("save", "a device is on its way", "try again in a moment");
+        if self.plugging.is_some() || self.dumping.is_some() {
+            let rule = "a device is on its way, or its memory is written down";
+            let refusal = refuse("save", rule, "try again in a moment");
             return self.control.answer(client, &Answer::Refused(refusal), now);
         }
         let ticket = self.control.wait_for_good(client, Verb::Save, now);

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::console::{Console, Part};
 use super::control::Control;
+use super::dump::Dumping;
 use super::ending::{self, STDERR_KEPT};
 use super::gate::{Book, Gate};
 use super::handed::{Handed, nonblocking};
@@ -65,6 +66,8 @@ pub(super) struct Server {
     pub(super) plugging: Option<Plugging>,
     /// The save that goes on.
     pub(super) saving: Option<Saving>,
+    /// The dump that goes on.
+    pub(super) dumping: Option<Dumping>,
     /// Whether the last save left a guest standing that was to go on; nothing where none is known of.
     pub(super) owes_cont: Option<bool>,
     /// When QEMU is asked again whether it has loaded the guest.
@@ -156,6 +159,7 @@ impl Server {
             pictures: Pictures::new(),
             plugging: None,
             saving: None,
+            dumping: None,
             owes_cont: None,
             load_look: None,
             start_by: (!takeover).then(|| Instant::now() + START_LIMIT + longer),
@@ -251,7 +255,8 @@ impl Server {
         let plugging = self.plugging.as_ref().and_then(Plugging::deadline);
         let saving = self.saving.as_ref().and_then(Saving::deadline).or(self.load_look);
         let own = [self.start_by, self.resync_by, self.kill_at, self.leave_by];
-        own.into_iter().chain([self.control.deadline(), plugging, saving]).flatten().min()
+        let dumping = self.dumping.as_ref().and_then(Dumping::deadline);
+        own.into_iter().chain([self.control.deadline(), plugging, saving, dumping]).flatten().min()
     }
 
     fn handle(&mut self, token: Token) {
@@ -453,6 +458,7 @@ impl Server {
         }
         self.plug_tick(now);
         self.save_tick(now);
+        self.dump_tick(now);
         self.load_tick(now);
         self.control.expire(now);
     }

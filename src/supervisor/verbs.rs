@@ -30,7 +30,7 @@ impl Server {
         if let Some(refusal) = self.forbidden_by_save(&verb) {
             return self.control.answer(client, &Answer::Refused(refusal), now);
         }
-        if matches!(verb, Verb::Save | Verb::Unsave { .. }) && !root {
+        if matches!(verb, Verb::Dump { .. } | Verb::Save | Verb::Unsave { .. }) && !root {
             return self.control.answer(client, &Answer::Refused(not_root(&verb)), now);
         }
         let reachable = self.monitor.as_ref().is_some_and(Monitor::is_ready);
@@ -55,6 +55,7 @@ impl Server {
             (Verb::Display { protocol, skip_auth }, true) => {
                 self.display_verb(client, protocol, skip_auth, now)
             }
+            (Verb::Dump { format }, true) => self.dump_verb(client, format, fds, now),
             (Verb::Save, true) => self.save_verb(client, fds, now),
             (Verb::Unsave { resume }, true) => self.unsave_verb(client, resume, now),
             (Verb::AbortSave, true) => self.abort_save(client, now),
@@ -84,6 +85,7 @@ impl Server {
             | Verb::Console { .. }
             | Verb::Destroy
             | Verb::Display { .. }
+            | Verb::Dump { .. }
             | Verb::Listen
             | Verb::Plug
             | Verb::Save
@@ -174,6 +176,7 @@ fn word(verb: &Verb) -> &'static str {
         Verb::Destroy => "destroy",
         Verb::Display { .. } => "open a display of",
         Verb::Screenshot { .. } => "take a picture of",
+        Verb::Dump { .. } => "dump the memory of",
         Verb::Pause => "pause",
         Verb::Resume => "resume",
         Verb::Shutdown => "shut down",

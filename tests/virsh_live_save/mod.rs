@@ -228,3 +228,52 @@ fn what_is_no_saved_domain_is_refused_and_nothing_is_overwritten() {
     host.says(&["restore", &image]);
     assert_eq!(host.says(&["domstate", "one"]), "paused");
 }
+
+#[test]
+fn a_guests_memory_is_written_down_and_the_guest_goes_on() {
+    if !is_possible() {
+        return;
+    }
+    let host = Host::new();
+    let definition = host.rig.bare("dumped", "");
+    let text = std::fs::read_to_string(&definition).unwrap();
+    std::fs::write(&definition, text.replace("<on_reboot>destroy</on_reboot>", "")).unwrap();
+    host.says(&["define", &definition]);
+    host.says(&["start", "dumped"]);
+    let file = host.rig.text("saved/dump");
+    let dump = |more: &[&'static str]| [&["dump", "dumped", &file, "--memory-only"], more].concat();
+    assert!(host.complains(&["dump", "dumped", &file]).contains("add --memory-only"));
+    assert!(host.complains(&dump(&["--bypass-cache"])).contains("page cache"));
+    assert!(host.complains(&["dump", "dumped", "/tmp/x", "--memory-only"]).contains("save.places"));
+    assert_eq!(names(&host, "saved"), Vec::<String>::new());
+
+    host.says(&dump(&[]));
+    let written = std::fs::read(&file).unwrap();
+    assert!(written.starts_with(b"\x7fELF") && written.len() > 1 << 20, "{} bytes", written.len());
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(&file).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o7777, found.nlink()), (0, 0o600, 1));
+    let asked = ["qemu-monitor-command", "dumped", "{\"execute\":\"query-status\"}"];
+    let runs = || host.says(&asked).contains("\"running\":true");
+    eventually("it goes on", || runs() && host.says(&["domstate", "dumped"]) == "running");
+    assert!(host.complains(&dump(&[])).contains("something has this name"));
+    // It is no saved domain.
+    assert!(host.complains(&["restore", &file]).contains("holds no saved domain"));
+
+    std::fs::remove_file(&file).unwrap();
+    host.says(&dump(&["--format", "kdump-zlib", "--reset"]));
+    let packed = std::fs::read(&file).unwrap();
+    assert!(packed.starts_with(b"makedumpfile") || packed.starts_with(b"KDUMP"), "{:?}", &packed[..16]);
+    assert!(packed.len() < written.len());
+    eventually("it goes on", runs);
+    // What QEMU cannot write is said, and leaves nothing.
+    std::fs::remove_file(&file).unwrap();
+    let told = host.complains(&dump(&["--format", "win-dmp"]));
+    assert!(told.contains("dump the memory of"), "{told}");
+    assert_eq!(names(&host, "saved"), Vec::<String>::new());
+    eventually("it goes on", runs);
+
+    host.says(&dump(&["--crash"]));
+    assert_eq!(host.says(&["domstate", "dumped", "--reason"]), "shut off (crashed)");
+    assert_eq!(names(&host, "saved"), ["dump"]);
+}
