@@ -87,3 +87,8 @@ fn labels() {
 fn request() {
     replay("request", svirt::labeller::fuzz_request);
 }
+
+#[test]
+fn saved() {
+    replay("saved", svirt::privsep::save::fuzz_saved);
+}
