@@ -64,7 +64,7 @@ impl Dumping {
                 told.map_err(|error| kernel("write", &self.spot.path, &error, "try again"))?;
                 Ok(false)
             }
-            Ok(Some(Answer::Refused(refusal))) => Err(refusal),
+            Ok(Some(Answer::Refused(refusal))) => Err(self.pump.refusal(&self.spot.path).unwrap_or(refusal)),
             Ok(Some(other)) => {
                 let rule = format!("its supervisor answered {other:?}");
                 Err(refuse(&self.spot.path, &rule, "use svirt programs of one version"))

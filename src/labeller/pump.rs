@@ -10,8 +10,9 @@
 //! closed.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Write as _};
+use std::io::{self, PipeReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::pipe::{SpliceFlags, splice};
@@ -25,12 +26,15 @@ use super::apply::kernel;
 
 /// What is taken at once, in bytes, and the room of the pipe where the host allows as much.
 const CHUNK: usize = 1 << 20;
+/// EIO, for what has no number.
+const IO: u8 = 5;
 
 /// The process.
 #[derive(Debug)]
 pub(super) struct Pump {
     child: Child,
-    control: PipeWriter,
+    /// It is told that no more comes, and says why it ends before QEMU can notice.
+    control: UnixStream,
 }
 
 /// Where the bytes go.
@@ -51,7 +55,8 @@ impl Pump {
         last: impl FnOnce(&File, u64) -> io::Result<()>,
     ) -> io::Result<(Self, OwnedFd)> {
         let (from, writer) = io::pipe()?;
-        let (told, control) = io::pipe()?;
+        let (told, control) = UnixStream::pair()?;
+        control.set_nonblocking(true)?;
         // Slower with less.
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, CHUNK);
         let parent = process::own_pid();
@@ -68,7 +73,11 @@ impl Pump {
             match done {
                 Ok(()) => 0,
                 Err(error) => {
-                    error.raw_os_error().filter(|code| (1..100).contains(code)).unwrap_or(libc::EIO)
+                    let code = error.raw_os_error().and_then(|code| u8::try_from(code).ok());
+                    let code = code.filter(|code| (1..100).contains(code)).unwrap_or(IO);
+                    // Its end says the same.
+                    let _ = (&told).write_all(&[code]);
+                    code.into()
                 }
             }
         })?;
@@ -95,21 +104,32 @@ impl Pump {
         if !pidfd::has_ended(&self.child.pidfd).unwrap_or(true) {
             return None;
         }
-        let error = match pidfd::reap(&self.child.pidfd) {
-            Some(Exit::Code(0)) => return Some(Ok(())),
-            Some(Exit::Code(libc::EFBIG)) => {
-                let rule = "its device model wrote more than a guest of its size has";
-                let remedy = "try again; if it happens once more, do not trust that guest";
-                return Some(Err(Refusal::new(Layer::Policy, "write", path, rule, remedy)));
-            }
-            Some(Exit::Code(code)) => io::Error::from_raw_os_error(code),
+        Some(match pidfd::reap(&self.child.pidfd) {
+            Some(Exit::Code(0)) => Ok(()),
+            Some(Exit::Code(code)) => Err(why(path, code)),
             _ => {
                 let rule = "who writes it was killed";
-                return Some(Err(Refusal::new(Layer::Kernel, "write", path, rule, "try again")));
+                Err(Refusal::new(Layer::Kernel, "write", path, rule, "try again"))
             }
-        };
-        Some(Err(kernel("write", path, &error, "see that its file system has room")))
+        })
     }
+
+    /// Why it takes nothing more, where it has said so, ended or not: QEMU says only that its pipe is closed.
+    pub(super) fn refusal(&self, path: &str) -> Option<Refusal> {
+        let mut code = [0];
+        let read = (&self.control).read(&mut code).ok()?;
+        code.first().filter(|_| read > 0).map(|code| why(path, i32::from(*code)))
+    }
+}
+
+/// Why a file could not be written.
+fn why(path: &str, code: i32) -> Refusal {
+    if code == libc::EFBIG {
+        let rule = "its device model wrote more than a guest of its size has";
+        let remedy = "try again; if it happens once more, do not trust that guest";
+        return Refusal::new(Layer::Policy, "write", path, rule, remedy);
+    }
+    kernel("write", path, &io::Error::from_raw_os_error(code), "see that its file system has room")
 }
 
 impl Drop for Pump {
@@ -122,7 +142,7 @@ impl Drop for Pump {
 }
 
 /// Takes everything until it is told that no more comes, and tells where that ends.
-fn take(from: &PipeReader, told: &PipeReader, to: Sink<'_>) -> io::Result<u64> {
+fn take(from: &PipeReader, told: &UnixStream, to: Sink<'_>) -> io::Result<u64> {
     let (mut at, end) = (to.at, to.at.saturating_add(to.most));
     let (mut over, mut closed) = (false, false);
     loop {
@@ -145,7 +165,7 @@ fn take(from: &PipeReader, told: &PipeReader, to: Sink<'_>) -> io::Result<u64> {
 }
 
 /// Waits until there is something, or it is told that no more comes, which it tells.
-fn wait(from: &PipeReader, told: &PipeReader, closed: bool) -> io::Result<bool> {
+fn wait(from: &PipeReader, told: &UnixStream, closed: bool) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(told, PollFlags::IN), PollFd::new(from, PollFlags::IN)];
     let polled = if closed { fds.get_mut(..1) } else { fds.get_mut(..) };

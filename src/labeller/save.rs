@@ -369,7 +369,10 @@ fn advance(
                 Ok(None) => {}
                 Ok(Some(Answer::Saved(progress))) => written(saving, progress),
                 // The guest goes on already, or could not: the supervisor knows, and says so when it is asked again.
-                Ok(Some(Answer::Refused(refusal))) => back(saving, refusal),
+                Ok(Some(Answer::Refused(refusal))) => {
+                    let why = pump.refusal(path).unwrap_or(refusal);
+                    back(saving, why);
+                }
                 Ok(Some(other)) => back(saving, unexpected(&other)),
                 Err(rule) => {
                     back(saving, refuse("save", "the domain", &rule, "try again in a moment"));
