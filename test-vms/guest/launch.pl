@@ -71,6 +71,12 @@ if ($what eq 'two') {
     my @open = map { open(my $file, '+<', $_) or die "$_: $!\n"; $file } @regions;
     open(my $script, '<', '/run/svirt/shmem-probe.pl') or die "shmem-probe.pl: $!\n"; my $text = join('', <$script>);
     listen_to(start($context, [fileno $directory, map { fileno $_ } @open], '/opt/t/guest-perl', '-e', $text));
+} elsif ($what eq 'net') {
+    my ($context, @arguments) = @rest;
+    my @pads = map { open(my $pad, '<', '/dev/null'); $pad } 1 .. 3;
+    my @open = map { sysopen(my $device, $_, 2) or die "$_: $!\n"; $device } '/dev/net/tun', '/dev/vhost-vsock';
+    open(my $script, '<', '/run/svirt/net-probe.pl') or die "net-probe.pl: $!\n"; my $text = join('', <$script>);
+    listen_to(start($context, [map { fileno $_ } @open], '/opt/t/guest-perl', '-e', $text, @arguments));
 } elsif ($what eq 'qemu') {
     my ($dir, $context, $image) = @rest;
     open(my $pad1, '<', '/dev/null'); open(my $pad2, '<', '/dev/null');

@@ -25,6 +25,14 @@ install_programs() {
         is "$program runs on this system" "$("/usr/bin/$program" --help >/dev/null 2>&1 </dev/null; [ $? -lt 126 ] && echo yes)" yes
     done
 }
+# A bridge that domains may be plugged into, where the kernel has them.
+bridge() {
+    mkdir -p /etc/svirt
+    printf '[network]\nbridges = ["svirtbr0"]\n' >/etc/svirt/svirt.toml
+    if busybox ip link add svirtbr0 type bridge && busybox ip address add 198.51.100.1/24 dev svirtbr0 && busybox ip link set svirtbr0 up
+    then pass "there is a bridge"; else fail "there is a bridge" "its modules are not there"; fi
+    for device in /dev/net/tun /dev/vhost-vsock; do is "$device is there" "$([ -c $device ] && echo yes)" yes; done
+}
 images=/var/lib/svirt/images
 # define NAME: a qcow2 image and, as /tmp/NAME.xml, the definition of a small domain that has it as its disk.
 define() {

@@ -9,14 +9,15 @@ is "SELinux enforces" "$(getenforce)" Enforcing
 is "this script runs as an init script" "$(cut -d: -f3 /proc/self/attr/current | tr -d '\0')" initrc_t
 
 install_programs
+bridge
 mkdir -p /opt/t /run/svirt /var/lib/svirt/images
 cp "$(readlink -f /usr/bin/perl)" /opt/t/guest-perl
 cp /opt/t/guest-perl /opt/t/labeller-perl
 cp "$(readlink -f /usr/bin/qemu-system-x86_64)" /opt/t/qemu-system-x86_64
 chcon system_u:object_r:svirt_guest_exec_t:s0 /opt/t/guest-perl /opt/t/qemu-system-x86_64
 chcon system_u:object_r:svirt_labeller_exec_t:s0 /opt/t/labeller-perl
-cp /payload/probe.pl /payload/helper-probe.pl /payload/share-probe.pl /payload/shmem-probe.pl /payload/launch.pl /run/svirt/
-restorecon -RF /run/svirt /var/lib/svirt /usr/bin/svirt /usr/bin/svirt-*
+cp /payload/probe.pl /payload/helper-probe.pl /payload/share-probe.pl /payload/shmem-probe.pl /payload/net-probe.pl /payload/launch.pl /run/svirt/
+restorecon -RF /run/svirt /etc/svirt /var/lib/svirt /usr/bin/svirt /usr/bin/svirt-*
 is "the labeller's program has its type" "$(type_of /usr/bin/svirt-labeller)" svirt_labeller_exec_t
 is "an image at rest has a type that no guest may read" "$(type_of /var/lib/svirt/images)" svirt_store_t
 
@@ -108,4 +109,17 @@ is "the shared image is as before" "$(type_of $images/shared.raw)" svirt_store_t
 . /payload/tpm.sh
 . /payload/shares.sh
 . /payload/shmem.sh
+denials() { messages | grep 'avc: *denied' | grep 'svirt_'; }
+# Another domain's context, with what a device model has for a tap and a vsock of its own.
+attack_net() {
+    perl /payload/net-probe.pl 4242 "$1" >/run/out 2>&1
+    # (An init script may open the device and make no tap.)
+    for name in tap-open vsock-open vsock-number vsock-socket packet-socket; do probe_says $name yes; done
+    launch net "$(context_of psi)" 4242 "$1"
+    probe_says vsock-number yes
+    for name in tap-open vsock-open tap-make tap-attach vsock-others-number vsock-socket packet-socket; do probe_says $name no; done
+    avc "a tap" "denied .*scontext=$(context_of psi) .*tclass=\(chr_file\|tun_socket\)"
+    avc "a vsock" "denied .*{ create }.*scontext=$(context_of psi) .*tclass=\(vsock_\|\)socket"
+}
+. /payload/nested.sh
 verdict
