@@ -65,6 +65,7 @@ fn plan() -> Spawn {
             incoming: None,
             balloon: None,
             links_down: Vec::new(),
+            throttles: Vec::new(),
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,
                 on_reboot: LifecycleAction::Restart,

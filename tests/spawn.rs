@@ -103,6 +103,7 @@ fn supervisor_spec(uid: u32) -> SupervisorSpec {
         incoming: None,
         balloon: None,
         links_down: Vec::new(),
+        throttles: Vec::new(),
         lifecycle: Lifecycle {
             on_poweroff: LifecycleAction::Destroy,
             on_reboot: LifecycleAction::Restart,

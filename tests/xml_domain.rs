@@ -90,7 +90,7 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         ("<sound model='usb'/>", "unsupported: model='usb' of <sound>"),
         ("<channel type='unix'><target type='guestfwd'/></channel>", "unsupported: type='guestfwd'"),
         ("<disk type='network'><target dev='vda'/></disk>", "unsupported: type='network'"),
-        ("<disk><source file='/a'/><target dev='vda'/><iotune/></disk>", "unsupported: <iotune>"),
+        ("<disk><source file='/a'/><target dev='vda'/><iotune><x/></iotune></disk>", "unsupported: <x>"),
         (
             "<disk><source file='/a' startupPolicy='optional'/><target dev='vda'/></disk>",
             "unsupported: attribute startupPolicy of <source>",

@@ -1,14 +1,129 @@
 //! What becomes of a disk of a domain that runs, besides its coming and going.
 
-use super::{Manager, ManagerError};
+use std::sync::PoisonError;
+
+use serde_json::Value;
+
+use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
-use crate::conf::domain::{DiskDevice, ImageFormat};
+use crate::conf::definition::Definition as Tree;
+use crate::conf::domain::{Disk, DiskDevice, ImageFormat};
+use crate::driver::{Control, throttle};
 use crate::privsep::ask::Ask;
+use crate::privsep::throttle::{DISK_LIMITS, DiskTuning, Throttle};
 
 /// What an image's size is a multiple of, in bytes.
 const SECTOR: u64 = 512;
 
+/// The disk that a client names by target or path.
+fn place(disks: &[Disk], name: &str) -> Option<usize> {
+    let is =
+        |disk: &Disk| disk.target == name || disk.source.as_ref().is_some_and(|source| source.path == name);
+    disks.iter().position(is)
+}
+
+/// What QEMU says each disk may do, by target.
+fn told(answer: &Value) -> Vec<(String, DiskTuning)> {
+    let one = |entry: &Value| {
+        let inserted = entry.get("inserted")?;
+        let target = inserted.get("node-name")?.as_str()?.strip_suffix("-0-format")?.to_owned();
+        let limits = DISK_LIMITS.map(|(_, name)| inserted.get(name).and_then(Value::as_u64).unwrap_or(0));
+        // Without a name of its own a disk's group has its device's, which is a path or an alias.
+        let own = entry.get("qdev").and_then(Value::as_str);
+        let group = inserted.get("group").and_then(Value::as_str).filter(|group| own != Some(group));
+        let mut tuning = DiskTuning { limits, group: group.map(str::to_owned) };
+        tuning.forget_lengths();
+        tuning.check().is_ok().then_some((target, tuning))
+    };
+    answer.as_array().into_iter().flatten().filter_map(one).collect()
+}
+
+impl Definition {
+    /// What runs of a definition that was started, with what its disks may do since.
+    pub(super) fn with_throttles(self, control: &str) -> Self {
+        let query = Ask::Monitor { execute: "query-block".into(), arguments: Value::Null };
+        let answer = Control::connect(control).and_then(|mut control| control.ask(query));
+        let (Ok(answer), Ok(domain)) = (answer, self.to_start()) else { return self };
+        let disks = domain.devices.disks;
+        let is_other = |(target, now): &(String, DiskTuning)| {
+            let disk = disks.iter().find(|disk| disk.target == *target);
+            disk.is_some_and(|disk| {
+                let mut before = disk.tuning.clone();
+                before.forget_lengths();
+                before != *now
+            })
+        };
+        let changed: Vec<(String, DiskTuning)> = told(&answer).into_iter().filter(is_other).collect();
+        if changed.is_empty() {
+            return self;
+        }
+        let edited = self.edited(|tree| {
+            changed.iter().for_each(|(target, tuning)| tree.set_disk_tuning(target, tuning));
+            Ok(())
+        });
+        edited.unwrap_or(self)
+    }
+}
+
+/// A disk of a definition with other limits.
+struct Throttled {
+    target: String,
+    tuning: DiskTuning,
+    throttle: Option<Throttle>,
+}
+
+impl Throttled {
+    fn new(
+        definition: &Definition,
+        name: &str,
+        missing: String,
+        change: impl Fn(&DiskTuning) -> Result<DiskTuning, ManagerError>,
+    ) -> Result<Self, ManagerError> {
+        let disks = definition.to_start()?.devices.disks;
+        let found = place(&disks, name).and_then(|at| Some((at, disks.get(at)?)));
+        let (at, disk) = found.ok_or(ManagerError::Argument(missing))?;
+        let tuning = change(&disk.tuning)?;
+        Ok(Self { target: disk.target.clone(), throttle: throttle(&disks, at, tuning.clone()), tuning })
+    }
+
+    fn edit(&self, tree: &mut Tree) -> Result<(), ManagerError> {
+        tree.set_disk_tuning(&self.target, &self.tuning);
+        Ok(())
+    }
+}
+
 impl Manager {
+    /// Changes how much a disk may do: `change` makes the new limits of the old ones.
+    pub fn throttle(
+        &self,
+        uuid: DomainUuid,
+        impact: Impact,
+        name: &str,
+        change: impl Fn(&DiskTuning) -> Result<DiskTuning, ManagerError>,
+    ) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = format!("missing persistent configuration for disk '{name}'");
+        let kept = match impact.config {
+            true => Some(Throttled::new(&*self.definition(&domain)?, name, missing, &change)?),
+            false => None,
+        };
+        if impact.live {
+            let live = self.live(uuid)?;
+            let lacks = || ManagerError::state("svirtd has no definition of what runs");
+            let definition = live.definition.as_ref().ok_or_else(lacks)?;
+            let missing = format!("disk '{name}' not found in domain");
+            let now = Throttled::new(definition, name, missing, &change)?;
+            let throttle = now.throttle.clone().ok_or_else(|| ManagerError::state("it has no such disk"))?;
+            self.ask(uuid, Ask::Throttle { throttle: Box::new(throttle) })?;
+            self.replace_live(uuid, None, |tree| now.edit(tree))?;
+        }
+        if let Some(kept) = kept {
+            self.edit(uuid, |tree| kept.edit(tree))?;
+        }
+        Ok(())
+    }
+
     /// Gives a disk another size, in bytes; the guest sees it at once.
     pub fn resize_block(&self, uuid: DomainUuid, name: &str, bytes: u64) -> Result<(), ManagerError> {
         let live = self.live(uuid)?;
@@ -16,12 +131,8 @@ impl Manager {
         let definition =
             definition.ok_or_else(|| ManagerError::state("svirtd has no definition of what runs"))?;
         let disks = definition.to_start()?.devices.disks;
-        let path =
-            |source: &Option<crate::conf::domain::DiskSource>| source.as_ref().map(|it| it.path.clone());
-        let found =
-            disks.iter().find(|disk| disk.target == name || path(&disk.source).as_deref() == Some(name));
         let missing = || ManagerError::Argument(format!("disk '{name}' was not found in the domain config"));
-        let disk = found.ok_or_else(missing)?;
+        let disk = place(&disks, name).and_then(|at| disks.get(at)).ok_or_else(missing)?;
         let fixed =
             || ManagerError::Operation(format!("can't resize empty or readonly disk '{}'", disk.target));
         let source = disk.source.as_ref().ok_or_else(fixed)?;
@@ -36,5 +147,30 @@ impl Manager {
         let bytes = bytes.ok_or_else(|| ManagerError::Argument("the size is out of its bounds".into()))?;
         self.ask(uuid, Ask::BlockResize { node: format!("{}-0-format", disk.target), bytes })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn limits_are_read_back_from_what_qemu_tells() {
+        let own = "/machine/peripheral/a/virtio-backend";
+        let disk = |node: &str, group: &str| {
+            json!({ "qdev": own, "inserted": { "node-name": node, "bps": 5, "bps_max": 50, "bps_max_length": 1,
+                "iops_size": 7, "group": group } })
+        };
+        let answer = json!([disk("vda-0-format", "g"), disk("vdb-0-format", own), { "qdev": "x" }]);
+        let found = told(&answer);
+        let limits: Vec<(usize, u64)> =
+            found[0].1.limits.iter().copied().enumerate().filter(|(_, limit)| *limit > 0).collect();
+        assert_eq!(limits, [(0, 5), (6, 50), (18, 7)]);
+        let groups: Vec<_> =
+            found.iter().map(|(target, it)| (target.as_str(), it.group.as_deref())).collect();
+        assert_eq!(groups, [("vda", Some("g")), ("vdb", None)]);
     }
 }

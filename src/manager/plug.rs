@@ -244,6 +244,10 @@ impl Manager {
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
         let (_, disk) = described(definition, xml, medium)?;
+        if !medium && !disk.tuning.is_none() {
+            let text = "a disk is plugged in without <iotune>; blkdeviotune limits it then";
+            return Err(ManagerError::Operation(text.into()));
+        }
         let mut labeller = self.core.labeller(&self.settings)?;
         let described = labeller.describe(uuid)?;
         let domain = everything(self.started(uuid)?, definition.to_start()?, disk);

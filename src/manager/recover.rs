@@ -181,7 +181,8 @@ impl Manager {
         let started = definition.clone().map(Arc::new);
         let definition =
             definition.map(|definition| definition.with_plugged(&described).with_tuned(&described));
-        let definition = definition.map(|definition| definition.with_vcpus(&status.control));
+        let definition = definition
+            .map(|definition| definition.with_vcpus(&status.control).with_throttles(&status.control));
         let at_start = started.as_ref().and_then(|started| started.interfaces().ok()).unwrap_or(0);
         let interfaces = super::interface::aliases_of(at_start, &described);
         let noted = row.as_ref().map(|row| row.listening.as_slice()).unwrap_or_default();

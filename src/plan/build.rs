@@ -482,6 +482,7 @@ fn supervisor(
         incoming: None,
         balloon: (domain.current_memory < domain.memory).then_some(domain.current_memory),
         links_down: links_down(domain),
+        throttles: super::throttles(&domain.devices.disks),
         lifecycle: Lifecycle {
             on_poweroff: domain.on_poweroff,
             on_reboot: domain.on_reboot,

@@ -28,7 +28,8 @@ mod slots;
 pub(crate) mod testing;
 pub mod undo;
 
-use crate::conf::domain::{Disk, Interface};
+use crate::conf::domain::{Disk, DiskBus, Interface};
+use crate::privsep::throttle::{DiskTuning, Throttle};
 
 pub use build::{Inputs, build};
 pub use error::PlanError;
@@ -40,6 +41,26 @@ pub use render::render;
 #[must_use]
 pub fn interface_mac(uuid: crate::base::DomainUuid, interface: &Interface, index: usize) -> [u8; 6] {
     qemu::mac(uuid, interface, index)
+}
+
+/// How much each disk may do that has limits, by what QEMU calls its device.
+#[must_use]
+pub fn throttles(disks: &[Disk]) -> Vec<Throttle> {
+    let limited = disks.iter().enumerate().filter(|(_, disk)| !disk.tuning.is_none());
+    limited.filter_map(|(at, disk)| throttle(disks, at, disk.tuning.clone())).collect()
+}
+
+/// What a disk is to do from now on, by what QEMU calls its device: where that has another one inside, the inner one has
+/// the image.
+#[must_use]
+pub fn throttle(disks: &[Disk], at: usize, tuning: DiskTuning) -> Option<Throttle> {
+    let alias = qemu::disk_alias(disks, at)?;
+    let device = match disks.get(at)?.bus {
+        DiskBus::Virtio => format!("/machine/peripheral/{alias}/virtio-backend"),
+        DiskBus::Usb => format!("/machine/peripheral/{alias}/{alias}.0/legacy[0]"),
+        DiskBus::Ide | DiskBus::Nvme | DiskBus::Sata | DiskBus::Scsi => alias,
+    };
+    Some(Throttle { device, tuning })
 }
 
 /// The alias of each disk by its target, as libvirt makes them; QEMU knows the devices by the same.

@@ -11,6 +11,7 @@ use crate::privsep::op::{
 use crate::privsep::save::SavedAt;
 use crate::privsep::share::ShareIdentity;
 use crate::privsep::supervisor::{LifecycleAction, SupervisorSpec};
+use crate::privsep::throttle::DISK_LIMITS;
 
 /// Width of the operations' names.
 const NAME_WIDTH: usize = 17;
@@ -376,6 +377,11 @@ fn render_supervisor(out: &mut String, s: &SupervisorSpec) -> std::fmt::Result {
         action(l.on_crash),
         if s.start_paused { "; starts paused" } else { "" }
     )?;
+    for throttle in &s.throttles {
+        let limits = DISK_LIMITS.iter().zip(throttle.tuning.limits).filter(|(_, limit)| *limit > 0);
+        let limits: Vec<String> = limits.map(|((name, _), limit)| format!("{name} {limit}")).collect();
+        writeln!(out, "  limits         {}: {}", throttle.device, limits.join(", "))?;
+    }
     if let Some(bytes) = s.balloon {
         writeln!(out, "  balloon        {bytes} bytes from the beginning")?;
     }

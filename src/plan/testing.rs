@@ -88,6 +88,7 @@ pub(crate) fn disk(target: &str, path: &str, format: ImageFormat) -> Disk {
         boot_order: None,
         address: None,
         unit: None,
+        tuning: crate::privsep::throttle::DiskTuning::default(),
         port: None,
         line: 9,
     }

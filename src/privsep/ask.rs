@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::supervisor::Lifecycle;
+use super::throttle::Throttle;
 
 /// The most keys that are pressed together; QEMU's own limit is higher.
 pub const KEYS_MAX: usize = 16;
@@ -92,6 +93,11 @@ pub enum Ask {
         /// All three.
         lifecycle: Lifecycle,
     },
+    /// Sets how much a disk may do (`block_set_io_throttle`).
+    Throttle {
+        /// Which disk, and how much.
+        throttle: Box<Throttle>,
+    },
     /// Asks the guest to let a virtual CPU go that was plugged in (`device_del`).
     UnplugCpu {
         /// Its number, from 0.
@@ -126,6 +132,7 @@ impl Ask {
             Self::Monitor { execute, arguments } => may_be_asked(execute, arguments),
             Self::PlugCpu { driver, .. } => is_cpu(driver),
             Self::BlockResize { node, bytes } => is_node(node) && i64::try_from(*bytes).is_ok(),
+            Self::Throttle { throttle } => throttle.is_bounded(),
             Self::DirtyRate { seconds, .. } => (1..=DIRTY_SECONDS_MAX).contains(seconds),
             Self::Link { alias, .. } => is_interface(alias),
             _ => true,
@@ -148,6 +155,7 @@ impl Ask {
             Self::UnplugCpu { .. } => "take a virtual CPU out of",
             Self::BlockResize { .. } => "resize a disk of",
             Self::SetLifecycle { .. } => "set the lifecycle actions of",
+            Self::Throttle { .. } => "throttle a disk of",
             Self::WakeUp => "wake",
             Self::DirtyRate { .. } => "measure",
             Self::BalloonSize | Self::Blocks | Self::BlockStats | Self::GuestMemory | Self::Migration => {

@@ -15,5 +15,6 @@ pub mod save;
 pub mod share;
 pub mod storage;
 pub mod supervisor;
+pub mod throttle;
 pub mod tuning;
 pub mod wire;

@@ -7,6 +7,7 @@ use super::confinement::SeccompProgram;
 use super::dump::DumpFormat;
 use super::op::FdGrant;
 use super::save::Progress;
+use super::throttle::Throttle;
 use crate::base::{DomainRef, Refusal, Slot};
 
 /// The part of a plan that the supervisor reads.
@@ -37,6 +38,9 @@ pub struct SupervisorSpec {
     /// Network interfaces, by their aliases, whose link is down from the beginning.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links_down: Vec<String>,
+    /// How much disks may do from the beginning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttles: Vec<Throttle>,
     /// What QEMU is told when the guest powers off, reboots or crashes; needed to read events.
     pub lifecycle: Lifecycle,
     /// Uids that may use the control socket, besides root.

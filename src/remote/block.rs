@@ -2,12 +2,16 @@
 
 use super::call::{Answer, Call};
 use super::error::{Code, Failure, From};
-use crate::rpc::{self, Procedure};
+use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
+use crate::manager::{Impact, ManagerError};
+use crate::privsep::throttle::{DISK_LIMITS, DiskTuning};
+use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
         P::DomainBlockResize => resize,
+        P::DomainSetBlockIoTune => throttle,
         _ => return None,
     })
 }
@@ -27,4 +31,88 @@ fn resize(call: &Call<'_>) -> Answer {
     let (manager, uuid) = target.parts();
     manager.resize_block(uuid, disk, bytes.ok_or_else(too_much)?)?;
     call.answer(&())
+}
+
+/// A message has no more parameters.
+type Params<'a> = List<TypedParam<'a>, 32>;
+
+/// What a call changes of a disk's limits: of a family it says all, of the others nothing.
+#[derive(Debug, Default)]
+struct Change<'a> {
+    limits: [Option<u64>; 19],
+    group: Option<&'a str>,
+}
+
+impl<'a> Change<'a> {
+    fn read(params: &[TypedParam<'a>]) -> Result<Self, Failure> {
+        let invalid = |text: String| Failure::new(Code::InvalidArgument, From::None, text);
+        let mut change = Self::default();
+        for param in params {
+            let at = DISK_LIMITS.iter().position(|(name, _)| *name == param.field);
+            let limit = at.and_then(|at| change.limits.get_mut(at));
+            match (limit, param.field, &param.value) {
+                (Some(limit), _, ParamValue::Ullong(value)) => *limit = Some(*value),
+                (_, "group_name", ParamValue::Text(name)) => change.group = Some(name),
+                _ => return Err(invalid(format!("parameter '{}' not supported", param.field))),
+            }
+        }
+        Ok(change)
+    }
+
+    fn of(&self, old: &DiskTuning) -> Result<DiskTuning, ManagerError> {
+        let mut new = old.clone();
+        for (said, limits) in self.limits.chunks(3).zip(new.limits.chunks_mut(3)) {
+            if said.iter().any(Option::is_some) {
+                for (limit, said) in limits.iter_mut().zip(said) {
+                    *limit = said.unwrap_or(0);
+                }
+            }
+        }
+        if let Some(name) = self.group {
+            new.group = Some(name.to_owned()).filter(|name| !name.is_empty());
+        }
+        new.check().map_err(ManagerError::Argument)?;
+        new.check_bursts().map_err(ManagerError::Operation)?;
+        if new.is_none() && self.group.is_some_and(|name| !name.is_empty()) {
+            let text =
+                "creating a new group/updating existing with all tune parameters zero is not supported";
+            return Err(ManagerError::Operation(text.into()));
+        }
+        Ok(new)
+    }
+}
+
+fn throttle(call: &Call<'_>) -> Answer {
+    let (reference, disk, params, flags): (rpc::Domain<'_>, &str, Params<'_>, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
+    let change = Change::read(&params.0)?;
+    let impact = impact(&target, flags)?;
+    let (manager, uuid) = target.parts();
+    let impact = Impact { live: impact.live, config: impact.config, force: false };
+    manager.throttle(uuid, impact, disk, |old| change.of(old))?;
+    call.answer(&())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_set_as_a_whole_and_others_stay() {
+        let param = |field, value| TypedParam { field, value: ParamValue::Ullong(value) };
+        let mut old = DiskTuning::default();
+        (old.limits[1], old.limits[2], old.limits[3]) = (10, 20, 30);
+        let change = Change::read(&[param("total_bytes_sec", 7)]).unwrap();
+        let new = change.of(&old).unwrap();
+        assert_eq!(new.limits[..4], [7, 0, 0, 30]);
+        let group = TypedParam { field: "group_name", value: ParamValue::Text("g") };
+        let none = Change::read(&[group]).unwrap();
+        assert!(none.of(&DiskTuning::default()).is_err());
+        assert_eq!(none.of(&old).unwrap().group.as_deref(), Some("g"));
+        assert!(Change::read(&[param("nosuch", 1)]).is_err());
+        let wrong = Change::read(&[param("total_bytes_sec", 7), param("read_bytes_sec", 7)]).unwrap();
+        assert!(matches!(wrong.of(&old), Err(ManagerError::Argument(_))));
+    }
 }

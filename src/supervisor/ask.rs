@@ -85,6 +85,7 @@ fn command(ask: &Ask) -> (&str, Value) {
             )
             .into(),
         ),
+        Ask::Throttle { throttle } => ("block_set_io_throttle", throttle.arguments()),
         Ask::UnplugCpu { number } => ("device_del", json!({ "id": cpu_alias(*number) })),
         Ask::WakeUp => bare("system_wakeup"),
     }

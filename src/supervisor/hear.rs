@@ -82,6 +82,14 @@ impl Server {
                 failure.to_string(),
                 "leave <currentMemory> out, or check that the definition has a <memballoon>",
             )),
+            (Purpose::StartThrottle, Ok(_)) => {}
+            (Purpose::StartThrottle, Err(failure)) => self.fail(Refusal::new(
+                Layer::DeviceModel,
+                "limit",
+                "what a disk may do",
+                failure.to_string(),
+                "change the disk's <iotune>",
+            )),
             (Purpose::StartLoad, Ok(_)) => self.look_at_load(),
             (Purpose::StartLoaded, Ok(value)) => match run_state(&value).as_str() {
                 "inmigrate" => self.look_at_load(),
@@ -131,6 +139,10 @@ impl Server {
             Action::Seal => {
                 let proof = self.gate.seal();
                 self.report(&Report::Sealed { notifications: self.gate.book.passed() });
+                // QEMU answers in order: one that it refuses is known before the guest runs.
+                for throttle in std::mem::take(&mut self.throttles) {
+                    self.command("block_set_io_throttle", &throttle.arguments(), Purpose::StartThrottle);
+                }
                 self.prepare(proof)
             }
             Action::Load(fd) => {

@@ -34,6 +34,8 @@ pub(super) enum Purpose {
     StartBalloon,
     /// A cable that is out before it runs.
     StartLink,
+    /// What a disk may do, before the guest runs.
+    StartThrottle,
     /// The first `cont`.
     StartContinue,
     /// The beginning of a load.

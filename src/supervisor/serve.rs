@@ -23,6 +23,7 @@ use super::save::Saving;
 use super::vnc::Vncs;
 use crate::base::{Layer, Refusal};
 use crate::privsep::supervisor::{Answer, Incoming, Lifecycle, Order, Report, Verb};
+use crate::privsep::throttle::Throttle;
 use crate::sys::packet::{self, Received};
 use crate::sys::seccomp::NotifyListener;
 use crate::sys::{pidfd, scm};
@@ -54,6 +55,8 @@ pub(super) struct Server {
     pub(super) balloon: Option<u64>,
     /// The interfaces whose cable is out from the beginning, until QEMU was told.
     pub(super) links_down: Vec<String>,
+    /// How much disks may do from the beginning.
+    pub(super) throttles: Vec<Throttle>,
     pub(super) monitor: Option<Monitor>,
     pub(super) consoles: Vec<Console>,
     pub(super) vncs: Vncs,
@@ -145,6 +148,7 @@ impl Server {
             gate: Gate::new(if takeover { Book::shut() } else { Book::default() }),
             balloon: bootstrap.spec.balloon.filter(|_| incoming.is_none()),
             links_down: bootstrap.spec.links_down,
+            throttles: if takeover { Vec::new() } else { bootstrap.spec.throttles },
             launch: if takeover {
                 Launch::over()
             } else {

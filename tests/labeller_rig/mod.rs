@@ -390,6 +390,7 @@ impl Rig {
                 incoming: None,
                 balloon: None,
                 links_down: Vec::new(),
+                throttles: Vec::new(),
                 lifecycle: Lifecycle {
                     on_poweroff: LifecycleAction::Destroy,
                     on_reboot: LifecycleAction::Restart,

@@ -184,6 +184,7 @@ impl Rig {
             incoming: None,
             balloon: wish.balloon,
             links_down: Vec::new(),
+            throttles: Vec::new(),
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,
                 on_reboot: LifecycleAction::Restart,

@@ -25,7 +25,8 @@ fn define(host: &Host) {
     let (raw, layered) = (host.rig.raw("disk.raw", 48), host.rig.qcow2("more", &["-o", "size=24M"]));
     let devices = format!(
         "{PORTS}<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{raw}'/>\
-         <target dev='vda' bus='virtio'/><address type='pci' domain='0' bus='1' slot='0' function='0'/></disk>\
+         <target dev='vda' bus='virtio'/><iotune><total_iops_sec>70</total_iops_sec></iotune>\
+         <address type='pci' domain='0' bus='1' slot='0' function='0'/></disk>\
          <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{layered}'/>\
          <target dev='vdb' bus='virtio'/></disk>\
          <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>\
@@ -52,6 +53,7 @@ fn a_guest_is_changed_while_it_runs() {
     assert!(host.complains(&["blockresize", "tune", "vda", "50M"]).contains("domain is not running"));
     host.says(&["start", "tune"]);
     host.rig.heard("tune", "guest: ready");
+    limits(&mut host);
     sizes(&host);
     virtual_cpus(&host);
     agent(&host);
@@ -72,6 +74,48 @@ fn sizes(host: &Host) {
         (["sda", "5M"], "Operation not supported: can't resize empty or readonly disk 'sda'"),
     ] {
         let told = host.complains(&[&["blockresize", "tune"][..], &words].concat());
+        assert!(told.contains(why), "{told}");
+    }
+    fine(host, "tune");
+}
+
+/// Limits of a disk: what QEMU keeps to, now and from the next start on.
+fn limits(host: &mut Host) {
+    let said = |host: &Host, words: &[&str], what: &str| {
+        let said = host.says(&[&["blkdeviotune", "tune", "vda"][..], words].concat());
+        let found = said.lines().any(|line| line.split_whitespace().collect::<String>() == what);
+        assert!(found, "{what}: {said}");
+    };
+    let set = |host: &Host, words: &[&str]| {
+        host.says(&[&["blkdeviotune", "tune"][..], words].concat());
+    };
+    said(host, &[], "total_iops_sec:70");
+    set(host, &["vda", "--total-bytes-sec", "4000000", "--live"]);
+    set(host, &["vda", "--total-iops-sec", "90", "--config"]);
+    let query = r#"{"execute":"query-block"}"#;
+    let seen = host.says(&["qemu-monitor-command", "tune", query]);
+    assert!(seen.contains("\"bps\":4000000") && seen.contains("\"iops\":70"), "{seen}");
+    host.kill_daemon();
+    host.start_daemon();
+    eventually("it is found again", || host.says(&["domstate", "tune"]) == "running");
+    said(host, &[], "total_bytes_sec:4000000");
+    said(host, &[], "total_iops_sec:70");
+    said(host, &["--config"], "total_iops_sec:90");
+    set(host, &["vda", "--total-bytes-sec", "0", "--total-iops-sec", "0", "--live"]);
+    assert!(!host.says(&["dumpxml", "tune"]).contains("iotune"));
+    for (words, why) in [
+        (
+            &["vda", "--total-bytes-sec", "9", "--read-bytes-sec", "5"][..],
+            "total and read/write of bytes_sec",
+        ),
+        (&["nosuch", "--total-iops-sec", "5"], "disk 'nosuch' not found in domain"),
+        (
+            &["vda", "--total-iops-sec-max", "5"],
+            "cannot reset 'total_iops_sec' when 'total_iops_sec_max' is set",
+        ),
+        (&["vda", "--group-name", "g"], "all tune parameters zero"),
+    ] {
+        let told = host.complains(&[&["blkdeviotune", "tune"][..], words].concat());
         assert!(told.contains(why), "{told}");
     }
     fine(host, "tune");

@@ -2,6 +2,7 @@
 
 use super::Definition;
 use super::node::Node;
+use crate::privsep::throttle::{DISK_LIMITS, DiskTuning};
 use crate::privsep::tuning::Tuning;
 
 /// The values of `<iotune>`: libvirt's names for them in calls are those of the elements.
@@ -85,6 +86,24 @@ impl Definition {
         devices.filter_map(pair).collect::<Vec<_>>().join(",")
     }
 
+    /// Sets the limits of the disk with this target, and takes out those that are none.
+    pub fn set_disk_tuning(&mut self, target: &str, tuning: &DiskTuning) {
+        let is = |node: &&mut Node| {
+            node.name() == "disk" && node.child("target").and_then(|it| it.attribute("dev")) == Some(target)
+        };
+        let Some(devices) = self.root.child_mut("devices") else { return };
+        let Some(disk) = devices.children_mut().find(is) else { return };
+        disk.remove_children("iotune");
+        let Some(tune) = (!tuning.is_none()).then(|| disk.ensure("iotune")).flatten() else { return };
+        let limits = DISK_LIMITS.iter().zip(tuning.limits).filter(|(_, limit)| *limit > 0);
+        let limits = limits.map(|((name, _), limit)| (*name, limit.to_string()));
+        for (name, text) in limits.chain(tuning.group.clone().map(|group| ("group_name", group))) {
+            if let Some(node) = tune.ensure(name) {
+                node.text = text;
+            }
+        }
+    }
+
     /// What [`DISK_TUNING`] names of the disk with this target or source, in its order; `None` where there is none.
     #[must_use]
     pub fn disk_tuning(&self, disk: &str) -> Option<Vec<Option<&str>>> {
@@ -103,7 +122,7 @@ impl Definition {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use crate::conf::definition::Strictness;
@@ -125,6 +144,19 @@ mod tests {
         assert_eq!(one.device_tuning("weight"), "/dev/a,300");
         assert_eq!(one.device_tuning("read_iops_sec"), "/dev/b,7");
         assert_eq!(one.disk_tuning("vdb"), None);
+        let mut limited = one.clone();
+        let mut tuning = DiskTuning { group: Some("g".into()), ..DiskTuning::default() };
+        (tuning.limits[0], tuning.limits[6]) = (5, 50);
+        limited.set_disk_tuning("vda", &tuning);
+        let named = |it: &Definition, name: &str| {
+            let at = DISK_TUNING.iter().position(|other| *other == name).unwrap();
+            it.disk_tuning("vda").unwrap().get(at).copied().flatten().map(str::to_owned)
+        };
+        assert_eq!(named(&limited, "total_bytes_sec_max").as_deref(), Some("50"));
+        assert_eq!(named(&limited, "group_name").as_deref(), Some("g"));
+        assert_eq!(named(&limited, "total_iops_sec"), None);
+        limited.set_disk_tuning("vda", &DiskTuning::default());
+        assert!(limited.disk_tuning("vda").unwrap().iter().all(Option::is_none));
         let mut other = one.clone();
         other.set_tuning(&Tuning { quota: Some(-1), hard_limit: Some(4 << 20), ..Tuning::default() });
         assert_eq!(other.tuned(&["cputune", "shares"]), None);

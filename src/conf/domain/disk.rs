@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{DeviceLabel, PciAddress, UsbPort};
+use crate::privsep::throttle::DiskTuning;
 
 /// `<disk>`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +36,8 @@ pub struct Disk {
     pub unit: Option<u32>,
     /// `<address type='usb'>` of one on usb.
     pub port: Option<UsbPort>,
+    /// `<iotune>`
+    pub tuning: DiskTuning,
     /// Line of the element in the definition, for refusals.
     pub line: u32,
 }

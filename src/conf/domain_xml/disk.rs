@@ -1,13 +1,14 @@
 //! `<disk>`: the guest's side, and the chain of images below it.
 
 use super::address;
-use super::scalar::{alias, boot_order, path_attribute};
+use super::scalar::{alias, boot_order, number, path_attribute};
 use super::seclabel::device_labels;
 use super::view::{Read, View};
 use crate::conf::domain::{
     Backing, CacheMode, Disk, DiskBus, DiskDevice, DiskSource, ImageFormat, IoMode, PciAddress, SourceKind,
     UsbPort,
 };
+use crate::privsep::throttle::{DISK_LIMITS, DiskTuning};
 
 /// The most layers of one disk in a definition, the top one among them.
 const MAX_LAYERS: usize = 200;
@@ -37,6 +38,7 @@ fn disk(view: View<'_>) -> Read<Disk> {
             "backingStore",
             "boot",
             "driver",
+            "iotune",
             "readonly",
             "serial",
             "shareable",
@@ -66,10 +68,32 @@ fn disk(view: View<'_>) -> Read<Disk> {
         address,
         unit,
         port,
+        tuning: tuning(view)?,
         line: view.line(),
     };
     check(view, &disk, driver.format)?;
     Ok(disk)
+}
+
+/// `<iotune>`: what the disk may do.
+fn tuning(disk: View<'_>) -> Read<DiskTuning> {
+    let mut tuning = DiskTuning::default();
+    let Some(view) = disk.one("iotune")? else { return Ok(tuning) };
+    let names: Vec<&str> = DISK_LIMITS.iter().map(|(name, _)| *name).chain(["group_name"]).collect();
+    view.only(&[], &names)?;
+    for (limit, (name, _)) in tuning.limits.iter_mut().zip(DISK_LIMITS) {
+        let Some(one) = view.one(name)? else { continue };
+        let text = one.leaf(&[])?;
+        *limit = number(&text).ok_or_else(|| one.value(one.tag(), &text, "a number".to_owned()))?;
+    }
+    if let Some(group) = view.one("group_name")? {
+        tuning.group = Some(group.leaf(&[])?.into_owned()).filter(|group| !group.is_empty());
+    }
+    tuning
+        .check()
+        .and_then(|()| tuning.check_bursts())
+        .map_err(|rule| view.contradiction(rule, "change the limits, or take them out"))?;
+    Ok(tuning)
 }
 
 /// The `<address>` that fits the bus.

@@ -9,6 +9,7 @@ use crate::privsep::confinement::{
 };
 use crate::privsep::op::{DeviceNode, Spawn};
 use crate::privsep::supervisor::SupervisorSpec;
+use crate::privsep::throttle::Throttle;
 
 /// 16 disks of 200 layers, each with four arguments, and room for the rest.
 const ARGV_MAX: usize = 32_768;
@@ -21,6 +22,8 @@ const ENV_MAX: usize = 32;
 const PROGRAM_MAX: usize = 4096;
 const RULES_MAX: usize = 64;
 const FDS_MAX: usize = 4096;
+/// More disks no machine has.
+const THROTTLES_MAX: usize = 1024;
 /// A supervisor's: 64 consoles with their five each, servers, and the monitor. The labeller keeps copies of them.
 const SUPERVISOR_FDS_MAX: usize = 512;
 
@@ -58,6 +61,9 @@ impl Admission<'_> {
         }
         if spec.vncs.iter().any(|vnc| vnc.max_clients == 0 || vnc.max_clients > 256) {
             return refuse("a VNC server", "between 1 and 256 connections");
+        }
+        if spec.throttles.len() > THROTTLES_MAX || !spec.throttles.iter().all(Throttle::is_bounded) {
+            return refuse("limits of disks", "they are out of their bounds");
         }
         let uids = &self.settings.uids;
         let ranges = [uids.domains, uids.helpers, uids.supervisors];

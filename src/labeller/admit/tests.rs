@@ -51,6 +51,7 @@ fn spawn_op(settings: &Settings) -> Spawn {
             incoming: None,
             balloon: None,
             links_down: Vec::new(),
+            throttles: Vec::new(),
             lifecycle: Lifecycle { on_poweroff: action, on_reboot: action, on_crash: action },
             clients: vec![1000],
         },
