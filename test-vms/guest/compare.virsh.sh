@@ -2,9 +2,7 @@
 # Sourced.
 cp /payload/svirtd /usr/bin/
 restorecon /usr/bin/svirtd
-# The one that `svirt run` started leaves once nothing is left to do.
-left=60
-while pgrep -x svirt-labeller >/dev/null && [ $left -gt 0 ]; do left=$((left - 1)); sleep 1; done
+labeller_left
 svirt-labeller 2>&1 | cat >/run/labeller.out &
 svirtd 2>&1 | cat >/run/svirtd.out &
 v() { timeout 200 /opt/t/virsh -q -c 'qemu+unix:///system?socket=/run/svirt/svirt-sock' "$@" 2>&1; }

@@ -84,6 +84,15 @@ for domain in $domains; do
     setenforce 1
 done
 
+# labeller_left: waits for the labeller that an earlier command started, under that one's configuration. It leaves some
+# seconds after the last that there was to do.
+labeller_left() {
+    left=300
+    while pgrep -x svirt-labeller >/dev/null && [ $left -gt 0 ]; do left=$((left - 1)); sleep 1; done
+    is "no labeller is left" "$(pgrep -x svirt-labeller)" ""
+}
+labeller_left
+
 # svirt itself, with its own types: it does what it plans. (The other VM with SELinux starts what the first domain has besides.)
 for domain in static unlabelled based; do
     definition svirt_guest_tcg_t svirt_guest_image_t svirt_guest_content_t >/tmp/$domain.xml
