@@ -13,11 +13,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::privsep::supervisor::OTHER_CALLS;
-use crate::sys::process::readable;
-use crate::sys::seccomp::NotifyListener;
+use crate::sys::seccomp::{NotifyListener, Waiting};
 
 /// How many system call numbers are counted one by one; a filter has far fewer notified calls.
 const NUMBERS_MAX: usize = 128;
@@ -135,22 +134,22 @@ impl Gate {
         self.listener.as_ref().map(AsFd::as_fd)
     }
 
-    /// Answers up to `most` calls that wait; the descriptor must have polled readable.
+    /// Answers up to `most` calls that wait; never sleeps.
     pub fn answer(&mut self, most: usize) -> io::Result<()> {
         let Some(listener) = &self.listener else { return Ok(()) };
-        for turn in 0..most {
-            if turn > 0 && !readable(listener.as_fd(), Duration::ZERO)? {
-                break;
-            }
-            let Some(call) = listener.recv()? else {
-                // The caller is gone. With the last one there is nothing to wait for any more: a descriptor that has
-                // hung up is ready for ever, and whoever polls it takes the processor that the device model ends on.
-                if listener.is_abandoned()? {
+        for _ in 0..most {
+            match listener.waiting()? {
+                Waiting::Call => {}
+                Waiting::Nothing => break,
+                // A descriptor that has hung up is ready for ever, and whoever polls it takes the processor that the
+                // device model ends on.
+                Waiting::Nobody => {
                     self.listener = None;
-                    return Ok(());
+                    break;
                 }
-                continue;
-            };
+            }
+            // Without one the caller was gone before.
+            let Some(call) = listener.recv()? else { continue };
             if !listener.id_valid(call.id)? {
                 continue;
             }
@@ -168,11 +167,8 @@ impl Gate {
     pub fn seal(&mut self) -> Sealed {
         /// A sound device model makes about 140 in a whole start.
         const WAITING_MAX: usize = 1024;
-        let waiting = self.fd().is_some_and(|fd| readable(fd, Duration::ZERO).unwrap_or(false));
-        if waiting {
-            // An error here leaves calls unanswered until the listener is closed; the gate shuts all the same.
-            let _ = self.answer(WAITING_MAX);
-        }
+        // An error here leaves calls unanswered until the listener is closed; the gate shuts all the same.
+        let _ = self.answer(WAITING_MAX);
         self.book.seal()
     }
 
@@ -185,9 +181,12 @@ impl Gate {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::process::readable;
     use crate::sys::{cred, pidfd, process, scm, seccomp};
 
     #[test]
@@ -209,6 +208,30 @@ mod tests {
         assert!(readable(gate.fd().unwrap(), Duration::from_secs(30)).unwrap());
         gate.answer(1).unwrap();
         assert!(gate.fd().is_none());
+    }
+
+    #[test]
+    fn nothing_waits_where_nobody_calls() {
+        let (ours, theirs) = scm::seqpacket_pair().unwrap();
+        let child = process::fork(|| {
+            let allow = [(6, 0, 0, libc::SECCOMP_RET_ALLOW)];
+            let loaded = cred::set_no_new_privs().and_then(|()| seccomp::load_with_listener(&allow));
+            let sent =
+                loaded.map_or(1, |fd| i32::from(scm::send(theirs.as_fd(), b"l", &[fd.as_fd()]).is_err()));
+            // Until the other end is closed.
+            let _ = scm::recv(theirs.as_fd(), &mut [0; 8]);
+            sent
+        })
+        .unwrap();
+        let (_, mut fds) = scm::recv(ours.as_fd(), &mut [0; 8]).unwrap();
+        let mut gate = Gate::new(Book::default());
+        gate.install(NotifyListener::new(fds.pop().unwrap()));
+        // It would sleep for ever if it asked for a call.
+        gate.answer(1).unwrap();
+        assert!(gate.fd().is_some());
+        scm::send(ours.as_fd(), b"e", &[]).unwrap();
+        assert!(pidfd::wait_ended(&child.pidfd, 30_000).unwrap());
+        assert_eq!(pidfd::reap(&child.pidfd), Some(pidfd::Exit::Code(0)));
     }
 
     #[test]

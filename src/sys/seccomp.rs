@@ -48,6 +48,17 @@ fn set_mode_filter(program: &[Instruction], flags: libc::c_ulong) -> io::Result<
 #[derive(Debug)]
 pub struct NotifyListener(OwnedFd);
 
+/// What a listener has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// A call waits.
+    Call,
+    /// None does now.
+    Nothing,
+    /// Nobody is left under the filter: no call comes any more, and the descriptor hangs up for good.
+    Nobody,
+}
+
 /// One call that waits for an answer.
 ///
 /// `pid` and the arguments are what the call said when it was made; pointers in them point into memory that the
@@ -88,7 +99,8 @@ impl NotifyListener {
 
     /// Takes the next call; `None` where the caller was gone before it could be taken.
     ///
-    /// Blocks while there is none: poll the descriptor first. After the last caller has gone the descriptor hangs up.
+    /// Blocks while there is none. After the last caller has gone it fails on Linux 6.11 and
+    /// blocks for ever on an older one: see [`Self::waiting`] first.
     pub fn recv(&self) -> io::Result<Option<Notification>> {
         // SAFETY: `seccomp_notif` is plain integers; the kernel demands that it be all zero.
         let mut raw: libc::seccomp_notif = unsafe { std::mem::zeroed() };
@@ -107,12 +119,17 @@ impl NotifyListener {
         }
     }
 
-    /// Whether nobody is left under the filter: no call comes any more, and the descriptor hangs up for good.
-    pub fn is_abandoned(&self) -> io::Result<bool> {
+    /// Whether a call waits; does not wait for one.
+    pub fn waiting(&self) -> io::Result<Waiting> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         let [fd] = fds;
-        Ok(fd.revents().contains(PollFlags::HUP) && !fd.revents().contains(PollFlags::IN))
+        let found = fd.revents();
+        Ok(match (found.contains(PollFlags::IN), found.contains(PollFlags::HUP)) {
+            (true, _) => Waiting::Call,
+            (false, true) => Waiting::Nobody,
+            (false, false) => Waiting::Nothing,
+        })
     }
 
     /// Whether the call of this notification still waits, so that its pid still names the caller.
