@@ -567,6 +567,15 @@ fn uefi_with_variables() {
     std::fs::write(&broken, linked.replace("<kernel>", &named)).unwrap();
     rig.refused(&broken, 1, &["not a regular file of root"]);
     std::fs::remove_file(rig.path("nvram/linked")).unwrap();
+    // And one domain's own: neither what another's uuid names nor what bears no mark.
+    let other = "nvram/0b8f9d0e-5f0a-4a4e-8f0e-2a1b3c4d5e6f_VARS.fd";
+    for (file, rule) in [(other, "another domain's"), ("nvram/any.fd", "setfattr -n trusted.svirt.domain")] {
+        std::fs::write(rig.path(file), "variables").unwrap();
+        let named = format!("<nvram>{}</nvram><kernel>", rig.text(file));
+        std::fs::write(&broken, linked.replace("<kernel>", &named)).unwrap();
+        rig.refused(&broken, 1, &[rule]);
+        std::fs::remove_file(rig.path(file)).unwrap();
+    }
     for round in 0..2 {
         rig.start(&definition);
         rig.heard("uefi", "guest: ready");

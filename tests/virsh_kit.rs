@@ -270,13 +270,46 @@ fn uefi_variables_go_or_stay_as_somebody_says() {
     define("");
     host.says(&["undefine", "uefi", "--nvram"]);
     assert!(!own.exists());
+    // They go too where the definition says nothing of them any more.
+    std::fs::write(&own, "variables").unwrap();
+    let plain = std::fs::read_to_string(host.rig.text("uefi.xml")).unwrap();
+    let (before, rest) = plain.split_once("<loader").unwrap();
+    let plain = format!("{before}{}", rest.split_once("</loader>").unwrap().1);
+    std::fs::write(host.rig.text("uefi.xml"), plain).unwrap();
+    host.says(&["define", &host.rig.text("uefi.xml")]);
+    assert!(host.complains(&["undefine", "uefi"]).contains("--keep-nvram"));
+    host.says(&["undefine", "uefi", "--nvram"]);
+    assert!(!own.exists());
+    // Another domain's are as though they were not there, whichever way they are its own.
+    let other = "0b8f9d0e-5f0a-4a4e-8f0e-2a1b3c4d5e6f";
+    let named = format!("nvram/{other}_VARS.fd");
+    for (file, mark) in [(named.as_str(), None), ("nvram/any.fd", Some(other)), ("nvram/none.fd", None)] {
+        let path = host.rig.path(file);
+        std::fs::write(&path, "variables").unwrap();
+        if let Some(mark) = mark {
+            svirt::sys::xattr::set_owner(std::fs::File::open(&path).unwrap(), mark).unwrap();
+        }
+        define(&format!("<nvram>{}</nvram>", path.display()));
+        host.says(&["undefine", "uefi"]);
+        define(&format!("<nvram>{}</nvram>", path.display()));
+        host.says(&["undefine", "uefi", "--nvram"]);
+        assert!(path.exists(), "{file}");
+    }
+    // Its own under any name go.
+    let any = host.rig.path("nvram/any.fd");
+    svirt::sys::xattr::set_owner(std::fs::File::open(&any).unwrap(), uuid).unwrap();
+    define(&format!("<nvram>{}</nvram>", any.display()));
+    assert!(host.complains(&["undefine", "uefi"]).contains("--keep-nvram"));
+    host.says(&["undefine", "uefi", "--nvram"]);
+    assert!(!any.exists());
     // What lies elsewhere, or is a link to it, is nobody's to remove.
     let elsewhere = host.rig.path("nvram2.fd");
     std::fs::write(&elsewhere, "variables").unwrap();
-    std::os::unix::fs::symlink(&elsewhere, host.rig.path("nvram/linked.fd")).unwrap();
-    define(&format!("<nvram>{}</nvram>", host.rig.text("nvram/linked.fd")));
+    std::os::unix::fs::symlink(&elsewhere, &own).unwrap();
+    define("");
     assert!(host.complains(&["undefine", "uefi", "--nvram"]).contains("regular file"));
     host.says(&["undefine", "uefi", "--keep-nvram"]);
+    std::fs::remove_file(&own).unwrap();
     define(&format!("<nvram>{}</nvram>", elsewhere.display()));
     host.says(&["undefine", "uefi", "--nvram"]);
     assert!(elsewhere.exists());

@@ -14,7 +14,7 @@ use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
 use crate::privsep::save::{Progress, Save, Saved, SavedOp};
-use crate::privsep::storage::{StorageOp, Stored};
+use crate::privsep::storage::{Fate, StorageOp, Stored};
 use crate::privsep::supervisor::{Ended, Incoming, Lifecycle};
 use crate::privsep::tuning::Tuned;
 use crate::privsep::wire;
@@ -231,9 +231,9 @@ impl Labeller {
         }
     }
 
-    /// Whether a store of UEFI variables is there, or was before it was removed.
-    pub fn variables(&mut self, path: String, remove: bool) -> Result<bool, DriverError> {
-        match self.storage(StorageOp::Variables { path, remove })? {
+    /// Whether a domain's own store of UEFI variables is there, or was before it was removed.
+    pub fn variables(&mut self, path: String, uuid: DomainUuid, fate: Fate) -> Result<bool, DriverError> {
+        match self.storage(StorageOp::Variables { path, uuid, fate })? {
             Stored::Variables { there } => Ok(there),
             other => Err(unexpected("variables", &Reply::Stored(other))),
         }

@@ -11,7 +11,7 @@ mod prober;
 mod start;
 mod stream;
 
-pub use crate::plan::{disk_aliases, throttle, tuned, variables};
+pub use crate::plan::{disk_aliases, stores, throttle, tuned};
 pub use client::Labeller;
 pub use control::{Control, Picture};
 pub use machine::Machine;

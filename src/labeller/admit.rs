@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use crate::base::{CategoryPair, DomainUuid, Layer, Refusal, Slot};
 use crate::privsep::apparmor::ProfileRule;
 use crate::privsep::confinement::RootShare;
+use crate::privsep::nvram::named_for;
 use crate::privsep::op::{
     CgroupLimits, FileIdentity, LaunchPlan, ListenAt, Op, OpenImage, PLAN_VERSION, Sharing, SpawnVirtiofsd,
     UidRole, VNET,
@@ -244,6 +245,15 @@ impl<'a> Admission<'a> {
             }
             Op::OpenNvram { slot, path, .. } => {
                 self.nvrams.push(slot);
+                if named_for(path).is_some_and(|owner| owner != self.uuid) {
+                    let rule = "by its name it is another domain's";
+                    return Err(policy(
+                        "open the UEFI variables",
+                        path.clone(),
+                        rule,
+                        "name another <nvram>",
+                    ));
+                }
                 plain("open the UEFI variables", path)
             }
             Op::OpenSaved { slot, saved } => {

@@ -4,7 +4,7 @@
 //! nothing itself: what it wrote into `undos` (and the journal) is undone by `undo`.
 
 mod network;
-mod nvram;
+pub(super) mod nvram;
 mod readable;
 mod share;
 mod shmem;

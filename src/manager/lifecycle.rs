@@ -7,8 +7,9 @@ use super::table::{Label, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, Text};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Running, RunningLabel, Strictness};
-use crate::driver::{DriverError, variables};
+use crate::driver::{DriverError, stores};
 use crate::privsep::save::Restore;
+use crate::privsep::storage::Fate;
 use crate::privsep::supervisor::{Ended, SAVED, Verb};
 use crate::store::{self, Change};
 
@@ -136,14 +137,18 @@ impl Manager {
         // A save that goes on ends with an image that whoever has the uuid next would start from.
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         let _reserved = self.reserve(uuid, &domain.name);
-        if self.by_uuid(uuid)?.definition.is_none() {
+        // It may have been defined anew before.
+        let domain = self.by_uuid(uuid)?;
+        if domain.definition.is_none() {
             return Err(ManagerError::state("cannot undefine transient domain"));
         }
         let managed_save = !leaves.managed_save;
+        // Nothing goes before it is known that all of it may; and the definition goes last, since whoever has the uuid
+        // next would have what stayed.
         self.check_variables(&domain, leaves.variables)?;
         self.undefine_saved(uuid, managed_save)?;
         if leaves.variables == Some(false) {
-            self.variables(&domain, true)?;
+            self.variables(&domain, Fate::Goes)?;
         }
         self.commit(vec![Change::Undefine(uuid)])?;
         let mut table = self.table();
@@ -156,9 +161,14 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether somebody said what becomes of a domain's UEFI variables, where it has some.
+    /// Whether somebody said what becomes of a domain's UEFI variables, where it has some, and whether that can be done.
     fn check_variables(&self, domain: &Domain, keep: Option<bool>) -> Result<(), ManagerError> {
-        if keep.is_none() && self.variables(domain, false)? {
+        let fate = match keep {
+            Some(true) => return Ok(()),
+            Some(false) => Fate::CouldGo,
+            None => Fate::Stays,
+        };
+        if self.variables(domain, fate)? && keep.is_none() {
             let text =
                 "cannot undefine domain with nvram: say what becomes of it, with --nvram or --keep-nvram";
             return Err(ManagerError::state(text));
@@ -166,17 +176,22 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether a domain's UEFI variables are there, or were before they were removed.
-    fn variables(&self, domain: &Domain, remove: bool) -> Result<bool, ManagerError> {
-        // What cannot be started has none of svirt's.
-        let Ok(described) = self.definition(domain)?.to_start() else { return Ok(false) };
-        let Some(path) = variables(&described, domain.uuid, &self.settings) else { return Ok(false) };
-        match self.core.labeller(&self.settings) {
-            Ok(mut labeller) => Ok(labeller.variables(path, remove)?),
+    /// Whether UEFI variables of a domain's own are there, or were before they were removed.
+    fn variables(&self, domain: &Domain, fate: Fate) -> Result<bool, ManagerError> {
+        let tree = self.definition(domain)?.tree()?;
+        let mut labeller = match self.core.labeller(&self.settings) {
+            Ok(labeller) => labeller,
             // Where domains are nothing but memory.
-            Err(ManagerError::Unsupported(_)) => Ok(false),
-            Err(error) => Err(error),
+            Err(ManagerError::Unsupported(_)) => return Ok(false),
+            // One that has none need not wait for somebody who could say so.
+            Err(_) if !tree.has_uefi() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut there = false;
+        for path in stores(tree.nvram(), domain.uuid, &self.settings) {
+            there |= labeller.variables(path, domain.uuid, fate)?;
         }
+        Ok(there)
     }
 
     /// Sets whether a persistent domain is started when the host is.

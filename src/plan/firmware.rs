@@ -4,6 +4,7 @@ use super::{PlanError, images, slots};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Domain, Firmware};
 use crate::conf::facts::{FirmwareFile, HostFacts};
+use crate::privsep::nvram::{named_for, own_name};
 use crate::privsep::op::Op;
 use crate::security::resource::Place;
 use crate::settings::Settings;
@@ -24,11 +25,18 @@ pub struct Flash {
     pub secure: bool,
 }
 
-/// Where a domain has its UEFI variables, whether they are there yet or not; `None` where it has none, or where they
-/// could not be used.
+/// Where a domain may have UEFI variables: under its own name, from a definition before too, and where its definition
+/// names a file that could be used.
 #[must_use]
-pub fn variables(domain: &Domain, uuid: DomainUuid, settings: &Settings) -> Option<String> {
-    nvram(domain.os.firmware.as_ref()?, uuid, settings).ok()
+pub fn stores(named: Option<&str>, uuid: DomainUuid, settings: &Settings) -> Vec<String> {
+    let place = settings.images.nvram.trim_end_matches('/');
+    let own = format!("{place}/{}", own_name(uuid));
+    let named = named.filter(|named| *named != own && is_store(named, place)).map(str::to_owned);
+    std::iter::once(own).chain(named).collect()
+}
+
+fn is_store(path: &str, place: &str) -> bool {
+    super::chain::normalise("/", path).is_some_and(|plain| plain == path) && images::inside(path, place)
 }
 
 /// The firmware of a domain, `None` for the machine's own.
@@ -98,19 +106,22 @@ fn refuse(firmware: &Firmware, object: String, rule: &str, remedy: &str) -> Plan
 /// domain is renamed and is nobody else's.
 fn nvram(firmware: &Firmware, uuid: DomainUuid, settings: &Settings) -> Result<String, PlanError> {
     let place = settings.images.nvram.trim_end_matches('/');
-    let Some(path) = &firmware.nvram else { return Ok(format!("{place}/{uuid}_VARS.fd")) };
-    let plain = super::chain::normalise("/", path).is_some_and(|plain| plain == *path);
-    if plain && images::inside(path, place) {
-        return Ok(path.clone());
+    let Some(path) = &firmware.nvram else { return Ok(format!("{place}/{}", own_name(uuid))) };
+    let refuse = |rule: String, remedy: &str| {
+        let object = format!("<nvram> {path} (line {})", firmware.line);
+        Err(Refusal::new(Layer::Configuration, "plan the start with", object, rule, remedy).into())
+    };
+    if !is_store(path, place) {
+        let remedy = "move the file there, or leave <nvram> empty for a new one";
+        return refuse(format!("it does not lie in images.nvram, {place}"), remedy);
     }
-    Err(Refusal::new(
-        Layer::Configuration,
-        "plan the start with",
-        format!("<nvram> {path} (line {})", firmware.line),
-        format!("it does not lie in images.nvram, {place}"),
-        "move the file there, or leave <nvram> empty for a new one",
-    )
-    .into())
+    if named_for(path).is_some_and(|owner| owner != uuid) {
+        return refuse(
+            "by its name it is another domain's".into(),
+            "name another file, or leave <nvram> empty",
+        );
+    }
+    Ok(path.clone())
 }
 
 fn fits(file: &FirmwareFile, machine: &str, wanted: &Firmware, smm: Option<bool>) -> bool {
@@ -193,6 +204,20 @@ mod tests {
         assert_eq!(at("/var/lib/svirt/nvram/a.fd").unwrap().nvram, "/var/lib/svirt/nvram/a.fd");
         for path in ["/etc/shadow", "/var/lib/svirt/nvram/../a", "/var/lib/svirt/nvram2/a"] {
             assert!(at(path).unwrap_err().contains("images.nvram"), "{path}");
+        }
+        let of = |number| format!("/var/lib/svirt/nvram/{}", own_name(uuid(number)));
+        assert_eq!(at(&of(7)).unwrap().nvram, of(7));
+        assert!(at(&of(8)).unwrap_err().contains("another domain's"));
+    }
+
+    #[test]
+    fn every_store_that_may_be_a_domains_is_known() {
+        let settings = Settings::default();
+        let own = format!("/var/lib/svirt/nvram/{}", own_name(uuid(7)));
+        let of = |named: &str| stores(Some(named), uuid(7), &settings);
+        assert_eq!(of("/var/lib/svirt/nvram/a.fd"), [own.clone(), "/var/lib/svirt/nvram/a.fd".into()]);
+        for named in [own.as_str(), "/etc/shadow", "/var/lib/svirt/nvram/../a"] {
+            assert_eq!(of(named), [own.as_str()], "{named}");
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::privsep::throttle::{DiskTuning, Throttle};
 
 pub use build::{Inputs, build};
 pub use error::PlanError;
-pub use firmware::variables;
+pub use firmware::stores;
 pub use limits::tuned;
 pub use render::render;
 

@@ -7,6 +7,7 @@ pub mod ask;
 pub mod confinement;
 pub mod dump;
 pub mod helper;
+pub mod nvram;
 pub mod op;
 pub mod order;
 pub mod plug;

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::DomainUuid;
+
 /// The most files of one directory that are told.
 pub const FILES_MAX: usize = 10_000;
 
@@ -62,13 +64,28 @@ pub enum StorageOp {
         /// Absolute path.
         path: String,
     },
-    /// Says whether a domain's store of UEFI variables is there, in the directory of such stores.
+    /// Says whether a domain's own store of UEFI variables is there, in the directory of such stores. Another domain's
+    /// is as one that is not there.
     Variables {
         /// Absolute path.
         path: String,
-        /// Whether it is to go, which no store goes that a domain uses.
-        remove: bool,
+        /// Whose.
+        uuid: DomainUuid,
+        /// What becomes of it.
+        fate: Fate,
     },
+}
+
+/// What becomes of a store that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// Nothing.
+    Stays,
+    /// Nothing, but it is refused what [`Fate::Goes`] would be refused.
+    CouldGo,
+    /// It is removed; none is that a domain uses.
+    Goes,
 }
 
 /// What a new file holds.

@@ -35,10 +35,27 @@ impl Remembered {
     }
 }
 
+/// Which attribute says whose a file is.
+pub const OWNER: &str = "trusted.svirt.domain";
+
+/// The uuid of the domain whose file it is, as it was written; `None` where it is no domain's in particular.
+pub fn owner(fd: impl AsFd) -> io::Result<Option<String>> {
+    text(fd, OWNER)
+}
+
+/// Says whose a file is.
+pub fn set_owner(fd: impl AsFd, uuid: &str) -> io::Result<()> {
+    Ok(fsetxattr(fd, OWNER, uuid.as_bytes(), XattrFlags::empty())?)
+}
+
 /// One attribute; `None` where it is not there, or the file system has none.
 pub fn remembered(fd: impl AsFd, which: Remembered) -> io::Result<Option<String>> {
+    text(fd, which.name())
+}
+
+fn text(fd: impl AsFd, name: &str) -> io::Result<Option<String>> {
     let mut buffer = [0_u8; LABEL_MAX];
-    match fgetxattr(fd, which.name(), &mut buffer[..]) {
+    match fgetxattr(fd, name, &mut buffer[..]) {
         // What is no text was written by nobody who takes part.
         Ok(length) => {
             Ok(buffer.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok()).map(str::to_owned))

@@ -13,6 +13,7 @@ mod isolation;
 mod labels;
 mod metadata;
 mod node;
+mod nvram;
 mod pins;
 mod place;
 mod read;

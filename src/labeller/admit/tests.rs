@@ -5,6 +5,7 @@ use crate::privsep::confinement::{
     BpfInsn, Confinement, LandlockAccess, LandlockRule, LandlockSpec, Rlimit, RlimitKind, RootShmem,
     RootSpec, SeccompProgram,
 };
+use crate::privsep::nvram::own_name;
 use crate::privsep::op::{Access, SpawnVirtiofsd};
 use crate::privsep::op::{DeviceNode, FdGrant, FileIdentity, ImageKind, Spawn};
 use crate::privsep::supervisor::{Lifecycle, LifecycleAction, SupervisorSpec};
@@ -353,6 +354,24 @@ fn a_domain_has_one_store_of_uefi_variables() {
     };
     assert_eq!(made(1), Ok(()));
     assert_eq!(made(2), Err((None, "open-nvram".into())));
+}
+
+#[test]
+fn another_domains_uefi_variables_are_refused_by_their_name() {
+    let settings = Settings::default();
+    let named = |uuid: DomainUuid| {
+        let mut plan = plan(&settings);
+        let (slot, template) = (slot("vars"), slot("template"));
+        let path = "/usr/share/OVMF/OVMF_VARS_4M.fd".into();
+        plan.ops.insert(5, Op::OpenReadable { slot: template.clone(), path });
+        let path = format!("/var/lib/svirt/nvram/{}", own_name(uuid));
+        plan.ops.insert(6, Op::OpenNvram { slot: slot.clone(), path, template });
+        last(&mut plan).fds.push(FdGrant { slot, number: 20 });
+        check(&plan, &settings, true).map_err(|not| (not.op, not.refusal.rule))
+    };
+    assert_eq!(named(plan(&settings).domain.uuid), Ok(()));
+    let refused = named(DomainUuid(uuid::Uuid::from_u128(u128::MAX))).unwrap_err();
+    assert_eq!(refused, (Some(6), "by its name it is another domain's".into()));
 }
 
 #[test]

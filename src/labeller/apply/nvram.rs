@@ -10,13 +10,15 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, fchown};
 use rustix::fs::OFlags;
 
 use super::{Apply, NewLog, kernel, lock_refusal};
-use crate::base::{Layer, Refusal, Slot};
+use crate::base::{DomainUuid, Layer, Refusal, Slot};
 use crate::labeller::journal::Undo;
 use crate::labeller::lease::{Hold, ObjectId};
 use crate::labeller::places::DirectoryUse;
+use crate::privsep::nvram::named_for;
 use crate::privsep::op::{Access, Sharing};
 use crate::sys::lock;
 use crate::sys::path::{self, Found};
+use crate::sys::xattr::{self, OWNER};
 
 /// The largest store, in bytes; those that ship have half a MiB.
 const SIZE_MAX: u64 = 16 << 20;
@@ -57,8 +59,17 @@ impl Apply<'_> {
             Err(other) => return Err(error(other)),
         };
         let fd = match (&there, template) {
-            (Some(found), _) => existing(&directory, &name, path, found)?,
-            (None, Some(template)) => self.copied(&directory, path, template)?,
+            (Some(found), None) => existing(&directory, &name, path, found)?,
+            (Some(found), Some(_)) => {
+                let fd = existing(&directory, &name, path, found)?;
+                self.check_owner(&fd, path)?;
+                fd
+            }
+            (None, Some(template)) => {
+                let fd = self.copied(&directory, path, template)?;
+                self.mark_owner(&fd, path)?;
+                fd
+            }
             (None, None) => path::nameless(&directory, 0o600, OFlags::RDWR).map_err(error)?,
         };
         let found = Found::of(&fd).map_err(error)?;
@@ -88,6 +99,31 @@ impl Apply<'_> {
         }
         self.keep(slot, fd)?;
         Ok(id)
+    }
+
+    /// Variables are those of one domain, by their name or by the mark that they got when they were made: a client may
+    /// name any file of the directory.
+    fn check_owner(&self, fd: &OwnedFd, path: &str) -> Result<(), Refusal> {
+        let uuid = self.plan.domain.uuid;
+        let owned = owned_by(fd, path, uuid);
+        if owned.map_err(|error| kernel("read the owner of", path, &error, "look at its file system"))? {
+            return Ok(());
+        }
+        let rule = "neither its name nor its mark says that it is this domain's";
+        let remedy = format!(
+            "leave <nvram> empty; if the file is meant for this domain alone: setfattr -n {OWNER} -v {uuid} {path}"
+        );
+        Err(Refusal::new(Layer::Policy, "open the UEFI variables", path, rule, remedy))
+    }
+
+    fn mark_owner(&self, fd: &OwnedFd, path: &str) -> Result<(), Refusal> {
+        let uuid = self.plan.domain.uuid;
+        if named_for(path) == Some(uuid) {
+            return Ok(());
+        }
+        let remedy = "leave <nvram> empty, or let images.nvram lie on a file system with extended attributes";
+        xattr::set_owner(fd, &uuid.to_string())
+            .map_err(|error| kernel("mark the owner of", path, &error, remedy))
     }
 
     /// A new file with what the template holds.
@@ -134,6 +170,14 @@ impl Apply<'_> {
         }
         to.sync_all().map_err(error)?;
         Ok(to.into())
+    }
+}
+
+/// Whether UEFI variables are this domain's.
+pub(in crate::labeller) fn owned_by(fd: &OwnedFd, path: &str, uuid: DomainUuid) -> io::Result<bool> {
+    match named_for(path) {
+        Some(owner) => Ok(owner == uuid),
+        None => Ok(xattr::owner(fd)?.is_some_and(|owner| owner == uuid.to_string())),
     }
 }
 

@@ -14,10 +14,12 @@ use rustix::fs::{self, AtFlags, Dir, FallocateFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::apply::kernel;
+use super::apply::nvram::owned_by;
 use super::places::{DirectoryUse, Places};
 use super::server::Server;
-use crate::base::{Layer, Refusal};
-use crate::privsep::storage::{Content, FILES_MAX, FileState, Scanned, StorageOp, Stored};
+use crate::base::{DomainUuid, Layer, Refusal};
+use crate::privsep::nvram::named_for;
+use crate::privsep::storage::{Content, FILES_MAX, Fate, FileState, Scanned, StorageOp, Stored};
 use crate::settings::Settings;
 use crate::sys::lock::{self, ImageLock};
 use crate::sys::path::{self, Found};
@@ -63,25 +65,29 @@ impl Server {
                 self.resize(&directory, name, path, *size, *allocate)
             }
             StorageOp::Scan { path } => scan(&places, path),
-            StorageOp::Variables { path, remove } => self.variables(&places, path, *remove),
+            StorageOp::Variables { path, uuid, fate } => self.variables(&places, path, *uuid, *fate),
         }
     }
 
-    /// A store of UEFI variables: whether it is there, and that it is not any longer.
-    fn variables(&self, places: &Places, path: &str, remove: bool) -> Result<Stored, Refusal> {
+    /// A domain's own store of UEFI variables: whether it is there, and that it is not any longer.
+    fn variables(
+        &self,
+        places: &Places,
+        path: &str,
+        uuid: DomainUuid,
+        fate: Fate,
+    ) -> Result<Stored, Refusal> {
         // It is made by the first start that needs it.
         let place = self.settings.images.nvram.as_str();
         if matches!(fs::statat(fs::CWD, place, AtFlags::empty()), Err(Errno::NOENT)) {
             return Ok(Stored::Variables { there: false });
         }
         let (directory, name) = places.directory_of(path, DirectoryUse::Nvram)?;
-        let there = match path::look(&directory, name.as_ref()) {
-            Ok(_) => true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(kernel("look at", path, &error, "see to its directory")),
-        };
-        if there && remove {
+        let there = is_own(&directory, &name, path, uuid)?;
+        if there && fate != Fate::Stays {
             self.unused(&directory, &name, "remove", path)?;
+        }
+        if there && fate == Fate::Goes {
             fs::unlinkat(&directory, name.as_str(), AtFlags::empty()).map_err(failed("remove", path))?;
             sync(&directory, path)?;
         }
@@ -147,6 +153,26 @@ impl Server {
         File::from(file).sync_all().map_err(io)?;
         Ok(Stored::Done)
     }
+}
+
+/// Whether this is a domain's own store of UEFI variables. Whoever may name any file of the directory does not hear of
+/// those of others.
+fn is_own(directory: &OwnedFd, name: &str, path: &str, uuid: DomainUuid) -> Result<bool, Refusal> {
+    let owner = named_for(path);
+    if owner.is_some_and(|owner| owner != uuid) {
+        return Ok(false);
+    }
+    let found = match path::look(directory, name.as_ref()) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(kernel("look at", path, &error, "see to its directory")),
+    };
+    if owner.is_some() || !found.is(libc::S_IFREG) {
+        return Ok(owner.is_some());
+    }
+    let file = open(directory, name, "look at", path, &found, OFlags::RDONLY)?;
+    owned_by(&file, path, uuid)
+        .map_err(|error| kernel("read the owner of", path, &error, "see its file system"))
 }
 
 /// What a name is, which is to be a regular file.
