@@ -78,6 +78,9 @@ for ($list ? lines($list) : ()) {
     next unless grep { $_ eq $domain } split / /, $of;
     $differences{$_} = [$libvirt, $svirt, $reason] for split / /, $objects;
 }
+# A domain has a device model and a disk at the very least: fewer objects are none that were looked at.
+my $objects = keys %seen;
+print "FAIL $domain: $who: only $objects objects were seen\n" if $objects < 3;
 for my $object (sort { $a cmp $b } keys %{ { %seen, %planned } }) {
     my ($theirs, $ours) = ($seen{$object} // 'nothing', @all ? $planned{$object} // 'nothing' : 'the domain is refused');
     my $known = delete $differences{$object};

@@ -75,5 +75,5 @@ if [ -e /payload/nested.kernel ]; then
     is "the bridge has no port left" "$(ls /sys/class/net/svirtbr0/brif | wc -l)" 0
     rm -r $mounted
 else
-    echo "note skipped: no guest inside the VM: its kernel could not be had, see test-vms/run"
+    fail "a guest runs inside the VM" "its kernel could not be had: see what test-vms/run said before it started the VM"
 fi
