@@ -12,7 +12,8 @@ use supervisor_rig::{Rig, Wish, ask_on, greet, play, possible, possible_with_qem
 use svirt::base::{Layer, Slot};
 use svirt::privsep::plug::{PlugSteps, SetGrant, Top, UnplugSteps};
 use svirt::privsep::supervisor::{Answer, Ended, Report, Verb};
-use svirt::qmp::LINE_MAX;
+use svirt::privsep::throttle::{DiskTuning, Throttle};
+use svirt::qmp::{LINE_MAX, PENDING_MAX};
 use svirt::sys::{cred, memfd, pidfd, process, scm};
 
 fn qemu() -> Wish {
@@ -267,6 +268,27 @@ fn a_guest_that_cannot_be_asked_for_memory_does_not_run() {
         let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
         assert!(refusal.rule.contains("No balloon device"), "{refusal}");
     }
+}
+
+#[test]
+fn no_guest_runs_before_its_disks_are_limited() {
+    if !possible() {
+        return;
+    }
+    // More than may wait for their answers on the monitor at once.
+    let limited = |number| Throttle { device: format!("disk{number}"), tuning: DiskTuning::default() };
+    let throttles: Vec<Throttle> = (0..PENDING_MAX + 1).map(limited).collect();
+    let rig = Rig::new(Wish { throttles: throttles.clone(), ..Wish::default() });
+    assert!(!greet(rig.monitor.as_ref().unwrap(), "cont").is_empty(), "all are taken, and it goes on");
+    let rig = Rig::new(Wish { throttles, ..Wish::default() });
+    let mut monitor = rig.monitor.as_ref().unwrap();
+    let id = greet(monitor, "block_set_io_throttle");
+    let error = r#"{"class": "GenericError", "desc": "no such limit"}"#;
+    monitor.write_all(format!("{{\"error\": {error}, \"id\": \"{id}\"}}\n").as_bytes()).unwrap();
+    assert_eq!(rig.report().unwrap(), Report::Greeted);
+    assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }));
+    let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
+    assert!(refusal.rule.contains("no such limit"), "{refusal}");
 }
 
 #[test]

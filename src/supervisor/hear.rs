@@ -64,7 +64,7 @@ impl Server {
         match (purpose, outcome) {
             (Purpose::StartStatus, Ok(value)) => self.advance(Input::Status(run_state(&value))),
             (Purpose::StartContinue, Ok(_)) => self.advance(Input::Continued),
-            (Purpose::StartBalloon | Purpose::StartLink, Ok(_)) => {
+            (Purpose::StartBalloon | Purpose::StartLink | Purpose::StartThrottle, Ok(_)) => {
                 let next = self.gate.book.sealed().and_then(|proof| self.prepare(proof));
                 self.act_on(next);
             }
@@ -82,7 +82,6 @@ impl Server {
                 failure.to_string(),
                 "leave <currentMemory> out, or check that the definition has a <memballoon>",
             )),
-            (Purpose::StartThrottle, Ok(_)) => {}
             (Purpose::StartThrottle, Err(failure)) => self.fail(Refusal::new(
                 Layer::DeviceModel,
                 "limit",
@@ -139,10 +138,6 @@ impl Server {
             Action::Seal => {
                 let proof = self.gate.seal();
                 self.report(&Report::Sealed { notifications: self.gate.book.passed() });
-                // QEMU answers in order: one that it refuses is known before the guest runs.
-                for throttle in std::mem::take(&mut self.throttles) {
-                    self.command("block_set_io_throttle", &throttle.arguments(), Purpose::StartThrottle);
-                }
                 self.prepare(proof)
             }
             Action::Load(fd) => {
@@ -165,6 +160,8 @@ impl Server {
         if let Some(alias) = self.links_down.pop() {
             let (execute, arguments) = super::ask::set_link(&alias, false);
             self.command(execute, &arguments, Purpose::StartLink);
+        } else if let Some(throttle) = self.throttles.pop() {
+            self.command("block_set_io_throttle", &throttle.arguments(), Purpose::StartThrottle);
         } else if let Some(bytes) = self.balloon.take() {
             // A guest without a driver keeps what it has, as with every later request; whether QEMU takes it counts.
             self.command("balloon", &json!({ "value": bytes }), Purpose::StartBalloon);

@@ -16,6 +16,7 @@ use svirt::base::{DomainName, DomainRef, DomainUuid, Slot};
 use svirt::privsep::confinement::{BpfInsn, SeccompProgram};
 use svirt::privsep::op::FdGrant;
 use svirt::privsep::supervisor::*;
+use svirt::privsep::throttle::Throttle;
 use svirt::sys::{cred, memfd, packet, pidfd, process, pty, scm, seccomp};
 
 pub const UID: u32 = 262_000;
@@ -83,6 +84,8 @@ pub struct Wish {
     pub paused: bool,
     /// What the guest is asked to keep of its memory, in bytes.
     pub balloon: Option<u64>,
+    /// What its disks may do.
+    pub throttles: Vec<Throttle>,
     pub vnc_max: u32,
     /// Whether the supervisor keeps root's privileges, which it must refuse.
     pub privileged: bool,
@@ -184,7 +187,7 @@ impl Rig {
             incoming: None,
             balloon: wish.balloon,
             links_down: Vec::new(),
-            throttles: Vec::new(),
+            throttles: wish.throttles.clone(),
             lifecycle: Lifecycle {
                 on_poweroff: LifecycleAction::Destroy,
                 on_reboot: LifecycleAction::Restart,
