@@ -104,7 +104,8 @@ impl DiskTuning {
         Ok(())
     }
 
-    /// What QEMU would refuse of it: a burst without what it is a burst of.
+    /// What QEMU would refuse of it (`throttle_is_valid`): a burst without what it is a burst of, one that is too long
+    /// for what it lets through, or the size of an operation where none are counted.
     pub fn check_bursts(&self) -> Result<(), String> {
         for at in 0..6 {
             let names = (DISK_LIMITS.get(at), DISK_LIMITS.get(at + 6));
@@ -121,6 +122,15 @@ impl DiskTuning {
             if self.limit(at + 12) != 0 && self.limit(at + 6) == 0 {
                 return Err(format!("'{burst}_length' is set without '{burst}'"));
             }
+            if LIMIT_MAX.checked_div(self.limit(at + 6)).is_some_and(|longest| self.limit(at + 12) > longest)
+            {
+                return Err(format!(
+                    "'{burst}_length' is too long for '{burst}': their product is at most {LIMIT_MAX}"
+                ));
+            }
+        }
+        if self.limit(18) != 0 && (3..6).all(|at| self.limit(at) == 0) {
+            return Err("'size_iops_sec' is set without a limit of iops_sec".into());
         }
         Ok(())
     }
@@ -154,6 +164,7 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -188,9 +199,49 @@ mod tests {
         assert!(tuned(&[(0, 1), (2, 1)]).check().is_err());
         assert!(tuned(&[(0, LIMIT_MAX + 1)]).check().is_err());
         assert!(DiskTuning { group: Some("a b".into()), ..DiskTuning::default() }.check().is_err());
-        for wrong in [tuned(&[(6, 5)]), tuned(&[(3, 10), (9, 5)]), tuned(&[(3, 10), (15, 5)])] {
-            assert!(wrong.check_bursts().is_err(), "{wrong:?}");
+        for wrong in [
+            &[(6, 5)][..],
+            &[(3, 10), (9, 5)],
+            &[(3, 10), (15, 5)],
+            &[(0, 10), (18, 4096)],
+            &[(3, 1), (9, 1_000_000_000), (15, 2_000_000)],
+        ] {
+            assert!(tuned(wrong).check_bursts().is_err(), "{wrong:?}");
         }
+        assert!(tuned(&[(5, 10), (18, 4096)]).check_bursts().is_ok());
         assert!(tuned(&[(3, 10), (9, 50), (15, 5)]).check_bursts().is_ok());
+    }
+
+    /// QEMU's rules, bucket by bucket: average, most, and the length of a burst, which is 1 where nobody says it.
+    fn qemu_takes(tuning: &DiskTuning) -> bool {
+        let bucket = |at: usize| (tuning.limit(at), tuning.limit(at + 6), tuning.limit(at + 12).max(1));
+        let both =
+            |first: usize| tuning.limit(first) > 0 && tuning.limit(first + 1) + tuning.limit(first + 2) > 0;
+        let counts = (3..6).any(|at| tuning.limit(at) > 0);
+        let sound = |(average, most, length): (u64, u64, u64)| match most {
+            0 => average <= LIMIT_MAX && length == 1,
+            _ => {
+                let all = u128::from(most) * u128::from(length);
+                0 < average && average <= most && all <= u128::from(LIMIT_MAX)
+            }
+        };
+        ![0, 3, 6, 9].into_iter().any(both)
+            && (tuning.limit(18) == 0 || counts)
+            && (0..6).map(bucket).all(sound)
+    }
+
+    proptest! {
+        #[test]
+        fn qemu_takes_what_is_let_through(
+            limits in proptest::collection::vec(
+                prop_oneof![6 => Just(0_u64), 2 => 1_u64..4, 1 => (0_u32..16).prop_map(|zeros| 10_u64.pow(zeros))], 19,
+            ),
+        ) {
+            let limits = <[u64; 19]>::try_from(limits).unwrap_or_default();
+            let tuning = DiskTuning { limits, group: None };
+            if tuning.check().and_then(|()| tuning.check_bursts()).is_ok() {
+                prop_assert!(qemu_takes(&tuning), "{tuning:?}");
+            }
+        }
     }
 }
