@@ -1,6 +1,7 @@
 //! One call: its arguments, and the only way from it to a domain, which asks for permission first.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::error::{Code, Failure, From};
 use super::needs::{Need, needs};
@@ -28,6 +29,8 @@ pub(super) type Answer = Result<Vec<u8>, Failure>;
 /// A domain on which this call's permissions were checked.
 pub(super) struct Target<'a> {
     manager: &'a Manager,
+    /// When the call came; a guest's agent has one time for all that a call asks it.
+    pub(super) since: Instant,
     /// The domain, as it was when the call came.
     pub(super) domain: Domain,
 }
@@ -208,7 +211,7 @@ impl<'a> Call<'a> {
         let missing = || Failure::no_domain(uuid, reference.name);
         let domain = self.view.manager.by_uuid(uuid).map_err(|_| missing())?;
         self.permit(&domain, flags, missing)?;
-        Ok(Target { manager: &self.view.manager, domain })
+        Ok(Target { manager: &self.view.manager, since: Instant::now(), domain })
     }
 
     /// The domain that is looked up.

@@ -45,19 +45,22 @@ const HMP: u32 = 1;
 /// The longest command that a person may write, in bytes; the supervisor takes no longer line.
 const COMMAND_MAX: usize = 3072;
 
-/// Has the guest's agent do one thing.
+/// Has the guest's agent do one thing. However many things a call asks, they have one time together: a guest that answers
+/// each at the last moment holds nobody up for longer.
 pub(super) fn ask(target: &Target<'_>, execute: &str, arguments: Value) -> Result<Value, Failure> {
     let mut command = json!({ "execute": execute });
     if let (Some(command), false) = (command.as_object_mut(), arguments.is_null()) {
         command.insert("arguments".into(), arguments);
     }
     let (manager, uuid) = target.parts();
-    Ok(manager.agent(uuid, &command, Some(PATIENCE), true)?)
+    let left = PATIENCE.checked_sub(target.since.elapsed()).filter(|left| !left.is_zero());
+    let late = || ManagerError::AgentSilent("the agent took too long for what was asked in one call".into());
+    Ok(manager.agent(uuid, &command, Some(left.ok_or_else(late)?), true)?)
 }
 
 /// How long an agent may take to say that it cannot suspend its guest.
 pub(super) const FALLING_ASLEEP: Duration = Duration::from_secs(5);
-/// How long an agent may take; freezing file systems may mean writing a lot.
+/// How long an agent may take for all that one call asks it; freezing file systems may mean writing a lot.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// By the agent where that is asked for, else by the power button.
