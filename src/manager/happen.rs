@@ -41,8 +41,8 @@ impl Manager {
             _ => {}
         }
         if let Happening::DeviceDeleted { alias } = &happening {
-            if alias.strip_prefix("vcpu").is_some_and(|number| number.parse::<u32>().is_ok()) {
-                return self.released_vcpu(uuid);
+            if let Some(number) = alias.strip_prefix("vcpu").and_then(|number| number.parse().ok()) {
+                return self.released_vcpu(uuid, id, number);
             }
             return self.released(uuid, alias);
         }

@@ -1,5 +1,6 @@
 //! What of a running domain changes while it runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Definition;
@@ -14,6 +15,8 @@ pub struct Runtime {
     pub agent: bool,
     /// Whether a person has asked its monitor something by hand.
     pub tainted: bool,
+    /// Virtual CPUs that the guest was asked to let go and had not when it was looked last.
+    pub(super) leaving: BTreeSet<u32>,
     /// What it was started with, where that has changed since.
     pub(super) started: Option<Arc<Definition>>,
     /// What was made for it when it started.

@@ -1,7 +1,8 @@
 //! Virtual CPUs of a domain that runs: more of those that it may have are plugged in, and the guest is asked to let those
 //! that were plugged in go again.
 
-use std::sync::PoisonError;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,6 +15,8 @@ use crate::privsep::ask::{Ask, CpuPlace};
 
 /// How long a guest may take to let a virtual CPU go; libvirt waits as long.
 const LET_GO: Duration = Duration::from_secs(5);
+/// How long it may take for all that are taken out in one call.
+const LET_ALL_GO: Duration = Duration::from_secs(60);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -60,7 +63,9 @@ impl Definition {
         }
         let answer = Control::connect(control).and_then(|mut control| control.ask(query("query-cpus-fast")));
         let count = answer.ok().and_then(|answer| u32::try_from(answer.as_array()?.len()).ok());
-        let Some(count) = count.filter(|count| *count > self.current_vcpus) else { return self };
+        let Some(count) = count.filter(|count| (self.current_vcpus + 1..=self.vcpus).contains(count)) else {
+            return self;
+        };
         let edited = self.edited(|tree| {
             tree.set_current_vcpus(count);
             Ok(())
@@ -76,10 +81,12 @@ impl Manager {
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         let places = self.places(uuid)?;
         let taken = places.iter().filter(|place| place.taken).count();
+        let there = |number: &u32| places.get(*number as usize).is_some_and(|place| place.taken);
+        self.leaving(uuid, |leaving| leaving.retain(there));
         let wanted = count as usize;
         if wanted < taken {
             self.may_take_vcpus(uuid)?;
-            return self.take_vcpus(uuid, &places, taken - wanted);
+            return self.take_vcpus(uuid, &places, taken, taken - wanted);
         }
         let free = places.iter().enumerate().filter(|(_, place)| !place.taken);
         for (done, (at, place)) in free.take(wanted - taken).enumerate() {
@@ -113,7 +120,13 @@ impl Manager {
     }
 
     /// Takes so many out, the last ones first; those that the guest was started with it keeps.
-    fn take_vcpus(&self, uuid: DomainUuid, places: &[Place], count: usize) -> Result<(), ManagerError> {
+    fn take_vcpus(
+        &self,
+        uuid: DomainUuid,
+        places: &[Place],
+        taken: usize,
+        count: usize,
+    ) -> Result<(), ManagerError> {
         let plugged = places.iter().enumerate().rev().filter(|(_, place)| place.plugged);
         let numbers: Vec<u32> =
             plugged.take(count).filter_map(|(number, _)| u32::try_from(number).ok()).collect();
@@ -122,50 +135,71 @@ impl Manager {
                         a guest keeps those that it was started with; use --config and start it again";
             return Err(ManagerError::Argument(text.into()));
         }
-        for number in numbers {
-            self.ask(uuid, Ask::UnplugCpu { number })?;
-            self.wait_for_vcpu(uuid, number)?;
-            self.count_vcpus(uuid)?;
+        let by = Instant::now() + LET_ALL_GO;
+        for (done, number) in numbers.into_iter().enumerate() {
+            // Before it is asked, so that its word that it has is believed.
+            self.leaving(uuid, |leaving| leaving.insert(number));
+            self.ask(uuid, Ask::UnplugCpu { number }).inspect_err(|_| {
+                self.leaving(uuid, |leaving| leaving.remove(&number));
+            })?;
+            self.wait_for_vcpu(uuid, number, by.min(Instant::now() + LET_GO))?;
+            self.leaving(uuid, |leaving| leaving.remove(&number));
+            self.show_vcpus(uuid, taken - done - 1)?;
         }
         Ok(())
     }
 
-    /// Waits until the guest has let a virtual CPU go.
-    fn wait_for_vcpu(&self, uuid: DomainUuid, number: u32) -> Result<(), ManagerError> {
-        let until = Instant::now() + LET_GO;
+    /// Waits until the guest has let a virtual CPU go, and no longer than until then.
+    fn wait_for_vcpu(&self, uuid: DomainUuid, number: u32, until: Instant) -> Result<(), ManagerError> {
+        let late = "vcpu unplug request timed out. Unplug result must be manually inspected in the domain";
         loop {
-            let places = self.places(uuid)?;
+            let answer = self.ask_each(uuid, vec![query("query-hotpluggable-cpus")], until).pop().flatten();
+            let Some(places) = answer.as_ref().and_then(places) else {
+                return Err(ManagerError::Late(late.into()));
+            };
             if !places.get(number as usize).is_some_and(|place| place.taken) {
                 return Ok(());
             }
             if Instant::now() >= until {
-                let text =
-                    "vcpu unplug request timed out. Unplug result must be manually inspected in the domain";
-                return Err(ManagerError::Late(text.into()));
+                return Err(ManagerError::Late(late.into()));
             }
             std::thread::sleep(LOOK);
         }
     }
 
-    /// Shows as many as there are.
-    fn count_vcpus(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
-        let taken = self.places(uuid)?.iter().filter(|place| place.taken).count();
-        self.show_vcpus(uuid, taken)
+    /// What is done with the virtual CPUs that a domain was asked to let go.
+    fn leaving<T: Default>(&self, uuid: DomainUuid, with: impl FnOnce(&mut BTreeSet<u32>) -> T) -> T {
+        let mut table = self.table();
+        let live = table.get(uuid).and_then(|domain| domain.live.as_mut());
+        live.map(|live| with(&mut Arc::make_mut(live).runtime.leaving)).unwrap_or_default()
     }
 
-    /// A guest has let a virtual CPU go, perhaps long after it was asked.
-    pub(super) fn released_vcpu(&self, uuid: DomainUuid) {
-        let Some(domain) = self.by_uuid(uuid).ok() else { return };
+    /// A guest has let a virtual CPU go, perhaps long after it was asked. The device model says so: nobody asks it back,
+    /// and one that was not asked for is not believed.
+    pub(super) fn released_vcpu(&self, uuid: DomainUuid, id: i32, number: u32) {
+        let (Ok(domain), Ok(live)) = (self.by_uuid(uuid), self.live(uuid)) else { return };
+        if live.id != id || !live.runtime.leaving.contains(&number) {
+            return;
+        }
         // Whoever waits for it already does the rest.
         let Ok(_job) = domain.job.try_lock() else { return };
-        if let Err(error) = self.count_vcpus(uuid) {
-            tracing::warn!(%uuid, %error, "how many virtual CPUs it has is not known");
+        if !self.leaving(uuid, |leaving| leaving.remove(&number)) {
+            return;
+        }
+        let left = self.live(uuid).ok().and_then(|live| Some(live.definition.as_ref()?.current_vcpus));
+        let shown = left.map(|before| self.show_vcpus(uuid, before.saturating_sub(1) as usize));
+        if let Some(Err(error)) = shown {
+            tracing::warn!(%uuid, %error, "how many virtual CPUs it has is not shown");
         }
     }
 
+    /// Shows so many, and no number that it cannot have, whatever the device model says.
     fn show_vcpus(&self, uuid: DomainUuid, count: usize) -> Result<(), ManagerError> {
+        let live = self.live(uuid)?;
+        let most = live.definition.as_ref().map_or(1, |definition| definition.vcpus).max(1);
+        let count = u32::try_from(count).unwrap_or(u32::MAX).clamp(1, most);
         self.replace_live(uuid, None, |tree| {
-            tree.set_current_vcpus(u32::try_from(count).unwrap_or(u32::MAX));
+            tree.set_current_vcpus(count);
             Ok(())
         })
     }
@@ -197,6 +231,42 @@ mod tests {
         );
         for wrong in [json!(null), json!([{}]), json!([{"type": 1, "props": {"socket-id": -1}}])] {
             assert_eq!(places(&wrong), None);
+        }
+    }
+
+    struct Deaf;
+
+    impl crate::manager::Sink for Deaf {
+        fn tell(&self, _event: &crate::manager::Event) {}
+    }
+
+    #[test]
+    fn a_device_model_is_believed_of_cpus_that_were_asked_to_go_and_once() {
+        use crate::conf::facts::HostFacts;
+        use crate::manager::{Memory, StartFlags};
+        use crate::privsep::ask::Happening;
+        use crate::settings::Settings;
+
+        let (settings, facts) = (Settings::default(), HostFacts::default());
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
+        let xml = "<domain type='test'><name>a</name><memory>1024</memory><vcpu current='3'>4</vcpu>\
+            <os><type>hvm</type></os></domain>";
+        let uuid = DomainUuid(uuid::Uuid::from_u128(9));
+        let strict = crate::conf::definition::Strictness::Strict;
+        manager.define(manager.read(xml, uuid, strict).unwrap(), 0).unwrap();
+        manager.start(uuid, StartFlags::default()).unwrap();
+        let id = manager.live(uuid).unwrap().id;
+        let shown = || manager.live(uuid).unwrap().definition.as_ref().unwrap().current_vcpus;
+        let gone = |number: u32| {
+            manager.happened(uuid, id, Happening::DeviceDeleted { alias: format!("vcpu{number}") });
+            shown()
+        };
+        assert_eq!(gone(2), 3, "nobody asked for it");
+        manager.leaving(uuid, |leaving| leaving.insert(2));
+        assert_eq!([gone(1), gone(2), gone(2)], [3, 2, 2]);
+        for (told, believed) in [(0, 1), (3, 3), (usize::MAX, 4)] {
+            manager.show_vcpus(uuid, told).unwrap();
+            assert_eq!(shown(), believed);
         }
     }
 }
