@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use supervisor_rig::{Rig, Wish, ask_on, greet, play, possible, possible_with_qemu, read_until};
 use svirt::base::{Layer, Slot};
+use svirt::privsep::ask::Ask;
 use svirt::privsep::plug::{PlugSteps, SetGrant, Top, UnplugSteps};
-use svirt::privsep::supervisor::{Answer, Ended, Report, Verb};
+use svirt::privsep::supervisor::{Answer, Ended, Lifecycle, LifecycleAction, Report, Verb};
 use svirt::privsep::throttle::{DiskTuning, Throttle};
 use svirt::qmp::{LINE_MAX, PENDING_MAX};
 use svirt::sys::{cred, memfd, pidfd, process, scm};
@@ -345,6 +346,40 @@ fn the_definition_decides_what_follows_a_guests_end() {
     rig.monitor.as_ref().unwrap().write_all(sent.as_bytes()).unwrap();
     assert_eq!(names.recv_timeout(Duration::from_secs(10)).unwrap(), "system_reset");
     assert_eq!(names.recv_timeout(Duration::from_secs(10)).unwrap(), "cont");
+}
+
+#[test]
+fn actions_that_qemu_refuses_are_not_acted_by() {
+    if !possible() {
+        return;
+    }
+    let all = LifecycleAction::Preserve;
+    let lifecycle = Lifecycle { on_poweroff: all, on_reboot: all, on_crash: all };
+    let ended = "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-shutdown\"}}\r\n";
+    for (outcome, next) in [
+        ("error\": {\"class\": \"GenericError\", \"desc\": \"no\"}", "quit"),
+        ("return\": {}", "query-status"),
+    ] {
+        let rig = Rig::new(Wish { paused: true, ..Wish::default() });
+        let monitor = rig.monitor.as_ref().unwrap();
+        let played = monitor.try_clone().unwrap();
+        let peer = std::thread::spawn(move || greet(&played, "set-action"));
+        rig.started();
+        let mut client = rig.connect("control");
+        let mut verb = serde_json::to_vec(&Verb::Ask(Ask::SetLifecycle { lifecycle })).unwrap();
+        verb.push(b'\n');
+        client.write_all(&verb).unwrap();
+        let id = peer.join().unwrap();
+        let mut speak = monitor;
+        speak.write_all(format!("{{\"{outcome}, \"id\": \"{id}\"}}\r\n{ended}").as_bytes()).unwrap();
+        let answer: Answer = serde_json::from_str(&read_until(&mut client, "\n")).unwrap();
+        assert_eq!(answer == Answer::Done, next != "quit", "{answer:?}");
+        // Where nothing follows from the guest's end, the next command is what is asked then.
+        client.write_all(b"{\"verb\":\"status\"}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(monitor.try_clone().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains(next), "{line}");
+    }
 }
 
 /// Sends a plug's verb with its description, as root's labeller does; the answer comes on the stream.

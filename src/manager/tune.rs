@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
-use crate::driver::tuned;
+use crate::driver::{DriverError, tuned};
 use crate::privsep::ask::Ask;
 use crate::privsep::op::Op;
 use crate::privsep::request::Described;
@@ -85,17 +85,30 @@ impl Manager {
         if impact.live {
             let live = self.live(uuid)?;
             let lacks = || ManagerError::state("svirtd has no definition of what runs");
-            let now = live.definition.as_ref().ok_or_else(lacks)?.edited(edit)?.to_start()?;
-            let lifecycle = of(&now);
-            restarts(lifecycle)?;
-            self.ask(uuid, Ask::SetLifecycle { lifecycle })?;
-            self.core.labeller(&self.settings)?.note_lifecycle(uuid, lifecycle)?;
+            let definition = live.definition.as_ref().ok_or_else(lacks)?;
+            let now = of(&definition.edited(edit)?.to_start()?);
+            restarts(now)?;
+            self.act_by(uuid, of(&definition.to_start()?), now)?;
             self.replace_live(uuid, None, edit)?;
         }
         if impact.config {
             self.edit(uuid, edit)?;
         }
         Ok(())
+    }
+
+    /// Has QEMU and its supervisor act by other actions. They are noted before that, as what holds for every supervisor
+    /// that follows: whoever is lost in between has promised nobody what a successor would not do.
+    fn act_by(&self, uuid: DomainUuid, before: Lifecycle, lifecycle: Lifecycle) -> Result<(), ManagerError> {
+        let mut labeller = self.core.labeller(&self.settings)?;
+        labeller.note_lifecycle(uuid, lifecycle)?;
+        let asked = self.ask(uuid, Ask::SetLifecycle { lifecycle });
+        if let Err(ManagerError::Driver(DriverError::Refusal(_))) = &asked
+            && let Err(error) = labeller.note_lifecycle(uuid, before)
+        {
+            tracing::error!(%uuid, %error, "actions that QEMU refused are noted for the supervisors that follow");
+        }
+        asked.map(drop)
     }
 
     /// Changes what a domain is tuned to. What cannot be kept is not put into force either.

@@ -6,7 +6,7 @@ use super::monitor::Purpose;
 use super::serve::Server;
 use crate::base::{Layer, Refusal};
 use crate::privsep::ask::{Ask, CpuPlace};
-use crate::privsep::supervisor::{Answer, LifecycleAction};
+use crate::privsep::supervisor::{Answer, Lifecycle, LifecycleAction};
 
 /// The longest answer that is passed on, in bytes; a client takes a little more.
 const RETURNED_MAX: usize = 512 << 10;
@@ -14,8 +14,8 @@ const RETURNED_MAX: usize = 512 << 10;
 const BALLOON: &str = "/machine/peripheral/balloon0";
 
 impl Server {
-    /// Sends what a client asks; the reply comes back with `purpose`.
-    pub(super) fn ask(&mut self, client: u64, ask: &Ask, purpose: Purpose) {
+    /// Sends what a client asks; the reply comes back for its ticket.
+    pub(super) fn ask(&mut self, client: u64, ask: &Ask, ticket: u64) {
         if !ask.is_bounded() {
             let refusal = Refusal::new(
                 Layer::Policy,
@@ -29,12 +29,19 @@ impl Server {
         if *ask == Ask::Reboot {
             self.stay_at_poweroff(true);
         }
-        if let Ask::SetLifecycle { lifecycle } = ask {
-            // Half of a reboot that goes on is forgotten with the action that it had changed.
-            (self.lifecycle, self.rebooting) = (*lifecycle, false);
-        }
+        let purpose = match ask {
+            Ask::SetLifecycle { lifecycle } => Purpose::Actions(ticket, *lifecycle),
+            _ => Purpose::Client(ticket),
+        };
         let (execute, arguments) = command(ask);
         self.command(execute, &arguments, purpose);
+    }
+
+    /// QEMU has taken other lifecycle actions: they are the supervisor's too, also where nobody waits for the answer any
+    /// longer.
+    pub(super) fn actions_set(&mut self, lifecycle: Lifecycle) {
+        // Half of a reboot that goes on is forgotten with the action that it had changed.
+        (self.lifecycle, self.rebooting) = (lifecycle, false);
     }
 
     /// Has QEMU stay when the guest powers off, because that is half of a reboot, or go again as the definition says.

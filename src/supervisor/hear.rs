@@ -105,6 +105,12 @@ impl Server {
                 "see what QEMU said on standard error",
             )),
             (Purpose::Client(ticket), outcome) => self.answered(ticket, outcome),
+            (Purpose::Actions(ticket, lifecycle), outcome) => {
+                if outcome.is_ok() {
+                    self.actions_set(lifecycle);
+                }
+                self.answered(ticket, outcome);
+            }
             (Purpose::Lifecycle, _) => {}
             (Purpose::Plug(ticket), outcome) => self.plug_reply(ticket, outcome),
             (Purpose::Picture(_) | Purpose::PictureFile(_), outcome) => self.picture_reply(purpose, outcome),

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde_json::Value;
 
+use crate::privsep::supervisor::Lifecycle;
 use crate::qmp::{Decoder, Heard, QmpError, Session};
 use crate::sys::scm;
 
@@ -44,6 +45,8 @@ pub(super) enum Purpose {
     StartLoaded,
     /// Number of a client that waits for the answer.
     Client(u64),
+    /// The same for one that asked for other lifecycle actions, with these.
+    Actions(u64, Lifecycle),
     /// Ticket of whoever waits for a picture.
     Picture(u64),
     /// The same, while QEMU gets the file for pictures.

@@ -68,9 +68,10 @@ impl Server {
     }
 
     fn forward(&mut self, client: u64, verb: Verb, now: Instant) {
-        let purpose = Purpose::Client(self.control.wait(client, verb.clone(), now));
+        let ticket = self.control.wait(client, verb.clone(), now);
+        let purpose = Purpose::Client(ticket);
         match verb {
-            Verb::Ask(ask) => self.ask(client, &ask, purpose),
+            Verb::Ask(ask) => self.ask(client, &ask, ticket),
             Verb::Pause => self.command("stop", &Value::Null, purpose),
             Verb::Shutdown => {
                 self.stay_at_poweroff(false);
