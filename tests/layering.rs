@@ -37,7 +37,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("store", &["base"]),
     ("manager", &["base", "conf", "driver", "privsep", "settings", "store"]),
     ("storage", &["base", "conf", "driver", "image", "manager", "privsep", "settings", "store"]),
-    ("remote", &["access", "base", "conf", "driver", "manager", "privsep", "rpc", "settings", "storage"]),
+    (
+        "remote",
+        &["access", "base", "conf", "driver", "manager", "privsep", "rpc", "settings", "storage", "sys"],
+    ),
     (
         "server",
         &[

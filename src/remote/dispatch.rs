@@ -14,6 +14,7 @@ use crate::manager::Live;
 use crate::rpc::{
     self, ErrorBody, Header, Kind, Packet, PacketStatus, PacketType, Procedure, Program, QemuProcedure,
 };
+use crate::sys::handed::Handed;
 
 /// What is to be done about a packet.
 pub enum Outcome {
@@ -117,15 +118,15 @@ enum Route {
 impl Service {
     /// Decides what becomes of one packet that came without descriptors.
     pub fn packet(self: &Arc<Self>, session: &Arc<Session>, packet: Packet) -> Outcome {
-        self.packet_with(session, packet, Vec::new())
+        self.packet_with(session, packet, None)
     }
 
-    /// Decides what becomes of one packet. Descriptors that its call has no use for are closed.
+    /// Decides what becomes of one packet, and of a descriptor that came with it.
     pub fn packet_with(
         self: &Arc<Self>,
         session: &Arc<Session>,
         mut packet: Packet,
-        fds: Vec<OwnedFd>,
+        handed: Option<Handed>,
     ) -> Outcome {
         let header = packet.header;
         let program = Program::of(header.program, header.version);
@@ -139,7 +140,7 @@ impl Service {
             },
             (Some(PacketType::StreamHole), Some(Program::Remote)) => Outcome::Stream(hole(&packet)),
             (Some(PacketType::Call | PacketType::CallWithFds), _) => self
-                .call(session, program, &mut packet, fds)
+                .call(session, program, &mut packet, handed)
                 .unwrap_or_else(|failure| refuse(&header, &failure)),
             // libvirt drops what makes no sense here, and so do we.
             _ => Outcome::Nothing,
@@ -151,7 +152,7 @@ impl Service {
         session: &Arc<Session>,
         program: Option<Program>,
         packet: &mut Packet,
-        fds: Vec<OwnedFd>,
+        handed: Option<Handed>,
     ) -> Result<Outcome, Failure> {
         let header = packet.header;
         let rpc = |text| Failure { code: Code::Rpc, from: From::Rpc, message: text };
@@ -197,7 +198,7 @@ impl Service {
             }
             Route::Console => console(&call, header).map(Outcome::Console),
             Route::Transfer(open) => open(&call, header).map(Outcome::Transfer),
-            Route::OpenGraphics => display::open(&call, header, fds).map(Outcome::Relay),
+            Route::OpenGraphics => display::open(&call, header, handed).map(Outcome::Relay),
             Route::OpenGraphicsFd => {
                 let open = display::open_fd(&call)?;
                 Ok(Outcome::Descriptors(Box::new(move || match open() {

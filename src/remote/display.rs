@@ -1,7 +1,6 @@
 //! Displays of domains that run: pictures of them, and connections to them.
 
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -12,13 +11,13 @@ use crate::driver::Picture;
 use crate::manager::{Live, Manager};
 use crate::privsep::supervisor::Graphics;
 use crate::rpc::{self, Encode, Encoder, Header, STREAM_CHUNK};
+use crate::sys::handed::Handed;
 
 /// A display that a client is to be joined with.
 pub struct Relay {
     /// The call.
     pub header: Header,
-    /// The client's own end.
-    pub theirs: UnixStream,
+    theirs: Handed,
     open: Connect,
 }
 
@@ -26,8 +25,8 @@ pub struct Relay {
 type Connect = Box<dyn FnOnce() -> Result<UnixStream, Failure> + Send>;
 
 impl Relay {
-    /// Connects to the display: the client's end and that one; else the bytes of an error. It may wait.
-    pub fn open(self) -> Result<(UnixStream, UnixStream), Vec<u8>> {
+    /// Connects to the display: the client's end, and that one; else the bytes of an error. It may wait.
+    pub fn open(self) -> Result<(Handed, UnixStream), Vec<u8>> {
         match (self.open)() {
             Ok(ours) => Ok((self.theirs, ours)),
             Err(failure) => Err(super::dispatch::reply(&self.header, Err(failure))),
@@ -71,18 +70,17 @@ pub(super) fn open_fd(call: &Call<'_>) -> Result<Connect, Failure> {
 }
 
 /// A connection to a display, joined with what the client has handed in.
-pub(super) fn open(call: &Call<'_>, header: Header, fds: Vec<OwnedFd>) -> Result<Relay, Failure> {
+pub(super) fn open(call: &Call<'_>, header: Header, handed: Option<Handed>) -> Result<Relay, Failure> {
     let open = display(call)?;
-    let wrong = |text: &str| Failure::new(Code::InvalidArgument, From::Domain, text);
-    let mut fds = fds.into_iter();
-    let (Some(theirs), None) = (fds.next(), fds.next()) else {
-        return Err(wrong("exactly one descriptor comes with this call"));
+    // A copy: only a socket is asked for its peer, and to close a copy waits for nobody.
+    let connected = |handed: &Handed| {
+        let copy = handed.stream().and_then(|stream| stream.try_clone_to_owned().ok());
+        copy.is_some_and(|copy| UnixStream::from(copy).peer_addr().is_ok())
     };
-    let theirs = UnixStream::from(theirs);
-    // It has no peer's address where it is something else.
-    if theirs.peer_addr().is_err() {
-        return Err(wrong("the descriptor must be a socket: a unix one that is connected"));
-    }
+    let theirs = handed.filter(connected).ok_or_else(|| {
+        let text = "exactly one descriptor comes with this call: a unix socket that carries a stream and is connected";
+        Failure::new(Code::InvalidArgument, From::Domain, text)
+    })?;
     Ok(Relay { header, theirs, open })
 }
 

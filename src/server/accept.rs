@@ -13,6 +13,7 @@ use super::socket::Socket;
 use super::threads::Threads;
 use crate::access::Identity;
 use crate::remote::{Events, Service, Session};
+use crate::sys::handed::Closers;
 use crate::sys::listen;
 
 /// What every client shares.
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) calls: u32,
     pub(super) sending: Arc<Budget>,
     pub(super) partial: Arc<Budget>,
+    pub(super) closers: Arc<Closers>,
     pub(super) last: AtomicU64,
 }
 

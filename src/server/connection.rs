@@ -7,7 +7,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinError};
 use tokio::time::timeout;
 
 use super::accept::Shared;
@@ -20,6 +20,7 @@ use super::threads::Threads;
 use super::{console, keys, relay, transfer};
 use crate::remote::{Outcome, Service, Session, StreamPacket};
 use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
+use crate::sys::handed::{Closers, Handed};
 
 /// How long a client may take no byte of what is sent to it.
 const STALLED: Duration = Duration::from_secs(60);
@@ -42,6 +43,7 @@ pub(super) struct Client {
     pub(super) waiters: Arc<Waiters>,
     pub(super) threads: Arc<Threads>,
     partial: Arc<Budget>,
+    closers: Arc<Closers>,
 }
 
 impl Client {
@@ -49,8 +51,9 @@ impl Client {
         let calls = Arc::new(Semaphore::new(shared.calls as usize));
         let (service, waiters, threads) =
             (shared.service.clone(), shared.waiters.clone(), shared.threads.clone());
-        let (streams, relays, partial) = (Mutex::default(), Mutex::default(), shared.partial.clone());
-        Self { service, session, queue, streams, relays, calls, waiters, threads, partial }
+        let (streams, relays) = (Mutex::default(), Mutex::default());
+        let (partial, closers) = (shared.partial.clone(), shared.closers.clone());
+        Self { service, session, queue, streams, relays, calls, waiters, threads, partial, closers }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or is too slow.
@@ -82,9 +85,10 @@ impl Client {
         loop {
             self.queue.room().await;
             let mut read = |context: &mut Context<'_>| {
-                socket.poll_read(context, |bytes, fds| {
+                let room = || self.closers.room(self.session.uid());
+                socket.poll_read(context, room, |bytes, brought| {
                     deframer.push(bytes);
-                    arrived.add(fds);
+                    arrived.add(brought);
                 })
             };
             match silence.broken(self.session.may_be_pinged(), &mut read).await {
@@ -121,7 +125,7 @@ impl Client {
         loop {
             match deframer.next_packet() {
                 Ok(Some(packet)) => {
-                    let Some(fds) = arrived.take(packet.descriptors) else {
+                    let Some(handed) = arrived.take(packet.descriptors) else {
                         tracing::debug!(client = self.session.id, "promises descriptors that do not come");
                         return Some(false);
                     };
@@ -135,7 +139,7 @@ impl Client {
                     if self.queue.is_closed() {
                         return Some(false);
                     }
-                    if self.packet(packet, fds, socket).await {
+                    if self.packet(packet, handed, socket).await {
                         return Some(true);
                     }
                 }
@@ -154,9 +158,9 @@ impl Client {
     }
 
     /// Deals with one packet; true where it was the last one.
-    async fn packet(self: &Arc<Self>, packet: Packet, fds: Vec<OwnedFd>, socket: &Socket) -> bool {
+    async fn packet(self: &Arc<Self>, packet: Packet, handed: Option<Handed>, socket: &Socket) -> bool {
         let (header, bytes) = (packet.header, packet.payload.len());
-        match self.service.packet_with(&self.session, packet, fds) {
+        match self.service.packet_with(&self.session, packet, handed) {
             Outcome::Nothing => {}
             Outcome::Reply(bytes) => self.queue.send(bytes, |bytes| socket.try_write(bytes)),
             Outcome::Last(bytes) => {
@@ -205,17 +209,34 @@ impl Client {
             return false;
         }
         tokio::spawn(async move {
-            let share = client.waiters.take(client.session.uid()).await;
-            if let Ok((bytes, fds)) = client.threads.waiting().spawn_blocking(work).await {
+            if let Ok((bytes, fds)) = client.waiting(work).await {
                 if fds.is_empty() {
                     client.queue.push(bytes);
                 } else {
                     client.queue.push_with(bytes, fds);
                 }
             }
-            drop((share, permit, counted));
+            drop((permit, counted));
         });
         false
+    }
+
+    /// Does what may wait on a thread that may, as one of those that this client's uid may hold at once.
+    pub(super) fn waiting<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, JoinError>> + Send + 'static {
+        let (waiters, threads, uid) = (self.waiters.clone(), self.threads.clone(), self.session.uid());
+        async move {
+            let share = waiters.take(uid).await;
+            let work = move || {
+                let done = work();
+                // With the work, and not with whoever waits for it.
+                drop(share);
+                done
+            };
+            threads.waiting().spawn_blocking(work).await
+        }
     }
 
     /// Opens a stream, of which the other end is given; `None` where that is refused.
@@ -261,7 +282,12 @@ impl Client {
         let text = if packet.data.len() > STREAM_CHUNK {
             Some("a stream's packet is longer than any client of libvirt's sends")
         } else {
-            (!sender.send(packet)).then_some("the guest does not read its console: what was typed is lost")
+            let lost = if sender.waits {
+                "nothing is written any longer: what was sent is lost; see the call's own error"
+            } else {
+                "the guest does not read its console: what was typed is lost"
+            };
+            (!sender.send(packet)).then_some(lost)
         };
         if text.is_none() && sender.waits {
             // Nothing more is read of this client while what it sent is not written.

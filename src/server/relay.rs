@@ -9,10 +9,8 @@ use crate::remote::Relay;
 /// Connects to the display, answers the call, and carries bytes.
 pub(super) async fn serve(client: &Client, relay: Relay) {
     let header = relay.header;
-    let share = client.waiters.take(client.session.uid()).await;
-    let opened = client.threads.waiting().spawn_blocking(move || relay.open()).await;
-    drop(share);
-    let (theirs, ours) = match opened {
+    // The one that was handed in is dropped last: to close copies of it waits for nobody.
+    let (handed, ours) = match client.waiting(move || relay.open()).await {
         Ok(Ok(both)) => both,
         Ok(Err(refusal)) => return client.queue.push(refusal),
         Err(error) => return client.queue.push(client.service.stream_failure(&header, &error.to_string())),
@@ -21,7 +19,8 @@ pub(super) async fn serve(client: &Client, relay: Relay) {
         stream.set_nonblocking(true)?;
         UnixStream::from_std(stream)
     };
-    match (watched(theirs), watched(ours)) {
+    let copy = || handed.stream().ok_or(std::io::ErrorKind::InvalidInput)?.try_clone_to_owned();
+    match (copy().and_then(|copy| watched(copy.into())), watched(ours)) {
         (Ok(mut theirs), Ok(mut ours)) => {
             client.queue.push(client.service.done(&header));
             // Whoever leaves first ends it; why is nobody's concern.

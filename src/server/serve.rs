@@ -56,6 +56,7 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
         calls: daemon.calls,
         sending: Arc::default(),
         partial: Arc::<Budget>::default(),
+        closers: Arc::default(),
         last: AtomicU64::new(1),
     });
     let mut stop = signal(SignalKind::terminate()).map_err(step("wait for signals"))?;

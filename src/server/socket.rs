@@ -2,13 +2,14 @@
 //! it tells only while something waits for that, for each answer that a client takes would be one more wake-up.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{SendFlags, Shutdown};
 
+use crate::sys::handed::Handed;
 use crate::sys::scm;
 use crate::sys::watched::Watched;
 
@@ -18,6 +19,17 @@ const CHUNK: usize = 16 << 10;
 /// A client's socket.
 #[derive(Debug)]
 pub(super) struct Socket(Watched);
+
+/// What came with bytes.
+#[derive(Debug)]
+pub(super) enum Brought {
+    /// No descriptor.
+    Nothing,
+    /// One that there is no room for.
+    Lost,
+    /// This one.
+    One(Handed),
+}
 
 /// The one who writes what could not be sent at once.
 #[derive(Debug)]
@@ -29,24 +41,32 @@ impl Socket {
         Ok(Self(Watched::readable(stream.into())?))
     }
 
-    /// Reads what is there, and the descriptors that come with it; 0 is the end. The room is on the stack, so that an idle
-    /// client costs none.
+    /// Reads what is there, and a descriptor that comes with it where `room` has room for one; others the kernel drops. 0 is
+    /// the end. What is read into is on the stack, so that an idle client costs none.
     pub(super) fn poll_read(
         &self,
         context: &mut Context<'_>,
-        take: impl FnOnce(&[u8], Vec<OwnedFd>),
+        room: impl Fn() -> Option<Handed>,
+        take: impl FnOnce(&[u8], Brought),
     ) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.0.poll_readable(context))?;
             let mut chunk = [0; CHUNK];
-            match scm::recv(self.0.as_fd(), &mut chunk) {
-                Ok((count, fds)) => {
+            let room = room();
+            match scm::receive(self.0.as_fd(), &mut chunk, usize::from(room.is_some())) {
+                Ok(received) => {
+                    let count = received.bytes;
                     // Less than there was room for is all that there was, unless a message with descriptors ended it:
                     // what comes later is told anew.
-                    if count < CHUNK && fds.is_empty() {
+                    if count < CHUNK && received.fds.is_empty() && !received.cut {
                         ready.clear_ready();
                     }
-                    take(chunk.get(..count).unwrap_or_default(), fds);
+                    let brought = match room.zip(received.fds.into_iter().next()) {
+                        Some((room, fd)) => Brought::One(room.with(fd)),
+                        None if received.cut => Brought::Lost,
+                        None => Brought::Nothing,
+                    };
+                    take(chunk.get(..count).unwrap_or_default(), brought);
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),

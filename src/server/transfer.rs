@@ -1,10 +1,11 @@
 //! A stream that goes one way: bytes of a picture or a volume down, bytes of a volume up.
 //!
-//! A thread is taken for each piece, and none while a client does not read or sends nothing.
+//! A thread is taken for each piece, of the share of the client's uid, and none while a client does not read or sends
+//! nothing.
 
 use std::io;
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::connection::Client;
 use super::keys::Receiver;
@@ -14,10 +15,7 @@ use crate::rpc::{Header, Packet, PacketStatus, PacketType};
 /// Opens the other end, answers the call, and carries bytes until one side ends.
 pub(super) async fn serve(client: &Client, transfer: Transfer, mut packets: Receiver) {
     let header = transfer.header;
-    let share = client.waiters.take(client.session.uid()).await;
-    let opened = client.threads.waiting().spawn_blocking(move || transfer.open()).await;
-    drop(share);
-    match opened {
+    match client.waiting(move || transfer.open()).await {
         Ok(Ok((answer, way))) => {
             client.queue.push(answer);
             match way {
@@ -32,11 +30,11 @@ pub(super) async fn serve(client: &Client, transfer: Transfer, mut packets: Rece
 
 type Read = (Box<dyn Source>, io::Result<Piece>);
 
-fn read(client: &Client, mut source: Box<dyn Source>) -> JoinHandle<Read> {
-    client.threads.waiting().spawn_blocking(move || {
+fn read(client: &Client, mut source: Box<dyn Source>) -> JoinHandle<Result<Read, JoinError>> {
+    tokio::spawn(client.waiting(move || {
         let piece = source.next();
         (source, piece)
-    })
+    }))
 }
 
 async fn down(client: &Client, header: &Header, source: Box<dyn Source>, packets: &mut Receiver) {
@@ -54,7 +52,7 @@ async fn down(client: &Client, header: &Header, source: Box<dyn Source>, packets
         };
         tokio::select! {
             piece = next => {
-                let (source, piece) = match piece {
+                let (source, piece) = match piece.and_then(|read| read) {
                     Ok((source, Ok(piece))) => (source, piece),
                     Ok((_, Err(error))) => return fail(client, header, &error.to_string()),
                     Err(error) => return fail(client, header, &error.to_string()),
@@ -91,7 +89,7 @@ async fn up(client: &Client, header: &Header, mut sink: Box<dyn Sink>, packets: 
         if status == PacketStatus::Error {
             return end(client, header);
         }
-        let written = client.threads.waiting().spawn_blocking(move || {
+        let written = client.waiting(move || {
             let done = match (packet.status, packet.hole) {
                 (PacketStatus::Continue, Some(length)) => sink.hole(length),
                 (PacketStatus::Continue, None) => sink.data(&packet.data),

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod cred;
 pub mod enter;
 pub mod file;
+pub mod handed;
 pub mod held;
 pub mod imageprobe;
 pub mod inherit;
