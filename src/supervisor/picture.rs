@@ -36,6 +36,8 @@ pub(super) struct Pictures {
     /// Whether QEMU has it.
     handed: bool,
     taking: Option<Taking>,
+    /// The one that nobody waits for any longer and that QEMU may still write.
+    late: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -43,13 +45,14 @@ struct Taking {
     ticket: u64,
     device: String,
     head: u32,
+    until: Instant,
 }
 
 impl Pictures {
     /// Makes the file; must happen before paths are closed to this process. Without it there are no pictures, and
     /// everything else goes on.
     pub(super) fn new() -> Self {
-        Self { file: memfd::one_way("svirt-picture").ok(), handed: false, taking: None }
+        Self { file: memfd::one_way("svirt-picture").ok(), handed: false, taking: None, late: None }
     }
 
     /// Whether one is on its way.
@@ -57,10 +60,24 @@ impl Pictures {
         self.taking.is_some()
     }
 
+    /// When QEMU has taken too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.taking.as_ref().map(|taking| taking.until)
+    }
+
     /// Has QEMU write from the beginning: its end goes on where it was left, and is this one too.
     fn rewind(&self) {
         if let Some((_, end)) = &self.file {
             let _ = rustix::fs::seek(end, rustix::fs::SeekFrom::Start(0));
+        }
+    }
+
+    /// An answer came after its time: what was written is for nobody.
+    fn came_late(&mut self, ticket: u64, handed: bool) {
+        self.handed |= handed;
+        if self.late == Some(ticket) {
+            self.late = None;
+            let _ = self.written();
         }
     }
 
@@ -94,7 +111,10 @@ fn contents(file: &OwnedFd) -> std::io::Result<Option<Vec<u8>>> {
 impl Server {
     /// Begins to take a picture of one head of a display's device.
     pub(super) fn picture_verb(&mut self, client: u64, device: String, head: u32, now: Instant) {
-        let busy = self.pictures.is_busy() || self.plugging.is_some() || self.control.unread() > PICTURE_MAX;
+        let busy = self.pictures.is_busy()
+            || self.pictures.late.is_some()
+            || self.plugging.is_some()
+            || self.control.unread() > PICTURE_MAX;
         let refused = if busy {
             Some(("something else is on its way", "try again in a moment"))
         } else if !is_display(&device) {
@@ -112,7 +132,7 @@ impl Server {
             return self.control.answer(client, &Answer::Refused(refusal), now);
         }
         let ticket = self.control.wait(client, Verb::Screenshot { device: device.clone(), head }, now);
-        self.pictures.taking = Some(Taking { ticket, device, head });
+        self.pictures.taking = Some(Taking { ticket, device, head, until: now + LIMIT });
         if self.pictures.handed {
             return self.screendump();
         }
@@ -154,7 +174,9 @@ impl Server {
     pub(super) fn picture_reply(&mut self, purpose: Purpose, outcome: Result<Value, Failure>) {
         let ticket = self.pictures.taking.as_ref().map(|taking| taking.ticket);
         match (purpose, outcome) {
-            (Purpose::PictureFile(of) | Purpose::Picture(of), _) if ticket != Some(of) => {}
+            (Purpose::PictureFile(of) | Purpose::Picture(of), outcome) if ticket != Some(of) => {
+                self.pictures.came_late(of, matches!(purpose, Purpose::PictureFile(_)) && outcome.is_ok());
+            }
             (Purpose::PictureFile(_), Ok(_)) => {
                 self.pictures.handed = true;
                 self.screendump();
@@ -164,6 +186,15 @@ impl Server {
                 let written = self.pictures.written();
                 self.picture_over(written);
             }
+        }
+    }
+
+    /// Gives one up that takes too long: other things are not to wait for a display.
+    pub(super) fn picture_tick(&mut self, now: Instant) {
+        let late = self.pictures.taking.as_ref().filter(|taking| taking.until <= now);
+        if let Some(ticket) = late.map(|taking| taking.ticket) {
+            self.pictures.late = Some(ticket);
+            self.picture_over(Err(format!("QEMU has not taken it within {} seconds", LIMIT.as_secs())));
         }
     }
 
@@ -206,6 +237,18 @@ mod tests {
         for device in ["", "video", "video-1", "video123", "net0", "video0\"", "/machine"] {
             assert!(!is_display(device), "{device}");
         }
+    }
+
+    #[test]
+    fn what_comes_late_is_for_nobody() {
+        let mut pictures = Pictures::new();
+        rustix::io::pwrite(&pictures.file.as_ref().unwrap().1, b"old", 0).unwrap();
+        pictures.late = Some(7);
+        pictures.came_late(6, false);
+        assert_eq!(pictures.late, Some(7));
+        pictures.came_late(7, true);
+        assert!(pictures.late.is_none() && pictures.handed);
+        assert_eq!(pictures.written().unwrap(), b"");
     }
 
     #[test]

@@ -260,7 +260,10 @@ impl Server {
         let saving = self.saving.as_ref().and_then(Saving::deadline).or(self.load_look);
         let own = [self.start_by, self.resync_by, self.kill_at, self.leave_by];
         let dumping = self.dumping.as_ref().and_then(Dumping::deadline);
-        own.into_iter().chain([self.control.deadline(), plugging, saving, dumping]).flatten().min()
+        own.into_iter()
+            .chain([self.control.deadline(), plugging, saving, dumping, self.pictures.deadline()])
+            .flatten()
+            .min()
     }
 
     fn handle(&mut self, token: Token) {
@@ -461,6 +464,7 @@ impl Server {
             self.report(&Report::KillWanted);
         }
         self.plug_tick(now);
+        self.picture_tick(now);
         self.save_tick(now);
         self.dump_tick(now);
         self.load_tick(now);

@@ -30,7 +30,8 @@ pub(super) struct Vncs {
     /// Whether it is asked for no password.
     skip_auth: bool,
     /// Tickets of clients whose own connections are to be handed over, with what they speak and whether they are asked
-    /// for no password. There are never more than the control socket has clients.
+    /// for no password. Those whose clients gave up are dropped with the next one: there are never more than the control
+    /// socket has clients.
     asked: VecDeque<(u64, Graphics, bool)>,
 }
 
@@ -84,6 +85,7 @@ impl Server {
     /// Hands the very connection over that this was asked on, once those before it are through.
     pub(super) fn display_verb(&mut self, client: u64, protocol: Graphics, skip_auth: bool, now: Instant) {
         let ticket = self.control.wait(client, Verb::Display { protocol, skip_auth }, now);
+        self.vncs.asked.retain(|(ticket, ..)| self.control.waiting(*ticket).is_some());
         self.vncs.asked.push_back((ticket, protocol, skip_auth));
         self.next_asked();
     }
