@@ -190,16 +190,29 @@ impl Manager {
         // What was noted of one before it that had this alias is not this one's.
         self.note_link(uuid, &live, &alias, None)?;
         labeller.plug(uuid, plug)?;
-        if one.interface.link_down {
-            self.ask(uuid, Ask::Link { alias: alias.clone(), up: false })?;
-        }
+        // First of all it is shown: QEMU has it, whatever becomes of its cable.
         let mut aliases = live.interface_aliases();
         aliases.push(alias.clone());
         self.replace_live(uuid, Some(aliases), |tree| with(tree, &note))?;
         if let Ok(domain) = self.by_uuid(uuid) {
-            self.tell_what(&domain, What::DeviceAdded(alias));
+            self.tell_what(&domain, What::DeviceAdded(alias.clone()));
         }
-        Ok(())
+        if !one.interface.link_down {
+            return Ok(());
+        }
+        let down = self.ask(uuid, Ask::Link { alias: alias.clone(), up: false });
+        down.map(drop).inspect_err(|_| self.take_back(uuid, alias))
+    }
+
+    /// Takes out again what was plugged in and is not as it was asked for. What a guest does not let go is still shown.
+    fn take_back(&self, uuid: DomainUuid, alias: String) {
+        let which = Gone { alias: alias.clone(), medium: false };
+        let labeller = self.core.labeller(&self.settings);
+        match labeller.and_then(|mut labeller| Ok(labeller.unplug(uuid, which, false)?)) {
+            Ok(true) => self.unplugged(uuid, &alias),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%uuid, alias, %error, "an interface is there with its cable in"),
+        }
     }
 
     /// Takes an interface out.

@@ -55,6 +55,12 @@ impl Live {
         made.map(|(_, device)| device.clone())
     }
 
+    /// How a link was put since the start, where it was.
+    fn noted_link(&self, alias: &str) -> Option<bool> {
+        let name = format!("{NOTE}{alias}");
+        self.listening.iter().find(|(other, _)| *other == name).map(|(_, state)| state == "up")
+    }
+
     /// Its interfaces, in the order of its definition.
     pub fn interfaces(&self, uuid: DomainUuid) -> Result<Vec<InterfaceHere>, ManagerError> {
         let Some(definition) = &self.definition else { return Ok(Vec::new()) };
@@ -143,12 +149,17 @@ impl Manager {
         if before.link_down == one.interface.link_down {
             return Ok(());
         }
-        self.ask(uuid, Ask::Link { alias: alias.clone(), up })?;
+        // Noted first: QEMU cannot be asked afterwards, and this daemon may end at any moment.
+        let noted = live.noted_link(alias);
+        self.note_link(uuid, &live, alias, Some(up))?;
+        if let Err(error) = self.ask(uuid, Ask::Link { alias: alias.clone(), up }) {
+            self.note_link(uuid, &*self.live(uuid)?, alias, noted)?;
+            return Err(error);
+        }
         self.replace_live(uuid, None, |tree| {
             tree.set_interface_link(at, up);
             Ok(())
-        })?;
-        self.note_link(uuid, &live, alias, Some(up))
+        })
     }
 
     /// Notes how a link was put, so that a later daemon knows; nothing any longer where its interface is another one.
