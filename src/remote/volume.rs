@@ -12,7 +12,7 @@ use super::error::Failure;
 use super::transfer::{Piece, Sink, Source, Transfer, Way};
 use crate::access::Object;
 use crate::rpc::{Header, STREAM_CHUNK};
-use crate::storage::StorageError;
+use crate::storage::{StorageError, zero};
 
 /// VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM, and the same for uploads.
 const SPARSE: u32 = 1;
@@ -95,7 +95,8 @@ impl Source for Reading {
                 self.left -= hole;
                 return Ok(Piece::Hole(hole));
             }
-            most = data;
+            // A hole that came between the two looks is read as what it is: zeros.
+            most = if data > 0 { data } else { self.left };
         }
         let mut bytes = vec![0; usize::try_from(most).unwrap_or(STREAM_CHUNK).min(STREAM_CHUNK)];
         let length = self.file.read_at(&mut bytes, self.at)?;
@@ -129,6 +130,21 @@ impl Filling {
     }
 }
 
+impl Filling {
+    /// Has zeros stand up to there, as a hole where the file system has any.
+    fn punch(&self, end: u64) -> io::Result<()> {
+        let length = end.saturating_sub(self.at);
+        if length == 0 {
+            return Ok(());
+        }
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, how, self.at, length) {
+            Err(Errno::OPNOTSUPP) => zero(&self.file, self.at..end),
+            punched => Ok(punched?),
+        }
+    }
+}
+
 impl Sink for Filling {
     fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
         let after = self.after(bytes.len() as u64)?;
@@ -140,8 +156,7 @@ impl Sink for Filling {
     fn hole(&mut self, length: u64) -> io::Result<()> {
         let after = self.after(length)?;
         if length > 0 {
-            // What stood there is to be zeros, too.
-            fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, self.at, length)?;
+            self.punch(after.min(self.file.metadata()?.len()))?;
         }
         if self.file.metadata()?.len() < after {
             self.file.set_len(after)?;

@@ -25,7 +25,7 @@ use crate::store::{Object, Store};
 
 pub use error::StorageError;
 pub use event::{Event, Happened, Sink};
-pub use volume::{Info, Resize, Volume};
+pub use volume::{Info, Resize, Volume, zero};
 
 /// What the store calls a pool.
 const KIND: &str = "pool";
@@ -43,6 +43,8 @@ pub struct Pools {
     /// Headers by path, each good for the file that it was read from.
     headers: Mutex<HashMap<String, (Seen, Header)>>,
     sink: Option<Arc<dyn Sink>>,
+    /// Whether a security module keeps what volumes hold from this process.
+    sealed: bool,
 }
 
 /// One pool, as it was at one moment.
@@ -103,14 +105,29 @@ impl Pools {
             }
         }
         let (job, headers) = (Mutex::default(), Mutex::default());
-        Self { settings, store: Some(store), table: Mutex::new(table), job, headers, sink: Some(sink) }
+        Self {
+            settings,
+            store: Some(store),
+            table: Mutex::new(table),
+            job,
+            headers,
+            sink: Some(sink),
+            sealed: false,
+        }
     }
 
     /// No pools, ever.
     #[must_use]
     pub fn none(settings: Settings) -> Self {
         let (table, job, headers) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { settings, store: None, table, job, headers, sink: None }
+        Self { settings, store: None, table, job, headers, sink: None, sealed: false }
+    }
+
+    /// The same, with what volumes hold out of reach where a security module keeps it from this process.
+    #[must_use]
+    pub fn sealed(mut self, sealed: bool) -> Self {
+        self.sealed = sealed;
+        self
     }
 
     /// Every pool, by uuid.
