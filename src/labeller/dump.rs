@@ -19,7 +19,6 @@ use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::dump::Dump;
 use crate::privsep::request::Reply;
-use crate::privsep::save::SavedAt;
 use crate::privsep::supervisor::{Answer, Verb};
 use crate::sys::path;
 
@@ -106,8 +105,7 @@ impl Server {
         {
             return Err(refuse(&dump.path, "the domain is busy", "try again in a moment"));
         }
-        let at = SavedAt::Path { path: dump.path.clone() };
-        let spot = Spot::make(&self.settings, &Places::read(&self.settings), &at)?;
+        let spot = Spot::dump(&self.settings, &Places::read(&self.settings), &dump.path)?;
         match path::look(&spot.directory, spot.name.as_ref()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(kernel("dump memory to", &spot.path, &error, "look at its directory")),

@@ -45,6 +45,8 @@ pub(super) struct Places {
     managed: String,
     /// Where domains are saved by name.
     saves: Vec<String>,
+    /// Where memory is dumped.
+    dumps: String,
     /// Device numbers of listed block devices.
     blocks: Vec<u64>,
     /// Uids that device models and their helpers run under.
@@ -100,6 +102,7 @@ impl Places {
             &settings.shmem.place,
             &settings.daemon.store,
             &settings.save.managed,
+            &settings.save.dumps,
         ];
         Self {
             relabelable: ids(&settings.images.relabelable),
@@ -114,6 +117,7 @@ impl Places {
             shmem: settings.shmem.place.clone(),
             managed: settings.save.managed.clone(),
             saves: settings.save.places.clone(),
+            dumps: settings.save.dumps.clone(),
             blocks: blocks.collect(),
             ranges: [
                 settings.uids.domains,
@@ -331,12 +335,14 @@ impl Places {
         let mut named: &[String] = &[];
         let (ids, setting) = match use_ {
             DirectoryUse::Logs => (&self.logs, "console.logs"),
-            DirectoryUse::ManagedSaves
+            DirectoryUse::Dumps
+            | DirectoryUse::ManagedSaves
             | DirectoryUse::Nvram
             | DirectoryUse::Saves
             | DirectoryUse::Shmem
             | DirectoryUse::Tpm => {
                 let (places, setting) = match use_ {
+                    DirectoryUse::Dumps => (std::slice::from_ref(&self.dumps), "save.dumps"),
                     DirectoryUse::ManagedSaves => (std::slice::from_ref(&self.managed), "save.managed"),
                     DirectoryUse::Saves => (self.saves.as_slice(), "save.places"),
                     DirectoryUse::Shmem => (std::slice::from_ref(&self.shmem), "shmem.place"),
@@ -364,7 +370,11 @@ impl Places {
         let resolved = match path::resolve(directory) {
             Ok(resolved) => resolved,
             // What is there and what is not elsewhere is not told.
-            Err(_) if use_ == DirectoryUse::Saves && !named.iter().any(below) => return Err(outside()),
+            Err(_)
+                if matches!(use_, DirectoryUse::Dumps | DirectoryUse::Saves) && !named.iter().any(below) =>
+            {
+                return Err(outside());
+            }
             Err(error) => return Err(walk_refusal(directory, &error)),
         };
         let inside = resolved.directories.iter().chain([&resolved.found]).any(|dir| ids.contains(&dir.id()));
@@ -375,6 +385,7 @@ impl Places {
         if use_ == DirectoryUse::Saves && Some(resolved.found.id()) == managed() {
             return Err(refusal(path, "lies in save.managed", "choose a directory of save.places"));
         }
+        self.keeps_dumps_apart(path, &resolved, use_)?;
         if !resolved.found.is(libc::S_IFDIR) || !resolved.found.only_root_writes() {
             return Err(refusal(
                 path,
@@ -384,11 +395,35 @@ impl Places {
         }
         Ok((resolved.fd, name.to_owned()))
     }
+
+    /// Refuses a directory that is both for saved domains and for dumps, by a link or a mount: what a device model wrote
+    /// there could be read as a saved domain.
+    fn keeps_dumps_apart(&self, path: &str, resolved: &Resolved, use_: DirectoryUse) -> Result<(), Refusal> {
+        let others: Vec<(&str, &String)> = match use_ {
+            DirectoryUse::Dumps => {
+                let saves = self.saves.iter().map(|place| ("save.places", place));
+                saves.chain([("save.managed", &self.managed)]).collect()
+            }
+            DirectoryUse::ManagedSaves | DirectoryUse::Saves => vec![("save.dumps", &self.dumps)],
+            _ => return Ok(()),
+        };
+        let chain = resolved.directories.iter().chain([&resolved.found]);
+        for (setting, other) in others {
+            if directory_id(other).is_some_and(|id| chain.clone().any(|dir| dir.id() == id)) {
+                let rule =
+                    format!("lies in {other} of {setting} as well: dumps and saved domains are kept apart");
+                return Err(refusal(path, &rule, "choose another directory, or correct that setting"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a directory is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DirectoryUse {
+    /// Dumped memory.
+    Dumps,
     /// Console logs.
     Logs,
     /// Domains whose next start goes on from there.

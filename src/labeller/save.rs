@@ -9,7 +9,7 @@
 //!
 //! Whoever dies on the way: before "written" the guest goes on and the file, which has no name, is gone; after it the next
 //! labeller ends the domain and gives the file its name. The device model never has the file, so nothing that a guest could
-//! write is ever read as a header.
+//! write is ever read as a header; dumps, which it writes from the first byte on, lie where no saved domain is looked for.
 
 mod finish;
 

@@ -56,9 +56,21 @@ pub(super) struct Managed {
 impl Spot {
     /// As [`Spot::find`], and makes a configured directory that is not there.
     pub(super) fn make(settings: &Settings, places: &Places, at: &SavedAt) -> Result<Self, Refusal> {
-        let (path, _) = Self::path(settings, at);
+        let (path, use_) = Self::path(settings, at);
+        Self::make_directory(settings, &path)?;
+        Self::at(places, path, use_)
+    }
+
+    /// Where memory is dumped, apart from saved domains; makes the configured directory if it is not there.
+    pub(super) fn dump(settings: &Settings, places: &Places, path: &str) -> Result<Self, Refusal> {
+        Self::make_directory(settings, path)?;
+        Self::at(places, path.to_owned(), DirectoryUse::Dumps)
+    }
+
+    fn make_directory(settings: &Settings, path: &str) -> Result<(), Refusal> {
         let parent = path.rsplit_once('/').map(|(parent, _)| parent).unwrap_or_default();
-        let mut configured = settings.save.places.iter().chain([&settings.save.managed]);
+        let save = &settings.save;
+        let mut configured = save.places.iter().chain([&save.managed, &save.dumps]);
         if let Some(place) = configured.find(|place| place.trim_end_matches('/') == parent) {
             DirBuilder::new()
                 .recursive(true)
@@ -66,7 +78,7 @@ impl Spot {
                 .create(place)
                 .map_err(|error| kernel("make the directory", place, &error, "look at the one above it"))?;
         }
-        Self::find(settings, places, at)
+        Ok(())
     }
 
     fn path(settings: &Settings, at: &SavedAt) -> (String, DirectoryUse) {
@@ -82,6 +94,10 @@ impl Spot {
     /// Finds the directory. Nothing is made: whoever only looks changes nothing.
     pub(super) fn find(settings: &Settings, places: &Places, at: &SavedAt) -> Result<Self, Refusal> {
         let (path, use_) = Self::path(settings, at);
+        Self::at(places, path, use_)
+    }
+
+    fn at(places: &Places, path: String, use_: DirectoryUse) -> Result<Self, Refusal> {
         let (directory, name) = places.directory_of(&path, use_)?;
         // Names that begin so are those of saves that go on.
         if name.starts_with('.') {
@@ -319,6 +335,55 @@ impl Managed {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dump_that_looks_like_a_saved_domain_is_none() {
+        let room = tempfile::tempdir().unwrap();
+        let root = room.path().to_str().unwrap().to_owned();
+        let mut settings = Settings::default();
+        settings.save.places = vec![format!("{root}/saved"), format!("{root}/both")];
+        settings.save.managed = format!("{root}/managed");
+        settings.save.dumps = format!("{root}/dumps");
+        let header = Header {
+            uuid: DomainUuid(uuid::Uuid::nil()),
+            generation: 1,
+            end: STREAM_AT + 5,
+            note: "{}".into(),
+        };
+        for directory in ["saved", "dumps", "managed"] {
+            DirBuilder::new().mode(0o700).create(format!("{root}/{directory}")).unwrap();
+            let file = File::create(format!("{root}/{directory}/forged")).unwrap();
+            file.set_len(STREAM_AT + 5).unwrap();
+            write_header(&file, 0, &header).unwrap();
+        }
+        std::os::unix::fs::symlink("dumps", format!("{root}/both")).unwrap();
+        let places = Places::read(&settings);
+        let at = |path: &str| SavedAt::Path { path: format!("{root}/{path}") };
+        if rustix::process::getuid().is_root() {
+            let saved = Spot::find(&settings, &places, &at("saved/forged")).unwrap().must_open().unwrap();
+            assert_eq!(saved.header, header, "it is a good forgery");
+        }
+        for path in ["dumps/forged", "both/forged"] {
+            let rule = Spot::find(&settings, &places, &at(path)).unwrap_err().rule;
+            assert!(rule.contains("save.places") || rule.contains("save.dumps"), "{path}: {rule}");
+        }
+        // Nor is one written among them.
+        for path in ["saved/new", "managed/new", "elsewhere/new"] {
+            let refusal = Spot::dump(&settings, &places, &format!("{root}/{path}")).unwrap_err();
+            assert!(refusal.to_string().contains("save.dumps"), "{refusal}");
+        }
+        settings.save.places.pop();
+        let places = Places::read(&settings);
+        let dump = Spot::dump(&settings, &places, &format!("{root}/dumps/new"));
+        assert!(dump.is_ok() || !rustix::process::getuid().is_root());
+        settings.save.dumps = format!("{root}/both");
+        settings.save.places = vec![format!("{root}/dumps")];
+        let places = Places::read(&settings);
+        let rule = Spot::dump(&settings, &places, &format!("{root}/both/new")).unwrap_err().rule;
+        assert!(rule.contains("kept apart"), "{rule}");
+        let rule = Spot::find(&settings, &places, &at("dumps/new")).unwrap_err().rule;
+        assert!(rule.contains("kept apart"), "{rule}");
+    }
 
     #[test]
     fn looking_makes_nothing_and_tells_nothing_of_other_places() {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dump {
-    /// Absolute path of a file that is not there yet, in one of the places of saved domains.
+    /// Absolute path of a file that is not there yet, below `save.dumps`.
     pub path: String,
     /// How it is written.
     pub format: DumpFormat,

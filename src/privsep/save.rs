@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The newer one of the two headers that are whole counts, so that a change never loses the one before it. The
-//! device model could write anywhere into its file; what it left where headers stand is overwritten once it is gone.
+//! device model writes into a pipe and never into the file; the header is written by the labeller's pump.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -285,7 +285,8 @@ impl Fields<'_> {
     }
 }
 
-/// FNV-1a over 64 bits: tells a header that was not written whole. It keeps nobody out; only root writes these files.
+/// FNV-1a over 64 bits: tells a header that was not written whole. It keeps nobody out: files with a
+/// header lie where only root makes them, and a dump, which its device model could begin like this, does not lie there.
 fn checksum(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter());
     bytes.fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))

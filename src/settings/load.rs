@@ -76,6 +76,7 @@ impl Settings {
     #[must_use]
     pub fn complaint(&self) -> Option<(String, String)> {
         self.paths_complaint()
+            .or_else(|| self.dumps_complaint())
             .or_else(|| self.uids_complaint())
             .or_else(|| self.limits_complaint())
             .or_else(|| self.devices_complaint())
@@ -95,6 +96,7 @@ impl Settings {
             ("shmem.place", &self.shmem.place),
             ("tpm.state", &self.tpm.state),
             ("save.managed", &self.save.managed),
+            ("save.dumps", &self.save.dumps),
             ("images.nvram", &self.images.nvram),
             ("daemon.access", &self.daemon.access),
             ("daemon.store", &self.daemon.store),
@@ -121,6 +123,18 @@ impl Settings {
                     .is_empty()
                     .then(|| ("emulators.allowed".into(), "no emulator: nothing could be started".into()))
             })
+    }
+
+    /// A dump's header may be a saved domain's, by the device model's will: only where it lies tells them apart.
+    fn dumps_complaint(&self) -> Option<(String, String)> {
+        let below = |one: &str, other: &str| {
+            one.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let dumps = &self.save.dumps;
+        let mut saves = self.save.places.iter().chain([&self.save.managed]);
+        let other = saves.find(|other| below(dumps, other) || below(other, dumps))?;
+        let wrong = format!("overlaps {other} of saved domains; dumps need a directory apart from those");
+        Some(("save.dumps".into(), wrong))
     }
 
     fn uids_complaint(&self) -> Option<(String, String)> {
@@ -295,6 +309,10 @@ mod tests {
         for (text, key, line) in [
             ("[paths]\nrun = \"run\"\n", "paths.run", 2),
             ("[paths]\nstate = \"/a/../b\"\n", "paths.state", 2),
+            ("[save]\ndumps = \"/var/lib/svirt/saved\"\n", "save.dumps", 2),
+            ("[save]\ndumps = \"/var/lib/svirt/saved/d\"\n", "save.dumps", 2),
+            ("[save]\ndumps = \"/var/lib/svirt\"\n", "save.dumps", 2),
+            ("[save]\nplaces = [\"/var/lib/svirt/dumps\"]\n", "save.dumps", 1),
             ("[images]\nreadable = [\n \"/boot\",\n \"/etc/\"]\n", "images.readable", 2),
             ("[emulators]\nallowed = []\n", "emulators.allowed", 2),
             ("[uids]\nfrontend = 0\n", "uids.frontend", 2),

@@ -188,6 +188,9 @@ pub struct Save {
     pub managed: String,
     /// Directories that domains may be saved to by name; they are made if they are not there.
     pub places: Vec<String>,
+    /// The directory of memory that `virsh dump` writes down, apart from all saved domains: a device model wrote every byte
+    /// of it, and could write what looks like a saved domain. Only root may write it, and it is made if it is not there.
+    pub dumps: String,
 }
 
 impl Save {
@@ -453,7 +456,11 @@ impl Default for Tpm {
 
 impl Default for Save {
     fn default() -> Self {
-        Self { managed: "/var/lib/svirt/managed-save".into(), places: vec!["/var/lib/svirt/saved".into()] }
+        Self {
+            managed: "/var/lib/svirt/managed-save".into(),
+            places: vec!["/var/lib/svirt/saved".into()],
+            dumps: "/var/lib/svirt/dumps".into(),
+        }
     }
 }
 

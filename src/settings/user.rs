@@ -71,6 +71,7 @@ impl UserDirectories {
         put(&mut settings.shmem.place, &system.shmem.place, self.run.join("shmem"));
         put(&mut settings.tpm.state, &system.tpm.state, self.state.join("tpm"));
         put(&mut settings.save.managed, &system.save.managed, self.state.join("managed-save"));
+        put(&mut settings.save.dumps, &system.save.dumps, self.state.join("dumps"));
         let list = |value: &mut Vec<String>, default: &Vec<String>, paths: &[PathBuf]| {
             if value == default {
                 *value = paths.iter().map(|path| text(path)).collect();

@@ -151,7 +151,7 @@ impl Rig {
         let at = |name: &str| install.text(name);
         let (nvram, tpm, store, access) = (at("nvram"), at("tpm"), at("store"), at("access.toml"));
         let (shares, shmem) = (at("shares"), at("shmem"));
-        let (managed, saved) = (at("managed"), at("saved"));
+        let (managed, saved, dumps) = (at("managed"), at("saved"), at("dumps"));
         let programs = Path::new(env!("CARGO_BIN_EXE_svirt")).parent().unwrap();
         let settings = &mut install.settings;
         settings.paths.libexec = programs.to_str().unwrap().to_owned();
@@ -162,6 +162,7 @@ impl Rig {
         settings.shares.places = vec![shares];
         settings.save.managed = managed;
         settings.save.places = vec![saved];
+        settings.save.dumps = dumps;
         settings.daemon.store = store;
         settings.daemon.access = access;
         change(settings);

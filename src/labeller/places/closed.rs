@@ -75,6 +75,7 @@ pub(super) fn paths(settings: &Settings) -> Vec<String> {
         &settings.paths.cache,
         &images.nvram,
         &settings.save.managed,
+        &settings.save.dumps,
     ];
     let more = [&settings.tpm.state, &settings.shmem.place, &settings.daemon.store, &settings.paths.libexec];
     one.into_iter()
