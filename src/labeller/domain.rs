@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::apply::NewLog;
 use super::connection::ConnectionId;
-use super::journal::{Journal, Undo};
+use super::journal::{Journal, Part, Undo};
 use super::launcher::Slots;
 use super::plug::{Leftover, Plugged};
 use super::save::Saving;
@@ -29,6 +29,7 @@ use crate::privsep::apparmor::DEGRADED;
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op, Spawn};
 use crate::privsep::plug::Gone;
 use crate::privsep::request::{Described, DomainStatus, Refused, Reply, Started};
+use crate::privsep::save::Save;
 use crate::privsep::supervisor::{Ended, Order};
 use crate::sys::packet;
 use crate::sys::pidfd::{self, Exit};
@@ -110,6 +111,8 @@ pub(super) struct Domain {
     pub(super) leftovers: Vec<Leftover>,
     /// The save that goes on.
     pub(super) saving: Option<Saving>,
+    /// Unfinished saves of it from before, which fit its disks until it runs.
+    pub(super) given_up: Vec<(Save, Part)>,
     /// When what could not be taken out is tried again.
     pub(super) plug_again: Option<Instant>,
 }

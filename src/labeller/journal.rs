@@ -146,6 +146,19 @@ pub(super) struct Part {
     /// The file that had its name before; journals of earlier versions have none.
     #[serde(default)]
     pub(super) replaces: Option<ObjectId>,
+    /// Its length in bytes, in journals of earlier versions, which wrote the header last: such a file has none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) end: Option<u64>,
+    /// What its label was before, in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) label: Option<String>,
+}
+
+impl Part {
+    /// One that has its header.
+    pub(super) fn new(path: String, id: ObjectId, replaces: Option<ObjectId>) -> Self {
+        Self { path, id, replaces, end: None, label: None }
+    }
 }
 
 /// What a process is to the domain.
@@ -386,31 +399,28 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Has nobody finish an unfinished save of a domain that is being started again: what it holds is older than what the guest
-/// does from here on. `remove` removes it, and the journals that were set aside say that it is over.
-pub(super) fn no_save_counts(
-    directory: &Path,
-    uuid: DomainUuid,
-    remove: impl Fn(&Save, &Part),
-) -> io::Result<()> {
+/// does from here on. The journals that were set aside say that it is over; the files are told, and stay until the guest runs:
+/// where it never does, they still fit its disks.
+pub(super) fn no_save_counts(directory: &Path, uuid: DomainUuid) -> io::Result<Vec<(Save, Part)>> {
     let end = file_name(uuid);
+    let mut given_up = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let Ok(name) = entry?.file_name().into_string() else { continue };
         if name.starts_with(ASIDE) && name.ends_with(&end) {
             let mut journal = Journal::reopen(directory, &name)?;
             let (_, entries) = parse(&read_whole(&File::open(directory.join(&name))?)?)?;
             let Some((save, part)) = unfinished(entries) else { continue };
-            // First: what is over is not looked for any more.
-            remove(&save, &part);
             journal.write(&Entry::SaveOver)?;
             journal.sync()?;
             tracing::warn!(
                 journal = name,
                 path = part.path,
-                "an unfinished save is given up and removed: the domain is started"
+                "an unfinished save is given up: the domain is started; should that fail, the file stays, and can be restored once it is renamed"
             );
+            given_up.push((save, part));
         }
     }
-    Ok(())
+    Ok(given_up)
 }
 
 /// The save that counts and was not finished.
@@ -538,6 +548,23 @@ mod tests {
     }
 
     #[test]
+    fn saves_of_earlier_versions_are_understood() {
+        let begin = Entry::Begin { version: 1, boot: "b".into(), plan: Box::new(plan()) };
+        let begin = serde_json::to_string(&begin).unwrap();
+        let old = [
+            r#"{"entry":"save-begin","save":{"at":{"file":"managed","uuid":"00000000-0000-0000-0000-000000000007"},"note":"n","running":true}}"#,
+            r#"{"entry":"save-named","path":"/saved/.a","id":[1,2],"end":2097157,"label":null,"replaces":[1,3]}"#,
+            r#"{"entry":"save-written"}"#,
+        ];
+        let entries = parse(&format!("{begin}\n{}\n", old.join("\n"))).unwrap().1;
+        let Some((save, part)) = unfinished(entries) else { panic!("nothing is unfinished") };
+        assert_eq!((save.note.as_str(), save.most), ("n", 0));
+        assert_eq!((part.replaces, part.end), (Some((1, 3)), Some(2_097_157)), "it has no header");
+        let labelled = r#"{"entry":"save-named","path":"/saved/.a","id":[1,2],"end":5,"label":"a:b:c:s0"}"#;
+        assert_eq!(parse(&format!("{begin}\n{labelled}\n")).unwrap().1.len(), 1);
+    }
+
+    #[test]
     fn a_journal_is_bounded_and_never_read_in_part() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
@@ -583,25 +610,20 @@ mod tests {
         let at = crate::privsep::save::SavedAt::Managed { uuid: plan().domain.uuid };
         let save = Box::new(Save { at, note: String::new(), running: true, most: 1 });
         journal.write(&Entry::SaveBegin { save: save.clone() }).unwrap();
-        let part = Part { path: "/saved/.a".into(), id: (1, 2), replaces: None };
+        let part = Part::new("/saved/.a".into(), (1, 2), None);
         journal.write(&Entry::SaveNamed(part.clone())).unwrap();
         journal.write(&Entry::SaveWritten).unwrap();
         journal.set_aside(1);
         let last = || left(dir.path()).unwrap().remove(0).entries.pop();
-        let removed = std::cell::RefCell::new(Vec::new());
-        let no_save_counts = |uuid| {
-            let remove = |save: &Save, part: &Part| removed.borrow_mut().push((save.clone(), part.clone()));
-            no_save_counts(dir.path(), uuid, remove).unwrap();
-        };
-        no_save_counts(DomainUuid(uuid::Uuid::from_u128(8)));
+        let no_save_counts = |uuid| no_save_counts(dir.path(), uuid).unwrap();
+        assert_eq!(no_save_counts(DomainUuid(uuid::Uuid::from_u128(8))), []);
         assert_eq!(last(), Some(Entry::SaveWritten), "another domain");
-        no_save_counts(plan().domain.uuid);
+        assert_eq!(no_save_counts(plan().domain.uuid), [(*save, part)]);
         assert_eq!(last(), Some(Entry::SaveOver));
         // Once, and not at each start from then on.
         let length = left(dir.path()).unwrap()[0].entries.len();
-        no_save_counts(plan().domain.uuid);
+        assert_eq!(no_save_counts(plan().domain.uuid), []);
         assert_eq!(left(dir.path()).unwrap()[0].entries.len(), length);
-        assert_eq!(removed.into_inner(), [(*save, part)]);
     }
 
     #[test]

@@ -132,7 +132,8 @@ impl Server {
             gone: story.gone,
             leftovers: story.leftovers,
             saving: story.saving.map(|(save, part, counts)| match part {
-                Some(part) if counts && is_there(&self.settings, &save, &part) => {
+                // An earlier version would have had to write the header yet: the guest goes on.
+                Some(part) if counts && part.end.is_none() && is_there(&self.settings, &save, &part) => {
                     Saving::left(save, Some(part))
                 }
                 Some(part) => {
@@ -141,6 +142,7 @@ impl Server {
                 }
                 None => Saving::left(save, None),
             }),
+            given_up: Vec::new(),
             plug_again: None,
         };
         if story.plugging {

@@ -7,7 +7,7 @@ use super::apply::{Applied, Apply, journal_refusal, note};
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
 use super::fault;
-use super::journal::{self, Entry, Journal, Part, ProcessRole};
+use super::journal::{self, Entry, Journal, ProcessRole};
 use super::lease::ObjectId;
 use super::places::Places;
 use super::save::forget_part;
@@ -17,7 +17,6 @@ use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::request::{Refused, Reply, Started};
-use crate::privsep::save::Save;
 use crate::privsep::supervisor::Incoming;
 
 impl Server {
@@ -114,6 +113,7 @@ impl Server {
             gone: Vec::new(),
             leftovers: Vec::new(),
             saving: None,
+            given_up: Vec::new(),
             plug_again: None,
         };
         domain.launching = out.launching;
@@ -127,14 +127,16 @@ impl Server {
     /// Goes on with a domain whose processes have something to say, or are late.
     pub(super) fn launching(&mut self, uuid: DomainUuid) {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
-        let remove = |save: &Save, part: &Part| forget_part(&self.settings, save, part);
         // A handful of messages at most: forked, ready, executed.
         while let Some(launching) = &mut domain.launching {
             let went = match launching.advance() {
                 Ok(Stage::Waiting) => return,
-                Ok(Stage::Ready(forked)) => journal::no_save_counts(&self.journals, uuid, remove)
+                Ok(Stage::Ready(forked)) => journal::no_save_counts(&self.journals, uuid)
                     .map_err(|error| journal_refusal(&error))
-                    .and_then(|()| let_go(&mut domain.journal, launching, forked)),
+                    .and_then(|given_up| {
+                        domain.given_up = given_up;
+                        let_go(&mut domain.journal, launching, forked)
+                    }),
                 Ok(Stage::Executed) => {
                     self.prepare_at = None;
                     domain.executed();
@@ -157,6 +159,9 @@ impl Server {
         if let Err(refusal) = commit(domain) {
             domain.fail_with(refusal);
             return;
+        }
+        for (save, part) in std::mem::take(&mut domain.given_up) {
+            forget_part(&self.settings, &save, &part);
         }
         domain.phase = Phase::Running;
         domain.ran = true;

@@ -51,7 +51,8 @@ pub struct Save {
     pub note: String,
     /// Whether the guest goes on where the save fails.
     pub running: bool,
-    /// The most that its device model may write, in bytes.
+    /// The most that its device model may write, in bytes; journals of earlier versions have none.
+    #[serde(default)]
     pub most: u64,
 }
 

@@ -52,7 +52,7 @@ pub(super) fn name(settings: &Settings, domain: &mut Domain, saving: &Saving) ->
     let io = |error: io::Error| kernel("name", &target.spot.path, &error, "look at its directory");
     let name = format!(".{}.{}.saving", short(&target.spot.name), target.id.1);
     let (directory, _) = target.spot.path.rsplit_once('/').unwrap_or_default();
-    let part = Part { path: format!("{directory}/{name}"), id: target.id, replaces };
+    let part = Part::new(format!("{directory}/{name}"), target.id, replaces);
     let noted = domain.journal.write(&Entry::SaveNamed(part.clone())).and_then(|()| domain.journal.sync());
     noted.map_err(|error| journal_refusal(&error))?;
     fault::step("save named")?;
@@ -107,7 +107,15 @@ pub(super) fn finish(settings: &Settings, uuid: DomainUuid, save: &Save, part: &
     fault::step("save finish")?;
     let places = Places::read(settings);
     let spot = Spot::find(settings, &places, &save.at)?;
-    let remedy = format!("it is {} meanwhile; the next svirt-labeller tries again", part.path);
+    if part.end.is_some() {
+        let rule = format!("{} was written by an earlier version of svirt, and has no header yet", part.path);
+        let remedy = "start that version once, or remove the file";
+        return Err(refuse("finish", &spot.path, &rule, remedy));
+    }
+    let remedy = format!(
+        "it is {} meanwhile, whole; the next svirt-labeller tries again. To keep it, rename it before the domain is started: that gives it up, and removes it once the guest runs",
+        part.path
+    );
     let io = |error: io::Error| kernel("finish", &spot.path, &error, &remedy);
     let name = part.path.rsplit_once('/').map(|(_, name)| name).unwrap_or_default();
     let found = match path::look(&spot.directory, name.as_ref()) {
