@@ -66,12 +66,17 @@ struct Admission<'a> {
     saved: Vec<&'a Slot>,
 }
 
-/// Checks the limits of a cgroup against the configured ones.
-pub(super) fn cgroup(limits: &CgroupLimits, settings: &Settings) -> Result<(), Refusal> {
-    let most = match settings.limits.memory {
+/// The most memory that any domain may have, QEMU's own with it, in bytes.
+pub(super) fn memory_most(settings: &Settings) -> u64 {
+    match settings.limits.memory {
         0 => u64::MAX,
         memory => memory.saturating_add(OWN_MEMORY_MAX),
-    };
+    }
+}
+
+/// Checks the limits of a cgroup against the configured ones.
+pub(super) fn cgroup(limits: &CgroupLimits, settings: &Settings) -> Result<(), Refusal> {
+    let most = memory_most(settings);
     if limits.memory_max == 0 || limits.memory_max > most {
         return Err(policy(
             "give memory of",

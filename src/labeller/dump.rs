@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
@@ -14,13 +14,17 @@ use super::converse::Conversation;
 use super::domain::Phase;
 use super::places::Places;
 use super::pump::{Pump, Sink};
+use super::room;
 use super::saved::{Spot, sync_directory};
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::dump::Dump;
 use crate::privsep::request::Reply;
 use crate::privsep::supervisor::{Answer, Verb};
-use crate::sys::path;
+use crate::sys::path::{self, Found};
+
+/// How long may QEMU write nothing: before the first byte it waits for its disks.
+const QUIET: Duration = Duration::from_secs(300);
 
 /// One that goes on.
 #[derive(Debug)]
@@ -74,8 +78,15 @@ impl Dumping {
 
     fn name(&self) -> Result<(), Refusal> {
         let io = |error: io::Error| kernel("name", &self.spot.path, &error, "choose another name");
-        path::link(&self.file, &self.spot.directory, self.spot.name.as_ref()).map_err(io)?;
-        sync_directory(&self.spot.directory).map_err(io)
+        let Spot { directory, name, .. } = &self.spot;
+        path::link(&self.file, directory, name.as_ref()).map_err(io)?;
+        sync_directory(directory).map_err(|error| {
+            // An error means that there is no file.
+            if let Ok(found) = Found::of(&self.file) {
+                let _ = path::unlink_if(directory, name.as_ref(), found.id());
+            }
+            io(error)
+        })
     }
 }
 
@@ -114,11 +125,13 @@ impl Server {
                 return Err(refuse(&spot.path, "something has this name", remedy));
             }
         }
+        let reserve = room::reserve(&self.settings, &spot.directory, &spot.path)?;
         let io = |error: io::Error| {
             kernel("make the file", &spot.path, &error, "see that its file system has room, and O_TMPFILE")
         };
         let file = File::from(path::nameless(&spot.directory, 0o600, OFlags::RDWR).map_err(io)?);
-        let to = Sink { file: &file, at: 0, most: dump.most };
+        let most = room::most(&domain.plan, &self.settings, dump.most);
+        let to = Sink { file: &file, at: 0, most, reserve, quiet: Some(QUIET) };
         let (pump, stream) = Pump::begin(to, |_, _| Ok(())).map_err(io)?;
         let verb = Verb::Dump { format: dump.format };
         let talk = Conversation::begin(&domain.started.control, &verb, &[stream.as_fd()], None)

@@ -35,6 +35,7 @@ mod pump;
 mod real;
 mod recover;
 mod remember;
+mod room;
 pub mod root;
 mod run;
 mod save;

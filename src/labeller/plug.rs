@@ -74,6 +74,7 @@ impl Server {
 
     fn running_domain(&mut self, uuid: DomainUuid) -> Result<&mut Domain, Refusal> {
         let busy = self.talks.iter().any(|talk| talk.uuid == uuid);
+        let dumped = self.is_being_dumped(uuid);
         let domain = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running);
         let refuse = |rule: &str, remedy: &str| {
             Err(Refusal::new(Layer::Policy, "plug a device of", uuid.to_string(), rule, remedy))
@@ -81,6 +82,7 @@ impl Server {
         match domain {
             None => refuse("no such domain runs", "start it first"),
             Some(_) if busy => refuse("another device is on its way", "try again in a moment"),
+            Some(_) if dumped => refuse("its memory is written down", "wait until it is, or abort that"),
             Some(domain) if domain.saving.is_some() => {
                 refuse("it is being saved", "wait until it is saved, or abort that")
             }

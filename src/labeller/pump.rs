@@ -23,11 +23,17 @@ use crate::sys::pidfd::{self, Exit};
 use crate::sys::process::{self, Child};
 
 use super::apply::kernel;
+use super::room;
 
 /// What is taken at once, in bytes, and the room of the pipe where the host allows as much.
 const CHUNK: usize = 1 << 20;
 /// EIO, for what has no number.
 const IO: u8 = 5;
+/// Codes of its own, above the kernel's that it passes on: more came than there may be, nothing came for too long, and less
+/// than the reserve is free.
+const TOO_MUCH: u8 = 101;
+const QUIET: u8 = 102;
+const FULL: u8 = 103;
 
 /// The process.
 #[derive(Debug)]
@@ -46,6 +52,41 @@ pub(super) struct Sink<'a> {
     pub(super) at: u64,
     /// The most of them.
     pub(super) most: u64,
+    /// What stays free on its file system, in bytes.
+    pub(super) reserve: u64,
+    /// How long may nothing come, where there is a limit.
+    pub(super) quiet: Option<Duration>,
+}
+
+/// Why it ends before everything is written.
+#[derive(Debug)]
+enum Wrong {
+    Kernel(io::Error),
+    Own(u8),
+}
+
+impl From<io::Error> for Wrong {
+    fn from(error: io::Error) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+impl From<rustix::io::Errno> for Wrong {
+    fn from(error: rustix::io::Errno) -> Self {
+        Self::Kernel(error.into())
+    }
+}
+
+impl Wrong {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Own(code) => *code,
+            Self::Kernel(error) => {
+                let code = error.raw_os_error().and_then(|code| u8::try_from(code).ok());
+                code.filter(|code| (1..100).contains(code)).unwrap_or(IO)
+            }
+        }
+    }
 }
 
 impl Pump {
@@ -61,23 +102,25 @@ impl Pump {
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, CHUNK);
         let parent = process::own_pid();
         let child = process::fork(|| {
-            let alone = || {
+            let alone = || -> io::Result<()> {
                 process::close_all_but(&[from.as_fd(), told.as_fd(), to.file.as_fd()])?;
                 process::reset_signals()?;
                 cred::clear_capabilities()?;
                 process::die_with_parent(true)?;
                 if process::parent_is(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
             };
-            let done = alone().and_then(|()| take(&from, &told, to));
-            let done = done.and_then(|end| last(to.file, end)).and_then(|()| to.file.sync_all());
-            match done {
+            let written = || -> Result<(), Wrong> {
+                alone()?;
+                let end = take(&from, &told, to)?;
+                last(to.file, end)?;
+                Ok(to.file.sync_all()?)
+            };
+            match written() {
                 Ok(()) => 0,
-                Err(error) => {
-                    let code = error.raw_os_error().and_then(|code| u8::try_from(code).ok());
-                    let code = code.filter(|code| (1..100).contains(code)).unwrap_or(IO);
+                Err(wrong) => {
                     // Its end says the same.
-                    let _ = (&told).write_all(&[code]);
-                    code.into()
+                    let _ = (&told).write_all(&[wrong.code()]);
+                    wrong.code().into()
                 }
             }
         })?;
@@ -124,12 +167,25 @@ impl Pump {
 
 /// Why a file could not be written.
 fn why(path: &str, code: i32) -> Refusal {
-    if code == libc::EFBIG {
-        let rule = "its device model wrote more than a guest of its size has";
-        let remedy = "try again; if it happens once more, do not trust that guest";
-        return Refusal::new(Layer::Policy, "write", path, rule, remedy);
-    }
-    kernel("write", path, &io::Error::from_raw_os_error(code), "see that its file system has room")
+    let (rule, remedy) = match u8::try_from(code) {
+        Ok(TOO_MUCH) => (
+            "its device model wrote more than a guest of its size has",
+            "try again; if it happens once more, do not trust that guest",
+        ),
+        Ok(QUIET) => (
+            "its device model wrote nothing for minutes",
+            "see what holds it up, such as a disk that does not answer, and try again",
+        ),
+        Ok(FULL) => (
+            "its file system has only the room left that svirt's journals or definitions need",
+            "remove files there, or have the place for these files on a file system of its own",
+        ),
+        _ => {
+            let error = io::Error::from_raw_os_error(code);
+            return kernel("write", path, &error, "see that its file system has room");
+        }
+    };
+    Refusal::new(Layer::Policy, "write", path, rule, remedy)
 }
 
 impl Drop for Pump {
@@ -141,39 +197,52 @@ impl Drop for Pump {
     }
 }
 
-/// Takes everything until it is told that no more comes, and tells where that ends.
-fn take(from: &PipeReader, told: &UnixStream, to: Sink<'_>) -> io::Result<u64> {
+/// Takes everything until it is told that no more comes, and tells where that ends. What is on its way at that moment is
+/// the last that is taken: whoever writes could otherwise have it go on for as long as there is room.
+fn take(from: &PipeReader, told: &UnixStream, to: Sink<'_>) -> Result<u64, Wrong> {
     let (mut at, end) = (to.at, to.at.saturating_add(to.most));
-    let (mut over, mut closed) = (false, false);
-    loop {
-        if closed || !process::readable(from.as_fd(), Duration::ZERO)? {
-            if over {
-                return Ok(at);
-            }
-            over = wait(from, told, closed)?;
+    let (mut left, mut closed) = (None, false);
+    while left != Some(0) {
+        if left.is_none() && process::readable(told.as_fd(), Duration::ZERO)? {
+            left = Some(rustix::io::ioctl_fionread(from)?);
             continue;
         }
+        if left.is_none() && (closed || !process::readable(from.as_fd(), Duration::ZERO)?) {
+            wait(from, told, closed, to.quiet)?;
+            continue;
+        }
+        if !room::keeps(to.file, to.reserve)? {
+            return Err(Wrong::Own(FULL));
+        }
         // One byte more than there may be is enough to know, and readable is the end, too.
-        let room = usize::try_from(end.saturating_add(1) - at).unwrap_or(CHUNK).min(CHUNK);
-        match splice(from, None, to.file, Some(&mut at), room, SpliceFlags::empty()) {
+        let most = left.unwrap_or(u64::MAX).min(end.saturating_add(1) - at);
+        let most = usize::try_from(most).unwrap_or(CHUNK).min(CHUNK);
+        match splice(from, None, to.file, Some(&mut at), most, SpliceFlags::empty()) {
+            Ok(0) if left.is_some() => break,
             Ok(0) => closed = true,
-            Ok(_) if at > end => return Err(io::Error::from_raw_os_error(libc::EFBIG)),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) if at > end => return Err(Wrong::Own(TOO_MUCH)),
+            Ok(taken) => left = left.map(|left| left.saturating_sub(taken as u64)),
+            Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(at)
 }
 
-/// Waits until there is something, or it is told that no more comes, which it tells.
-fn wait(from: &PipeReader, told: &UnixStream, closed: bool) -> io::Result<bool> {
-    use rustix::event::{PollFd, PollFlags, poll};
+/// Waits until there is something, or it is told that no more comes.
+fn wait(from: &PipeReader, told: &UnixStream, closed: bool, quiet: Option<Duration>) -> Result<(), Wrong> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(told, PollFlags::IN), PollFd::new(from, PollFlags::IN)];
     let polled = if closed { fds.get_mut(..1) } else { fds.get_mut(..) };
-    match poll(polled.unwrap_or_default(), None) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
+    let limit = quiet.map(|quiet| Timespec {
+        tv_sec: quiet.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: quiet.subsec_nanos().into(),
+    });
+    match poll(polled.unwrap_or_default(), limit.as_ref()) {
+        Ok(0) => Err(Wrong::Own(QUIET)),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
 }
 
 #[cfg(test)]
@@ -187,8 +256,12 @@ mod tests {
     }
 
     fn pump(most: u64) -> (File, Pump, File) {
+        begun(|to| Sink { most, ..to })
+    }
+
+    fn begun(change: impl FnOnce(Sink<'_>) -> Sink<'_>) -> (File, Pump, File) {
         let file = tempfile::tempfile().unwrap();
-        let to = Sink { file: &file, at: 4, most };
+        let to = change(Sink { file: &file, at: 4, most: u64::MAX, reserve: 0, quiet: None });
         let (pump, writer) = Pump::begin(to, |file, end| {
             use std::os::unix::fs::FileExt as _;
             file.write_all_at(&u32::try_from(end).unwrap().to_be_bytes(), 0)
@@ -236,5 +309,30 @@ mod tests {
         let rule = ended(&pump).unwrap_err();
         assert!(rule.contains("more than a guest of its size"), "{rule}");
         assert!(read(file).len() <= 15);
+    }
+
+    #[test]
+    fn who_writes_on_does_not_keep_it_from_ending() {
+        let (file, mut pump, mut writer) = pump(u64::MAX);
+        writer.write_all(b"all").unwrap();
+        let on = std::thread::spawn(move || while writer.write_all(&[0; 4096]).is_ok() {});
+        pump.no_more().unwrap();
+        assert_eq!(ended(&pump), Ok(()));
+        on.join().unwrap();
+        assert_eq!(read(file)[4..7], *b"all");
+    }
+
+    #[test]
+    fn who_writes_nothing_and_who_takes_the_last_room_end_it() {
+        let (_, pump, writer) = begun(|to| Sink { quiet: Some(Duration::from_millis(10)), ..to });
+        let rule = ended(&pump).unwrap_err();
+        assert!(rule.contains("wrote nothing"), "{rule}");
+        drop(writer);
+
+        let (file, pump, mut writer) = begun(|to| Sink { reserve: u64::MAX, ..to });
+        writer.write_all(b"0123").unwrap();
+        let rule = ended(&pump).unwrap_err();
+        assert!(rule.contains("room left"), "{rule}");
+        assert!(read(file).is_empty());
     }
 }

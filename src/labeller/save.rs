@@ -29,6 +29,7 @@ use super::journal::{Entry, Part, Undo};
 use super::lease::{Hold, ObjectId};
 use super::places::Places;
 use super::pump::{Pump, Sink};
+use super::room;
 use super::saved::{Spot, check_note, write_header};
 use super::server::{Server, refused};
 use super::undo;
@@ -179,13 +180,15 @@ impl Server {
         check_note(&save.note, &spot.path)?;
         self.nobody_else_saves_to(&spot, &save.at)?;
         may_replace(&self.settings, &places, &save.at, uuid)?;
+        let reserve = room::reserve(&self.settings, &spot.directory, &spot.path)?;
+        let most = room::most(&domain.plan, &self.settings, save.most);
         let target = Target::new(spot)?;
         let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
         let Some(domain) = self.domains.get_mut(&uuid) else {
             return Err(refuse("save", &name, "no such domain runs", "start it first"));
         };
         self.leases.object(uuid, target.id, hold, &target.spot.path)?;
-        let begun = begin(domain, &save, &target);
+        let begun = begin(domain, &save, &target, (most, reserve));
         let stage = match begun {
             Ok((talk, pump)) => Stage::Writing(talk, pump),
             Err(refusal) => {
@@ -335,13 +338,18 @@ impl Target {
     }
 }
 
-fn begin(domain: &mut Domain, save: &Save, target: &Target) -> Result<(Conversation, Pump), Refusal> {
+fn begin(
+    domain: &mut Domain,
+    save: &Save,
+    target: &Target,
+    (most, reserve): (u64, u64),
+) -> Result<(Conversation, Pump), Refusal> {
     let entry = Entry::SaveBegin { save: Box::new(save.clone()) };
     domain.journal.write(&entry).map_err(|error| journal_refusal(&error))?;
     fault::step("save")?;
     let (uuid, note) = (domain.plan.domain.uuid, save.note.clone());
     let header = |file: &File, end| write_header(file, 0, &Header { uuid, generation: 1, end, note });
-    let to = Sink { file: &target.file, at: STREAM_AT, most: save.most };
+    let to = Sink { file: &target.file, at: STREAM_AT, most, reserve, quiet: None };
     let (pump, stream) = Pump::begin(to, header)
         .map_err(|error| kernel("begin to write", &target.spot.path, &error, "try again in a moment"))?;
     let talk = Conversation::begin(&domain.started.control, &Verb::Save, &[stream.as_fd()], None)
