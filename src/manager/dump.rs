@@ -1,7 +1,8 @@
 //! A running guest's memory that is written down, and what becomes of the guest afterwards.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
+use super::job::Job;
 use super::save::most;
 use super::{Manager, ManagerError};
 use crate::base::DomainUuid;
@@ -32,18 +33,28 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live(uuid)?;
+        let id = live.id;
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
         let most = most(&definition.to_start()?);
-        self.core.labeller(&self.settings)?.dump(uuid, Dump { path: path.into(), format, most })?;
+        let mut labeller = self.core.labeller(&self.settings)?;
+        self.begin_job(uuid, Job::dump());
+        let dumped = labeller.dump(uuid, Dump { path: path.into(), format, most });
+        self.end_job(uuid, None);
+        dumped?;
         match then {
             Afterwards::GoesOn => {}
             Afterwards::Reset => {
                 self.core.order(&live.control, &Verb::Ask(Ask::Reset))?;
             }
             Afterwards::Ends => {
+                if let Some(live) = self.table().get(uuid).and_then(|domain| domain.live.as_mut())
+                    && live.id == id
+                {
+                    Arc::make_mut(live).crashes = true;
+                }
                 let ended = self.core.kill(uuid, &self.settings)?;
-                self.ended(uuid, live.id, ended.as_ref());
+                self.ended(uuid, id, ended.as_ref());
             }
         }
         Ok(())

@@ -114,6 +114,8 @@ pub enum Lifecycle {
     StoppedShutdown,
     /// It is gone because somebody ended it.
     StoppedDestroyed,
+    /// It is gone as one that crashed, after its memory was dumped.
+    StoppedCrashed,
     /// It is gone because it was saved.
     StoppedSaved,
     /// It is gone because its device model failed.
@@ -146,6 +148,7 @@ impl Lifecycle {
             Self::UnpausedRestored => (4, 2),
             Self::StoppedShutdown => (5, 0),
             Self::StoppedDestroyed => (5, 1),
+            Self::StoppedCrashed => (5, 2),
             Self::StoppedSaved => (5, 4),
             Self::StoppedFailed => (5, 5),
             Self::PoweredOff => (6, 1),

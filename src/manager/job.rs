@@ -16,6 +16,8 @@ const KEPT_MAX: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job {
     began: Instant,
+    /// Whether memory is written down for a person, which QEMU counts elsewhere.
+    dump: bool,
     /// How it went, where it is over.
     over: Option<Progress>,
 }
@@ -26,7 +28,12 @@ pub(super) type Jobs = Mutex<HashMap<DomainUuid, Job>>;
 impl Job {
     /// A save that begins.
     pub(super) fn save() -> Self {
-        Self { began: Instant::now(), over: None }
+        Self { began: Instant::now(), dump: false, over: None }
+    }
+
+    /// A dump that begins.
+    pub(super) fn dump() -> Self {
+        Self { dump: true, ..Self::save() }
     }
 
     /// Whether it is over.
@@ -71,9 +78,18 @@ impl Manager {
     pub fn progress(&self, uuid: DomainUuid) -> Result<Option<Progress>, ManagerError> {
         let Some(job) = self.job(uuid).filter(|job| !job.is_over()) else { return Ok(None) };
         let elapsed = u64::try_from(job.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if job.dump {
+            return Ok(Some(Progress { elapsed, ..Progress::default() }));
+        }
         // One that has just begun, or is over this moment, has nothing to say yet.
         let said = self.ask(uuid, Ask::Migration).map(|answer| Progress::of(&answer)).unwrap_or_default();
         Ok(Some(Progress { elapsed, ..said }))
+    }
+
+    /// Whether what goes on is a dump.
+    #[must_use]
+    pub fn is_dumping(&self, uuid: DomainUuid) -> bool {
+        self.job(uuid).is_some_and(|job| job.dump && !job.is_over())
     }
 
     /// How the last one went; it is forgotten unless it is to be kept.

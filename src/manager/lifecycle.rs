@@ -296,6 +296,7 @@ impl Manager {
             consoles: Vec::new(),
             autodestroy: flags.autodestroy,
             ending: false,
+            crashes: false,
             listening: Vec::new(),
             runtime: Runtime::default(),
         };
@@ -379,6 +380,7 @@ impl Manager {
             consoles: begun.consoles,
             autodestroy: None,
             ending: false,
+            crashes: false,
             runtime: Runtime { running, ..Runtime::default() },
         })
     }
@@ -497,10 +499,10 @@ impl Manager {
 
     /// A domain has ended, as the labeller says; `None` where it could not say how. The first to notice tells it.
     pub fn ended(&self, uuid: DomainUuid, id: i32, ended: Option<&Ended>) {
-        let destroyed = {
-            let table = self.table();
-            let domain = table.by_uuid(uuid);
-            domain.and_then(|domain| domain.live).is_some_and(|live| live.id == id && live.ending)
+        let (destroyed, crashes) = {
+            let domain = self.table().by_uuid(uuid);
+            let live = domain.and_then(|domain| domain.live).filter(|live| live.id == id);
+            live.map_or((false, false), |live| (live.ending, live.crashes))
         };
         let guest = ended.is_some_and(|ended| ended.signal.is_none() && ended.code == Some(0));
         let saved = ended.is_some_and(|ended| ended.reason.as_deref() == Some(SAVED));
@@ -510,6 +512,7 @@ impl Manager {
         }
         let (before, after, reason) = match (destroyed, guest) {
             _ if saved => (None, Lifecycle::StoppedSaved, SHUTOFF_SAVED),
+            _ if crashes => (None, Lifecycle::StoppedCrashed, SHUTOFF_CRASHED),
             (true, _) => (Some(Lifecycle::Ending), Lifecycle::StoppedDestroyed, SHUTOFF_DESTROYED),
             (false, true) => (Some(Lifecycle::PoweredOff), Lifecycle::StoppedShutdown, SHUTOFF_SHUTDOWN),
             (false, false) => (None, Lifecycle::StoppedFailed, SHUTOFF_CRASHED),

@@ -218,6 +218,7 @@ impl Manager {
             consoles,
             autodestroy: None,
             ending: false,
+            crashes: false,
             listening,
             runtime: Runtime { running, started, ..Runtime::default() },
         };

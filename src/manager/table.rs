@@ -70,6 +70,8 @@ pub struct Live {
     pub autodestroy: Option<u64>,
     /// Whether somebody is ending it.
     pub ending: bool,
+    /// Whether its end counts as a crash, whoever brings it about.
+    pub crashes: bool,
     /// Where its displays listen, its tap devices and its vsock's number, by the names of the plan; and how links were
     /// put since (`link:net0` is `down`).
     pub listening: Vec<(String, String)>,
@@ -328,6 +330,7 @@ mod tests {
             consoles: vec![],
             autodestroy: None,
             ending: false,
+            crashes: false,
             listening: vec![],
             runtime: Runtime::default(),
         }

@@ -57,7 +57,8 @@ pub struct Incoming {
     pub bytes: u64,
 }
 
-/// The longest that a guest may take to load, whatever is in its file: 675 GiB at 100 MiB a second.
+/// The longest that a guest may take to load, whatever is in its file: 56 GiB at the speed of [`Incoming::patience`], and 703
+/// GiB at 100 MiB a second.
 pub const PATIENCE_MAX: std::time::Duration = std::time::Duration::from_secs(2 * 60 * 60);
 
 impl Incoming {
@@ -254,7 +255,7 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verb {
-    /// Ends the save that goes on; the guest goes on too.
+    /// Ends the save or dump that goes on; the guest goes on too.
     AbortSave,
     /// Asks something of QEMU itself.
     Ask(Ask),

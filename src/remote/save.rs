@@ -226,19 +226,28 @@ fn job_stats(call: &Call<'_>) -> Answer {
         return Err(not_running());
     };
     match found {
-        Some(progress) => call.answer(&(kind, List::<_, 64>(params(&progress)))),
+        Some(progress) => {
+            let dumps = kind == UNBOUNDED && manager.is_dumping(uuid);
+            let operation = if dumps { OPERATION_DUMP } else { OPERATION_SAVE };
+            call.answer(&(kind, List::<_, 64>(params_of(operation, &progress))))
+        }
         None => call.answer(&(NONE, List::<TypedParam<'_>, 64>(Vec::new()))),
     }
 }
 
 /// virDomainJobOperation
 const OPERATION_SAVE: i32 = 2;
+const OPERATION_DUMP: i32 = 8;
 
-/// A job's numbers as libvirt names them, in its order.
+/// A save's numbers as libvirt names them, in its order.
 pub(super) fn params(p: &Progress) -> Vec<TypedParam<'static>> {
+    params_of(OPERATION_SAVE, p)
+}
+
+fn params_of(operation: i32, p: &Progress) -> Vec<TypedParam<'static>> {
     let number = |field, value| TypedParam { field, value: ParamValue::Ullong(value) };
     vec![
-        TypedParam { field: "operation", value: ParamValue::Int(OPERATION_SAVE) },
+        TypedParam { field: "operation", value: ParamValue::Int(operation) },
         number("time_elapsed", p.elapsed),
         number("downtime", p.downtime),
         number("setup_time", p.setup),

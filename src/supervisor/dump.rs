@@ -52,9 +52,9 @@ impl Dumping {
 impl Server {
     /// Begins to dump.
     pub(super) fn dump_verb(&mut self, client: u64, format: DumpFormat, fds: Vec<OwnedFd>, now: Instant) {
-        let busy = self.dumping.is_some() || self.plugging.is_some();
-        let Some(fd) = fds.into_iter().next().filter(|_| !busy) else {
-            let rule = if busy { "it is busy" } else { "it came without the file to write" };
+        let busy = self.busy();
+        let Some(fd) = fds.into_iter().next().filter(|_| busy.is_none()) else {
+            let rule = busy.unwrap_or("it came without the file to write");
             let refusal = refuse(rule, "try again in a moment");
             return self.control.answer(client, &Answer::Refused(refusal), now);
         };
@@ -77,6 +77,10 @@ impl Server {
             Ok(value) => value,
             Err(failure) => {
                 let remedy = "see which formats this QEMU writes, or take the device that it names out";
+                if dumping.stage == Stage::Beginning {
+                    // It may not have come so far as to take it.
+                    self.command("closefd", &json!({ "fdname": NAME }), Purpose::Lifecycle);
+                }
                 return self.dump_over(Some(refuse(&failure.to_string(), remedy)));
             }
         };
@@ -98,6 +102,16 @@ impl Server {
                 self.dump_over(Some(refuse("QEMU could not write it", "see that the file system has room")));
             }
         }
+    }
+
+    /// Tells whoever asked for a dump that it is given up; whether there was one. Who asked ends the pipe, and QEMU goes on
+    /// when it finds that: until then nothing else is done.
+    pub(super) fn abort_dump(&mut self, now: Instant) -> bool {
+        let waiting = self.dumping.as_ref().and_then(|dumping| self.control.waiting(dumping.ticket));
+        let Some((client, _)) = waiting else { return false };
+        let refusal = refuse("somebody aborted it", "dump it again");
+        self.control.answer(client, &Answer::Refused(refusal), now);
+        true
     }
 
     fn dump_over(&mut self, refusal: Option<Refusal>) {

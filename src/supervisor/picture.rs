@@ -111,12 +111,10 @@ fn contents(file: &OwnedFd) -> std::io::Result<Option<Vec<u8>>> {
 impl Server {
     /// Begins to take a picture of one head of a display's device.
     pub(super) fn picture_verb(&mut self, client: u64, device: String, head: u32, now: Instant) {
-        let busy = self.pictures.is_busy()
-            || self.pictures.late.is_some()
-            || self.plugging.is_some()
-            || self.control.unread() > PICTURE_MAX;
-        let refused = if busy {
-            Some(("something else is on its way", "try again in a moment"))
+        let late = self.pictures.late.is_some().then_some("an earlier picture has not come yet");
+        let unread = (self.control.unread() > PICTURE_MAX).then_some("others have not read theirs yet");
+        let refused = if let Some(rule) = self.busy().or(late).or(unread) {
+            Some((rule, "try again in a moment"))
         } else if !is_display(&device) {
             Some(("it is no name of a display's device", "see the domain's live definition"))
         } else if self.pictures.file.is_none() {

@@ -142,12 +142,7 @@ impl Server {
             let operation = if *verb == Verb::Plug { "plug in" } else { "take out" };
             Answer::Refused(Refusal::new(Layer::Policy, operation, "a device", rule, "try again"))
         };
-        let busy = match (self.plugging.is_some(), self.pictures.is_busy()) {
-            (true, _) => Some("another device is on its way"),
-            (_, true) => Some("a picture of a display is being taken"),
-            _ => None,
-        };
-        if let Some(rule) = busy {
+        if let Some(rule) = self.busy() {
             return self.control.answer(client, &refuse(rule.into()), now);
         }
         let steps = if *verb == Verb::Plug { plug_steps(fds) } else { unplug_steps(fds) };

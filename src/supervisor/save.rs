@@ -102,8 +102,7 @@ impl Server {
             let refusal = refuse("save", "it came without the file to write", "svirt-labeller brings one");
             return self.control.answer(client, &Answer::Refused(refusal), now);
         };
-        if self.plugging.is_some() || self.dumping.is_some() {
-            let rule = "a device is on its way, or its memory is written down";
+        if let Some(rule) = self.busy() {
             let refusal = refuse("save", rule, "try again in a moment");
             return self.control.answer(client, &Answer::Refused(refusal), now);
         }
@@ -122,14 +121,29 @@ impl Server {
         self.command("query-status", &Value::Null, Purpose::Save);
     }
 
-    /// Ends a save that goes on.
+    /// What goes on that nothing else may come between, besides a save.
+    pub(super) fn busy(&self) -> Option<&'static str> {
+        if self.plugging.is_some() {
+            Some("another device is on its way")
+        } else if self.dumping.is_some() {
+            Some("its memory is written down")
+        } else if self.pictures.is_busy() {
+            Some("a picture of a display is being taken")
+        } else {
+            None
+        }
+    }
+
+    /// Ends a save or a dump that goes on.
     pub(super) fn abort_save(&mut self, client: u64, now: Instant) {
         let begun = self.saving.as_ref().is_some_and(|saving| saving.stage != Stage::Saved);
         let answer = if begun {
             self.give_up(refuse("save", "somebody aborted it", "save it again"));
             Answer::Done
+        } else if self.abort_dump(now) {
+            Answer::Done
         } else {
-            Answer::Refused(refuse("abort", "nothing is being saved", "see `virsh domjobinfo`"))
+            Answer::Refused(refuse("abort", "nothing is being saved or dumped", "see `virsh domjobinfo`"))
         };
         self.control.answer(client, &answer, now);
     }

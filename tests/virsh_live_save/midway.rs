@@ -36,7 +36,9 @@ impl Held {
         signal(pump, Signal::SIGSTOP);
         signal(qemu, Signal::SIGCONT);
         let held = Self { pump, virsh };
-        let asked = ["qemu-monitor-command", name, "{\"execute\":\"query-migrate\"}"];
+        let query = if words.contains(&"dump") { "query-dump" } else { "query-migrate" };
+        let query = format!("{{\"execute\":\"{query}\"}}");
+        let asked = ["qemu-monitor-command", name, &query];
         eventually("QEMU writes", || host.virsh(&asked).out.contains("\"status\":\"active\""));
         held
     }
@@ -62,7 +64,7 @@ impl Drop for Held {
 
 /// Who writes a file without a name where domains are saved: of those that have it, who has little else.
 fn pump(host: &Host) -> Option<i32> {
-    let places = [host.rig.text("saved/#"), host.rig.text("managed/#")];
+    let places = ["saved/#", "managed/#", "dumps/#"].map(|place| host.rig.text(place));
     let open = |pid: i32| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
@@ -113,6 +115,17 @@ fn a_save_is_watched_and_aborted_and_whoever_is_killed_meanwhile_loses_nothing()
     assert_ne!(ran.code, Some(0));
     assert!(ran.err.contains("somebody aborted it"), "{}", ran.err);
     goes_on(&host);
+
+    // So is a dump, though nobody takes what QEMU writes.
+    let dump = host.rig.text("dumps/held");
+    let held = Held::begin(&host, "held", &["dump", "held", &dump, "--memory-only"]);
+    assert!(host.says(&["domjobinfo", "held"]).contains("Operation:        Dump"));
+    host.says(&["domjobabort", "held"]);
+    let ran = held.ends();
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.err.contains("somebody aborted it"), "{}", ran.err);
+    goes_on(&host);
+    assert_eq!(names(&host, "dumps"), Vec::<String>::new());
 
     // Who writes the file.
     let held = Held::begin(&host, "held", &["save", "held", &file]);
