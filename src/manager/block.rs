@@ -126,6 +126,9 @@ impl Manager {
 
     /// Gives a disk another size, in bytes; the guest sees it at once.
     pub fn resize_block(&self, uuid: DomainUuid, name: &str, bytes: u64) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        // Another disk may not take the name of this one meanwhile.
+        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live(uuid)?;
         let definition = live.definition.as_ref();
         let definition =
@@ -139,12 +142,17 @@ impl Manager {
         if disk.readonly || disk.device == DiskDevice::Cdrom {
             return Err(fixed());
         }
+        if disk.shareable {
+            let text = "can't resize shareable disk '{}': other domains may use it; stop them, and resize its volume";
+            return Err(ManagerError::Operation(text.replace("{}", &disk.target)));
+        }
         // As libvirt does: qcow2 counts in sectors.
         let bytes = match source.format {
             ImageFormat::Qcow2 => bytes.checked_next_multiple_of(SECTOR),
             ImageFormat::Raw => Some(bytes),
         };
         let bytes = bytes.ok_or_else(|| ManagerError::Argument("the size is out of its bounds".into()))?;
+        self.settings.limits.admit_volume(bytes).map_err(ManagerError::Operation)?;
         self.ask(uuid, Ask::BlockResize { node: format!("{}-0-format", disk.target), bytes })?;
         Ok(())
     }

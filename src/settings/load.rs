@@ -275,6 +275,15 @@ fn find(text: &str, key: &str) -> usize {
 mod tests {
     use super::*;
 
+    #[test]
+    fn an_image_has_a_size_that_is_admitted() {
+        let of = |volume| crate::settings::Limits { volume, ..Default::default() };
+        assert_eq!(of(10).admit_volume(10), Ok(()));
+        assert!(of(10).admit_volume(11).unwrap_err().contains("limits.volume"));
+        assert_eq!(of(0).admit_volume(1 << 62), Ok(()));
+        assert!(of(0).admit_volume(1 << 63).is_err());
+    }
+
     fn wrong(text: &str) -> SettingsError {
         Settings::from_toml(text, "svirt.toml").unwrap_err()
     }

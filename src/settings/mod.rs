@@ -152,7 +152,8 @@ pub struct Limits {
     pub chain_depth: u32,
     /// Seconds that a start may take before it is undone.
     pub start_timeout: u64,
-    /// Bytes of the largest volume that svirtd makes in a storage pool; 0 is no limit of svirt's own.
+    /// Bytes of the largest volume that svirtd makes in a storage pool, or that a disk is given while its domain runs; 0
+    /// is no limit of svirt's own.
     pub volume: u64,
 }
 
@@ -433,6 +434,20 @@ impl Default for Images {
 impl Default for Emulators {
     fn default() -> Self {
         Self { allowed: vec!["/usr/bin/qemu-system-x86_64".into()] }
+    }
+}
+
+/// The largest file in bytes that the kernel's types hold.
+const VOLUME_MAX: u64 = i64::MAX as u64;
+
+impl Limits {
+    /// Whether an image may get this size, in bytes; the rule where it may not.
+    pub fn admit_volume(&self, size: u64) -> Result<(), String> {
+        let most = if self.volume == 0 { VOLUME_MAX } else { self.volume };
+        if size <= most {
+            return Ok(());
+        }
+        Err(format!("limits.volume: a volume has at most {most} bytes, not {size}"))
     }
 }
 

@@ -23,12 +23,15 @@ exec 3<>/dev/$(grep -l guest_agent /sys/class/virtio-ports/*/name | cut -d/ -f5)
 /// Two images, more virtual CPUs than are there, and an agent.
 fn define(host: &Host) {
     let (raw, layered) = (host.rig.raw("disk.raw", 48), host.rig.qcow2("more", &["-o", "size=24M"]));
+    let shared = host.rig.raw("shared.raw", 1);
     let devices = format!(
         "{PORTS}<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{raw}'/>\
          <target dev='vda' bus='virtio'/><iotune><total_iops_sec>70</total_iops_sec></iotune>\
          <address type='pci' domain='0' bus='1' slot='0' function='0'/></disk>\
          <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{layered}'/>\
          <target dev='vdb' bus='virtio'/></disk>\
+         <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{shared}'/>\
+         <target dev='sdb' bus='sata'/><shareable/></disk>\
          <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>\
          <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
     );
@@ -72,6 +75,7 @@ fn sizes(host: &Host) {
     for (words, why) in [
         (["nosuch", "5M"], "invalid argument: disk 'nosuch' was not found in the domain config"),
         (["sda", "5M"], "Operation not supported: can't resize empty or readonly disk 'sda'"),
+        (["sdb", "0"], "can't resize shareable disk 'sdb': other domains may use it"),
     ] {
         let told = host.complains(&[&["blockresize", "tune"][..], &words].concat());
         assert!(told.contains(why), "{told}");

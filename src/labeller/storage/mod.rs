@@ -24,8 +24,6 @@ use crate::settings::Settings;
 use crate::sys::lock::{self, ImageLock};
 use crate::sys::path::{self, Found};
 
-/// The largest file in bytes that the kernel's types hold.
-const FILE_MAX: u64 = i64::MAX as u64;
 /// What a volume's mode may be: no set-uid, and nobody else writes it.
 const FILE_MODES: u32 = 0o755;
 /// The longest directory that is read, entries that are not told included.
@@ -234,12 +232,10 @@ fn remove_directory(places: &Places, path: &str) -> Result<Stored, Refusal> {
 }
 
 fn admit_size(settings: &Settings, operation: &str, path: &str, size: u64) -> Result<(), Refusal> {
-    let most = if settings.limits.volume == 0 { FILE_MAX } else { settings.limits.volume };
-    if size <= most {
-        return Ok(());
-    }
-    let rule = format!("limits.volume: a volume has at most {most} bytes, not {size}");
-    Err(policy(operation, path, &rule, "make it smaller, or raise limits.volume"))
+    settings
+        .limits
+        .admit_volume(size)
+        .map_err(|rule| policy(operation, path, &rule, "make it smaller, or raise limits.volume"))
 }
 
 fn create(
