@@ -188,6 +188,7 @@ fn answers_that_nobody_reads_are_bounded() {
     eventually("the labeller to close a client", || rig.log().contains("bytes unread"));
     assert!(peak_mib(&rig) < 300, "{} MiB", peak_mib(&rig));
     drop(clients);
-    assert!(rig.client().survey().is_ok());
+    // It may hear of the next one before it has heard that all of these have gone.
+    eventually("room for an answer", || rig.client().survey().is_ok());
     rig.client().kill(uuid).unwrap();
 }
