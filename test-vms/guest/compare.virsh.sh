@@ -96,4 +96,15 @@ is "its image label has that pair" "$(seclabel imagelabel)" "$I:c1,c2"
 is "which the disk has" "$(context one.raw)" "$I:c1,c2"
 v destroy moved >/run/out
 is "the disk is as it was" "$(context one.raw)" "$original"
+
+# A picture of its display: QEMU writes it into a file of the supervisor's.
+fresh
+tck seen "<seclabel model='selinux' type='dynamic' relabel='yes'/>"
+sed -i "s,<model type='none'/>,<model type='vga'/>," /tmp/seen.xml
+works "virsh creates a domain with a display" v create /tmp/seen.xml
+works "and takes a picture of it" v screenshot seen /tmp/seen.png
+is "which is one" "$(head -c 4 /tmp/seen.png | tail -c 3)" PNG
+is "nothing of the picture's was denied" "$(messages | grep 'avc:' | grep -c 'svirt_picture_t')" 0 || show_avc
+v destroy seen >/run/out
+
 is "nothing of svirtd's was denied" "$(messages | grep 'avc:' | grep -c 'svirt_front_t')" 0 || show_avc
