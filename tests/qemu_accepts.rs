@@ -159,9 +159,11 @@ impl Bench {
                 r#"{"driver":"virtio-rng-pci","id":"vsock0"}"#.into()
             }
             other if other.contains("/svirt/shmem") => {
-                let place = self.directory.path().join("shmem");
-                File::create(&place).unwrap().set_len(1 << 20).unwrap();
-                other.replace("/svirt/shmem0", place.to_str().unwrap())
+                let mut memory: serde_json::Value = serde_json::from_str(other).unwrap();
+                let place = self.directory.path().join(memory["id"].as_str().unwrap());
+                File::create(&place).unwrap().set_len(memory["size"].as_u64().unwrap()).unwrap();
+                memory["mem-path"] = place.to_str().unwrap().into();
+                memory.to_string()
             }
             other if other.starts_with("host,") => other.replacen("host", "max", 1),
             other if other.starts_with("local,") => {
