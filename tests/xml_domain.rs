@@ -92,6 +92,12 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         ("<disk type='network'><target dev='vda'/></disk>", "unsupported: type='network'"),
         ("<disk><source file='/a'/><target dev='vda'/><iotune><x/></iotune></disk>", "unsupported: <x>"),
         (
+            "<disk><source file='/a'/><target dev='vda'/><iotune><total_iops_sec>5</total_iops_sec>\
+             <group_name>g</group_name></iotune></disk><disk><source file='/b'/><target dev='vdb'/><iotune>\
+             <total_iops_sec>5</total_iops_sec><group_name>g</group_name></iotune></disk>",
+            "unsupported: several disks in the group 'g'",
+        ),
+        (
             "<disk><source file='/a' startupPolicy='optional'/><target dev='vda'/></disk>",
             "unsupported: attribute startupPolicy of <source>",
         ),

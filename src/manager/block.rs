@@ -1,6 +1,7 @@
 //! What becomes of a disk of a domain that runs, besides its coming and going.
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -33,16 +34,16 @@ fn told(answer: &Value) -> Vec<(String, DiskTuning)> {
         let group = inserted.get("group").and_then(Value::as_str).filter(|group| own != Some(group));
         let mut tuning = DiskTuning { limits, group: group.map(str::to_owned) };
         tuning.forget_lengths();
-        tuning.check().is_ok().then_some((target, tuning))
+        tuning.check().and_then(|()| tuning.check_bursts()).is_ok().then_some((target, tuning))
     };
     answer.as_array().into_iter().flatten().filter_map(one).collect()
 }
 
 impl Definition {
     /// What runs of a definition that was started, with what its disks may do since.
-    pub(super) fn with_throttles(self, control: &str) -> Self {
+    pub(super) fn with_throttles(self, control: &str, until: Instant) -> Self {
         let query = Ask::Monitor { execute: "query-block".into(), arguments: Value::Null };
-        let answer = Control::connect(control).and_then(|mut control| control.ask(query));
+        let answer = Control::connect_by(control, until).and_then(|mut control| control.ask(query));
         let (Ok(answer), Ok(domain)) = (answer, self.to_start()) else { return self };
         let disks = domain.devices.disks;
         let is_other = |(target, now): &(String, DiskTuning)| {
@@ -61,7 +62,8 @@ impl Definition {
             changed.iter().for_each(|(target, tuning)| tree.set_disk_tuning(target, tuning));
             Ok(())
         });
-        edited.unwrap_or(self)
+        // What no domain could have is not believed: every later call reads it.
+        edited.ok().filter(|edited| edited.to_start().is_ok()).unwrap_or(self)
     }
 }
 
@@ -83,6 +85,14 @@ impl Throttled {
         let found = place(&disks, name).and_then(|at| Some((at, disks.get(at)?)));
         let (at, disk) = found.ok_or(ManagerError::Argument(missing))?;
         let tuning = change(&disk.tuning)?;
+        let shared = |other: &&Disk| other.target != disk.target && other.tuning.group == tuning.group;
+        if let (Some(group), Some(other)) = (&tuning.group, disks.iter().find(shared)) {
+            let text = format!(
+                "disk '{}' is in the group '{group}'; disks that share limits are not supported",
+                other.target
+            );
+            return Err(ManagerError::Operation(text));
+        }
         Ok(Self { target: disk.target.clone(), throttle: throttle(&disks, at, tuning.clone()), tuning })
     }
 
@@ -170,13 +180,13 @@ mod tests {
         let own = "/machine/peripheral/a/virtio-backend";
         let disk = |node: &str, group: &str| {
             json!({ "qdev": own, "inserted": { "node-name": node, "bps": 5, "bps_max": 50, "bps_max_length": 1,
-                "iops_size": 7, "group": group } })
+                "iops": 9, "iops_size": 7, "group": group } })
         };
         let answer = json!([disk("vda-0-format", "g"), disk("vdb-0-format", own), { "qdev": "x" }]);
         let found = told(&answer);
         let limits: Vec<(usize, u64)> =
             found[0].1.limits.iter().copied().enumerate().filter(|(_, limit)| *limit > 0).collect();
-        assert_eq!(limits, [(0, 5), (6, 50), (18, 7)]);
+        assert_eq!(limits, [(0, 5), (3, 9), (6, 50), (18, 7)]);
         let groups: Vec<_> =
             found.iter().map(|(target, it)| (target.as_str(), it.group.as_deref())).collect();
         assert_eq!(groups, [("vda", Some("g")), ("vdb", None)]);

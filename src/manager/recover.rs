@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::labelled::labels;
 use super::lifecycle::running;
@@ -14,6 +15,11 @@ use crate::store::{self, Change, Contents, Known};
 
 /// libvirt's reasons for a state that was found and not made.
 const UNKNOWN: i32 = 0;
+
+/// How long one device model, and all together, may take to tell what changed since they started; those that do not tell
+/// are shown with what they were started with. Every start waits for it.
+const ASKED_EACH: Duration = Duration::from_secs(5);
+const ASKED_ALL: Duration = Duration::from_secs(30);
 
 /// Names and uuids of definitions that are being changed.
 #[derive(Debug, Default)]
@@ -141,10 +147,11 @@ impl Manager {
 
     /// Takes over what runs by what the labeller said, and forgets what it did not name.
     fn take_over(&self, labeller: &mut Labeller, running: &[DomainStatus], before: Vec<DomainUuid>) {
+        let all = Instant::now() + ASKED_ALL;
         for status in running {
             let known = self.by_uuid(status.domain.uuid).is_ok_and(|domain| domain.live.is_some());
             if !known {
-                self.adopt(labeller, status);
+                self.adopt(labeller, status, all);
             }
         }
         // What was started before the daemon was, and does not run any longer.
@@ -168,7 +175,7 @@ impl Manager {
     }
 
     /// Takes over a domain that runs. Where it cannot be asked about now, its row stays for the next survey.
-    fn adopt(&self, labeller: &mut Labeller, status: &DomainStatus) {
+    fn adopt(&self, labeller: &mut Labeller, status: &DomainStatus, all: Instant) {
         let (uuid, name) = (status.domain.uuid, &status.domain.name);
         let described = match labeller.describe(uuid) {
             Ok(described) => described,
@@ -181,8 +188,10 @@ impl Manager {
         let started = definition.clone().map(Arc::new);
         let definition =
             definition.map(|definition| definition.with_plugged(&described).with_tuned(&described));
-        let definition = definition
-            .map(|definition| definition.with_vcpus(&status.control).with_throttles(&status.control));
+        let until = all.min(Instant::now() + ASKED_EACH);
+        let definition = definition.map(|definition| {
+            definition.with_vcpus(&status.control, until).with_throttles(&status.control, until)
+        });
         let at_start = started.as_ref().and_then(|started| started.interfaces().ok()).unwrap_or(0);
         let interfaces = super::interface::aliases_of(at_start, &described);
         let noted = row.as_ref().map(|row| row.listening.as_slice()).unwrap_or_default();

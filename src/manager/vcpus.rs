@@ -57,11 +57,12 @@ fn places(answer: &Value) -> Option<Vec<Place>> {
 
 impl Definition {
     /// What runs of a definition that was started, with the virtual CPUs that were plugged in since.
-    pub(super) fn with_vcpus(self, control: &str) -> Self {
+    pub(super) fn with_vcpus(self, control: &str, until: Instant) -> Self {
         if self.current_vcpus == self.vcpus {
             return self;
         }
-        let answer = Control::connect(control).and_then(|mut control| control.ask(query("query-cpus-fast")));
+        let answer =
+            Control::connect_by(control, until).and_then(|mut control| control.ask(query("query-cpus-fast")));
         let count = answer.ok().and_then(|answer| u32::try_from(answer.as_array()?.len()).ok());
         let Some(count) = count.filter(|count| (self.current_vcpus + 1..=self.vcpus).contains(count)) else {
             return self;

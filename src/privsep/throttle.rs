@@ -155,8 +155,9 @@ impl Throttle {
         let named = limits.filter_map(|(at, value)| Some((DISK_LIMITS.get(at)?.1.to_owned(), value.into())));
         let mut all: serde_json::Map<String, serde_json::Value> = named.collect();
         all.insert("id".into(), self.device.as_str().into());
-        if let Some(group) = self.tuning.group.as_deref().filter(|_| !self.tuning.is_none()) {
-            all.insert("group".into(), group.into());
+        if !self.tuning.is_none() {
+            // Without a word about it QEMU leaves the disk in the group that it was in; its own has its device's name.
+            all.insert("group".into(), self.tuning.group.as_deref().unwrap_or(&self.device).into());
         }
         all.into()
     }
@@ -190,6 +191,8 @@ mod tests {
             json!({ "id": throttle.device, "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 50, "iops_rd": 0,
                 "iops_wr": 0, "iops_max": 500, "group": "g" })
         );
+        let alone = Throttle { tuning: tuned(&[(3, 50)]), ..throttle.clone() };
+        assert_eq!(alone.arguments()["group"], json!(throttle.device), "it leaves the group that it was in");
         assert!(!Throttle { device: "a b".into(), tuning: DiskTuning::default() }.is_bounded());
     }
 

@@ -24,6 +24,13 @@ pub(super) fn disks(devices: View<'_>) -> Read<Vec<Disk>> {
         if let Some(first) = disks.iter().find(|other| other.target == disk.target) {
             return Err(view.duplicate(format!("target {}", disk.target), first.line));
         }
+        let group = disk.tuning.group.as_deref();
+        if group.is_some() && disks.iter().any(|other| other.tuning.group.as_deref() == group) {
+            // Each of them would change what the others may do.
+            return Err(
+                view.unsupported(format!("several disks in the group '{}'", group.unwrap_or_default()))
+            );
+        }
         disks.push(disk);
     }
     Ok(disks)
