@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::queue::notified_until;
 use crate::remote::StreamPacket;
 
 /// Bytes that may wait: what stock clients send in one packet, twice.
@@ -58,16 +59,7 @@ impl Sender {
 
     /// Waits until the other end has taken most of it, or is gone.
     pub(super) async fn room(&self) {
-        while !self.has_room() {
-            let drained = self.waiting.drained.notified();
-            tokio::pin!(drained);
-            // Registered before looking, so that nothing in between is missed.
-            drained.as_mut().enable();
-            if self.has_room() {
-                return;
-            }
-            drained.await;
-        }
+        notified_until(&self.waiting.drained, || self.has_room()).await;
     }
 
     fn has_room(&self) -> bool {

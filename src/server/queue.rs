@@ -191,22 +191,27 @@ impl Queue {
 
     /// Waits until the client has taken most of what waits for it.
     pub(super) async fn room(&self) {
-        while !self.has_room() {
-            let drained = self.drained.notified();
-            tokio::pin!(drained);
-            // Registered before looking, so that no drain in between is missed.
-            drained.as_mut().enable();
-            if self.has_room() {
-                return;
-            }
-            drained.await;
-        }
+        notified_until(&self.drained, || self.has_room()).await;
     }
 
     fn has_room(&self) -> bool {
         let state = self.state();
         let room = state.bytes <= ENOUGH && state.descriptors <= DESCRIPTORS_ENOUGH;
         state.closed || state.finished || room
+    }
+}
+
+/// Waits until there is room, which is looked at again whenever `drained` tells of some.
+pub(super) async fn notified_until(drained: &Notify, has_room: impl Fn() -> bool) {
+    while !has_room() {
+        let drained = drained.notified();
+        tokio::pin!(drained);
+        // Registered before looking, so that nothing in between is missed.
+        drained.as_mut().enable();
+        if has_room() {
+            return;
+        }
+        drained.await;
     }
 }
 
