@@ -1,6 +1,5 @@
 //! What becomes of a disk of a domain that runs, besides its coming and going.
 
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -112,7 +111,7 @@ impl Manager {
         change: impl Fn(&DiskTuning) -> Result<DiskTuning, ManagerError>,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainSetBlockIoTune")?;
         let missing = format!("missing persistent configuration for disk '{name}'");
         let kept = match impact.config {
             true => Some(Throttled::new(&*self.definition(&domain)?, name, missing, &change)?),
@@ -138,7 +137,7 @@ impl Manager {
     pub fn resize_block(&self, uuid: DomainUuid, name: &str, bytes: u64) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         // Another disk may not take the name of this one meanwhile.
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainBlockResize")?;
         let live = self.live(uuid)?;
         let definition = live.definition.as_ref();
         let definition =

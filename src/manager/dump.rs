@@ -1,6 +1,6 @@
 //! A running guest's memory that is written down, and what becomes of the guest afterwards.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::job::Job;
 use super::save::most;
@@ -31,7 +31,7 @@ impl Manager {
         then: Afterwards,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainCoreDump")?;
         let live = self.live(uuid)?;
         let id = live.id;
         let lacks = || ManagerError::state("svirtd has no definition of what runs");

@@ -1,5 +1,7 @@
 //! Why something did not happen to a domain, in libvirt's distinctions.
 
+use std::time::Duration;
+
 use crate::base::{DomainName, DomainUuid, Refusal};
 use crate::driver::DriverError;
 use crate::store::StoreError;
@@ -16,6 +18,14 @@ pub enum ManagerError {
     /// The domain has no channel for an agent.
     #[error("{0}")]
     NoAgent(String),
+    /// Another call has changed the domain for so long that nobody waits for it any longer.
+    #[error("{call} has been changing the domain for {} s", .lasts.as_secs())]
+    Busy {
+        /// That call, by its name in libvirt's protocol.
+        call: &'static str,
+        /// How long it has lasted.
+        lasts: Duration,
+    },
     /// It did not work out.
     #[error("{0}")]
     Failed(String),

@@ -223,7 +223,7 @@ impl Manager {
         impact: Impact,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainDetachDevice")?;
         let found = |definition: &Definition, aliases: &[String]| match name {
             InterfaceName::Xml(xml) => place(&One::read(xml)?, &addresses(uuid, definition, aliases)?),
             InterfaceName::Alias(alias) => aliases

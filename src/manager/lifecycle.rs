@@ -1,7 +1,8 @@
 //! From defined to running and back.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
+use super::change::ChangeLock;
 use super::core::Wanted;
 use super::table::{Label, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, Text};
@@ -135,7 +136,7 @@ impl Manager {
     pub fn undefine(&self, uuid: DomainUuid, leaves: Leaves) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         // A save that goes on ends with an image that whoever has the uuid next would start from.
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainUndefine")?;
         let _reserved = self.reserve(uuid, &domain.name);
         // It may have been defined anew before.
         let domain = self.by_uuid(uuid)?;
@@ -211,7 +212,7 @@ impl Manager {
     /// Starts a persistent domain.
     pub fn start(&self, uuid: DomainUuid, flags: StartFlags) -> Result<Domain, ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainCreate")?;
         self.settle(uuid)?;
         match self.start_held(uuid, flags) {
             // It was saved by somebody else, and what is known here is older: now it is known.
@@ -265,7 +266,7 @@ impl Manager {
             // Nobody sees a domain that somebody only wants to start.
             self.table().job(uuid)
         };
-        let _job = job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&job, "DomainCreateXML")?;
         self.settle(uuid)?;
         let id = {
             // Whoever held the job may have let the domain be forgotten, and somebody else taken its name.
@@ -408,14 +409,14 @@ impl Manager {
         domain
     }
 
-    /// Ends a domain without asking its guest.
+    /// Ends a domain without asking its guest. It waits for nobody but whoever starts it.
     pub fn destroy(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
         let (id, state, job) = self.condemn(uuid, None)?;
         if state == State::Starting {
             // Whoever runs it may know it already, or not yet, or answer for an earlier one: what it says is no answer
             // to this. Whoever starts it finds out, and once that is over there is something to end, or there is not.
             let _ = self.core.kill(uuid, &self.settings)?;
-            drop(job.lock().unwrap_or_else(PoisonError::into_inner));
+            self.change(&job, "DomainDestroy").map(drop).inspect_err(|_| self.spare(uuid, id))?;
             if self.condemn(uuid, Some(id)).is_err() {
                 return Ok(());
             }
@@ -430,7 +431,7 @@ impl Manager {
         &self,
         uuid: DomainUuid,
         id: Option<i32>,
-    ) -> Result<(i32, State, Arc<std::sync::Mutex<()>>), ManagerError> {
+    ) -> Result<(i32, State, Arc<ChangeLock>), ManagerError> {
         let mut table = self.table();
         let domain = table.get(uuid).ok_or(ManagerError::NoUuid(uuid))?;
         let job = domain.job.clone();
@@ -442,6 +443,13 @@ impl Manager {
             }
             _ => Err(ManagerError::state("domain is not running")),
         }
+    }
+
+    /// Takes that back: whoever wanted its end was told that it did not come to it.
+    fn spare(&self, uuid: DomainUuid, id: i32) {
+        let mut table = self.table();
+        let live = table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|live| live.id == id);
+        live.into_iter().for_each(|live| Arc::make_mut(live).ending = false);
     }
 
     /// Asks the guest to power off.
@@ -473,7 +481,8 @@ impl Manager {
         lifecycle: Lifecycle,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let call = if matches!(verb, Verb::Pause) { "DomainSuspend" } else { "DomainResume" };
+        let _job = self.change(&domain.job, call)?;
         let domain = self.by_uuid(uuid)?;
         let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
         match (verb, live.state) {
@@ -533,14 +542,21 @@ impl Manager {
 
     /// Ends what was started to end with this connection.
     pub fn connection_ended(&self, connection: u64) {
-        let bound = self.table().bound_to(connection);
-        for domain in bound {
-            let ended = self.destroy(domain.uuid);
-            if let Err(error) = ended
-                // Somebody else was quicker.
-                && !matches!(error, ManagerError::State(_) | ManagerError::NoUuid(_))
-            {
-                tracing::error!(%error, domain = %domain.name, "cannot end a domain whose client is gone");
+        let bound = |table: &super::table::Table| table.bound_to(connection);
+        let domains = bound(&self.table());
+        for domain in domains {
+            let is_bound = || bound(&self.table()).iter().any(|other| other.uuid == domain.uuid);
+            while let Err(error) = self.destroy(domain.uuid) {
+                match error {
+                    // One that is being started goes on with that, and nobody else would end it.
+                    ManagerError::Busy { .. } if is_bound() => continue,
+                    // Somebody else was quicker.
+                    ManagerError::Busy { .. } | ManagerError::State(_) | ManagerError::NoUuid(_) => {}
+                    error => {
+                        tracing::error!(%error, domain = %domain.name, "cannot end a domain whose client is gone");
+                    }
+                }
+                break;
             }
         }
     }
@@ -597,7 +613,7 @@ mod tests {
         let read = manager.read(&xml, uuid, Strictness::Strict).unwrap();
         let job = manager.define(read, 0).unwrap().job;
         std::thread::scope(|scope| {
-            let held = job.lock().unwrap();
+            let held = manager.change(&job, "DomainSave").unwrap();
             let (tell, told) = std::sync::mpsc::channel();
             let manager = &manager;
             scope.spawn(move || tell.send(manager.undefine(uuid, Leaves::default())).unwrap());
@@ -608,6 +624,26 @@ mod tests {
             told.recv().unwrap().unwrap();
         });
         assert!(manager.by_uuid(uuid).is_err());
+    }
+
+    #[test]
+    fn nobody_waits_long_for_a_save_and_an_end_waits_not_at_all() {
+        let mut settings = Settings::default();
+        settings.daemon.change_wait = 1;
+        let facts = HostFacts::default();
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
+        manager.furnish().unwrap();
+        let domain = manager.by_name("test").unwrap();
+        let uuid = domain.uuid;
+        let _held = manager.change(&domain.job, "DomainSave").unwrap();
+        let refused = [manager.suspend(uuid), manager.undefine(uuid, Leaves::default())];
+        for refused in refused {
+            assert!(matches!(refused, Err(ManagerError::Busy { call: "DomainSave", .. })), "{refused:?}");
+        }
+        manager.destroy(uuid).unwrap();
+        assert!(!manager.by_uuid(uuid).unwrap().is_active());
+        let start = manager.start(uuid, StartFlags::default());
+        assert!(matches!(start, Err(ManagerError::Busy { .. })), "{start:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Network interfaces of what runs, and their cables.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::definition::refused;
 use super::interface::{One, addresses, place};
@@ -106,7 +106,7 @@ impl Manager {
         impact: Impact,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainUpdateDevice")?;
         let one = One::read(xml)?;
         let replace = |tree: &mut Tree, at: usize| {
             *tree = tree.with_interface(at, xml).map_err(refused)?;

@@ -1,6 +1,6 @@
 //! Title, description and other programs' elements of a domain, and its name.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::event::What;
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError};
@@ -92,7 +92,7 @@ impl Manager {
         }
         // Nothing is plugged in meanwhile.
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainSetMetadata")?;
         // What cannot be done to the one is not done to the other either.
         let edited = if live { Some(self.edited_live(uuid, what, key, text)?) } else { None };
         if config {
@@ -158,7 +158,7 @@ impl Manager {
     /// Gives a persistent domain that does not run another name.
     pub fn rename(&self, uuid: DomainUuid, name: &DomainName) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainRename")?;
         let _reserved = self.reserve(uuid, name);
         let before = self.by_uuid(uuid)?;
         let Some(kept) = &before.definition else {

@@ -8,6 +8,7 @@
 
 mod agent;
 mod block;
+mod change;
 mod core;
 mod definition;
 mod display;

@@ -1,6 +1,6 @@
 //! Disks and media that come to a domain and leave it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::{Definition, Manager, ManagerError, What};
 use crate::base::DomainUuid;
@@ -109,7 +109,7 @@ impl Manager {
     /// Adds a disk or an interface.
     pub fn attach(&self, uuid: DomainUuid, xml: &str, impact: Impact) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainAttachDevice")?;
         if super::interface::is_interface(xml) {
             return self.attach_interface(uuid, xml, impact);
         }
@@ -142,7 +142,7 @@ impl Manager {
     /// Takes a disk out.
     pub fn detach(&self, uuid: DomainUuid, target: &str, impact: Impact) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainDetachDevice")?;
         let missing = || ManagerError::NoDevice(format!("no target device {target}"));
         if impact.config && !self.definition(&domain)?.disks()?.iter().any(|disk| disk.target == target) {
             return Err(missing());
@@ -196,7 +196,7 @@ impl Manager {
             return self.update_interface(uuid, xml, impact);
         }
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainUpdateDevice")?;
         if impact.config {
             described(&*self.definition(&domain)?, xml, true)?;
         }
@@ -333,7 +333,7 @@ impl Manager {
         }
         // Whoever waits for it already does the rest.
         let Some(domain) = self.by_uuid(uuid).ok() else { return };
-        let Ok(_job) = domain.job.try_lock() else { return };
+        let Some(_job) = domain.job.try_take("DomainDetachDevice") else { return };
         let which = Gone { alias: alias.to_owned(), medium: false };
         match self
             .core

@@ -170,8 +170,9 @@ impl Manager {
         goes: Goes,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
         let managed = matches!(at, SavedAt::Managed { .. });
+        let call = if managed { "DomainManagedSave" } else { "DomainSave" };
+        let _job = self.change(&domain.job, call)?;
         if managed && self.by_uuid(uuid)?.definition.is_none() {
             return Err(ManagerError::state("cannot do managed save for transient domain"));
         }
@@ -371,7 +372,7 @@ impl Manager {
     /// Forgets what a domain's next start would go on from.
     pub fn remove_managed_save(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainManagedSaveRemove")?;
         if self.managed_now(uuid)? { self.drop_managed(uuid) } else { Ok(()) }
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
+use super::change::ChangeLock;
 use super::{Definition, Runtime, Summary, Text};
 use crate::base::{DomainName, DomainUuid};
 
@@ -23,7 +24,7 @@ pub struct Domain {
     /// How it ended, while nothing runs: libvirt's reason for being shut off.
     pub ended: i32,
     /// Held by whoever changes what runs; one and the same for its uuid while anybody has it.
-    pub(super) job: Arc<Mutex<()>>,
+    pub(super) job: Arc<ChangeLock>,
 }
 
 /// A definition that is kept: what lists ask for is here, and its text in the store.
@@ -145,7 +146,7 @@ pub(super) struct Table {
     /// How many definitions each uid has handed in, and their bytes; nobody that has none.
     held: HashMap<u32, (u64, u64)>,
     /// Jobs that somebody holds, or waits for, of domains that there are not.
-    jobs: HashMap<DomainUuid, Weak<Mutex<()>>>,
+    jobs: HashMap<DomainUuid, Weak<ChangeLock>>,
     /// What has ended since somebody began to find out what runs.
     ended: Option<HashSet<DomainUuid>>,
     last_id: i32,
@@ -182,7 +183,7 @@ impl Table {
 
     /// Who changes what runs of it holds this, whether there is such a domain or not: whoever began something before it
     /// was forgotten and came again is still to be waited for.
-    pub(super) fn job(&mut self, uuid: DomainUuid) -> Arc<Mutex<()>> {
+    pub(super) fn job(&mut self, uuid: DomainUuid) -> Arc<ChangeLock> {
         if let Some(domain) = self.domains.get(&uuid) {
             return domain.job.clone();
         }

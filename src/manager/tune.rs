@@ -1,7 +1,5 @@
 //! What a domain is tuned to, while it runs and when it starts again.
 
-use std::sync::PoisonError;
-
 use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
@@ -73,7 +71,7 @@ impl Manager {
         action: &str,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainSetLifecycleAction")?;
         let edit = |tree: &mut Tree| -> Result<(), ManagerError> {
             tree.set_action(event, action);
             Ok(())
@@ -119,7 +117,7 @@ impl Manager {
         edit: impl Fn(&mut Tree) -> Result<(), ManagerError>,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainSetSchedulerParameters")?;
         if impact.config {
             self.definition(&domain)?.edited(&edit)?;
         }

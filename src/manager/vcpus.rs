@@ -2,7 +2,7 @@
 //! that were plugged in go again.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -79,7 +79,7 @@ impl Manager {
     /// Gives a domain that runs so many of the virtual CPUs that it may have.
     pub fn set_live_vcpus(&self, uuid: DomainUuid, count: u32) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = domain.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let _job = self.change(&domain.job, "DomainSetVcpus")?;
         let places = self.places(uuid)?;
         let taken = places.iter().filter(|place| place.taken).count();
         let there = |number: &u32| places.get(*number as usize).is_some_and(|place| place.taken);
@@ -183,7 +183,7 @@ impl Manager {
             return;
         }
         // Whoever waits for it already does the rest.
-        let Ok(_job) = domain.job.try_lock() else { return };
+        let Some(_job) = domain.job.try_take("DomainSetVcpus") else { return };
         if !self.leaving(uuid, |leaving| leaving.remove(&number)) {
             return;
         }

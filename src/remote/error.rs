@@ -1,5 +1,7 @@
 //! libvirt's error codes, domains and texts: the only place that knows them.
 
+use std::time::Duration;
+
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::conf::storage::StorageXmlError;
 use crate::driver::DriverError;
@@ -193,6 +195,7 @@ impl std::convert::From<ManagerError> for Failure {
             ManagerError::NoId(_) | ManagerError::NoName(_) | ManagerError::NoUuid(_) => {
                 Self::new(Code::NoDomain, From::Qemu, text)
             }
+            ManagerError::Busy { call, lasts } => busy(call, lasts),
             ManagerError::Definition(refusal) => definition(&refusal),
             ManagerError::Driver(DriverError::NoDomain) => {
                 // It ended after it had been looked up.
@@ -245,6 +248,19 @@ impl std::convert::From<StorageError> for Failure {
         };
         Self::new(code, From::Storage, error.to_string())
     }
+}
+
+/// As libvirt says it up to the parenthesis, which tools look for.
+fn busy(call: &str, lasts: Duration) -> Failure {
+    let remedy = match call {
+        "DomainSave" | "DomainManagedSave" | "DomainCoreDump" => "wait until that is over, or domjobabort it",
+        _ => "try again when that is over",
+    };
+    let text = format!(
+        "cannot acquire state change lock (held by monitor=remoteDispatch{call}) for {} s by now: {remedy}",
+        lasts.as_secs()
+    );
+    Failure::new(Code::OperationTimeout, From::None, text)
 }
 
 fn definition(refusal: &Refusal) -> Failure {

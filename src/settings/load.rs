@@ -168,6 +168,7 @@ impl Settings {
             ("limits.vcpus", (1..=4096).contains(&limits.vcpus), "not in 1..=4096"),
             ("limits.chain_depth", (1..=200).contains(&limits.chain_depth), "not in 1..=200"),
             ("limits.start_timeout", (1..=3600).contains(&limits.start_timeout), "not in 1..=3600 seconds"),
+            ("daemon.change_wait", (1..=3600).contains(&self.daemon.change_wait), "not in 1..=3600 seconds"),
             ("uids.domains", limits.domains <= self.uids.domains.count, "fewer than limits.domains allows"),
             ("console.scrollback", self.console.scrollback <= 16 << 20, "more than 16777216 bytes"),
             (

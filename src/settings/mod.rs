@@ -370,6 +370,8 @@ pub struct Daemon {
     pub definitions_per_user: u32,
     /// Bytes that these may have together, as they are kept.
     pub definition_bytes_per_user: u64,
+    /// Seconds that a call waits while another one changes the same domain.
+    pub change_wait: u64,
 }
 
 impl Default for Daemon {
@@ -384,6 +386,7 @@ impl Default for Daemon {
             clients_per_user: 1000,
             definitions_per_user: 1000,
             definition_bytes_per_user: 64 << 20,
+            change_wait: 30,
         }
     }
 }

@@ -93,7 +93,7 @@ fn a_save_is_watched_and_aborted_and_whoever_is_killed_meanwhile_loses_nothing()
     if !is_possible() {
         return;
     }
-    let mut host = Host::new();
+    let mut host = Host::with(|settings| settings.daemon.change_wait = 3, "");
     host.says(&["define", &linux(&host, "held", "")]);
     counts(&host, "held");
     let file = host.rig.text("saved/held");
@@ -109,6 +109,15 @@ fn a_save_is_watched_and_aborted_and_whoever_is_killed_meanwhile_loses_nothing()
     let info = host.says(&["domjobinfo", "held"]);
     assert!(info.contains("Operation:        Save") && info.contains("Memory remaining:"), "{info}");
     eventually("it stands", || host.says(&["domstate", "held", "--reason"]) == "paused (saving)");
+    // Whoever would change it is told that, and for whom it waited; whoever looks is answered.
+    for words in [&["resume", "held"][..], &["desc", "held", "--live", "other"], &["managedsave", "held"]] {
+        let told = host.complains(words);
+        let lock = "Timed out during operation: cannot acquire state change lock (held by monitor=remoteDispatchDomainSave)";
+        assert!(told.contains(lock), "{words:?}: {told}");
+    }
+    for words in [&["dominfo", "held"][..], &["domstats", "held"], &["dommemstat", "held"]] {
+        host.says(words);
+    }
     host.says(&["domjobabort", "held"]);
     held.go_on();
     let ran = held.ends();
