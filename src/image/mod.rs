@@ -4,11 +4,13 @@
 //! its own layout becomes an [`ImageError`]; what it names is reported and never followed here.
 #![forbid(unsafe_code)]
 
+mod growth;
 mod magic;
 mod qcow2;
 
 use serde::{Deserialize, Serialize};
 
+pub use growth::{Growth, NoGrowth};
 pub use qcow2::ImageError;
 
 /// Bytes of an image's beginning that are read first; enough for every format's magic and most headers.
@@ -133,5 +135,12 @@ pub fn fuzz_image(data: &[u8]) {
     let header = describe(data, size);
     assert!(header.backing_file.as_ref().is_none_or(|name| !name.is_empty() && name.len() <= 1023));
     assert!(!header.format.is_empty());
+    if let Ok(Some(growth)) = Growth::new(data, size, 1 << 40) {
+        // It writes the header, and within what the header says is the first table.
+        let cleared = growth.cleared();
+        assert!(
+            cleared.start >= 512 && cleared.start <= cleared.end && cleared.end - cleared.start <= 32 << 20
+        );
+    }
     let _ = read_answer(data);
 }

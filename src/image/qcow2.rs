@@ -61,13 +61,13 @@ pub enum ImageError {
     Version(u32),
 }
 
-fn u32_at(head: &[u8], at: usize) -> Result<u32, ImageError> {
+pub(super) fn u32_at(head: &[u8], at: usize) -> Result<u32, ImageError> {
     let end = at.checked_add(4).ok_or(ImageError::Truncated)?;
     let bytes = head.get(at..end).and_then(|bytes| bytes.try_into().ok()).ok_or(ImageError::Truncated)?;
     Ok(u32::from_be_bytes(bytes))
 }
 
-fn u64_at(head: &[u8], at: usize) -> Result<u64, ImageError> {
+pub(super) fn u64_at(head: &[u8], at: usize) -> Result<u64, ImageError> {
     let end = at.checked_add(8).ok_or(ImageError::Truncated)?;
     let bytes = head.get(at..end).and_then(|bytes| bytes.try_into().ok()).ok_or(ImageError::Truncated)?;
     Ok(u64::from_be_bytes(bytes))
