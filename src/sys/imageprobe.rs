@@ -8,17 +8,6 @@ use super::{cred, landlock, process, rlimit};
 /// Seconds of CPU time; a header takes less than a millisecond.
 const CPU_SECONDS: u64 = 5;
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
-/// Offsets in `struct seccomp_data`.
-const NR: u32 = 0;
-const ARCH: u32 = 4;
-const FIRST_ARGUMENT: u32 = 16;
-
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-
 /// Allowed with any argument: memory that is already the process's own, and its end.
 const PLAIN: [libc::c_long; 6] = [
     libc::SYS_brk,
@@ -30,29 +19,12 @@ const PLAIN: [libc::c_long; 6] = [
 ];
 
 /// Allowed on one descriptor only.
-const ON_FD: [(libc::c_long, u32); 2] = [(libc::SYS_pread64, 0), (libc::SYS_write, 1)];
+const ON_FD: [(libc::c_long, &[u32]); 2] = [(libc::SYS_pread64, &[0]), (libc::SYS_write, &[1])];
 
 /// The filter: everything else ends the process.
 #[must_use]
 pub fn filter() -> Vec<Instruction> {
-    let kill = (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
-    let allow = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
-    let mut program =
-        vec![(LOAD, 0, 0, ARCH), (JUMP_IF_EQUAL, 1, 0, AUDIT_ARCH_X86_64), kill, (LOAD, 0, 0, NR)];
-    for call in PLAIN {
-        program.push((JUMP_IF_EQUAL, 0, 1, call as u32));
-        program.push(allow);
-    }
-    for (call, fd) in ON_FD {
-        // The kernel takes the descriptor from the low half, which is the first word on x86-64.
-        program.push((JUMP_IF_EQUAL, 0, 4, call as u32));
-        program.push((LOAD, 0, 0, FIRST_ARGUMENT));
-        program.push((JUMP_IF_EQUAL, 0, 1, fd));
-        program.push(allow);
-        program.push(kill);
-    }
-    program.push(kill);
-    program
+    seccomp::only(&PLAIN, &ON_FD)
 }
 
 /// Confines this process for good; an error names the step that failed.

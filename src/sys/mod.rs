@@ -5,6 +5,7 @@ pub mod asked;
 pub mod attack;
 pub mod boot;
 pub mod bpf;
+pub mod carrier;
 pub mod cgroup;
 pub mod cred;
 pub mod enter;

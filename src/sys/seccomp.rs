@@ -11,6 +11,44 @@ pub type Instruction = (u16, u8, u8, u32);
 /// The most instructions that the kernel takes in one filter.
 pub const INSTRUCTIONS_MAX: usize = 4096;
 
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// Offsets in `struct seccomp_data`.
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const FIRST_ARGUMENT: u32 = 16;
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+
+/// The filter of a process that does one thing: it allows some calls with any arguments, and others where their first one
+/// is one of a few descriptors. Everything else ends the process.
+#[must_use]
+pub fn only(plain: &[libc::c_long], on_fd: &[(libc::c_long, &[u32])]) -> Vec<Instruction> {
+    let kill = (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
+    let allow = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
+    let mut program =
+        vec![(LOAD, 0, 0, ARCH), (JUMP_IF_EQUAL, 1, 0, AUDIT_ARCH_X86_64), kill, (LOAD, 0, 0, NR)];
+    for call in plain {
+        program.push((JUMP_IF_EQUAL, 0, 1, *call as u32));
+        program.push(allow);
+    }
+    for (call, fds) in on_fd {
+        // The kernel takes the descriptor from the low half, which is the first word on x86-64.
+        let block = u8::try_from(fds.len() * 2 + 2).unwrap_or(0);
+        program.push((JUMP_IF_EQUAL, 0, block, *call as u32));
+        program.push((LOAD, 0, 0, FIRST_ARGUMENT));
+        for fd in *fds {
+            program.push((JUMP_IF_EQUAL, 0, 1, *fd));
+            program.push(allow);
+        }
+        program.push(kill);
+    }
+    program.push(kill);
+    program
+}
+
 /// Loads a filter for this thread. `no_new_privs` must be set.
 pub fn load(program: &[Instruction]) -> io::Result<()> {
     set_mode_filter(program, 0).map(drop)
