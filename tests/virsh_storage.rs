@@ -4,6 +4,7 @@
 mod e2e_rig;
 mod virsh_rig;
 
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
@@ -175,11 +176,6 @@ fn volumes_are_made_listed_and_removed() {
         (&["vol-create-as", "p", "v", "1M", "--format", "foo"], "unknown volume format type foo"),
         (&["vol-create-as", "p", "v", "9E", "--allocation", "0"], "error: "),
         (&["vol-resize", "raw", "5M", "p"], "can't shrink capacity below existing allocation"),
-        (&["vol-resize", "top.qcow2", "50M", "p"], "qemu-img resize"),
-        (
-            &["vol-clone", "raw", "copy", "--pool", "p"],
-            "this function is not supported by the connection driver",
-        ),
     ] {
         let said = host.complains(words);
         assert!(said.contains(text), "{words:?}: {said}");
@@ -375,8 +371,125 @@ fn volumes_are_uploaded_downloaded_and_wiped() {
         assert!(wiped.len() == 4 << 20 && wiped.iter().all(|byte| *byte == 0));
         std::fs::write(&volume, vec![9; 4 << 20]).unwrap();
     }
+    // A client that leaves in the middle of an upload: what came stays, and nothing keeps the volume.
+    let fifo = host.rig.text("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+    std::fs::write(&volume, vec![0; 4 << 20]).unwrap();
+    let mut leaves = host.command(&["vol-upload", "v.raw", &fifo, "p"]).spawn().unwrap();
+    let mut writer = std::fs::File::options().write(true).open(&fifo).unwrap();
+    writer.write_all(&vec![8; 2 << 20]).unwrap();
+    let came = || std::fs::read(&volume).unwrap().first() == Some(&8);
+    e2e_rig::eventually("something came", came);
+    let busy = host.complains(&["vol-wipe", "v.raw", "p"]);
+    assert!(busy.contains("another program uses it"), "{busy}");
+    leaves.kill().unwrap();
+    leaves.wait().unwrap();
+    drop(writer);
+    e2e_rig::eventually("the volume is free", || host.virsh(&["vol-wipe", "v.raw", "p"]).code == Some(0));
     // More than there was, up to the limit.
     std::fs::write(&there, vec![3; 5 << 20]).unwrap();
     host.says(&["vol-upload", "v.raw", &there, "p"]);
     assert_eq!(std::fs::metadata(&volume).unwrap().len(), 5 << 20);
+}
+
+#[test]
+fn volumes_are_cloned_and_made_larger() {
+    if !virsh_possible() {
+        return;
+    }
+    let (host, pool) = with_pool();
+    host.says(&["vol-create-as", "p", "v.raw", "4M", "--allocation", "0"]);
+    let (volume, copy) = (format!("{pool}/v.raw"), format!("{pool}/w.raw"));
+    let content: Vec<u8> =
+        (0..1_u32 << 20).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    {
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::File::options().write(true).open(&volume).unwrap();
+        file.write_all_at(&content[1 << 20..2 << 20], 1 << 20).unwrap();
+    }
+    let cloned = host.says(&["vol-clone", "v.raw", "w.raw", "--pool", "p"]);
+    assert!(cloned.contains("Vol w.raw cloned from v.raw"), "{cloned}");
+    let file = std::fs::metadata(&copy).unwrap();
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(&volume).unwrap());
+    // Holes stay holes.
+    assert_eq!((file.len(), file.uid(), file.mode() & 0o777), (4 << 20, 0, 0o600));
+    assert!(file.blocks() * 512 < 2 << 20, "{}", file.blocks());
+
+    // A qcow2 image, and a layer above it; each gets larger, and QEMU's own tool takes all of it.
+    host.says(&["vol-create-as", "p", "b.qcow2", "10M", "--format", "qcow2"]);
+    let above = ["--backing-vol", "b.qcow2", "--backing-vol-format", "qcow2"];
+    host.says(&[&["vol-create-as", "p", "t.qcow2", "10M", "--format", "qcow2"][..], &above].concat());
+    let base = format!("{pool}/b.qcow2");
+    if qemu_img(&["info", &base]).is_some() {
+        let io =
+            Command::new("/usr/bin/qemu-io").args(["-f", "qcow2", "-c", "write -P 7 0 3M", &base]).output();
+        assert!(io.unwrap().status.success());
+    }
+    for (from, to) in [("b.qcow2", "c.qcow2"), ("t.qcow2", "u.qcow2")] {
+        host.says(&["vol-clone", from, to, "--pool", "p"]);
+        host.says(&["vol-resize", to, "3T", "p"]);
+        host.says(&["vol-resize", to, "1G", "p", "--delta"]);
+        let xml = host.says(&["vol-dumpxml", to, "p"]);
+        assert!(
+            xml.contains(&format!("<capacity unit='bytes'>{}</capacity>", (3_u64 << 40) + (1 << 30))),
+            "{xml}"
+        );
+        let image = format!("{pool}/{to}");
+        let Some(checked) = qemu_img(&["check", "-f", "qcow2", &image]) else { continue };
+        assert!(checked.contains("No errors were found"), "{checked}");
+        let info = qemu_img(&["info", "-f", "qcow2", "--output", "json", &image]).unwrap();
+        assert!(info.contains(&format!("\"virtual-size\": {},", (3_u64 << 40) + (1 << 30))), "{info}");
+    }
+    if qemu_img(&["info", &base]).is_some() {
+        // What is new reads as zeros and is written like the rest.
+        let last = format!("write -P 9 {} 1M", (3_u64 << 40) + (1 << 29));
+        let words = ["-f", "qcow2", "-c", "read -P 7 0 3M", "-c", "read -P 0 4M 1G", "-c", &last];
+        let io =
+            Command::new("/usr/bin/qemu-io").args(words).arg(format!("{pool}/c.qcow2")).output().unwrap();
+        let said = String::from_utf8_lossy(&io.stdout);
+        assert!(io.status.success() && !said.contains("failed"), "{said}");
+        assert!(
+            qemu_img(&["check", "-f", "qcow2", &format!("{pool}/c.qcow2")]).unwrap().contains("No errors")
+        );
+    }
+
+    let larger = host.rig.text("larger.xml");
+    std::fs::write(
+        &larger,
+        "<volume><name>l.raw</name><capacity unit='MiB'>9</capacity><allocation>0</allocation></volume>",
+    )
+    .unwrap();
+    host.says(&["vol-create-from", "p", &larger, "v.raw", "p"]);
+    let bytes = std::fs::read(format!("{pool}/l.raw")).unwrap();
+    assert!(bytes.len() == 9 << 20 && bytes[..4 << 20] == std::fs::read(&volume).unwrap());
+
+    let flat = host.rig.text("flat.xml");
+    std::fs::write(
+        &flat,
+        "<volume><name>f.qcow2</name><capacity>1</capacity><target><format type='qcow2'/></target></volume>",
+    )
+    .unwrap();
+    for (words, text) in [
+        (&["vol-clone", "v.raw", "w.raw", "--pool", "p"][..], "exists already"),
+        (&["vol-create-from", "p", &flat, "v.raw", "p"], "svirt copies within a format"),
+        (&["vol-create-from", "p", &flat, "t.qcow2", "p"], "without the layer below it"),
+        (&["vol-resize", "c.qcow2", "9M", "p"], "explicitly specified"),
+        (&["vol-resize", "c.qcow2", "50M", "p", "--shrink"], "which svirt does not make smaller"),
+        (&["vol-resize", "c.qcow2", "4T", "p", "--allocate"], "only supported for raw type volume"),
+        (&["vol-resize", "c.qcow2", "5T", "p"], "its first table has no room for that size"),
+    ] {
+        let said = host.complains(words);
+        assert!(said.contains(text), "{words:?}: {said}");
+    }
+    assert!(!Path::new(&format!("{pool}/f.qcow2")).exists());
+    // A volume that a domain writes is not copied.
+    let disk = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{volume}'/>\
+         <target dev='vda' bus='virtio'/></disk>"
+    );
+    host.says(&["create", &host.rig.bare("writes", &disk)]);
+    let told = host.complains(&["vol-clone", "v.raw", "x.raw", "--pool", "p"]);
+    assert!(told.contains("a domain or another program uses it"), "{told}");
+    host.says(&["destroy", "writes"]);
+    host.says(&["vol-clone", "v.raw", "x.raw", "--pool", "p"]);
 }

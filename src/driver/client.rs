@@ -14,7 +14,7 @@ use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
 use crate::privsep::save::{Progress, Save, Saved, SavedOp};
-use crate::privsep::storage::{Fate, StorageOp, Stored};
+use crate::privsep::storage::{Fate, Part, Passage, StorageOp, Stored};
 use crate::privsep::supervisor::{Ended, Incoming, Lifecycle};
 use crate::privsep::tuning::Tuned;
 use crate::privsep::wire;
@@ -84,6 +84,7 @@ impl Labeller {
                 });
                 Some((self.start + LATER).saturating_add(loads.unwrap_or_default()))
             }
+            Request::Storage { op } if op.is_long() => None,
             Request::Storage { .. } => Some(LONG),
             // A guest's memory takes as long as the disk does.
             Request::Dump { .. } | Request::Save { .. } | Request::Wait { .. } => None,
@@ -239,12 +240,17 @@ impl Labeller {
         }
     }
 
-    /// Has a file of a storage pool opened.
-    pub fn open_volume(&mut self, path: &str, write: bool) -> Result<OwnedFd, DriverError> {
+    /// Opens the way to what a file of a storage pool holds.
+    pub fn open_contents(
+        &mut self,
+        path: &str,
+        part: Part,
+        passage: Passage,
+    ) -> Result<UnixStream, DriverError> {
         self.brought = None;
-        match self.storage(StorageOp::Open { path: path.to_owned(), write })? {
-            Stored::Opened => self.brought.take().ok_or_else(|| {
-                DriverError::Protocol("to the labeller, which answered without the file".into())
+        match self.storage(StorageOp::Contents { path: path.to_owned(), part, passage })? {
+            Stored::Opened => self.brought.take().map(UnixStream::from).ok_or_else(|| {
+                DriverError::Protocol("to the labeller, which answered without the socket".into())
             }),
             other => Err(DriverError::Protocol(format!("to the labeller, which answered {other:?}"))),
         }

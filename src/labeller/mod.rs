@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Owns labels, leases, locks, journals and the processes of every domain. It never parses XML, XDR, TLS, image
-//! headers or profile text, and trusts nothing that it is asked: `admit` holds every plan against the
+//! headers (a confined child of its reads that of a volume which it makes larger) or profile text, and trusts nothing that it is asked: `admit` holds every plan against the
 //! root-owned configuration, `places` every path, `lease` everything that somebody may hold already.
 #![forbid(unsafe_code)]
 

@@ -85,6 +85,8 @@ pub fn run(options: Options) -> Result<(), LabellerError> {
         talks: Vec::new(),
         tunes: Vec::new(),
         dumps: Vec::new(),
+        jobs: Vec::new(),
+        carriers: Vec::new(),
         spare_probe: None,
         prepare_at: None,
         managed: super::saved::Managed::default(),

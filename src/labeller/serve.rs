@@ -64,15 +64,7 @@ impl Server {
             Request::Save { uuid, save } => self.save(client, uuid, *save),
             Request::Saved { op } => Some(self.saved(&op).unwrap_or_else(refused)),
             Request::Start { plan } => self.start(client, *plan),
-            Request::Storage { op } => Some(match self.storage(&op) {
-                Ok((stored, file)) => {
-                    if let Some(connection) = self.connections.get_mut(&client) {
-                        connection.hand(file);
-                    }
-                    Reply::Stored(stored)
-                }
-                Err(refusal) => refused(refusal),
-            }),
+            Request::Storage { op } => self.storage(client, op),
             Request::Tune { uuid, limits } => self.tune(client, uuid, limits),
             Request::Survey => Some(Reply::Survey(Survey {
                 uids: self.leases.uids(),

@@ -20,6 +20,7 @@ use super::plug::Talk;
 use super::probe::{PROBES_MAX, Probe, Spare};
 use super::save::Saving;
 use super::spawn::Launching;
+use super::storage::{Job, Worker};
 use super::store::Store;
 use super::tune::Tune;
 use crate::base::{DomainUuid, Layer, Refusal};
@@ -72,6 +73,10 @@ pub(super) struct Server {
     pub(super) tunes: Vec<Tune>,
     /// Domains whose memory is written down.
     pub(super) dumps: Vec<Dumping>,
+    /// What is done to volumes.
+    pub(super) jobs: Vec<Job>,
+    /// Who carries what volumes hold.
+    pub(super) carriers: Vec<Worker>,
     /// What domains' next starts go on from.
     pub(super) managed: super::saved::Managed,
     /// Clients.
@@ -105,6 +110,8 @@ enum Token {
     Save,
     /// Whoever sets limits.
     Tune,
+    /// Who does something to a volume.
+    Job,
     /// What a domain's new processes say.
     Launch(DomainUuid),
     /// One of a domain's processes.
@@ -127,7 +134,7 @@ impl Server {
                     Token::Link(uuid) => self.link(uuid),
                     Token::Launch(uuid) => self.launching(uuid),
                     Token::Process(uuid) => self.processes(uuid),
-                    Token::Probe(_) | Token::Plug | Token::Save | Token::Tune => {}
+                    Token::Job | Token::Probe(_) | Token::Plug | Token::Save | Token::Tune => {}
                 }
             }
             self.advance();
@@ -175,6 +182,9 @@ impl Server {
         }
         for fd in self.dumps.iter().flat_map(Dumping::fds) {
             add(Token::Save, fd, PollFlags::POLLIN);
+        }
+        for job in &self.jobs {
+            add(Token::Job, job.fd(), PollFlags::POLLIN);
         }
         for tune in &self.tunes {
             add(Token::Tune, tune.fd(), PollFlags::POLLIN);
@@ -272,6 +282,7 @@ impl Server {
     fn reap_orphans(&mut self) {
         let mut known: Vec<i32> = self.probes.iter().map(Probe::pid).collect();
         known.extend(self.tunes.iter().map(Tune::pid).chain(self.dumps.iter().map(Dumping::pid)));
+        known.extend(self.jobs.iter().map(Job::pid).chain(self.carriers.iter().map(Worker::pid)));
         for domain in self.domains.values() {
             let helpers = domain.helpers.iter().map(|(_, child)| child);
             let children = domain.device_model.iter().chain(&domain.supervisor).chain(helpers);
@@ -334,6 +345,8 @@ impl Server {
     /// Forgets a client. A start that nobody waits for any longer is taken back.
     fn close(&mut self, id: ConnectionId) {
         self.connections.remove(&id);
+        // What nobody waits for is taken back: a copy has no name yet.
+        self.jobs.retain(|job| job.client() != id);
         for domain in self.domains.values_mut() {
             domain.waiters.retain(|waiter| *waiter != id);
             if domain.starter == Some(id) {
@@ -400,6 +413,7 @@ impl Server {
         self.advance_saves(now);
         self.advance_dumps(now);
         self.advance_tunes(now);
+        self.advance_jobs();
         for domain in self.domains.values_mut() {
             domain.settle(now);
             if matches!(domain.phase, Phase::Ending(_)) {
@@ -471,7 +485,10 @@ impl Server {
     }
 
     fn is_idle_enough(&mut self) -> bool {
-        let busy = !self.domains.is_empty() || !self.connections.is_empty() || !self.probes.is_empty();
+        let busy = !self.domains.is_empty()
+            || !self.connections.is_empty()
+            || !self.probes.is_empty()
+            || !self.carriers.is_empty();
         if !self.on_demand || busy {
             self.idle = None;
             return false;

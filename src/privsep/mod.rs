@@ -5,6 +5,7 @@
 pub mod apparmor;
 pub mod ask;
 pub mod confinement;
+pub mod contents;
 pub mod dump;
 pub mod helper;
 pub mod nvram;

@@ -19,6 +19,27 @@ pub enum StorageOp {
         /// Permission bits of a new one.
         mode: u32,
     },
+    /// Hands over one end of a socket over which what a file holds is read or written, in the frames of `privsep::contents`.
+    /// Where it is written no domain and no other program may use it, until the socket is closed.
+    Contents {
+        /// Absolute path.
+        path: String,
+        /// Which bytes.
+        part: Part,
+        /// Which way they go.
+        passage: Passage,
+    },
+    /// Makes a new file of what another one holds, which nobody may write meanwhile.
+    Copy {
+        /// Absolute path of the other one.
+        from: String,
+        /// Absolute path; a file of that name is never touched.
+        path: String,
+        /// How.
+        copy: Copied,
+        /// Permission bits.
+        mode: u32,
+    },
     /// Makes a new file; one of that name is never touched.
     Create {
         /// Absolute path.
@@ -28,17 +49,17 @@ pub enum StorageOp {
         /// Permission bits.
         mode: u32,
     },
+    /// Gives a qcow2 image that no domain uses a larger size.
+    Grow {
+        /// Absolute path.
+        path: String,
+        /// What a guest sees from then on, in bytes; a multiple of 512.
+        size: u64,
+    },
     /// Tells of one file.
     Look {
         /// Absolute path.
         path: String,
-    },
-    /// Hands a file over, open.
-    Open {
-        /// Absolute path.
-        path: String,
-        /// Whether it is to be written: then no domain and no other program may use it, until it is closed.
-        write: bool,
     },
     /// Removes a file that no domain uses.
     Remove {
@@ -74,6 +95,56 @@ pub enum StorageOp {
         /// What becomes of it.
         fate: Fate,
     },
+    /// Overwrites a file that no domain uses with zeros. One that has holes gives all of its room back.
+    Wipe {
+        /// Absolute path.
+        path: String,
+    },
+}
+
+impl StorageOp {
+    /// Whether it takes as long as a disk does.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        matches!(self, Self::Copy { .. } | Self::Wipe { .. })
+    }
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// From which byte on.
+    pub offset: u64,
+    /// How many of them; 0 for all that there are, or that may be.
+    pub length: u64,
+}
+
+/// Which way what a volume holds goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "passage", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Passage {
+    /// Out of the file.
+    Down {
+        /// Whether holes are told and not sent.
+        sparse: bool,
+    },
+    /// Into the file.
+    Up,
+}
+
+/// How a file is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copied {
+    /// What a guest sees of the copy, in bytes, where that is more than of the other one.
+    pub size: u64,
+    /// Whether it is a qcow2 image, and not raw bytes.
+    pub qcow2: bool,
+    /// Whether the room for all of it is taken at once.
+    pub allocate: bool,
+    /// Whether the file system is to share the blocks of both, and nothing else will do.
+    pub reflink: bool,
 }
 
 /// What becomes of a store that is there.
@@ -138,9 +209,9 @@ pub enum BackingFormat {
 pub enum Stored {
     /// It is done.
     Done,
-    /// To `Look` and `Create`.
+    /// To `Copy`, `Create` and `Look`.
     File(FileState),
-    /// To `Open`: its descriptor comes with this.
+    /// To `Contents`: the socket comes with this.
     Opened,
     /// To `Scan`.
     Scanned(Box<Scanned>),

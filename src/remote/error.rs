@@ -235,6 +235,7 @@ impl std::convert::From<StorageError> for Failure {
             StorageError::Conflict(_) | StorageError::Driver(_) => Code::OperationFailed,
             StorageError::Exists(_) => Code::VolumeExists,
             StorageError::Lacks(_) => Code::NoSupport,
+            StorageError::Operation(_) => Code::OperationUnsupported,
             StorageError::NoPoolName(_) | StorageError::NoPoolPath(_) | StorageError::NoPoolUuid(_) => {
                 Code::NoPool
             }

@@ -6,7 +6,7 @@ use super::error::{Code, Failure, From};
 use crate::access::Object;
 use crate::conf::storage::pool_capabilities;
 use crate::rpc::{List, Procedure};
-use crate::storage::{Pool, Resize, StorageError, Volume};
+use crate::storage::{CopyHow, Pool, Resize, StorageError, Volume};
 
 /// A pool as messages refer to it: name and uuid, of which only the uuid counts.
 type PoolRef<'a> = (&'a str, [u8; 16]);
@@ -56,6 +56,7 @@ pub(super) fn slow(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::StoragePoolSetAutostart => set_autostart,
         P::StoragePoolUndefine => |call| change(call, |call, uuid| Ok(call.pools().undefine(uuid)?)),
         P::StorageVolCreateXml => create_volume,
+        P::StorageVolCreateXmlFrom => copy_volume,
         P::StorageVolDelete => delete_volume,
         P::StorageVolGetInfo => |call| volume_info(call, call.arguments()?, 0),
         P::StorageVolGetInfoFlags => |call| {
@@ -348,6 +349,21 @@ fn create_volume(call: &Call<'_>) -> Answer {
     call.only_flags(flags, PREALLOC_METADATA)?;
     let (pool, preallocate) = (uuid::Uuid::from_bytes(reference.1), flags & PREALLOC_METADATA != 0);
     let volume = call.pools().create_volume(pool, text, preallocate)?;
+    call.answer(&volume_reference(&volume))
+}
+
+/// VIR_STORAGE_VOL_CREATE_REFLINK
+const REFLINK: u32 = 2;
+
+fn copy_volume(call: &Call<'_>) -> Answer {
+    let (reference, text, (pool, name, _), flags): (PoolRef<'_>, &str, VolumeRef<'_>, u32) =
+        call.arguments()?;
+    call.permit_new(flags)?;
+    call.only_flags(flags, PREALLOC_METADATA | REFLINK)?;
+    let pools = call.pools();
+    let source = pools.volume(&pools.by_name(pool)?, name)?;
+    let how = CopyHow { preallocate: flags & PREALLOC_METADATA != 0, reflink: flags & REFLINK != 0 };
+    let volume = pools.copy_volume(uuid::Uuid::from_bytes(reference.1), text, &source, how)?;
     call.answer(&volume_reference(&volume))
 }
 

@@ -44,7 +44,6 @@ pub(super) fn machine(
     let sink = Arc::new(ViewEvents(events.clone(), kind));
     let booted = autostarted.metadata().map_err(step("look at what was started with the host"))?.len() == 0;
     let pools = Pools::new(settings.clone(), store.clone(), &contents.objects, booted, sink.clone());
-    let pools = pools.sealed(facts.selinux.as_ref().is_some_and(|selinux| selinux.enforcing));
     let manager = Manager::new(settings, facts, Box::new(Labelled), Some(store), sink, move |uuid, id| {
         // Once nobody receives, the daemon is ending.
         let _ = watch.send((uuid, id));

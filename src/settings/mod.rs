@@ -446,11 +446,17 @@ const VOLUME_MAX: u64 = i64::MAX as u64;
 impl Limits {
     /// Whether an image may get this size, in bytes; the rule where it may not.
     pub fn admit_volume(&self, size: u64) -> Result<(), String> {
-        let most = if self.volume == 0 { VOLUME_MAX } else { self.volume };
+        let most = self.volume_most();
         if size <= most {
             return Ok(());
         }
         Err(format!("limits.volume: a volume has at most {most} bytes, not {size}"))
+    }
+
+    /// The largest image, in bytes.
+    #[must_use]
+    pub fn volume_most(&self) -> u64 {
+        if self.volume == 0 { VOLUME_MAX } else { self.volume.min(VOLUME_MAX) }
     }
 }
 

@@ -21,6 +21,9 @@ pub enum StorageError {
     /// An argument makes no sense here.
     #[error("{0}")]
     Argument(String),
+    /// The format has no such thing.
+    #[error("{0}")]
+    Operation(String),
     /// It clashes with what there is.
     #[error("{0}")]
     Conflict(String),

@@ -5,6 +5,7 @@
 //! active when the daemon ended is active again, and is read when somebody asks for what is in it.
 #![forbid(unsafe_code)]
 
+mod contents;
 mod error;
 mod event;
 mod pool;
@@ -23,9 +24,10 @@ use crate::privsep::storage::{FileState, StorageOp, Stored};
 use crate::settings::Settings;
 use crate::store::{Object, Store};
 
+pub use contents::{Contents, Taken};
 pub use error::StorageError;
 pub use event::{Event, Happened, Sink};
-pub use volume::{Info, Resize, Volume, zero};
+pub use volume::{CopyHow, Info, Resize, Volume};
 
 /// What the store calls a pool.
 const KIND: &str = "pool";
@@ -43,8 +45,6 @@ pub struct Pools {
     /// Headers by path, each good for the file that it was read from.
     headers: Mutex<HashMap<String, (Seen, Header)>>,
     sink: Option<Arc<dyn Sink>>,
-    /// Whether a security module keeps what volumes hold from this process.
-    sealed: bool,
 }
 
 /// One pool, as it was at one moment.
@@ -105,29 +105,14 @@ impl Pools {
             }
         }
         let (job, headers) = (Mutex::default(), Mutex::default());
-        Self {
-            settings,
-            store: Some(store),
-            table: Mutex::new(table),
-            job,
-            headers,
-            sink: Some(sink),
-            sealed: false,
-        }
+        Self { settings, store: Some(store), table: Mutex::new(table), job, headers, sink: Some(sink) }
     }
 
     /// No pools, ever.
     #[must_use]
     pub fn none(settings: Settings) -> Self {
         let (table, job, headers) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { settings, store: None, table, job, headers, sink: None, sealed: false }
-    }
-
-    /// The same, with what volumes hold out of reach where a security module keeps it from this process.
-    #[must_use]
-    pub fn sealed(mut self, sealed: bool) -> Self {
-        self.sealed = sealed;
-        self
+        Self { settings, store: None, table, job, headers, sink: None }
     }
 
     /// Every pool, by uuid.

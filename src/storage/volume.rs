@@ -1,15 +1,12 @@
 //! What is done to volumes.
 
-use std::fs::File;
-use std::io;
-use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-
-use super::{Pool, Pools, Seen, StorageError};
+use super::{Contents, Pool, Pools, Seen, StorageError};
 use crate::conf::storage::{self as xml, Below, FileFacts, VolumeState};
 use crate::driver::DriverError;
 use crate::image::{self, Header};
-use crate::privsep::storage::{BackingFile, BackingFormat, Content, FileState, StorageOp, Stored};
+use crate::privsep::storage::{
+    BackingFile, BackingFormat, Content, Copied, FileState, Part, Passage, StorageOp, Stored,
+};
 
 /// Mode of a volume that nobody gave one, as libvirt's.
 const FILE_MODE: u32 = 0o600;
@@ -40,6 +37,15 @@ pub struct Info {
     pub allocation: u64,
     /// The file's length in bytes.
     pub physical: u64,
+}
+
+/// How a volume is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyHow {
+    /// Whether the tables of a qcow2 image are to be there at once. A copy has those that the other one has.
+    pub preallocate: bool,
+    /// Whether the file system is to share the blocks, and nothing else will do.
+    pub reflink: bool,
 }
 
 /// How a volume is resized.
@@ -88,18 +94,24 @@ impl Pools {
         pool.must_be_active()?;
         let wanted = xml::Volume::parse(text)?;
         let name = &wanted.name;
-        if name.contains('/') {
-            return Err(StorageError::State(format!("volume name '{name}' cannot contain '/'")));
-        }
-        if self.look(&pool)?.files.contains_key(name) {
-            return Err(StorageError::Exists(name.clone()));
-        }
-        let path = format!("{}/{name}", pool.definition.path);
+        let path = self.new_path(&pool, &wanted)?;
         let mode = wanted.mode.unwrap_or(FILE_MODE);
         let content = self.content_of(&wanted, preallocate)?;
         self.ask(StorageOp::Create { path: path.clone(), content, mode })?;
         self.look(&pool)?;
         Ok(Volume { pool: pool.definition.name.clone(), name: name.clone(), path, directory: false })
+    }
+
+    /// The path of a volume that is not there yet.
+    fn new_path(&self, pool: &Pool, wanted: &xml::Volume) -> Result<String, StorageError> {
+        let name = &wanted.name;
+        if name.contains('/') {
+            return Err(StorageError::State(format!("volume name '{name}' cannot contain '/'")));
+        }
+        if self.look(pool)?.files.contains_key(name) {
+            return Err(StorageError::Exists(name.clone()));
+        }
+        Ok(format!("{}/{name}", pool.definition.path))
     }
 
     fn content_of(&self, wanted: &xml::Volume, preallocate: bool) -> Result<Content, StorageError> {
@@ -154,65 +166,152 @@ impl Pools {
         Ok(())
     }
 
-    /// Gives a raw volume another size.
+    /// Makes a volume of what another one holds, which no domain may write meanwhile.
+    pub fn copy_volume(
+        &self,
+        pool: uuid::Uuid,
+        text: &str,
+        source: &Volume,
+        how: CopyHow,
+    ) -> Result<Volume, StorageError> {
+        let pool = self.by_uuid(pool)?;
+        pool.must_be_active()?;
+        let wanted = xml::Volume::parse_copy(text)?;
+        let path = self.new_path(&pool, &wanted)?;
+        no_directory(source)?;
+        let (file, header) = self.file(source)?;
+        let capacity = header.as_ref().map_or(0, |header| capacity(&file, header));
+        self.must_be_alike(&wanted, source, header.as_ref())?;
+        if how.preallocate && !wanted.qcow2 {
+            return Err(StorageError::Lacks("metadata preallocation only available with qcow2".into()));
+        }
+        // As libvirt has it: never less than the other one has.
+        let size = wanted.capacity.unwrap_or(0).max(capacity);
+        let copy = Copied {
+            size: if wanted.qcow2 { size.next_multiple_of(512) } else { size },
+            qcow2: wanted.qcow2,
+            allocate: !wanted.qcow2 && wanted.allocation.is_none_or(|allocation| allocation >= size),
+            reflink: how.reflink,
+        };
+        let mode = wanted.mode.unwrap_or(FILE_MODE);
+        // It takes as long as a disk does: nobody waits for it who changes other pools and volumes.
+        self.ask(StorageOp::Copy { from: source.path.clone(), path: path.clone(), copy, mode })?;
+        self.look(&pool)?;
+        Ok(Volume { pool: pool.definition.name.clone(), name: wanted.name, path, directory: false })
+    }
+
+    /// Whether a copy has the format of what it is made of, and the layer below.
+    fn must_be_alike(
+        &self,
+        wanted: &xml::Volume,
+        source: &Volume,
+        header: Option<&Header>,
+    ) -> Result<(), StorageError> {
+        let format = header.map_or("raw", |header| header.format.as_str());
+        let asked = if wanted.qcow2 { "qcow2" } else { "raw" };
+        if format != asked {
+            let text = format!(
+                "a volume of format {asked} of the volume '{}', which has the format {format}: svirt copies within a \
+                 format, and `qemu-img convert` does the rest",
+                source.name
+            );
+            return Err(StorageError::Unsupported(text));
+        }
+        let below = header.and_then(|header| below_of(&source.path, header));
+        match (&wanted.backing, below) {
+            (None, None) => Ok(()),
+            (Some(backing), Some(below)) if backing.path == below => Ok(()),
+            (None, Some(below)) => Err(StorageError::Unsupported(format!(
+                "a copy of the volume '{}' without the layer below it, {below}: svirt copies a layer by itself; name it as \
+                 <backingStore>, or use `qemu-img convert`",
+                source.name
+            ))),
+            (Some(_), _) => {
+                Err(StorageError::Unsupported("a different backing store cannot be specified.".into()))
+            }
+        }
+    }
+
+    /// Gives a volume another size.
     pub fn resize_volume(&self, volume: &Volume, size: u64, how: Resize) -> Result<(), StorageError> {
         let _job = self.job();
         let (file, header) = self.file(volume)?;
         let argument = |text: &str| Err(StorageError::Argument(text.into()));
-        if header.as_ref().is_none_or(|header| header.format != "raw") {
+        let Some(header) = header.filter(|header| matches!(header.format.as_str(), "raw" | "qcow2")) else {
             let text = format!(
-                "volume '{}' is no raw image: only those are resized here; `qemu-img resize` does it for others",
+                "volume '{}' is neither a raw image nor a qcow2 one: only those are resized here; `qemu-img resize` does it \
+                 for others",
                 volume.name
             );
             return Err(StorageError::Unsupported(text));
-        }
+        };
+        let had = capacity(&file, &header);
         let wanted = match (how.delta, how.shrink) {
             (false, _) => Some(size),
-            (true, false) => file.size.checked_add(size),
-            (true, true) => file.size.checked_sub(size),
+            (true, false) => had.checked_add(size),
+            (true, true) => had.checked_sub(size),
         };
         let Some(wanted) = wanted else { return argument("the size is out of range") };
         if wanted < file.allocated {
             return argument("can't shrink capacity below existing allocation");
         }
-        if wanted < file.size && !how.shrink {
+        if wanted < had && !how.shrink {
             let text = "Can't shrink capacity below current capacity unless shrink flag explicitly specified";
             return argument(text);
         }
         let path = volume.path.clone();
-        self.ask(StorageOp::Resize { path, size: wanted, allocate: how.allocate })?;
+        if header.format == "raw" {
+            self.ask(StorageOp::Resize { path, size: wanted, allocate: how.allocate })?;
+            return Ok(());
+        }
+        if how.allocate {
+            return Err(StorageError::Operation("preallocate is only supported for raw type volume".into()));
+        }
+        let Some(wanted) = wanted.checked_next_multiple_of(512) else {
+            return argument("the size is out of range");
+        };
+        if wanted < had {
+            let text = format!(
+                "volume '{}' is a qcow2 image, which svirt does not make smaller; `qemu-img resize --shrink` does it",
+                volume.name
+            );
+            return Err(StorageError::Unsupported(text));
+        }
+        self.shows_nothing_below(volume, &header)?;
+        self.ask(StorageOp::Grow { path, size: wanted })?;
         Ok(())
     }
 
-    /// Opens a volume and tells its length: to be read, or to be written where no domain and no other program uses it, which
-    /// it is kept for until it is closed.
-    pub fn open_volume(&self, volume: &Volume, write: bool) -> Result<(File, u64), StorageError> {
-        if volume.directory {
-            return Err(StorageError::Unsupported(format!("volume '{}' is a directory", volume.name)));
+    /// Whether a layer that gets larger would show more of the one below it.
+    fn shows_nothing_below(&self, volume: &Volume, header: &Header) -> Result<(), StorageError> {
+        let Some(below) = below_of(&volume.path, header) else { return Ok(()) };
+        // Of another format than qcow2, the file's length is no less than what a guest sees.
+        if self.header(&below)?.virtual_size <= header.virtual_size {
+            return Ok(());
         }
-        if self.sealed {
-            let text = "contents of volumes are not reached through svirtd where SELinux enforces: its policy keeps \
-                images from it; copy the file as an administrator, and refresh the pool";
-            return Err(StorageError::Unsupported(text.into()));
-        }
-        let file = File::from(self.labeller()?.open_volume(&volume.path, write)?);
-        let size = file.metadata().map_err(|source| failed("look at", volume, source))?.len();
-        Ok((file, size))
+        Err(StorageError::Unsupported(format!(
+            "volume '{}' is shorter than the layer below it, {below}, whose end a guest would see; `qemu-img resize` clears it",
+            volume.name
+        )))
+    }
+
+    /// Opens the way to what a volume holds: to be read, or to be written where no domain and no other program uses it,
+    /// which it is kept for until that is over.
+    pub fn open_contents(
+        &self,
+        volume: &Volume,
+        part: Part,
+        passage: Passage,
+    ) -> Result<Contents, StorageError> {
+        no_directory(volume)?;
+        Ok(Contents::new(self.labeller()?.open_contents(&volume.path, part, passage)?))
     }
 
     /// Overwrites a volume that nobody uses with zeros. One that has holes gives all of its room back.
     pub fn wipe_volume(&self, volume: &Volume) -> Result<(), StorageError> {
-        let (file, size) = self.open_volume(volume, true)?;
-        let wiped = file.metadata().and_then(|state| {
-            if state.blocks().saturating_mul(512) < size {
-                file.set_len(0)?;
-                file.set_len(size)?;
-            } else {
-                zero(&file, 0..size)?;
-            }
-            file.sync_all()
-        });
-        wiped.map_err(|source| failed("wipe", volume, source).into())
+        no_directory(volume)?;
+        self.ask(StorageOp::Wipe { path: volume.path.clone() })?;
+        Ok(())
     }
 
     /// What is known of an image in a configured place, whether a pool lists it or not.
@@ -235,12 +334,7 @@ impl Pools {
     /// A volume as a client reads it.
     pub fn volume_xml(&self, volume: &Volume) -> Result<String, StorageError> {
         let (file, header) = self.file(volume)?;
-        let directory = volume.path.rsplit_once('/').map_or("", |(directory, _)| directory);
-        // A name in a header counts from the image's own directory.
-        let backing = header
-            .as_ref()
-            .and_then(|header| header.backing_file.as_ref())
-            .map(|name| if name.starts_with('/') { name.clone() } else { format!("{directory}/{name}") });
+        let backing = header.as_ref().and_then(|header| below_of(&volume.path, header));
         let format = header.as_ref().and_then(|header| header.backing_format.as_deref());
         let state = VolumeState {
             name: &volume.name,
@@ -316,20 +410,18 @@ fn volume(pool: &Pool, file: &FileState) -> Volume {
     }
 }
 
-fn failed(what: &str, volume: &Volume, source: io::Error) -> DriverError {
-    DriverError::Io { what: format!("cannot {what} volume '{}'", volume.name), source }
+/// The path of the layer below an image. A name in a header counts from the image's own directory.
+fn below_of(path: &str, header: &Header) -> Option<String> {
+    let name = header.backing_file.as_ref()?;
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    Some(if name.starts_with('/') { name.clone() } else { format!("{directory}/{name}") })
 }
 
-/// Writes zeros there.
-pub fn zero(file: &File, place: Range<u64>) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
-    let mut at = place.start;
-    while at < place.end {
-        let length = usize::try_from(place.end - at).unwrap_or(usize::MAX).min(zeros.len());
-        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
-        at += length as u64;
+fn no_directory(volume: &Volume) -> Result<(), StorageError> {
+    match volume.directory {
+        true => Err(StorageError::Unsupported(format!("volume '{}' is a directory", volume.name))),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 fn capacity(file: &FileState, header: &Header) -> u64 {

@@ -82,6 +82,15 @@ pub struct Below<'a> {
 impl Volume {
     /// Reads what a client wants to have.
     pub fn parse(xml: &str) -> Result<Self, StorageXmlError> {
+        let volume = Self::parse_copy(xml)?;
+        if volume.capacity.is_none() && volume.backing.is_none() {
+            return Err(malformed("missing capacity element"));
+        }
+        Ok(volume)
+    }
+
+    /// The same of a volume that is made of another one, which has a size.
+    pub fn parse_copy(xml: &str) -> Result<Self, StorageXmlError> {
         let document = document(xml, "volume")?;
         let root = At::root(&document);
         match root.attribute("type") {
@@ -96,9 +105,6 @@ impl Volume {
         let backing = root.one("backingStore").map(backing).transpose()?.flatten();
         let size = |name| root.one(name).map(bytes).transpose();
         let (capacity, allocation) = (size("capacity")?, size("allocation")?);
-        if capacity.is_none() && backing.is_none() {
-            return Err(malformed("missing capacity element"));
-        }
         if let Some(target) = target {
             only_what_is_made(target)?;
         }

@@ -2,9 +2,13 @@
 //!
 //! A directory is walked once and everything happens below its descriptor. A file is made without a name and gets
 //! one when all of it is there, so that a name never stands for half a file, and never takes another one's place.
-//! What a domain uses is neither resized nor removed. Reads no image. Stores of UEFI variables are removed here too.
+//! What a domain uses is neither resized nor removed. Stores of UEFI variables are removed here too. What looks at bytes
+//! of an image, or takes as long as it is large, is done by [`Worker`](worker::Worker)s, and never here.
 
+mod contents;
+mod job;
 mod qcow2;
+mod worker;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -15,14 +19,19 @@ use rustix::io::Errno;
 
 use super::apply::kernel;
 use super::apply::nvram::owned_by;
+use super::connection::ConnectionId;
 use super::places::{DirectoryUse, Places};
-use super::server::Server;
+use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::nvram::named_for;
+use crate::privsep::request::Reply;
 use crate::privsep::storage::{Content, FILES_MAX, Fate, FileState, Scanned, StorageOp, Stored};
 use crate::settings::Settings;
 use crate::sys::lock::{self, ImageLock};
 use crate::sys::path::{self, Found};
+
+pub(super) use job::Job;
+pub(super) use worker::Worker;
 
 /// What a volume's mode may be: no set-uid, and nobody else writes it.
 const FILE_MODES: u32 = 0o755;
@@ -30,12 +39,23 @@ const FILE_MODES: u32 = 0o755;
 const ENTRIES_MAX: usize = 200_000;
 
 impl Server {
-    /// Does what a pool asks for; a file that is handed over comes with the answer.
-    pub(super) fn storage(&self, op: &StorageOp) -> Result<(Stored, Option<OwnedFd>), Refusal> {
-        match op {
-            StorageOp::Open { path, write } => Ok((Stored::Opened, Some(self.open_volume(path, *write)?))),
-            op => Ok((self.change(op)?, None)),
-        }
+    /// Does what a pool asks for; no reply yet where one has to wait.
+    pub(super) fn storage(&mut self, client: ConnectionId, op: StorageOp) -> Option<Reply> {
+        let done = match op {
+            StorageOp::Contents { path, part, passage } => {
+                self.open_contents(&path, part, passage).map(|socket| {
+                    if let Some(connection) = self.connections.get_mut(&client) {
+                        connection.hand(Some(socket));
+                    }
+                    Stored::Opened
+                })
+            }
+            op @ (StorageOp::Copy { .. } | StorageOp::Grow { .. } | StorageOp::Wipe { .. }) => {
+                return self.begin_job(client, op).err().map(refused);
+            }
+            op => self.change(&op),
+        };
+        Some(done.map_or_else(refused, Reply::Stored))
     }
 
     fn change(&self, op: &StorageOp) -> Result<Stored, Refusal> {
@@ -49,7 +69,10 @@ impl Server {
                 let (directory, name) = within(&places, path, false)?;
                 Ok(Stored::File(look(&directory, name, path)?))
             }
-            StorageOp::Open { path, .. } => Err(policy("use", path, "is opened elsewhere", "")),
+            StorageOp::Contents { path, .. }
+            | StorageOp::Copy { path, .. }
+            | StorageOp::Grow { path, .. }
+            | StorageOp::Wipe { path } => Err(policy("use", path, "takes a process of its own", "")),
             StorageOp::Remove { path } => {
                 let (directory, name) = within(&places, path, true)?;
                 self.unused(&directory, name, "remove", path)?;
@@ -99,17 +122,6 @@ impl Server {
         Ok(found)
     }
 
-    /// Opens a file for a client's reading, or for its writing.
-    fn open_volume(&self, path: &str, write: bool) -> Result<OwnedFd, Refusal> {
-        let places = Places::read(&self.settings);
-        let (directory, name) = within(&places, path, write)?;
-        if write {
-            return self.exclusive(&directory, name, "write", path).map(|(file, _)| file);
-        }
-        let found = regular(&directory, name, "read", path)?;
-        open(&directory, name, "read", path, &found, OFlags::RDONLY)
-    }
-
     /// Opens a regular file that is nobody's, under no other name, and keeps it from others until it is closed.
     fn exclusive(
         &self,
@@ -123,11 +135,7 @@ impl Server {
             return Err(policy(operation, path, "it has more than one hard link", "copy it"));
         }
         let file = open(directory, name, operation, path, &found, OFlags::RDWR)?;
-        // Some other program may have it open.
-        lock::take(&file, ImageLock::new(true, false)).map_err(|error| {
-            let remedy = "see who else uses the image: `lsof`";
-            Refusal::new(Layer::Lock, operation, path, error.to_string(), remedy)
-        })?;
+        locked(&file, true, operation, path)?;
         Ok((file, found))
     }
 
@@ -151,6 +159,16 @@ impl Server {
         File::from(file).sync_all().map_err(io)?;
         Ok(Stored::Done)
     }
+}
+
+/// Takes an image's lock: some other program may have it open.
+fn locked(file: &OwnedFd, writes: bool, operation: &str, path: &str) -> Result<(), Refusal> {
+    lock::take(file, ImageLock::new(writes, false)).map_err(|error| {
+        let busy = error.kind() == io::ErrorKind::WouldBlock;
+        let rule = if busy { "a domain or another program uses it".into() } else { error.to_string() };
+        let remedy = "see who else uses the image: `virsh list`, `lsof`";
+        Refusal::new(Layer::Lock, operation, path, rule, remedy)
+    })
 }
 
 /// Whether this is a domain's own store of UEFI variables. Whoever may name any file of the directory does not hear of
@@ -238,6 +256,14 @@ fn admit_size(settings: &Settings, operation: &str, path: &str, size: u64) -> Re
         .map_err(|rule| policy(operation, path, &rule, "make it smaller, or raise limits.volume"))
 }
 
+fn admit_mode(path: &str, mode: u32) -> Result<(), Refusal> {
+    if mode & !FILE_MODES == 0 {
+        return Ok(());
+    }
+    let rule = format!("the mode {mode:#o} lets others write it, or is no mode of an image");
+    Err(policy("create", path, &rule, "use 0600"))
+}
+
 fn create(
     places: &Places,
     settings: &Settings,
@@ -245,10 +271,7 @@ fn create(
     content: &Content,
     mode: u32,
 ) -> Result<Stored, Refusal> {
-    if mode & !FILE_MODES != 0 {
-        let rule = format!("the mode {mode:#o} lets others write it, or is no mode of an image");
-        return Err(policy("create", path, &rule, "use 0600"));
-    }
+    admit_mode(path, mode)?;
     let (directory, name) = within(places, path, true)?;
     let io = |error: io::Error| kernel("create", path, &error, "see that its file system has room");
     let file = File::from(path::nameless(&directory, mode, OFlags::RDWR).map_err(io)?);
@@ -291,11 +314,16 @@ fn create(
         }
     }
     file.sync_all().map_err(io)?;
-    path::link(&file, &directory, name.as_ref()).map_err(|error| {
+    name_it(&file, &directory, name, path)
+}
+
+/// Gives a file that is whole its name.
+fn name_it(file: &File, directory: &OwnedFd, name: &str, path: &str) -> Result<Stored, Refusal> {
+    path::link(file, directory, name.as_ref()).map_err(|error| {
         kernel("create", path, &error, "choose another name: a file that is there is never replaced")
     })?;
-    sync(&directory, path)?;
-    Ok(Stored::File(look(&directory, name, path)?))
+    sync(directory, path)?;
+    Ok(Stored::File(look(directory, name, path)?))
 }
 
 /// Makes a directory's change durable. An `O_PATH` descriptor cannot be synced.
