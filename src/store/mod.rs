@@ -1,7 +1,8 @@
 //! What must survive: definitions, autostart, and which domains were started, in one SQLite file.
 //!
-//! A change is acknowledged once it is on the disk; changes that come together share one commit. Texts stay in the
-//! file until somebody asks for one. Knows nothing of what a definition says.
+//! A change is acknowledged once it is on the disk, or, where it tells what runs, once the kernel has it: no domain
+//! outlives the host. Changes that come together share one commit. Texts stay in the file until somebody asks for one.
+//! Knows nothing of what a definition says.
 #![forbid(unsafe_code)]
 
 mod database;
@@ -138,6 +139,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether it means anything once the host has been off.
+    fn outlives_host(&self) -> bool {
+        !matches!(self, Self::Start(_) | Self::End(..))
+    }
+}
+
 /// Everything that is in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -176,7 +184,7 @@ impl Store {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner).text(uuid)
     }
 
-    /// Makes changes; returns once they are on the disk.
+    /// Makes changes; returns once they are on the disk, or for what runs once a dead process cannot undo them.
     pub fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let (done, answer) = channel();
         self.sender.send(Job { changes, done }).map_err(|_| StoreError::Closed)?;
@@ -216,7 +224,7 @@ fn write(database: &mut Database, jobs: &Receiver<Job>) {
             // One that cannot be written must not take the others with it.
             let result = match &together {
                 Ok(()) => Ok(()),
-                Err(_) => database.apply(&job.changes).map_err(|error| StoreError::Commit(error.to_string())),
+                Err(_) => database.apply(job.changes.iter()).map_err(|error| StoreError::Commit(error.to_string())),
             };
             // Whoever asked may be gone; the change stands.
             let _ = job.done.send(result);
