@@ -132,14 +132,17 @@ impl Handed {
         self
     }
 
-    /// The descriptor, where it is a unix socket that carries a stream: asking that touches no file system. On a stream
-    /// the peer sees who connected it; on others it would see whoever writes, this process.
+    /// The descriptor, where it is a unix socket that carries a stream and whose other end was made by the same uid:
+    /// asking that touches no file system. Whoever is at the other end may see what it gets as this process's own words
+    /// (`SO_PASSCRED`, as the host's log has it), so the client's uid must be the one it could have lied to anyway.
     #[must_use]
     pub fn stream(&self) -> Option<BorrowedFd<'_>> {
         let fd = self.fd.as_ref()?;
         let unix = sockopt::socket_domain(fd).is_ok_and(|family| family == AddressFamily::UNIX);
         let stream = unix && sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM);
-        stream.then(|| fd.as_fd())
+        // Unconnected, it has the uid that nobody has (unix(7)).
+        let own = stream && sockopt::socket_peercred(fd).is_ok_and(|peer| peer.uid.as_raw() == self.uid);
+        own.then(|| fd.as_fd())
     }
 }
 
@@ -225,15 +228,21 @@ mod tests {
     #[test]
     fn only_a_stream_of_this_host_is_one() {
         let closers = Arc::new(Closers::default());
-        let handed = |fd: OwnedFd| closers.room(5).unwrap().with(fd);
+        let own = nix::unistd::geteuid().as_raw();
+        let handed = |fd: OwnedFd| closers.room(own).unwrap().with(fd);
         let (stream, _peer) = UnixStream::pair().unwrap();
+        let again = stream.try_clone().unwrap();
         assert!(handed(stream.into()).stream().is_some());
+        // Another uid's client hands in what this one is at the other end of.
+        assert!(closers.room(own + 1).unwrap().with(again.into()).stream().is_none());
+        let unconnected = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        assert!(handed(unconnected).stream().is_none());
         let (datagram, _peer) = UnixDatagram::pair().unwrap();
         let tcp = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let (packets, _peer) = super::super::scm::seqpacket_pair().unwrap();
         for fd in [null(), datagram.into(), tcp.into(), packets] {
             assert!(handed(fd).stream().is_none());
         }
-        assert!(closers.room(5).unwrap().stream().is_none());
+        assert!(closers.room(own).unwrap().stream().is_none());
     }
 }
