@@ -313,4 +313,12 @@ fn uefi_variables_go_or_stay_as_somebody_says() {
     define(&format!("<nvram>{}</nvram>", elsewhere.display()));
     host.says(&["undefine", "uefi", "--nvram"]);
     assert!(elsewhere.exists());
+    // The uuid of a start is no other start's.
+    let file = host.rig.text("uefi.xml");
+    define(&format!("<nvram>{}</nvram>", any.display()));
+    host.says(&["undefine", "uefi", "--nvram"]);
+    let text = std::fs::read_to_string(&file).unwrap().replace(&format!("<uuid>{uuid}</uuid>"), "");
+    std::fs::write(&file, text).unwrap();
+    let told = host.complains(&["create", &file]);
+    assert!(told.contains("no <uuid>") && told.contains("uuidgen"), "{told}");
 }

@@ -1,7 +1,7 @@
 //! A start from the definition to the running guest, as one sequence.
 
 use super::{DriverError, Labeller, LabellerProber};
-use crate::base::{DomainUuid, Layer};
+use crate::base::{DomainUuid, Layer, Refusal};
 use crate::conf::domain::{Beyond, Domain};
 use crate::conf::facts::HostFacts;
 use crate::plan::chain::{self, Chain, Prober};
@@ -50,6 +50,16 @@ pub fn draw() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
+/// A uuid that is drawn for each start would lock the second one out of what the first one made: a store of UEFI
+/// variables is one domain's.
+#[must_use]
+pub fn without_uuid(store: &str) -> Refusal {
+    let rule = "the domain has no <uuid>, and a store that has a name is the domain's that started with it";
+    let remedy =
+        "write a <uuid> (uuidgen draws one), or leave <nvram> away for a store that is new each time";
+    Refusal::new(Layer::Definition, "start with", format!("<nvram> {store}"), rule, remedy)
+}
+
 /// Resolves the disks of a definition.
 pub fn prepare(
     domain: Domain,
@@ -71,6 +81,11 @@ pub fn prepare(
             false => Ok(inventory::made_up(&one.source)),
         })
         .collect::<Result<Vec<_>, _>>()?;
+    if domain.uuid.is_none()
+        && let Some(store) = domain.os.firmware.as_ref().and_then(|firmware| firmware.nvram.as_deref())
+    {
+        return Err(without_uuid(store).into());
+    }
     let uuid = domain.uuid.unwrap_or_else(|| {
         let bytes = (u128::from(draw()) << 64 | u128::from(draw())).to_be_bytes();
         DomainUuid(uuid::Builder::from_random_bytes(bytes).into_uuid())
@@ -190,7 +205,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::base::Refusal;
+
     use crate::conf::domain_xml::parse;
     use crate::conf::facts::Emulator;
     use crate::privsep::request::{Refused, Reply, Request};

@@ -191,6 +191,11 @@ impl Definition {
         domain_xml::parse(self.text().as_bytes()).map_err(refused)
     }
 
+    /// The file that it names for its UEFI variables.
+    pub fn nvram(&self) -> Result<Option<String>, ManagerError> {
+        Ok(self.tree()?.nvram().map(str::to_owned))
+    }
+
     /// What a client reads of what is kept.
     #[must_use]
     pub fn view(&self, secure: bool) -> &str {

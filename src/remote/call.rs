@@ -11,6 +11,7 @@ use crate::access::{Object, Permission, Subject, Verb};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::Strictness;
 use crate::conf::identity;
+use crate::driver::{self, DriverError};
 use crate::manager::{Definition, Domain, Manager, ManagerError, SavedDomain, StartFlags};
 use crate::rpc::{self, Decode, Decoder, Encode, Encoder, Procedure};
 
@@ -299,6 +300,11 @@ impl<'a> Call<'a> {
         start: StartFlags,
     ) -> Result<Domain, Failure> {
         let definition = self.definition(xml, flags, strict)?;
+        let drawn = identity::read(xml).is_ok_and(|found| found.uuid.is_none())
+            && self.view.manager.by_uuid(definition.uuid).is_err();
+        if drawn && let Some(store) = definition.nvram()? {
+            return Err(ManagerError::from(DriverError::from(driver::without_uuid(&store))).into());
+        }
         self.view.manager.start_transient(definition, start).map_err(|error| self.unseen(error))
     }
 
