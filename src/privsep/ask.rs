@@ -187,7 +187,8 @@ fn is_node(node: &str) -> bool {
 }
 
 /// Whether this is the name of a network interface and of nothing else that has a link.
-fn is_interface(alias: &str) -> bool {
+#[must_use]
+pub fn is_interface(alias: &str) -> bool {
     alias.strip_prefix("net").is_some_and(|number| {
         (1..=5).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
     })

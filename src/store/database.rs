@@ -203,7 +203,7 @@ mod tests {
                 database.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
             level == 2
         };
-        assert!(!waits(&[end.clone()]));
+        assert!(!waits(std::slice::from_ref(&end)));
         assert!(waits(&[end.clone(), Change::Undefine(uuid), end.clone()]));
         assert!(!waits(&[end]));
     }

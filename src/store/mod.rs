@@ -224,7 +224,9 @@ fn write(database: &mut Database, jobs: &Receiver<Job>) {
             // One that cannot be written must not take the others with it.
             let result = match &together {
                 Ok(()) => Ok(()),
-                Err(_) => database.apply(job.changes.iter()).map_err(|error| StoreError::Commit(error.to_string())),
+                Err(_) => {
+                    database.apply(job.changes.iter()).map_err(|error| StoreError::Commit(error.to_string()))
+                }
             };
             // Whoever asked may be gone; the change stands.
             let _ = job.done.send(result);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{Admission, plain, policy};
 use crate::base::Refusal;
+use crate::privsep::ask::is_interface;
 use crate::privsep::confinement::{
     Confinement, LandlockAccess, LandlockRule, Rlimit, RlimitKind, RootShare, RootShmem, SeccompProgram,
 };
@@ -24,6 +25,8 @@ const RULES_MAX: usize = 64;
 const FDS_MAX: usize = 4096;
 /// More disks no machine has.
 const THROTTLES_MAX: usize = 1024;
+/// Network interfaces whose link is down from the beginning.
+const LINKS_MAX: usize = 1024;
 /// A supervisor's: 64 consoles with their five each, servers, and the monitor. The labeller keeps copies of them.
 const SUPERVISOR_FDS_MAX: usize = 512;
 
@@ -64,6 +67,9 @@ impl Admission<'_> {
         }
         if spec.throttles.len() > THROTTLES_MAX || !spec.throttles.iter().all(Throttle::is_bounded) {
             return refuse("limits of disks", "they are out of their bounds");
+        }
+        if spec.links_down.len() > LINKS_MAX || !spec.links_down.iter().all(|alias| is_interface(alias)) {
+            return refuse("links that are down", "they are no network interfaces, or too many");
         }
         let uids = &self.settings.uids;
         let ranges = [uids.domains, uids.helpers, uids.supervisors];

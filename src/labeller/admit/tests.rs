@@ -434,6 +434,22 @@ fn what_the_host_keeps_is_kept_by_the_labeller_too() {
 }
 
 #[test]
+fn links_are_those_of_network_interfaces() {
+    let down = |aliases: &[&str]| {
+        refused(|plan| {
+            last(plan).supervisor.links_down = aliases.iter().map(|one| (*one).to_owned()).collect()
+        })
+    };
+    let settings = Settings::default();
+    let mut good = plan(&settings);
+    last(&mut good).supervisor.links_down = vec!["net0".into(), "net12".into()];
+    assert!(check(&good, &settings, true).is_ok());
+    for bad in [&["net"][..], &["vda"], &["net0", "net1x"], &["net0"; 1025]] {
+        assert_eq!(down(bad), Some(8), "{bad:?}");
+    }
+}
+
+#[test]
 fn listening_is_for_listed_addresses() {
     let tcp = |address: &str, port, port_last| Op::Listen {
         slot: slot("vnc"),
