@@ -528,6 +528,17 @@ fn descriptors(host: &Host) -> usize {
 }
 
 #[test]
+fn a_host_that_wants_no_unix_server_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("svirt.toml");
+    std::fs::write(&file, "[host]\nunix_server = false\n").unwrap();
+    let daemon =
+        std::process::Command::new(env!("CARGO_BIN_EXE_svirtd")).arg("--config").arg(&file).output().unwrap();
+    let told = String::from_utf8(daemon.stderr).unwrap();
+    assert!(!daemon.status.success() && told.contains("host.unix_server is false"), "{told}");
+}
+
+#[test]
 fn descriptors_that_nobody_wants_are_closed() {
     if !virsh_possible() {
         return;

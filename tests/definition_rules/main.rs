@@ -4,7 +4,7 @@
 
 mod labels;
 
-use svirt::conf::definition::{Definition, Strictness, View, Warning};
+use svirt::conf::definition::{Definition, Running, RunningLabel, Strictness, View, Warning};
 use svirt::conf::{DefinitionError, DefinitionErrorKind as Kind, ErrorClass};
 
 use ErrorClass::{XmlError, XmlInvalidSchema};
@@ -81,6 +81,54 @@ fn what_weakens_isolation_is_never_dropped() {
         let error = refused(&xml, Lenient);
         assert!(matches!(error.kind, Kind::Weakening { .. }), "{error}\n{xml}");
         assert!(!error.remedy.is_empty());
+    }
+}
+
+#[test]
+fn no_name_that_weakens_isolation_is_dropped_where_nobody_expects_it() {
+    for name in [
+        "accessmode",
+        "baselabel",
+        "blkiotune",
+        "cachetune",
+        "capabilities",
+        "cputune",
+        "dumpCore",
+        "encryption",
+        "filterref",
+        "imagelabel",
+        "iommu",
+        "iotune",
+        "isolated",
+        "label",
+        "launchSecurity",
+        "listen",
+        "memtune",
+        "nosharepages",
+        "passwd",
+        "readonly",
+        "relabel",
+        "resource",
+        "sandbox",
+        "seclabel",
+        "secure",
+        "sgio",
+        "shareable",
+        "smm",
+        "stateless",
+        "tls",
+        "transient",
+        "trustGuestRxFilters",
+        "vlan",
+        "writeFiltering",
+    ] {
+        for device in [
+            format!("<watchdog model='i6300esb' {name}='yes'/>"),
+            format!("<watchdog model='i6300esb'><{name}/></watchdog>"),
+        ] {
+            let error = refused(&small(&device, ""), Lenient);
+            assert!(matches!(error.kind, Kind::Weakening { .. }), "{error}\n{device}");
+        }
     }
 }
 
@@ -211,6 +259,22 @@ fn passwords_are_shown_only_to_those_who_may_see_them() {
     assert!(!definition.format(View::default()).contains("sesame"));
     assert!(definition.format(View { secure: true, migratable: false }).contains("passwd='open sesame'"));
     assert!(definition.format(View { secure: false, migratable: true }).contains("sesame"));
+}
+
+#[test]
+fn a_host_that_a_guest_moves_to_is_told_no_labels_that_it_makes_itself() {
+    let (definition, _) = kept(&small("", "<seclabel type='dynamic' model='selinux' relabel='yes'/>"));
+    let label = |model: &str, label: &str| RunningLabel {
+        model: model.into(),
+        label: label.into(),
+        imagelabel: None,
+    };
+    let labels = vec![label("selinux", "u:r:t:s0:c1,c2"), label("dac", "+70000:+70000")];
+    let running = Running { id: 1, labels, ..Running::default() };
+    let of = |migratable| definition.format_running(&running, View { secure: true, migratable });
+    assert!(of(false).contains("model='dac'") && of(false).contains("+70000"));
+    assert!(!of(true).contains("model='dac'") && !of(true).contains("+70000"), "{}", of(true));
+    assert!(of(true).contains("u:r:t:s0:c1,c2"));
 }
 
 #[test]
