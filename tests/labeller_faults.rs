@@ -4,6 +4,7 @@
 
 mod labeller_rig;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use labeller_rig::{Rig, eventually, possible, rule, slot};
@@ -130,6 +131,39 @@ fn killed_processes_of_a_running_domain() {
     });
     rig.assert_nothing_leased();
     assert!(pidfd::of_uid(rig.settings.uids.domains.first + 1).unwrap().is_empty());
+}
+
+#[test]
+fn a_file_with_the_number_of_a_log_that_was_replaced_is_anybodys() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let image = rig.image("a.raw");
+    std::fs::write(rig.path("log/1.log"), "as it was").unwrap();
+    let number = |path: &std::path::Path| std::fs::metadata(path).unwrap().ino();
+    let replaced = number(&rig.path("log/1.log"));
+    rig.serve("");
+    rig.client().start(rig.plan(1, &image)).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+    assert_ne!(number(&rig.path("log/1.log")), replaced);
+    let mut new = (0..2000).map(|n| {
+        let path = rig.path(&format!("log/new{n}"));
+        std::fs::write(&path, "").unwrap();
+        path
+    });
+    let Some(same) = new.find(|path| number(path) == replaced) else {
+        println!("skipped: this file system gives no inode number anew");
+        return;
+    };
+    std::fs::rename(same, rig.path("images/same.raw")).unwrap();
+    let same = rig.image("same.raw");
+    assert_eq!(number(&same), replaced);
+    for _ in 0..2 {
+        rig.client().start(rig.plan(2, &same)).unwrap_or_else(|e| panic!("{}\n{}", rule(&e), rig.log()));
+        rig.client().kill(rig.plan(2, &same).domain.uuid).unwrap();
+        rig.end_labeller("-KILL");
+        rig.serve("");
+    }
 }
 
 const WAS: &str = "system_u:object_r:was_t:s0";

@@ -160,6 +160,9 @@ impl Server {
             domain.fail_with(refusal);
             return;
         }
+        for id in undo::replaced(&domain.undos) {
+            self.leases.release_object(uuid, id);
+        }
         for (save, part) in std::mem::take(&mut domain.given_up) {
             forget_part(&self.settings, &save, &part);
         }

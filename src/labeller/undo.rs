@@ -91,6 +91,14 @@ pub(super) fn drop_replaced(undos: &[Undo]) {
     }
 }
 
+/// Those files. Their domain holds them no longer: the file system may give their numbers to others at once.
+pub(super) fn replaced(undos: &[Undo]) -> impl Iterator<Item = ObjectId> {
+    undos.iter().filter_map(|undo| match undo {
+        Undo::Swap { old, .. } => Some(*old),
+        _ => None,
+    })
+}
+
 /// Puts a label back on the very object that was labelled, if it still has the label that was set.
 fn restore_label(
     path: &str,

@@ -4,9 +4,9 @@
 //! Pure: it reads entries and looks at nothing else. What follows from them is decided by whoever recovers.
 
 use super::super::journal::{Entry, Left, Part, ProcessRole, Undo};
-use super::super::lease::Hold;
+use super::super::lease::{Hold, ObjectId};
 use super::super::plug::{Leftover, Plugged};
-use super::super::tune;
+use super::super::{tune, undo};
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::plug::Gone;
 use crate::privsep::request::Started;
@@ -99,6 +99,8 @@ impl Story {
                 Entry::Tuned(limits) => tune::amend(&mut story.plan, limits),
                 Entry::Running { started, cgroup } => {
                     story.running = Some(Started { cgroup: started.cgroup.clone().or(cgroup), ..started });
+                    let replaced: Vec<ObjectId> = undo::replaced(&story.undos).collect();
+                    story.held.retain(|(held, ..)| !replaced.contains(held));
                 }
             }
         }
@@ -187,7 +189,6 @@ impl Story {
 pub(super) mod sample {
     use super::*;
     use crate::base::{DomainName, DomainRef, DomainUuid};
-    use crate::labeller::lease::ObjectId;
     use crate::privsep::op::{Access, Sharing};
 
     pub(in crate::labeller::recover) fn story(entries: Vec<Entry>) -> Story {
@@ -227,6 +228,20 @@ mod tests {
             let found = story(vec![serde_json::from_str(&running).unwrap()]).running.unwrap();
             assert_eq!(found.cgroup.as_deref(), Some("/g"), "{running}");
         }
+    }
+
+    #[test]
+    fn a_log_that_was_replaced_is_held_until_the_guest_runs() {
+        let (path, aside) = ("/l".to_owned(), "/.l.svirt".to_owned());
+        let swap = Undo::Swap { path, aside, new: (1, 3), old: (1, 2) };
+        let mut entries = vec![held("/l", (1, 2)), held("/l", (1, 3)), Entry::Intent(swap)];
+        let held_by = |entries: &[Entry]| -> Vec<ObjectId> {
+            story(entries.to_vec()).held.iter().map(|(id, ..)| *id).collect()
+        };
+        assert_eq!(held_by(&entries), [(1, 2), (1, 3)]);
+        let running = r#"{"entry":"running","started":{"control":"/c","qemu_pid":2,"supervisor_pid":1,"degraded":[],"listening":[]}}"#;
+        entries.push(serde_json::from_str(running).unwrap());
+        assert_eq!(held_by(&entries), [(1, 3)]);
     }
 
     #[test]
