@@ -49,6 +49,14 @@ if ($what eq 'two') {
     open(my $b, '+<', $other) or die "$other: $!\n";
     open(my $script, '<', '/run/svirt/probe.pl') or die "probe.pl: $!\n"; my $text = join('', <$script>);
     listen_to(start($context, [fileno $a, fileno $b], '/opt/t/guest-perl', '-e', $text, $pid, $own, $other, $socket));
+} elsif ($what eq 'held') {
+    # A file that a device model has open, and that it tries to open.
+    my ($context, $file) = @rest;
+    my @pads = map { open(my $pad, '<', '/dev/null'); $pad } 1 .. 3;
+    open(my $held, '<', $file) or die "$file: $!\n";
+    my $text = 'open(my $h, "<&=", 3); my $got = !-c $h && sysread($h, my $b, 4); print "probe held ", ($got ? "yes" : "no"), "\n";'
+        . 'my $opened = open(my $f, "<", $ARGV[0]); print "probe opened ", ($opened ? "yes" : "no"), " $!\n";';
+    listen_to(start($context, [fileno $held], '/opt/t/guest-perl', '-e', $text, $file));
 } elsif ($what eq 'helper') {
     my ($context, $uid, $pid, @files) = @rest;
     my @pads = map { open(my $pad, '<', '/dev/null'); $pad } 1 .. 3;
