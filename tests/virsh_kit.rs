@@ -98,6 +98,37 @@ fn has_cpu_controller() -> bool {
 }
 
 #[test]
+fn a_labeller_that_dies_while_it_sets_limits_leaves_whole_ones() {
+    if !virsh_possible() || !has_cpu_controller() || !cfg!(debug_assertions) {
+        println!("skipped: needs a debug build, and the cpu controller of cgroups");
+        return;
+    }
+    let mut host = Host::new();
+    host.says(&["define", &few_words(&host, "halfway", "", "")]);
+    host.says(&["start", "halfway"]);
+    let set = |host: &Host, shares: usize| {
+        host.virsh(&["schedinfo", "halfway", "--live", "--set", &format!("cpu_shares={shares}")]).code
+    };
+    let mut left = Vec::new();
+    for step in 0.. {
+        assert_eq!(set(&host, 300), Some(0));
+        host.kill_labeller();
+        host.start_faulty_labeller(&format!("kill:{step}"));
+        if set(&host, 700) == Some(0) {
+            break;
+        }
+        e2e_rig::eventually("it has died", || host.labeller_died());
+        host.start_labeller();
+        let planned = || host.rig.svirt(&["inspect", "halfway"]).out.contains("everything is as planned");
+        e2e_rig::eventually("its limits are those that its labeller knows", planned);
+        let found = limits(&host, "halfway");
+        left.push([300, 700].into_iter().find(|shares| found.contains(&format!("={shares} "))));
+    }
+    // Before anything was written down, before it was written down that all is set, and after that.
+    assert_eq!(left, [Some(300), Some(300), Some(700)]);
+}
+
+#[test]
 fn a_domain_is_tuned_while_it_runs_and_for_its_next_start() {
     if !virsh_possible() || !has_cpu_controller() {
         return;

@@ -103,7 +103,10 @@ pub(super) enum Entry {
     },
     /// Other things become of the domain than it was started with, when its guest powers off, reboots or crashes.
     Lifecycle(Lifecycle),
-    /// The domain has other limits than it was started with.
+    /// The domain is about to be given other limits. Journals of earlier versions have none.
+    Tuning(Tuned),
+    /// The domain has other limits than it was started with, or again those that it had; in journals of earlier versions
+    /// it may only have been about to be given them.
     Tuned(Tuned),
     /// The domain is about to be saved.
     SaveBegin {

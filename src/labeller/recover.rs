@@ -163,6 +163,9 @@ impl Server {
         }
         tracing::info!(name, "still runs and is taken over");
         self.domains.insert(uuid, domain);
+        if story.tuning {
+            self.tune_back(uuid);
+        }
         if !story.loaded {
             self.loaded(uuid);
         }

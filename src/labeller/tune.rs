@@ -1,7 +1,7 @@
 //! Limits of a domain that runs: admitted as those of a start are, written down, then set.
 //!
 //! A child sets those on memory, for that lasts as long as the domain makes it last; the loop watches it. What could not
-//! be set whole is set back in the same way.
+//! be set whole is set back in the same way, by the next labeller where this one dies on the way.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,6 +11,7 @@ use super::admit;
 use super::apply::journal_refusal;
 use super::connection::ConnectionId;
 use super::domain::{Domain, Phase};
+use super::fault;
 use super::journal::Entry;
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
@@ -29,7 +30,8 @@ const OPERATION: &str = "tune";
 #[derive(Debug)]
 pub(super) struct Tune {
     uuid: DomainUuid,
-    client: ConnectionId,
+    /// Who waits for it.
+    client: Option<ConnectionId>,
     child: Child,
     /// When the child is killed; nothing once it was.
     until: Option<Instant>,
@@ -45,7 +47,7 @@ enum Stage {
 }
 
 impl Tune {
-    fn begun(uuid: DomainUuid, client: ConnectionId, child: Child, stage: Stage) -> Self {
+    fn begun(uuid: DomainUuid, client: Option<ConnectionId>, child: Child, stage: Stage) -> Self {
         Self { uuid, client, child, until: Some(Instant::now() + SET_BY), stage }
     }
 
@@ -115,15 +117,17 @@ impl Server {
         amend(&mut plan, limits);
         let Some(wanted) = cgroup(&plan) else { return Ok(false) };
         admit::cgroup(wanted, &self.settings)?;
-        // First: whoever reads it takes the last one as what holds, and nothing of it has to be undone.
-        domain.journal.write(&Entry::Tuned(limits)).map_err(|error| journal_refusal(&error))?;
-        match self.launcher.tune_cgroup(uuid, domain.cgroups(), wanted) {
+        fault::step("tune")?;
+        // First: whoever reads it, and not that the domain has them, sets the old ones again.
+        domain.journal.write(&Entry::Tuning(limits)).map_err(|error| journal_refusal(&error))?;
+        let begun = self.launcher.tune_cgroup(uuid, domain.cgroups(), wanted);
+        match begun.and_then(|child| fault::step("tuning").map(|()| child)) {
             Ok(child) => {
-                self.tunes.push(Tune::begun(uuid, client, child, Stage::Setting(limits)));
+                self.tunes.push(Tune::begun(uuid, Some(client), child, Stage::Setting(limits)));
                 Ok(true)
             }
             // Some may be in force.
-            Err(refusal) => match self.set_back(uuid, client, refusal) {
+            Err(refusal) => match self.set_back(uuid, Some(client), refusal) {
                 Ok(tune) => {
                     self.tunes.push(tune);
                     Ok(true)
@@ -137,18 +141,14 @@ impl Server {
     fn set_back(
         &mut self,
         uuid: DomainUuid,
-        client: ConnectionId,
+        client: Option<ConnectionId>,
         refusal: Refusal,
     ) -> Result<Tune, Refusal> {
         let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running) else {
             return Err(refusal);
         };
         let Some(old) = cgroup(&domain.plan).cloned() else { return Err(refusal) };
-        let tuned = Tuned { memory_max: old.memory_max, cpu_max: old.cpu_max, tuning: old.tuning };
         let name = &domain.plan.domain.name;
-        if let Err(error) = domain.journal.write(&Entry::Tuned(tuned)) {
-            tracing::error!(domain = %name, %error, "cannot note that it keeps its limits");
-        }
         match self.launcher.tune_cgroup(uuid, domain.cgroups(), &old) {
             Ok(child) => Ok(Tune::begun(uuid, client, child, Stage::Back(refusal))),
             Err(error) => {
@@ -156,6 +156,15 @@ impl Server {
                 Err(refusal)
             }
         }
+    }
+
+    /// Begins to set the limits again that a domain has, where an earlier labeller ended while it set other ones.
+    pub(super) fn tune_back(&mut self, uuid: DomainUuid) {
+        let rule = "the labeller ended while it set them";
+        let refusal = Refusal::new(Layer::Cgroup, OPERATION, uuid.to_string(), rule, "set them again");
+        // Why not was told.
+        let tune = self.set_back(uuid, None, refusal).ok();
+        self.tunes.extend(tune);
     }
 
     /// Goes on with those whose child has ended, and ends those that last too long.
@@ -181,11 +190,13 @@ impl Server {
             exit => Err(unset(uuid, exit, until.is_none())),
         };
         let domain = self.domains.get_mut(&uuid);
+        let done = match (&stage, done, domain) {
+            (Stage::Setting(limits), Ok(()), Some(domain)) => has_others(domain, *limits),
+            (Stage::Back(_), Ok(()), Some(domain)) => has_its_own(domain),
+            (_, done, _) => done,
+        };
         let reply = match (stage, done) {
-            (Stage::Setting(limits), Ok(())) => {
-                domain.into_iter().for_each(|domain| has_others(domain, limits));
-                Reply::Done
-            }
+            (Stage::Setting(_), Ok(())) => Reply::Done,
             (Stage::Setting(_), Err(refusal)) => match self.set_back(uuid, client, refusal) {
                 Ok(tune) => return self.tunes.push(tune),
                 Err(refusal) => refused(refusal),
@@ -197,7 +208,7 @@ impl Server {
                 refused(refusal)
             }
         };
-        self.outbox.push_back((client, reply));
+        self.outbox.extend(client.map(|client| (client, reply)));
     }
 }
 
@@ -205,9 +216,22 @@ fn not_running(uuid: DomainUuid) -> Refusal {
     Refusal::new(Layer::Policy, OPERATION, uuid.to_string(), "no such domain runs", "start it first")
 }
 
-fn has_others(domain: &mut Domain, limits: Tuned) {
+/// Other limits are in force, and noted; where that cannot be, they do not stay.
+fn has_others(domain: &mut Domain, limits: Tuned) -> Result<(), Refusal> {
+    domain.journal.write(&Entry::Tuned(limits)).map_err(|error| journal_refusal(&error))?;
+    fault::step("tuned")?;
     amend(&mut domain.plan, limits);
     tracing::info!(domain = %domain.plan.domain.name, "has other limits");
+    Ok(())
+}
+
+/// The old limits are in force again.
+fn has_its_own(domain: &mut Domain) -> Result<(), Refusal> {
+    let Some(old) = cgroup(&domain.plan) else { return Ok(()) };
+    let tuned = Tuned { memory_max: old.memory_max, cpu_max: old.cpu_max, tuning: old.tuning };
+    domain.journal.write(&Entry::Tuned(tuned)).map_err(|error| journal_refusal(&error))?;
+    tracing::info!(domain = %domain.plan.domain.name, "has its limits again");
+    Ok(())
 }
 
 /// Why the limits on memory are not in force.

@@ -91,8 +91,12 @@ fn settled(entries: Vec<Entry>) -> Vec<Entry> {
                 kept.retain(|(_, other)| !matches!(other, Entry::Lifecycle(_)));
                 None
             }
+            Entry::Tuning(_) => {
+                kept.retain(|(_, other)| !matches!(other, Entry::Tuning(_)));
+                None
+            }
             Entry::Tuned(_) => {
-                kept.retain(|(_, other)| !matches!(other, Entry::Tuned(_)));
+                kept.retain(|(_, other)| !matches!(other, Entry::Tuned(_) | Entry::Tuning(_)));
                 None
             }
             Entry::Intent(_) | Entry::Held { .. } => plugging.clone(),
@@ -203,7 +207,12 @@ pub(super) mod tests {
 
     #[test]
     fn of_limits_the_last_ones_count() {
-        let tuned = |memory_max| Entry::Tuned(Tuned { memory_max, cpu_max: None, tuning: Tuning::default() });
-        assert_eq!(settled(vec![tuned(1), held("between"), tuned(2)]), [held("between"), tuned(2)]);
+        let limits = |memory_max| Tuned { memory_max, cpu_max: None, tuning: Tuning::default() };
+        let (tuning, tuned) = (|most| Entry::Tuning(limits(most)), |most| Entry::Tuned(limits(most)));
+        let all = vec![tuning(1), tuned(1), held("between"), tuning(2), tuned(2)];
+        assert_eq!(settled(all.clone()), [held("between"), tuned(2)]);
+        // And those that were only begun, whose ones before still hold.
+        let begun = [all, vec![tuning(3), tuning(4)]].concat();
+        assert_eq!(settled(begun), [held("between"), tuned(2), tuning(4)]);
     }
 }

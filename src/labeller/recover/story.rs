@@ -34,6 +34,8 @@ pub(super) struct Story {
     pub(super) saving: Option<(Save, Option<Part>, bool)>,
     /// Whether what it was loaded from was given back.
     pub(super) loaded: bool,
+    /// Whether it was being given other limits than the plan has.
+    pub(super) tuning: bool,
 }
 
 impl Story {
@@ -57,6 +59,7 @@ impl Story {
             plugging: false,
             saving: None,
             loaded: false,
+            tuning: false,
         };
         let mut held_by_plugs = Vec::new();
         for entry in left.entries {
@@ -96,7 +99,11 @@ impl Story {
                 Entry::Process { role: ProcessRole::Supervisor, id } => story.supervisor = Some(id),
                 Entry::Process { role: ProcessRole::Helper(alias), id } => story.helpers.push((alias, id)),
                 Entry::Lifecycle(lifecycle) => tune::amend_lifecycle(&mut story.plan, lifecycle),
-                Entry::Tuned(limits) => tune::amend(&mut story.plan, limits),
+                Entry::Tuning(_) => story.tuning = true,
+                Entry::Tuned(limits) => {
+                    story.tuning = false;
+                    tune::amend(&mut story.plan, limits);
+                }
                 Entry::Running { started, cgroup } => {
                     story.running = Some(Started { cgroup: started.cgroup.clone().or(cgroup), ..started });
                     let replaced: Vec<ObjectId> = undo::replaced(&story.undos).collect();
