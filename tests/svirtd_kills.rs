@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use e2e_rig::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use svirt::driver::Labeller;
 use svirt::rpc::{Domain, Procedure};
 use virsh_rig::raw::Raw;
 use virsh_rig::{Host, virsh_possible};
@@ -208,6 +209,68 @@ fn a_labeller_that_is_killed_at_any_step_of_a_life_leaves_what_is_told() {
         assert!(host.rig.status("step").is_none());
     }
     assert!(ended >= 5, "only {ended} steps were walked");
+}
+
+/// Whether QEMU has the device that is plugged in, whether it is shown, and whether the labeller knows of it.
+fn plugged(host: &Host) -> [bool; 3] {
+    let query = r#"{"execute":"qom-list","arguments":{"path":"/machine/peripheral"}}"#;
+    let known = || {
+        let mut labeller = Labeller::connect(&host.rig.settings).ok()?;
+        let described = labeller.describe(host.rig.status("unsure")?.domain.uuid).ok()?;
+        Some(!described.plugs.is_empty())
+    };
+    [
+        host.says(&["qemu-monitor-command", "unsure", query]).contains("\"usb-disk"),
+        host.says(&["domblklist", "unsure"]).contains("sdb"),
+        known() == Some(true),
+    ]
+}
+
+#[test]
+fn a_device_that_nobody_acknowledged_is_shown_where_it_is_there() {
+    if !virsh_possible() || !cfg!(debug_assertions) {
+        println!("skipped: needs a debug build");
+        return;
+    }
+    let mut host = Host::new();
+    let image = host.rig.raw("plugged.raw", 4);
+    let devices = "<controller type='usb' model='qemu-xhci'/><disk type='file' device='cdrom'>\
+                   <target dev='sda' bus='sata'/><readonly/></disk>";
+    host.says(&["define", &host.rig.bare("unsure", devices)]);
+    host.says(&["start", "unsure"]);
+    let agree = |host: &Host| {
+        eventually("what is there is shown, and nothing else", || {
+            let [there, shown, known] = plugged(host);
+            there == shown && shown == known
+        });
+        plugged(host)[0]
+    };
+    let attach = ["attach-disk", "unsure", &image, "sdb", "--targetbus", "usb", "--live"];
+    for (words, wanted) in [(&attach[..], true), (&["detach-disk", "unsure", "sdb", "--live"], false)] {
+        let mut left = Vec::new();
+        for step in 0.. {
+            host.kill_labeller();
+            host.start_faulty_labeller(&format!("kill:{step}"));
+            let ran = host.virsh(words);
+            if ran.code == Some(0) {
+                break;
+            }
+            eventually(&format!("it has died of {}", ran.err), || host.labeller_died());
+            host.start_labeller();
+            left.push(agree(&host));
+            if left.last() == Some(&wanted) {
+                // Done, and nobody was told.
+                let other =
+                    if wanted { &["detach-disk", "unsure", "sdb", "--live"][..] } else { &attach[..] };
+                host.says(other);
+            }
+        }
+        assert!(left.contains(&true) && left.contains(&false), "{words:?}: {left:?}");
+        // The labeller that was to die has not, and has all its steps behind it.
+        host.kill_labeller();
+        host.start_labeller();
+        assert_eq!(agree(&host), wanted);
+    }
 }
 
 #[test]

@@ -52,6 +52,11 @@ pub(super) fn step(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What was done is noted, and nobody was told of it yet.
+pub(super) fn noted(name: &str) {
+    undo_step(name);
+}
+
 /// One step of an undo, which cannot fail but can be cut short.
 pub(super) fn undo_step(name: &str) {
     let fault = fault();

@@ -184,6 +184,7 @@ impl Server {
     ) -> Result<(), Refusal> {
         let domain = self.running_domain(uuid)?;
         let steps = unplug_steps(domain, &which, force)?;
+        fault::step("unplug")?;
         let text = serde_json::to_vec(&steps).unwrap_or_default();
         let talk = Talk::begin(domain, client, &Verb::Unplug, which, &text, &[]);
         self.talks.push(talk.map_err(|error| unreachable(&error))?);
@@ -243,7 +244,9 @@ impl Server {
         let reply = match (answer, talk.plugs) {
             (Answer::Done, true) => self.plugged(talk),
             (Answer::Done, false) => {
+                fault::undo_step("a device was let go");
                 self.take_back_plug(talk.uuid, &talk.which);
+                fault::noted("a device is gone");
                 Reply::Done
             }
             (Answer::Pending, false) => Reply::Pending,
@@ -292,6 +295,7 @@ impl Server {
             let remedy = "see that paths.state has room and can be written";
             return refused(Refusal::new(Layer::Kernel, "write", "the journal", error, remedy));
         }
+        fault::noted("a device was plugged in");
         if let Some(plugged) = domain.plugs.iter_mut().find(|plugged| plugged.gone() == talk.which) {
             plugged.certain = true;
         }

@@ -219,7 +219,7 @@ fn not_running(uuid: DomainUuid) -> Refusal {
 /// Other limits are in force, and noted; where that cannot be, they do not stay.
 fn has_others(domain: &mut Domain, limits: Tuned) -> Result<(), Refusal> {
     domain.journal.write(&Entry::Tuned(limits)).map_err(|error| journal_refusal(&error))?;
-    fault::step("tuned")?;
+    fault::noted("tuned");
     amend(&mut domain.plan, limits);
     tracing::info!(domain = %domain.plan.domain.name, "has other limits");
     Ok(())

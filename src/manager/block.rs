@@ -1,14 +1,12 @@
 //! What becomes of a disk of a domain that runs, besides its coming and going.
 
-use std::time::Instant;
-
 use serde_json::Value;
 
 use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
 use crate::conf::domain::{Disk, DiskDevice, ImageFormat};
-use crate::driver::{Control, throttle};
+use crate::driver::throttle;
 use crate::privsep::ask::Ask;
 use crate::privsep::throttle::{DISK_LIMITS, DiskTuning, Throttle};
 
@@ -40,10 +38,9 @@ fn told(answer: &Value) -> Vec<(String, DiskTuning)> {
 
 impl Definition {
     /// What runs of a definition that was started, with what its disks may do since.
-    pub(super) fn with_throttles(self, control: &str, until: Instant) -> Self {
-        let query = Ask::Monitor { execute: "query-block".into(), arguments: Value::Null };
-        let answer = Control::connect_by(control, until).and_then(|mut control| control.ask(query));
-        let (Ok(answer), Ok(domain)) = (answer, self.to_start()) else { return self };
+    /// `answer` is what QEMU says of them.
+    pub(super) fn with_throttles(self, answer: Option<&Value>) -> Self {
+        let (Some(answer), Ok(domain)) = (answer, self.to_start()) else { return self };
         let disks = domain.devices.disks;
         let is_other = |(target, now): &(String, DiskTuning)| {
             let disk = disks.iter().find(|disk| disk.target == *target);
@@ -53,7 +50,7 @@ impl Definition {
                 before != *now
             })
         };
-        let changed: Vec<(String, DiskTuning)> = told(&answer).into_iter().filter(is_other).collect();
+        let changed: Vec<(String, DiskTuning)> = told(answer).into_iter().filter(is_other).collect();
         if changed.is_empty() {
             return self;
         }
@@ -124,7 +121,7 @@ impl Manager {
             let missing = format!("disk '{name}' not found in domain");
             let now = Throttled::new(definition, name, missing, &change)?;
             let throttle = now.throttle.clone().ok_or_else(|| ManagerError::state("it has no such disk"))?;
-            self.ask(uuid, Ask::Throttle { throttle: Box::new(throttle) })?;
+            self.sure(uuid, self.ask(uuid, Ask::Throttle { throttle: Box::new(throttle) }))?;
             self.replace_live(uuid, None, |tree| now.edit(tree))?;
         }
         if let Some(kept) = kept {

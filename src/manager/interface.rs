@@ -189,7 +189,7 @@ impl Manager {
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
         // What was noted of one before it that had this alias is not this one's.
         self.note_link(uuid, &live, &alias, None)?;
-        labeller.plug(uuid, plug)?;
+        self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into))?;
         // First of all it is shown: QEMU has it, whatever becomes of its cable.
         let mut aliases = live.interface_aliases();
         aliases.push(alias.clone());
@@ -207,8 +207,7 @@ impl Manager {
     /// Takes out again what was plugged in and is not as it was asked for. What a guest does not let go is still shown.
     fn take_back(&self, uuid: DomainUuid, alias: String) {
         let which = Gone { alias: alias.clone(), medium: false };
-        let labeller = self.core.labeller(&self.settings);
-        match labeller.and_then(|mut labeller| Ok(labeller.unplug(uuid, which, false)?)) {
+        match self.unplug(uuid, which, false) {
             Ok(true) => self.unplugged(uuid, &alias),
             Ok(false) => {}
             Err(error) => tracing::error!(%uuid, alias, %error, "an interface is there with its cable in"),
@@ -245,7 +244,7 @@ impl Manager {
             let at = found(live.definition.as_ref().ok_or_else(lacks)?, &aliases)?;
             let alias = aliases.get(at).cloned().unwrap_or_default();
             let which = Gone { alias: alias.clone(), medium: false };
-            if self.core.labeller(&self.settings)?.unplug(uuid, which, false)? {
+            if self.unplug(uuid, which, false)? {
                 self.unplugged(uuid, &alias);
             }
         }

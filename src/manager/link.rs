@@ -152,7 +152,7 @@ impl Manager {
         // Noted first: QEMU cannot be asked afterwards, and this daemon may end at any moment.
         let noted = live.noted_link(alias);
         self.note_link(uuid, &live, alias, Some(up))?;
-        if let Err(error) = self.ask(uuid, Ask::Link { alias: alias.clone(), up }) {
+        if let Err(error) = self.sure(uuid, self.ask(uuid, Ask::Link { alias: alias.clone(), up })) {
             self.note_link(uuid, &*self.live(uuid)?, alias, noted)?;
             return Err(error);
         }

@@ -12,6 +12,7 @@ mod change;
 mod core;
 mod definition;
 mod display;
+mod doubt;
 mod dump;
 mod edit;
 mod error;
@@ -84,6 +85,8 @@ pub struct Manager {
     surveying: Mutex<()>,
     /// Domains whose next start goes on from where they were saved, as the labeller says.
     managed: Mutex<managed::Managed>,
+    /// Domains of which it is not known what the last change did to them.
+    doubts: doubt::Doubts,
     /// What takes long.
     jobs: job::Jobs,
     sink: Arc<dyn Sink>,
@@ -113,6 +116,7 @@ impl Manager {
             left: Left::default(),
             surveying: Mutex::default(),
             managed: Mutex::default(),
+            doubts: doubt::Doubts::default(),
             jobs: job::Jobs::default(),
             sink,
             watch: Box::new(watch),

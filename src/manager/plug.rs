@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::table::Live;
 use super::{Definition, Manager, ManagerError, What};
 use crate::base::DomainUuid;
-use crate::conf::definition::{Definition as Tree, Strictness};
+use crate::conf::definition::{Definition as Tree, Running, Strictness};
 use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain};
 use crate::driver::{Plugging, plan_plug};
 use crate::privsep::plug::Gone;
@@ -174,16 +175,22 @@ impl Manager {
             self.eject(uuid, target, &alias, force)?;
         }
         let which = Gone { alias, medium: false };
-        if self.core.labeller(&self.settings)?.unplug(uuid, which.clone(), force)? {
+        if self.unplug(uuid, which.clone(), force)? {
             self.unplugged(uuid, &which.alias);
         }
         Ok(())
     }
 
+    /// Has the labeller take a device or a medium out; `false` where the guest was only asked for it.
+    pub(super) fn unplug(&self, uuid: DomainUuid, which: Gone, force: bool) -> Result<bool, ManagerError> {
+        let mut labeller = self.core.labeller(&self.settings)?;
+        self.sure(uuid, labeller.unplug(uuid, which, force).map_err(Into::into))
+    }
+
     /// Takes the medium out of a drive.
     fn eject(&self, uuid: DomainUuid, target: &str, alias: &str, force: bool) -> Result<(), ManagerError> {
         let which = Gone { alias: alias.to_owned(), medium: true };
-        self.core.labeller(&self.settings)?.unplug(uuid, which, force)?;
+        self.unplug(uuid, which, force)?;
         self.replace_live(uuid, None, |tree| {
             tree.eject(target);
             Ok(())
@@ -255,7 +262,7 @@ impl Manager {
         let (mut plug, place) = plan_plug(&mut labeller, &plugging, &self.facts, &self.settings)?;
         plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, place);
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
-        labeller.plug(uuid, plug)?;
+        self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into))?;
         self.replace_live(uuid, None, |tree| {
             let with = if medium { tree.with_disk(&target(&note)?, &note) } else { tree.with_device(&note) };
             *tree = with.map_err(super::definition::refused)?;
@@ -288,18 +295,30 @@ impl Manager {
         if let Some(interfaces) = interfaces {
             running.interfaces = interfaces;
         }
+        self.put_running(uuid, &live, definition, running);
+        Ok(())
+    }
+
+    /// Notes what this very start of a domain runs with.
+    pub(super) fn put_running(
+        &self,
+        uuid: DomainUuid,
+        live: &Live,
+        definition: Arc<Definition>,
+        running: Running,
+    ) {
         let text = definition.running(&running);
         let mut table = self.table();
-        if let Some(now) =
-            table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|now| now.id == live.id)
-        {
+        let now = table.get(uuid).and_then(|domain| domain.live.as_mut());
+        if let Some(now) = now.filter(|now| now.id == live.id) {
             let now = Arc::make_mut(now);
-            now.runtime.started.get_or_insert_with(|| before.clone());
+            if now.runtime.started.is_none() {
+                now.runtime.started.clone_from(&live.definition);
+            }
             now.runtime.running = running;
             now.definition = Some(definition);
             now.text = text;
         }
-        Ok(())
     }
 
     /// A device is gone from a domain: it is not shown any longer, and everybody hears of it.
@@ -331,15 +350,11 @@ impl Manager {
         if !known && !disks.iter().any(|disk| disk.alias == alias) {
             return;
         }
-        // Whoever waits for it already does the rest.
+        // Whoever waits for it already does the rest, and if it is somebody else, that is found out.
         let Some(domain) = self.by_uuid(uuid).ok() else { return };
-        let Some(_job) = domain.job.try_take("DomainDetachDevice") else { return };
+        let Some(_job) = domain.job.try_take("DomainDetachDevice") else { return self.doubt(uuid) };
         let which = Gone { alias: alias.to_owned(), medium: false };
-        match self
-            .core
-            .labeller(&self.settings)
-            .and_then(|mut labeller| Ok(labeller.unplug(uuid, which, false)?))
-        {
+        match self.unplug(uuid, which, false) {
             Ok(true) => self.unplugged(uuid, alias),
             Ok(false) => {}
             Err(error) => tracing::warn!(%uuid, alias, %error, "what a device held is not given back yet"),

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::doubt::Told;
 use super::labelled::labels;
 use super::lifecycle::running;
 use super::table::{Kept, Live, State};
@@ -186,16 +187,12 @@ impl Manager {
         let row = self.left().get(&uuid).cloned();
         let definition = row.as_ref().and_then(|row| Definition::kept(&row.xml).ok());
         let started = definition.clone().map(Arc::new);
-        let definition =
-            definition.map(|definition| definition.with_plugged(&described).with_tuned(&described));
         let until = all.min(Instant::now() + ASKED_EACH);
-        let definition = definition.map(|definition| {
-            definition.with_vcpus(&status.control, until).with_throttles(&status.control, until)
-        });
-        let at_start = started.as_ref().and_then(|started| started.interfaces().ok()).unwrap_or(0);
-        let interfaces = super::interface::aliases_of(at_start, &described);
         let noted = row.as_ref().map(|row| row.listening.as_slice()).unwrap_or_default();
-        let definition = definition.map(|definition| definition.with_links(noted, &interfaces));
+        let as_it_runs =
+            |started: Definition| started.as_it_runs(&described, &Told::by(&status.control, until), noted);
+        let (definition, interfaces) = definition.map(as_it_runs).unzip();
+        let interfaces = interfaces.unwrap_or_default();
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
         let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
         let mut table = self.table();

@@ -19,7 +19,7 @@ impl Definition {
         let Some(tuning) = limits else { return self };
         let Some(Op::Spawn(spawn)) = described.plan.ops.last() else { return self };
         let lifecycle = spawn.supervisor.lifecycle;
-        if self.to_start().map_or(true, |domain| domain.tuning == tuning && of(&domain) == lifecycle) {
+        if self.to_start().map_or(true, |domain| domain.tuning == tuning && actions(&domain) == lifecycle) {
             return self;
         }
         let edited = self.edited(|tree| {
@@ -37,7 +37,7 @@ impl Definition {
 }
 
 /// What becomes of a domain by its definition.
-fn of(domain: &crate::conf::domain::Domain) -> Lifecycle {
+pub(super) fn actions(domain: &crate::conf::domain::Domain) -> Lifecycle {
     Lifecycle { on_poweroff: domain.on_poweroff, on_reboot: domain.on_reboot, on_crash: domain.on_crash }
 }
 
@@ -78,15 +78,15 @@ impl Manager {
         };
         if impact.config {
             // What could not be started is not kept.
-            restarts(of(&self.definition(&domain)?.edited(edit)?.to_start()?))?;
+            restarts(actions(&self.definition(&domain)?.edited(edit)?.to_start()?))?;
         }
         if impact.live {
             let live = self.live(uuid)?;
             let lacks = || ManagerError::state("svirtd has no definition of what runs");
             let definition = live.definition.as_ref().ok_or_else(lacks)?;
-            let now = of(&definition.edited(edit)?.to_start()?);
+            let now = actions(&definition.edited(edit)?.to_start()?);
             restarts(now)?;
-            self.act_by(uuid, of(&definition.to_start()?), now)?;
+            self.act_by(uuid, actions(&definition.to_start()?), now)?;
             self.replace_live(uuid, None, edit)?;
         }
         if impact.config {
@@ -100,7 +100,7 @@ impl Manager {
     fn act_by(&self, uuid: DomainUuid, before: Lifecycle, lifecycle: Lifecycle) -> Result<(), ManagerError> {
         let mut labeller = self.core.labeller(&self.settings)?;
         labeller.note_lifecycle(uuid, lifecycle)?;
-        let asked = self.ask(uuid, Ask::SetLifecycle { lifecycle });
+        let asked = self.sure(uuid, self.ask(uuid, Ask::SetLifecycle { lifecycle }));
         if let Err(ManagerError::Driver(DriverError::Refusal(_))) = &asked
             && let Err(error) = labeller.note_lifecycle(uuid, before)
         {
@@ -126,7 +126,8 @@ impl Manager {
             let lacks = || ManagerError::state("svirtd has no definition of what runs");
             let definition = live.definition.as_ref().ok_or_else(lacks)?;
             let limits = tuned(&definition.edited(&edit)?.to_start()?);
-            self.core.labeller(&self.settings)?.tune(uuid, limits)?;
+            let tuned = self.core.labeller(&self.settings)?.tune(uuid, limits);
+            self.sure(uuid, tuned.map_err(Into::into))?;
             self.replace_live(uuid, None, &edit)?;
         }
         if impact.config {

@@ -10,7 +10,6 @@ use serde_json::Value;
 use super::{Definition, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::domain::VirtType;
-use crate::driver::Control;
 use crate::privsep::ask::{Ask, CpuPlace};
 
 /// How long a guest may take to let a virtual CPU go; libvirt waits as long.
@@ -57,13 +56,9 @@ fn places(answer: &Value) -> Option<Vec<Place>> {
 
 impl Definition {
     /// What runs of a definition that was started, with the virtual CPUs that were plugged in since.
-    pub(super) fn with_vcpus(self, control: &str, until: Instant) -> Self {
-        if self.current_vcpus == self.vcpus {
-            return self;
-        }
-        let answer =
-            Control::connect_by(control, until).and_then(|mut control| control.ask(query("query-cpus-fast")));
-        let count = answer.ok().and_then(|answer| u32::try_from(answer.as_array()?.len()).ok());
+    /// `answer` is what QEMU says of them.
+    pub(super) fn with_vcpus(self, answer: Option<&Value>) -> Self {
+        let count = answer.and_then(|answer| u32::try_from(answer.as_array()?.len()).ok());
         let Some(count) = count.filter(|count| (self.current_vcpus + 1..=self.vcpus).contains(count)) else {
             return self;
         };
@@ -92,8 +87,8 @@ impl Manager {
         let free = places.iter().enumerate().filter(|(_, place)| !place.taken);
         for (done, (at, place)) in free.take(wanted - taken).enumerate() {
             let number = u32::try_from(at).unwrap_or(u32::MAX);
-            let plugged =
-                self.ask(uuid, Ask::PlugCpu { driver: place.driver.clone(), number, place: place.at });
+            let plug = Ask::PlugCpu { driver: place.driver.clone(), number, place: place.at };
+            let plugged = self.sure(uuid, self.ask(uuid, plug));
             if let Err(error) = plugged {
                 self.show_vcpus(uuid, taken + done)?;
                 return Err(error);
@@ -140,7 +135,7 @@ impl Manager {
         for (done, number) in numbers.into_iter().enumerate() {
             // Before it is asked, so that its word that it has is believed.
             self.leaving(uuid, |leaving| leaving.insert(number));
-            self.ask(uuid, Ask::UnplugCpu { number }).inspect_err(|_| {
+            self.sure(uuid, self.ask(uuid, Ask::UnplugCpu { number })).inspect_err(|_| {
                 self.leaving(uuid, |leaving| leaving.remove(&number));
             })?;
             self.wait_for_vcpu(uuid, number, by.min(Instant::now() + LET_GO))?;
@@ -183,7 +178,7 @@ impl Manager {
             return;
         }
         // Whoever waits for it already does the rest.
-        let Some(_job) = domain.job.try_take("DomainSetVcpus") else { return };
+        let Some(_job) = domain.job.try_take("DomainSetVcpus") else { return self.doubt(uuid) };
         if !self.leaving(uuid, |leaving| leaving.remove(&number)) {
             return;
         }

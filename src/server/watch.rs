@@ -149,6 +149,7 @@ fn once(manager: &Manager, labeller: &mut Option<Labeller>) -> Result<(), crate:
         None => Labeller::connect(manager.settings())?,
     };
     manager.survey(&mut connection)?;
+    manager.clear_doubts(&mut connection);
     *labeller = Some(connection);
     Ok(())
 }
