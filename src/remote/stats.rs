@@ -1,5 +1,6 @@
 //! Calls that measure a domain.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,6 +19,8 @@ use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam,
 const AT_ONCE: usize = 16;
 /// How long one domain's supervisor has for its part of everybody's statistics.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long all of them have together: those that are not asked by then have what is known without asking.
+const TOGETHER: Duration = Duration::from_secs(30);
 
 /// What asks QEMU, and so may wait.
 pub(super) fn waiting(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
@@ -150,41 +153,47 @@ fn all_stats(call: &Call<'_>) -> Answer {
     }
     domains.retain(|domain| selected(domain, flags));
     let stats = if stats == 0 { KNOWN } else { stats };
-    let wait = flags & NOWAIT == 0;
-    let mut records = Vec::with_capacity(domains.len());
-    for some in domains.chunks(AT_ONCE) {
-        records.extend(side_by_side(some, |domain| record(call, domain, stats, wait)));
-    }
+    let until = (flags & NOWAIT == 0).then(|| Instant::now() + TOGETHER);
+    let records = side_by_side(&domains, |domain| record(call, domain, stats, until));
     call.answer(&List::<Record<'_>, 16_384>(records))
 }
 
-/// Does something for each domain on threads of their own, so that those whose supervisors do not answer hold up the rest
-/// once, and not one after the other.
+/// Does something for each domain, several at once: those whose supervisors do not answer hold up those that do only where
+/// there are as many of them as threads. Answers are in the order of the domains.
 fn side_by_side<'a, D: Sync, T: Send>(domains: &'a [D], each: impl Fn(&'a D) -> T + Sync) -> Vec<T> {
-    match domains {
-        [] => Vec::new(),
-        [domain] => vec![each(domain)],
-        _ => std::thread::scope(|scope| {
-            let each = &each;
-            let threads: Vec<_> = domains.iter().map(|domain| scope.spawn(move || each(domain))).collect();
-            // One that panicked has no record.
-            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
-        }),
+    if let [domain] = domains {
+        return vec![each(domain)];
     }
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(domain) = domains.get(at) else { return done };
+            done.push((at, each(domain)));
+        }
+    };
+    let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE.min(domains.len())).map(|_| scope.spawn(some)).collect();
+        // One that panicked has no records.
+        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, done)| done).collect()
 }
 
-/// What is known and asked of one domain. What nobody is to wait for is not asked.
-fn record<'a>(call: &Call<'_>, domain: &'a Domain, stats: u32, wait: bool) -> Record<'a> {
+/// What is known and asked of one domain, until then; what nobody is to wait for is not asked.
+fn record<'a>(call: &Call<'_>, domain: &'a Domain, stats: u32, until: Option<Instant>) -> Record<'a> {
     let rate = Ask::Monitor { execute: "query-dirty-rate".into(), arguments: Value::Null };
     let asks =
         [(BALLOON, Ask::GuestMemory), (BLOCK, Ask::BlockStats), (BLOCK, Ask::Blocks), (DIRTY_RATE, rate)];
-    let waits = wait && domain.is_active();
-    let wanted = |group: u32| waits && stats & group != 0;
+    let until = until.filter(|until| domain.is_active() && *until > Instant::now());
+    let wanted = |group: u32| until.is_some() && stats & group != 0;
     let asked: Vec<Ask> =
         asks.iter().filter(|(group, _)| wanted(*group)).map(|(_, ask)| ask.clone()).collect();
-    let mut answers = match asked.is_empty() {
-        true => Vec::new(),
-        false => call.manager().ask_each(domain.uuid, asked, Instant::now() + PATIENCE),
+    let mut answers = match until.filter(|_| !asked.is_empty()) {
+        None => Vec::new(),
+        Some(until) => call.manager().ask_each(domain.uuid, asked, until.min(Instant::now() + PATIENCE)),
     }
     .into_iter();
     let mut answer = |group| if wanted(group) { answers.next().flatten() } else { None };
