@@ -412,6 +412,79 @@ fn a_console_that_nobody_has_is_refused_by_name() {
 }
 
 #[test]
+fn the_test_driver_has_what_libvirts_has_besides_domains() {
+    if !std::path::Path::new(VIRSH).exists() {
+        println!("skipped: needs {VIRSH}");
+        return;
+    }
+    const VIEW: &str = "test:///default";
+    let user = User::new();
+    let libvirts = |words: &[&str]| {
+        let mut command = std::process::Command::new(VIRSH);
+        command.env("LC_ALL", "C").args(["-c", VIEW]).args(words).stdin(Stdio::null());
+        e2e_rig::finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    };
+    for line in [
+        "net-list --all",
+        "net-list --no-autostart --name",
+        "net-list --autostart --name",
+        "net-info default",
+        "net-dumpxml default",
+        "net-dhcp-leases default",
+        "net-info nosuch",
+        "pool-list --all --details",
+        "pool-list --inactive",
+        "pool-info default-pool",
+        "pool-dumpxml default-pool",
+        "pool-refresh default-pool",
+        "pool-info nosuch",
+        "vol-list default-pool",
+        "iface-list --all",
+        "iface-list --inactive",
+        "iface-dumpxml eth1",
+        "iface-mac eth1",
+        "iface-name aa:bb:cc:dd:ee:ff",
+        "iface-dumpxml nosuch",
+        "iface-name 00:00:00:00:00:01",
+        "domblkinfo test vda",
+        "domblkinfo test /guest/diskimage1",
+        "domblkinfo test nosuch",
+        "domblkstat test nosuch",
+        "domblkstat test",
+        "domifstat test nosuch",
+        "domhostname test",
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (theirs, ours) = (libvirts(&words), user.virsh(VIEW, &words));
+        assert_eq!((ours.code, &ours.out, &ours.err), (theirs.code, &theirs.out, &theirs.err), "{line}");
+    }
+    // These follow the clock: the same of them are there.
+    for line in ["domblkstat test vda", "domifstat test testnet0", "domifstat test aa:bb:cc:dd:ee:ff"] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let named = |out: &str| {
+            let fields = out.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned()));
+            fields.collect::<Vec<_>>()
+        };
+        let (theirs, ours) = (libvirts(&words), user.virsh(VIEW, &words).expect(0));
+        assert_eq!(named(&ours.out), named(&theirs.out), "{line}");
+        assert!(named(&ours.out).len() >= 5, "{}", ours.out);
+    }
+    // They are only looked at, and nobody is asked for a file that they would have.
+    for (line, why) in [
+        ("net-destroy default", "not supported by the connection driver: virNetworkDestroy"),
+        ("pool-destroy default-pool", "can only be looked at"),
+        ("pool-autostart default-pool", "can only be looked at"),
+        ("vol-create-as default-pool a 1M", "can only be looked at"),
+        ("iface-destroy eth1", "not supported by the connection driver: virInterfaceDestroy"),
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let told = user.virsh(VIEW, &words).expect(1).err;
+        assert!(told.contains(why), "{line}: {told}");
+    }
+    assert!(user.says(VIEW, &["pool-info", "default-pool"]).contains("running"));
+}
+
+#[test]
 fn an_ordinary_user_has_the_test_driver_without_configuration() {
     if !std::path::Path::new(VIRSH).exists() {
         println!("skipped: needs {VIRSH}");

@@ -29,6 +29,7 @@ mod needs;
 mod network;
 mod node;
 mod plug;
+mod pretend;
 mod save;
 mod session;
 mod stats;

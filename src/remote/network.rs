@@ -1,9 +1,11 @@
-//! The network `default`: what `<interface type='network'>` means on this host. It can be looked at and not changed.
+//! The network `default`: what `<interface type='network'>` means on this host, or what the test driver makes up. It can
+//! be looked at and not changed.
 
 use super::Kind;
 use super::call::{Answer, Call};
 use super::connect::most;
 use super::error::{Code, Failure, From};
+use super::pretend;
 use crate::access::Object;
 use crate::conf::xml::write::Writer;
 use crate::rpc::{List, Procedure};
@@ -17,8 +19,18 @@ const UUID: uuid::Uuid = uuid::uuid!("2f4c1c47-58d1-4a5c-9d1c-0f3a6a1b7e52");
 /// A network as messages refer to it: name and uuid, of which only the uuid counts.
 type NetworkRef<'a> = (&'a str, [u8; 16]);
 
-/// The network, as it refers to it.
-const DEFAULT: NetworkRef<'static> = (NAME, *UUID.as_bytes());
+/// The one of libvirt's test driver.
+const TEST_UUID: uuid::Uuid = uuid::uuid!("dd8fe884-6c02-601e-7551-cca97df1c5df");
+const TEST_BRIDGE: &str = "virbr0";
+
+/// The network, as messages refer to it.
+fn own(call: &Call<'_>) -> NetworkRef<'static> {
+    (NAME, if is_made_up(call) { TEST_UUID } else { UUID }.into_bytes())
+}
+
+fn is_made_up(call: &Call<'_>) -> bool {
+    call.kind() == Kind::Test
+}
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
@@ -34,7 +46,11 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         },
         P::ConnectNumOfDefinedNetworks => |call| call.answer(&0_i32),
         P::ConnectNumOfNetworks => |call| call.answer(&i32::from(visible(call).next().is_some())),
-        P::NetworkGetAutostart | P::NetworkIsActive | P::NetworkIsPersistent => |call| {
+        P::NetworkGetAutostart => |call| {
+            found(call, call.arguments()?)?;
+            call.answer(&!is_made_up(call))
+        },
+        P::NetworkIsActive | P::NetworkIsPersistent => |call| {
             found(call, call.arguments()?)?;
             call.answer(&true)
         },
@@ -46,7 +62,7 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::NetworkLookupByUuid => |call| {
             let uuid = call.arguments()?;
             found(call, ("", uuid))?;
-            call.answer(&DEFAULT)
+            call.answer(&own(call))
         },
         _ => return None,
     })
@@ -54,8 +70,7 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 
 /// The network, where the caller may know of it.
 fn visible<'a>(call: &Call<'a>) -> impl Iterator<Item = NetworkRef<'static>> + use<'a> {
-    let there = call.kind() != Kind::Test && call.sees(Object::Network);
-    there.then_some(DEFAULT).into_iter()
+    call.sees(Object::Network).then(|| own(call)).into_iter()
 }
 
 fn missing(what: &str) -> Failure {
@@ -65,7 +80,7 @@ fn missing(what: &str) -> Failure {
 /// Checks that a reference means the network, and that the call is permitted on it.
 fn found(call: &Call<'_>, (_, uuid): NetworkRef<'_>) -> Result<(), Failure> {
     let unseen = || missing(&format!("uuid '{}'", uuid::Uuid::from_bytes(uuid)));
-    if uuid != DEFAULT.1 || visible(call).next().is_none() {
+    if uuid != own(call).1 || visible(call).next().is_none() {
         return Err(unseen());
     }
     call.permit_on(Object::Network, 0, unseen)
@@ -76,17 +91,20 @@ fn by_name(call: &Call<'_>) -> Answer {
     if name != NAME || visible(call).next().is_none() {
         return Err(missing(&format!("name '{name}'")));
     }
-    call.answer(&DEFAULT)
+    call.answer(&own(call))
 }
 
-/// virConnectListAllNetworksFlags: inactive, transient and without autostart are what it is not.
+/// virConnectListAllNetworksFlags: inactive and transient are what it is not.
 const LIST_KNOWN: u32 = 0x3f;
-const LIST_GROUPS: [(u32, u32); 3] = [(3, 2), (12, 4), (48, 16)];
+const AUTOSTART: u32 = 16;
+const NO_AUTOSTART: u32 = 32;
 
 fn list_all(call: &Call<'_>) -> Answer {
     let (need_results, flags): (bool, u32) = call.arguments()?;
     call.only_flags(flags, LIST_KNOWN)?;
-    let selected = LIST_GROUPS.iter().all(|(group, own)| flags & group == 0 || flags & own != 0);
+    let autostart = if is_made_up(call) { NO_AUTOSTART } else { AUTOSTART };
+    let groups = [(3, 2), (12, 4), (AUTOSTART | NO_AUTOSTART, autostart)];
+    let selected = groups.iter().all(|(group, own)| flags & group == 0 || flags & own != 0);
     let found: Vec<NetworkRef<'_>> = visible(call).filter(|_| selected).collect();
     let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
     call.answer(&(List::<_, 1>(if need_results { found } else { Vec::new() }), count))
@@ -94,6 +112,9 @@ fn list_all(call: &Call<'_>) -> Answer {
 
 /// The bridge that the network is, where it is one.
 fn bridge<'a>(call: &'a Call<'_>) -> Option<&'a str> {
+    if is_made_up(call) {
+        return Some(TEST_BRIDGE);
+    }
     Some(call.settings().network.default.as_str()).filter(|default| *default != USER_NETWORK)
 }
 
@@ -128,6 +149,9 @@ fn xml(call: &Call<'_>) -> Answer {
     let (reference, flags): (NetworkRef<'_>, u32) = call.arguments()?;
     found(call, reference)?;
     call.only_flags(flags, XML_INACTIVE)?;
+    if is_made_up(call) {
+        return call.answer(&pretend::NETWORK_XML);
+    }
     let mut w = Writer::new();
     w.open("network", &[]);
     w.text("name", &[], NAME);

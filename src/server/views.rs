@@ -27,7 +27,7 @@ pub(super) fn test(settings: &Settings, hostname: &str, events: &Arc<Events>) ->
     let manager = Manager::new(settings.clone(), facts, Box::new(Memory), None, sink, |_, _| {});
     manager.furnish().map_err(ServerError::Test)?;
     let node = Node::test(hostname.into(), host::test());
-    Ok(View::new(Kind::Test, Arc::new(manager), node))
+    Ok(View::new(Kind::Test, Arc::new(manager), node).with_pools(Pools::furnished(settings.clone())))
 }
 
 /// The domains of this machine.

@@ -189,8 +189,10 @@ impl Pools {
         Ok(known.cloned())
     }
 
-    fn store(&self) -> Result<&Store, StorageError> {
-        self.store.as_ref().ok_or_else(|| StorageError::Lacks("this connection has no storage pools".into()))
+    pub(super) fn store(&self) -> Result<&Store, StorageError> {
+        self.store.as_ref().ok_or_else(|| {
+            StorageError::Lacks("the storage pools of this connection can only be looked at".into())
+        })
     }
 
     fn put(&self, pool: &Pool) -> Result<(), StorageError> {

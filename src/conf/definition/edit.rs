@@ -53,6 +53,30 @@ impl Definition {
         })
     }
 
+    /// Whether it has a disk of this target or image.
+    #[must_use]
+    pub fn has_disk(&self, name: &str) -> bool {
+        self.has("disk", |disk| {
+            let target = disk.child("target").and_then(|target| target.attribute("dev"));
+            let image = disk.child("source").and_then(|source| source.attribute("file"));
+            target == Some(name) || image == Some(name)
+        })
+    }
+
+    /// Whether it has a network interface of this device or address.
+    #[must_use]
+    pub fn has_interface(&self, name: &str) -> bool {
+        self.has("interface", |interface| {
+            let device = interface.child("target").and_then(|target| target.attribute("dev"));
+            let address = interface.child("mac").and_then(|mac| mac.attribute("address"));
+            device == Some(name) || address.is_some_and(|address| address.eq_ignore_ascii_case(name))
+        })
+    }
+
+    fn has(&self, device: &str, is: impl Fn(&super::node::Node) -> bool) -> bool {
+        self.root.child("devices").is_some_and(|devices| devices.all(device).any(is))
+    }
+
     /// Takes a disk out, by its target; `false` where there is none.
     pub fn remove_disk(&mut self, target: &str) -> bool {
         let Some(devices) = self.root.child_mut("devices") else { return false };
