@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use divan::{Bencher, black_box};
-use svirt::base::{CategoryPair, Refusal};
+use svirt::base::{CategoryPair, Files, Refusal};
 use svirt::conf::domain::Domain;
 use svirt::conf::domain_xml::parse;
 use svirt::conf::facts::{Emulator, HostFacts, SelinuxFacts};
@@ -73,7 +73,12 @@ fn xml() -> String {
 }
 
 fn chains(domain: &Domain) -> Vec<Chain> {
-    domain.devices.disks.iter().map(|disk| chain::resolve(disk, 200, &mut Store).unwrap()).collect()
+    domain
+        .devices
+        .disks
+        .iter()
+        .map(|disk| chain::resolve(disk, 200, &Files::ALL, &mut Store).unwrap())
+        .collect()
 }
 
 fn host() -> HostFacts {

@@ -22,6 +22,7 @@ use std::time::Instant;
 use bare::Bare;
 use daemons::{Daemon, STOCK};
 use echo::Echo;
+use svirt::base::Files;
 use svirt::driver::{self, Labeller};
 use svirt::privsep::op::LaunchPlan;
 use svirt::rpc::{Domain, Procedure};
@@ -371,7 +372,9 @@ fn plan(daemon: &Daemon, xml: &str) -> LaunchPlan {
     let mut labeller = Labeller::connect(&settings).unwrap();
     let domain = svirt::conf::domain_xml::parse(xml.as_bytes()).unwrap();
     let host = svirt::host::read(&settings);
-    let launch = driver::start(&mut labeller, domain, &host, &settings, driver::Begin::default()).unwrap();
+    let launch =
+        driver::start(&mut labeller, (domain, &Files::ALL), &host, &settings, driver::Begin::default())
+            .unwrap();
     labeller.kill(launch.plan.domain.uuid).unwrap();
     launch.plan
 }

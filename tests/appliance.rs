@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use svirt::base::Files;
 use svirt::conf::appliance::{Appliance, Offer, Verdict, check, domain_xml};
 use svirt::conf::capabilities::{Capabilities, Cell, Guest, Host, Machine, SecurityModel};
 use svirt::conf::definition::{Definition, Strictness};
@@ -161,7 +162,8 @@ fn the_domain_that_comes_out_is_planned_with_its_labels_translated() {
         ..HostFacts::default()
     };
     let prepared =
-        driver::prepare(kept.domain().unwrap(), &settings, &mut OwnProber::new(&settings)).unwrap();
+        driver::prepare(kept.domain().unwrap(), &Files::ALL, &settings, &mut OwnProber::new(&settings))
+            .unwrap();
     let plan =
         prepared.plan(&facts, &settings, &Survey::default(), 7, svirt::driver::Begin::default()).unwrap();
     let text = svirt::plan::render(&plan);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use svirt::base::Files;
 use svirt::conf::domain_xml::parse;
 use svirt::driver::{Control, DriverError, Labeller, start};
 use svirt::host;
@@ -93,8 +94,9 @@ fn a_definition_becomes_a_confined_guest_and_leaves_nothing() {
     let facts = host::read(&host.settings);
     let mut labeller = Labeller::connect(&host.settings).unwrap();
     let domain = parse(&host.xml("one", "a.raw")).unwrap();
-    let launch = start(&mut labeller, domain, &facts, &host.settings, svirt::driver::Begin::default())
-        .unwrap_or_else(|error| panic!("{}\n{}\n{}", error.refusal(), error.stderr(), host.log()));
+    let launch =
+        start(&mut labeller, (domain, &Files::ALL), &facts, &host.settings, svirt::driver::Begin::default())
+            .unwrap_or_else(|error| panic!("{}\n{}\n{}", error.refusal(), error.stderr(), host.log()));
 
     let status = Control::connect(&launch.started.control).unwrap().status().unwrap();
     assert_eq!((status.state.as_str(), status.sealed), ("running", true));
@@ -105,7 +107,8 @@ fn a_definition_becomes_a_confined_guest_and_leaves_nothing() {
     // The same image for a second domain is somebody's own.
     let second = parse(&host.xml("two", "a.raw")).unwrap();
     let refused =
-        start(&mut labeller, second, &facts, &host.settings, svirt::driver::Begin::default()).unwrap_err();
+        start(&mut labeller, (second, &Files::ALL), &facts, &host.settings, svirt::driver::Begin::default())
+            .unwrap_err();
     assert!(matches!(&refused, DriverError::Refused(_)), "{refused}");
     assert!(!refused.refusal().remedy.is_empty());
 

@@ -11,10 +11,14 @@ use std::fs;
 use std::path::Path;
 
 use common::plans::{self, GOLDEN};
+use svirt::base::{DomainUuid, Files};
 use svirt::conf::definition::{Definition, Strictness};
 use svirt::conf::domain_xml;
-use svirt::plan::labels;
+use svirt::conf::facts::HostFacts;
+use svirt::driver::outside;
+use svirt::plan::{inventory, labels};
 use svirt::security::decide::{Action, Model};
+use svirt::settings::Settings;
 
 /// Tables of every definition of a directory; `name` of a definition and its rows.
 fn check(directory: &Path, wrong: &mut Vec<String>) -> BTreeSet<String> {
@@ -82,6 +86,88 @@ fn every_definition_leads_to_its_labels() {
     let own = check(&Path::new(GOLDEN).join("labels"), &mut wrong);
     assert!(plans.len() >= 39 && own.len() >= 46, "only {plans:?} and {own:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Every definition of the repository that svirt reads, with what does not run.
+fn definitions() -> Vec<(String, String)> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let own = [Path::new(GOLDEN).to_owned(), Path::new(GOLDEN).join("labels")];
+    let others = ["domain", "chosen", "virt-install", "virt-install-5.0"].map(|name| data.join(name));
+    let mut found = Vec::new();
+    for directory in own.into_iter().chain(others) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            if path.extension().is_some_and(|extension| extension == "xml") && text.contains("<domain") {
+                found.push((path.display().to_string(), text));
+            }
+        }
+    }
+    found
+}
+
+/// Elements whose paths are the guest's, a program that the configuration must name or that never runs, or a source of
+/// randomness that nobody opens.
+const NOT_OPENED: &[&str] = &["backend", "binary", "description", "emulator", "script", "target", "title"];
+
+/// Every absolute path in a text: element and path.
+fn paths(xml: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for piece in xml.split('<').skip(1) {
+        let (tag, text) = piece.split_once('>').unwrap_or((piece, ""));
+        let element = tag.split([' ', '\n', '/']).next().unwrap_or_default().to_owned();
+        let quote = if tag.contains('"') { '"' } else { '\'' };
+        let values = tag.split(quote).skip(1).step_by(2).chain([text.trim()]);
+        let values = values.filter(|value| value.starts_with('/'));
+        found.extend(values.map(|value| (element.clone(), value.replace("&amp;", "&").replace("&lt;", "<"))));
+    }
+    found
+}
+
+#[test]
+fn no_path_of_a_definition_is_overlooked() {
+    let (host, settings) = (HostFacts::default(), Settings::default());
+    let uuid = DomainUuid("1b4e28ba-2fa1-4d2e-883f-0016d3cca427".parse().unwrap());
+    let (mut seen, mut overlooked) = (BTreeSet::new(), Vec::new());
+    for (name, xml) in definitions() {
+        let held = |files: Vec<String>| {
+            let files = Files::new(Some(files), vec![1]);
+            outside((&xml, uuid), None, &files, (&host, &settings)).unwrap()
+        };
+        // What cannot be read whole is refused to whoever may not name every file.
+        let Ok((domain, beyond)) = domain_xml::parse_beyond(xml.as_bytes()) else {
+            assert!(outside((&xml, uuid), None, &Files::none(), (&host, &settings)).is_err(), "{name}");
+            continue;
+        };
+        let named: BTreeSet<String> =
+            inventory::named(&domain, &beyond, &settings).into_iter().filter_map(|one| one.path).collect();
+        for (element, path) in paths(&xml) {
+            if !NOT_OPENED.contains(&element.as_str()) {
+                if !named.contains(&path) {
+                    overlooked.push(format!("{name}: <{element}> names {path}"));
+                }
+                seen.insert(element);
+            }
+        }
+        let plain: Vec<String> = named.iter().filter(|path| Files::is_plain(path)).cloned().collect();
+        let all = held(plain.clone());
+        if plain.len() < named.len() {
+            assert!(all.is_some_and(|(_, path)| !Files::is_plain(&path)), "{name}");
+            continue;
+        }
+        assert_eq!(all, None, "{name}");
+        for path in &named {
+            let found = held(plain.iter().filter(|other| *other != path).cloned().collect());
+            let below = plain.iter().any(|other| other != path && path.starts_with(&format!("{other}/")));
+            assert!(below || found.is_some_and(|(_, found)| found == *path), "{name}: {path} is let through");
+        }
+        // What was accepted before stays, as it was.
+        let same = outside((&xml, uuid), Some(&xml), &Files::none(), (&host, &settings)).unwrap();
+        assert_eq!(same, None, "{name}");
+    }
+    assert!(overlooked.is_empty(), "{}", overlooked.join("\n"));
+    let kinds = ["block", "dtb", "entry", "initrd", "kernel", "loader", "log", "nvram", "source"];
+    assert!(kinds.iter().all(|kind| seen.contains(*kind)), "only {seen:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use svirt::base::Refusal;
+use svirt::base::{Files, Refusal};
 use svirt::conf::domain::Domain;
 use svirt::conf::domain_xml::parse;
 use svirt::driver::{OwnProber, prepare};
@@ -39,8 +39,8 @@ impl Images {
             self.path(name)
         );
         let domain: Domain = parse(xml.as_bytes()).unwrap();
-        let prepared =
-            prepare(domain, &settings, &mut OwnProber::new(&settings)).map_err(|error| error.refusal())?;
+        let prepared = prepare(domain, &Files::ALL, &settings, &mut OwnProber::new(&settings))
+            .map_err(|error| error.refusal())?;
         let file = |path: &str| path.rsplit_once('/').unwrap().1.to_owned();
         Ok(prepared.chains[0].layers.iter().map(|layer| file(&layer.path)).collect())
     }

@@ -14,6 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use labeller_rig::{Rig, eventually, possible};
+use svirt::base::Files;
 use svirt::driver::{self, Control, Labeller, LabellerProber};
 use svirt::privsep::op::{LaunchPlan, Op};
 use svirt::privsep::request::Started;
@@ -68,7 +69,8 @@ fn xml(rig: &Rig, user_network: bool) -> Vec<u8> {
 fn plan(rig: &Rig, labeller: &mut Labeller) -> LaunchPlan {
     let host = svirt::host::read(&rig.settings);
     let domain = svirt::conf::domain_xml::parse(&xml(rig, Path::new("/usr/bin/passt").exists())).unwrap();
-    let prepared = driver::prepare(domain, &rig.settings, &mut LabellerProber::new(labeller)).unwrap();
+    let prepared =
+        driver::prepare(domain, &Files::ALL, &rig.settings, &mut LabellerProber::new(labeller)).unwrap();
     let survey = labeller.survey().unwrap();
     let mut plan =
         prepared.plan(&host, &rig.settings, &survey, driver::draw(), driver::Begin::default()).unwrap();

@@ -359,6 +359,114 @@ fn rules_say_who_may_do_what() {
     host.virsh_as(54_323, 54_323, &["list"]).expect(1).says(&["Permission denied"]);
 }
 
+/// A domain with one disk, and whatever else.
+fn with_disk(host: &Host, name: &str, image: &str, more: &str) -> String {
+    let file = host.rig.path(&format!("{name}.xml"));
+    let kind = if image.ends_with(".qcow2") { "qcow2" } else { "raw" };
+    let text = format!(
+        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><disk type='file' device='disk'>\
+         <driver name='qemu' type='{kind}'/><source file='{image}'/><target dev='vda' bus='virtio'/></disk>{more}\
+         </devices></domain>"
+    );
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_tenants_definitions_name_the_files_of_its_rule() {
+    if !virsh_possible() {
+        return;
+    }
+    const TENANT: u32 = 54_331;
+    let rules = |files: &str| {
+        format!(
+            "[[rule]]\nuids = [{TENANT}]\nrole = 'operator'\nallow = ['domain:write', 'domain:save', 'domain:delete']\n\
+             domains = ['a-*']\n{files}\n"
+        )
+    };
+    let mut host = Host::with(|settings| settings.daemon.group = "daemon".into(), &rules(""));
+    let images = host.rig.text("images");
+    let (own, others) = (format!("{images}/a"), format!("{images}/b-1.qcow2"));
+    std::fs::create_dir(&own).unwrap();
+    let image = |path: &str, more: &[&str]| {
+        let mut command = std::process::Command::new("qemu-img");
+        command.args(["create", "-q", "-f", "qcow2"]).args(more).args([path, "1M"]);
+        assert!(command.status().unwrap().success(), "{path}");
+    };
+    image(&others, &[]);
+    image(&format!("{own}/1.qcow2"), &[]);
+    // What its guest, or whoever else writes the image, made of it.
+    image(&format!("{own}/2.qcow2"), &["-F", "qcow2", "-b", "../b-1.qcow2"]);
+    let tenant = |host: &Host, words: &[&str]| host.virsh_as(TENANT, 1, words);
+    let mine = with_disk(&host, "a-1", &format!("{own}/1.qcow2"), "");
+    let said = ["access denied", "no file of the host", "`files` of rule 1", "access.toml", "disk vda"];
+    tenant(&host, &["define", &mine]).expect(1).says(&said);
+    host.kill_daemon();
+    std::fs::write(host.rig.path("access.toml"), rules(&format!("files = ['{own}']"))).unwrap();
+    host.start_daemon();
+    tenant(&host, &["define", &mine]).expect(0);
+    let log = host.rig.text("log/b-1.log");
+    let elsewhere = [
+        with_disk(&host, "a-2", &others, ""),
+        with_disk(&host, "a-3", &format!("{own}/../b-1.qcow2"), ""),
+        with_disk(
+            &host,
+            "a-4",
+            &format!("{own}/1.qcow2"),
+            &format!("<serial type='file'><source path='{log}'/></serial>"),
+        ),
+        with_disk(&host, "a-5", &format!("{own}/1.qcow2"), "<graphics type='vnc' socket='/run/b-1.vnc'/>"),
+    ];
+    for file in &elsewhere {
+        for call in ["define", "create"] {
+            tenant(&host, &[call, file]).expect(1).says(&["access denied", "or lies below", "rule 1"]);
+        }
+    }
+    assert_eq!(tenant(&host, &["list", "--all", "--name"]).expect(0).out.trim(), "a-1");
+    let more = ["attach-disk", "a-1", &others, "vdb", "--driver", "qemu", "--subdriver", "qcow2", "--config"];
+    tenant(&host, &more).expect(1).says(&["access denied", "disk vdb", &others]);
+    // Whoever may name it may add it; then it stays through the tenant's own edits, as it was added.
+    let more = [&more[..], &["--mode", "readonly"]].concat();
+    host.says(&more);
+    let text = tenant(&host, &["dumpxml", "a-1"]).expect(0).out;
+    let edited = host.rig.text("edited.xml");
+    std::fs::write(&edited, text.replace("<vcpu placement='static'>1<", "<vcpu placement='static'>2<"))
+        .unwrap();
+    tenant(&host, &["define", &edited]).expect(0);
+    std::fs::write(&edited, text.replace("<readonly/>", "")).unwrap();
+    tenant(&host, &["define", &edited]).expect(1).says(&["access denied", &others]);
+    tenant(&host, &["detach-disk", "a-1", "vdb", "--config"]).expect(0);
+    // A header is held to the same list, whoever starts it and after a restart too.
+    let chained = with_disk(&host, "a-6", &format!("{own}/2.qcow2"), "");
+    tenant(&host, &["create", &chained]).expect(1).says(&["the header names the backing file", &others]);
+    tenant(&host, &["define", &chained]).expect(0);
+    host.kill_daemon();
+    host.start_daemon();
+    host.virsh(&["start", "a-6"]).expect(1).says(&["the header names the backing file", &others, "files"]);
+    tenant(&host, &["start", "a-1"]).expect(0);
+    let plug = [
+        "attach-disk",
+        "a-1",
+        &format!("{own}/2.qcow2"),
+        "vdb",
+        "--driver",
+        "qemu",
+        "--subdriver",
+        "qcow2",
+        "--live",
+    ];
+    tenant(&host, &plug).expect(1).says(&["the header names the backing file", &others]);
+    tenant(&host, &["attach-disk", "a-1", &others, "vdb", "--live"])
+        .expect(1)
+        .says(&["access denied", &others]);
+    tenant(&host, &["destroy", "a-1"]).expect(0);
+    // Defined by somebody who may name everything, it starts.
+    host.says(&["define", &chained]);
+    host.says(&["start", "a-6"]);
+    host.says(&["destroy", "a-6"]);
+}
+
 #[test]
 fn a_console_carries_both_ways_and_goes_to_whoever_forces_it() {
     if !virsh_possible() || e2e_rig::guest().is_none() {

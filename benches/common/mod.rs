@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use svirt::base::DomainUuid;
+use svirt::base::{DomainUuid, Files};
 use svirt::conf;
 use svirt::driver::{self, Labeller, Launch};
 use svirt::settings::Settings;
@@ -87,7 +87,7 @@ impl Host {
         let host = svirt::host::read(&self.settings);
         driver::start(
             &mut labeller,
-            self.definition(name),
+            (self.definition(name), &Files::ALL),
             &host,
             &self.settings,
             driver::Begin { paused, restore: None },

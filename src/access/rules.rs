@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::{Identity, Object, Permission, Role, Subject};
+use crate::base::Files;
 
 /// The most rules.
 const RULES_MAX: usize = 10_000;
@@ -36,7 +37,8 @@ struct File {
     rule: Vec<Rule>,
 }
 
-/// One rule: whoever it names gets a role, and single permissions, on the domains that it names.
+/// One rule: whoever it names gets a role, and single permissions, on the domains that it names; what definitions that
+/// are handed in by it may name of the host is `files`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Rule {
@@ -46,6 +48,11 @@ struct Rule {
     allow: Vec<Words>,
     /// Names, patterns with `*` and `?`, or uuids; `None` is every domain.
     domains: Option<Vec<String>>,
+    /// Directories and files. `None` is every file for a rule that is for every domain, and no file for one that is not.
+    files: Option<Vec<String>>,
+    /// Its place in the file, counted from 1.
+    #[serde(skip)]
+    number: Option<usize>,
 }
 
 /// A permission as it stands in the file.
@@ -79,17 +86,24 @@ impl Policy {
 
     /// Reads a file's text. Root and the file's owner stay administrators whatever it says: they can change it.
     pub fn parse(text: &str, owner: u32) -> Result<Self, RulesError> {
-        let file: File = toml::from_str(text).map_err(|error| RulesError::Malformed(error.to_string()))?;
+        let mut file: File =
+            toml::from_str(text).map_err(|error| RulesError::Malformed(error.to_string()))?;
         if file.rule.len() > RULES_MAX {
             return Err(RulesError::Malformed(format!("more than {RULES_MAX} rules")));
         }
-        for (index, rule) in file.rule.iter().enumerate() {
+        for (index, rule) in file.rule.iter_mut().enumerate() {
+            rule.number = Some(index + 1);
             let wrong = |what: &str| RulesError::Rule { number: index + 1, what: what.into() };
             if rule.uids.is_empty() && rule.gids.is_empty() {
                 return Err(wrong("it names nobody; add uids or gids"));
             }
             if rule.role.is_none() && rule.allow.is_empty() {
                 return Err(wrong("it allows nothing; add a role or allow"));
+            }
+            if let Some(path) = rule.files.iter().flatten().find(|path| !Files::is_plain(path)) {
+                return Err(wrong(&format!(
+                    "its files have {path:?}; write absolute paths, without `.`, `..` and doubled slashes"
+                )));
             }
         }
         let mut policy = Self::of_user(owner);
@@ -104,6 +118,14 @@ impl Policy {
     #[must_use]
     pub fn allows(&self, who: &Identity, permission: Permission, subject: Option<Subject<'_>>) -> bool {
         self.rules.iter().any(|rule| rule.is_for(who) && rule.grants(permission, subject))
+    }
+
+    /// Which files of the host the definition of a domain may name, where somebody hands it in by this permission.
+    #[must_use]
+    pub fn files(&self, who: &Identity, permission: Permission, subject: Subject<'_>) -> Files {
+        let rules =
+            self.rules.iter().filter(|rule| rule.is_for(who) && rule.grants(permission, Some(subject)));
+        rules.map(Rule::files).fold(Files::none(), Files::or)
     }
 
     /// Whether there is anything at all on which somebody may: before it is looked up what a call is about.
@@ -126,12 +148,25 @@ impl Rule {
 
     fn grants(&self, permission: Permission, subject: Option<Subject<'_>>) -> bool {
         let holds = self.has(permission);
-        let Some(domains) = &self.domains else { return holds };
+        let Some(domains) = &self.domains else {
+            // Pools and volumes are files of the host, whichever they are.
+            let stored = matches!(permission.object, Object::StoragePool | Object::StorageVol);
+            return holds && (self.files.is_none() || !stored);
+        };
         match permission.object {
             Object::Domain => holds && subject.is_some_and(|subject| name(domains, subject)),
             Object::Connect => Role::Viewer.has(permission),
             _ => false,
         }
+    }
+
+    fn files(&self) -> Files {
+        let only = match (&self.files, &self.domains) {
+            (Some(files), _) => Some(files.clone()),
+            (None, Some(_)) => Some(Vec::new()),
+            (None, None) => None,
+        };
+        Files::new(only, self.number.into_iter().collect())
     }
 }
 
@@ -218,6 +253,54 @@ mod tests {
         assert!(ask(&policy, &reader, "domain:read", "any") && !ask(&policy, &reader, "domain:stop", "any"));
         let nobody = Identity { uid: 8, gid: 8, ..Identity::default() };
         assert!(!policy.allows(&nobody, "connect:getattr".parse().unwrap(), None));
+    }
+
+    #[test]
+    fn a_rule_for_some_domains_gives_the_files_that_it_names() {
+        let rules = r#"
+            [[rule]]
+            uids = [1]
+            allow = ["domain:write"]
+            domains = ["a-*"]
+            files = ["/srv/a", "/srv/iso/"]
+
+            [[rule]]
+            uids = [1, 2]
+            allow = ["domain:write"]
+            domains = ["?-1"]
+
+            [[rule]]
+            uids = [3]
+            role = "admin"
+
+            [[rule]]
+            uids = [4]
+            role = "admin"
+            files = ["/srv"]
+        "#;
+        let policy = Policy::parse(rules, 0).unwrap();
+        let files = |uid, name, permission: &str| {
+            let subject = Subject { name, uuid: uuid(9) };
+            policy.files(&Identity { uid, ..Identity::default() }, permission.parse().unwrap(), subject)
+        };
+        let files = |uid, name| files(uid, name, "domain:write");
+        assert!(files(1, "a-1").has("/srv/a/1.img") && files(1, "a-1").has("/srv/iso/1.iso"));
+        assert!(!files(1, "a-1").has("/srv/b/1.img") && files(1, "a-1").rules() == [1, 2]);
+        // What one rule gives on its domains, it does not give on another rule's.
+        assert!(!files(1, "b-1").has("/srv/a/1.img") && !files(2, "a-1").has("/srv/a/1.img"));
+        assert!(files(3, "any").is_all() && files(0, "any").is_all());
+        assert!(files(4, "any").has("/srv/x") && !files(4, "any").has("/etc/x"));
+        assert!(!files(5, "a-1").has("/srv/a/1.img"));
+        // A rule that is for some files gives no volume by any name.
+        let may = |uid, permission: &str| {
+            policy.allows(&Identity { uid, ..Identity::default() }, permission.parse().unwrap(), None)
+        };
+        assert!(may(3, "storage_vol:delete") && !may(4, "storage_vol:delete"));
+        assert!(!may(4, "storage_pool:getattr") && may(4, "network:getattr"));
+        for wrong in ["srv", "/srv/../etc", "/srv//a", "", "/srv/."] {
+            let text = format!("[[rule]]\nuids=[1]\nrole='admin'\nfiles=['{wrong}']");
+            assert!(matches!(Policy::parse(&text, 0), Err(RulesError::Rule { number: 1, .. })), "{wrong}");
+        }
     }
 
     #[test]

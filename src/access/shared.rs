@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Identity, Permission, Policy, Subject};
+use crate::base::Files;
 
 /// A policy that can be replaced. Every clone is the same one.
 #[derive(Clone, Debug)]
@@ -27,6 +28,13 @@ impl SharedPolicy {
     pub fn allows_somewhere(&self, who: &Identity, permission: Permission) -> bool {
         let policy = self.0.read().unwrap_or_else(PoisonError::into_inner);
         policy.allows_somewhere(who, permission)
+    }
+
+    /// Which files a definition may name; see [`Policy::files`].
+    #[must_use]
+    pub fn files(&self, who: &Identity, permission: Permission, subject: Subject<'_>) -> Files {
+        let policy = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        policy.files(who, permission, subject)
     }
 
     /// From now on, this is what is asked.

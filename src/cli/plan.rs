@@ -9,6 +9,7 @@ use super::exit::Failure;
 use super::labeller::failure;
 use super::output::printable;
 use super::{config, labeller, privilege};
+use crate::base::Files;
 use crate::driver::{self, Begin, LabellerProber, OwnProber};
 use crate::host;
 use crate::plan::render;
@@ -27,10 +28,10 @@ pub(super) fn run(wanted: &Plan, config: &Path) -> Result<(), Failure> {
     }
     let domain = definition.parse()?;
     let (prepared, survey) = if let Some(labeller) = &mut labeller {
-        let prepared = driver::prepare(domain, &settings, &mut LabellerProber::new(labeller));
+        let prepared = driver::prepare(domain, &Files::ALL, &settings, &mut LabellerProber::new(labeller));
         (prepared, labeller.survey().map_err(|error| failure(&error))?)
     } else {
-        (driver::prepare(domain, &settings, &mut OwnProber::new(&settings)), Survey::default())
+        (driver::prepare(domain, &Files::ALL, &settings, &mut OwnProber::new(&settings)), Survey::default())
     };
     let prepared = prepared.map_err(|error| failure(&error))?;
     let plan = prepared

@@ -23,7 +23,7 @@ use super::labeller::failure;
 use super::stop::{describe, remedy};
 use super::terminal::Raw;
 use super::{config, labeller, output, privilege};
-use crate::base::DomainUuid;
+use crate::base::{DomainUuid, Files};
 use crate::driver::{self, Begin, Control, DriverError, Labeller, Launch};
 use crate::host;
 use crate::privsep::supervisor::{Ended, Verb};
@@ -47,7 +47,7 @@ pub(super) fn run(wanted: &Run, config: &Path, quiet: bool) -> Result<(), Failur
     let domain = definition.parse()?;
     let launch = driver::start(
         &mut labeller,
-        domain,
+        (domain, &Files::ALL),
         &facts,
         &settings,
         Begin { paused: wanted.paused, restore: None },

@@ -4,6 +4,7 @@
 
 mod client;
 mod control;
+mod files;
 mod machine;
 mod ondemand;
 mod plug;
@@ -14,6 +15,7 @@ mod stream;
 pub use crate::plan::{disk_aliases, stores, throttle, tuned};
 pub use client::Labeller;
 pub use control::{Control, Picture};
+pub use files::outside;
 pub use machine::Machine;
 pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};
 pub use plug::{Plugging, interface_mac, plan_interface, plan_plug};

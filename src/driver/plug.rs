@@ -1,7 +1,7 @@
 //! A disk or medium for a domain that runs: its layers are read, then it is planned and plugged in.
 
 use super::{DriverError, Labeller, LabellerProber};
-use crate::base::DomainUuid;
+use crate::base::{DomainUuid, Files};
 use crate::conf::domain::{Domain, Interface};
 use crate::conf::facts::HostFacts;
 use crate::plan::{chain, plug};
@@ -21,6 +21,8 @@ pub struct Plugging<'a> {
     pub medium: bool,
     /// Whether a guest that holds the tray shut is not asked.
     pub force: bool,
+    /// What headers of the disk's images may name.
+    pub files: &'a Files,
 }
 
 /// Plans a plug.
@@ -30,11 +32,11 @@ pub fn plan_plug(
     host: &HostFacts,
     settings: &Settings,
 ) -> Result<plug::Planned, DriverError> {
-    let Plugging { domain, uuid, described, medium, force } = *plugging;
+    let Plugging { domain, uuid, described, medium, force, files } = *plugging;
     let Some(disk) = domain.devices.disks.last() else {
         return Err(DriverError::Protocol("to nobody: there is no disk to plug in".into()));
     };
-    let chain = chain::resolve(disk, settings.limits.chain_depth, &mut LabellerProber::new(labeller));
+    let chain = chain::resolve(disk, settings.limits.chain_depth, files, &mut LabellerProber::new(labeller));
     let chain = chain.map_err(|error| error.refusal())?;
     let inputs = plug::PlugInputs { domain, uuid, host, settings, chain: &chain, described, medium, force };
     plug::plug(&inputs).map_err(|error| error.refusal().into())

@@ -1,7 +1,7 @@
 //! A start from the definition to the running guest, as one sequence.
 
 use super::{DriverError, Labeller, LabellerProber};
-use crate::base::{DomainUuid, Layer, Refusal};
+use crate::base::{DomainUuid, Files, Layer, Refusal};
 use crate::conf::domain::{Beyond, Domain};
 use crate::conf::facts::HostFacts;
 use crate::plan::chain::{self, Chain, Prober};
@@ -60,9 +60,10 @@ pub fn without_uuid(store: &str) -> Refusal {
     Refusal::new(Layer::Definition, "start with", format!("<nvram> {store}"), rule, remedy)
 }
 
-/// Resolves the disks of a definition.
+/// Resolves the disks of a definition; what headers name is among `files`.
 pub fn prepare(
     domain: Domain,
+    files: &Files,
     settings: &Settings,
     prober: &mut dyn Prober,
 ) -> Result<Prepared, DriverError> {
@@ -70,7 +71,7 @@ pub fn prepare(
         .devices
         .disks
         .iter()
-        .map(|disk| chain::resolve(disk, settings.limits.chain_depth, prober))
+        .map(|disk| chain::resolve(disk, settings.limits.chain_depth, files, prober))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.refusal())?;
     let filesystems = domain.devices.filesystems.iter();
@@ -104,7 +105,9 @@ pub fn prepare_unread(
     let mut unread = Vec::new();
     let mut chains = Vec::new();
     for disk in &domain.devices.disks {
-        chains.push(chain::resolve(disk, settings.limits.chain_depth, prober).unwrap_or_else(|error| {
+        // Nothing is opened for anybody by what is found here.
+        let chain = chain::resolve(disk, settings.limits.chain_depth, &Files::ALL, prober);
+        chains.push(chain.unwrap_or_else(|error| {
             unread.push(error.to_string());
             inventory::declared(disk)
         }));
@@ -162,15 +165,15 @@ impl Prepared {
 
 /// Starts a domain through the labeller: headers, survey, plan, start.
 ///
-/// A lease that somebody else took between survey and start is drawn again, once.
+/// What headers of its images name is among `files`. A lease that somebody else took between survey and start is drawn again, once.
 pub fn start(
     labeller: &mut Labeller,
-    domain: Domain,
+    (domain, files): (Domain, &Files),
     host: &HostFacts,
     settings: &Settings,
     from: Begin<'_>,
 ) -> Result<Launch, DriverError> {
-    let prepared = prepare(domain, settings, &mut LabellerProber::new(labeller))?;
+    let prepared = prepare(domain, files, settings, &mut LabellerProber::new(labeller))?;
     let mut again = true;
     loop {
         let survey = labeller.survey()?;
@@ -281,7 +284,7 @@ mod tests {
             ..HostFacts::default()
         };
         let domain = parse(xml.as_bytes()).unwrap();
-        let launch = start(&mut labeller, domain, &host, &Settings::default(), from);
+        let launch = start(&mut labeller, (domain, &Files::ALL), &host, &Settings::default(), from);
         drop(labeller);
         (launch, thread.join().unwrap())
     }

@@ -63,4 +63,7 @@ pub trait Core: Send + Sync {
 
     /// Whether a start and an end are told in several steps, as a device model goes through them.
     fn tells_between(&self) -> bool;
+
+    /// Whether anything of the host is opened that a definition names.
+    fn opens_files(&self) -> bool;
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{DomainName, DomainUuid, Refusal};
+use crate::base::{DomainName, DomainUuid, Files, Refusal};
 use crate::conf::definition::{Choices, Definition as Tree, Running, Strictness, View};
 use crate::conf::domain::Domain;
 use crate::conf::xml::{Document, ElementId, Node};
@@ -74,6 +74,7 @@ impl Summary {
 pub struct Definition {
     summary: Arc<Summary>,
     text: Text,
+    files: Files,
 }
 
 impl Deref for Definition {
@@ -111,7 +112,10 @@ impl Definition {
     /// The same with everything written down that was left to be chosen.
     pub(super) fn chosen(&self, choices: &Choices) -> Result<Option<Self>, ManagerError> {
         let mut tree = self.tree()?;
-        if tree.choose(choices) { Self::of(&tree, self.uuid).map(Some) } else { Ok(None) }
+        if !tree.choose(choices) {
+            return Ok(None);
+        }
+        Self::of(&tree, self.uuid).map(|chosen| Some(chosen.with_files(self.files.clone())))
     }
 
     /// Reads a definition that was kept.
@@ -124,7 +128,24 @@ impl Definition {
     /// What was stored, which is not read again.
     #[must_use]
     pub fn stored(summary: Arc<Summary>, text: Text) -> Self {
-        Self { summary, text }
+        Self { summary, text, files: Files::none() }
+    }
+
+    /// The same, whose images' headers may name these files.
+    #[must_use]
+    pub fn with_files(self, files: Files) -> Self {
+        Self { files, ..self }
+    }
+
+    /// What whoever handed it in may name of the host: none, where nobody has said so.
+    #[must_use]
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The same as it is stored.
+    pub(super) fn stored_files(&self) -> Option<Vec<String>> {
+        self.files.only().map(<[String]>::to_vec)
     }
 
     fn of(tree: &Tree, uuid: DomainUuid) -> Result<Self, ManagerError> {
@@ -144,7 +165,7 @@ impl Definition {
             vcpus,
             current_vcpus: tree.current_vcpus(),
         };
-        Ok(Self { summary: summary.into(), text })
+        Ok(Self { summary: summary.into(), text, files: Files::none() })
     }
 
     /// What is known of it without its text.

@@ -19,6 +19,7 @@ impl Definition {
             Strictness::Lenient,
             &Choices::default(),
         )
+        .map(|edited| edited.with_files(self.files().clone()))
     }
 }
 
@@ -43,8 +44,16 @@ impl Manager {
         })?;
         self.weigh(uuid, true, owner, definition.texts().bytes())?;
         let (summary, text) = (definition.summary().stored(), definition.texts().clone());
+        let files = definition.stored_files();
         let autostart = domain.autostart;
-        self.commit(vec![Change::Define(store::Definition { uuid, summary, text, autostart, owner })])?;
+        self.commit(vec![Change::Define(store::Definition {
+            uuid,
+            summary,
+            text,
+            autostart,
+            owner,
+            files,
+        })])?;
         let kept = self.keep(definition, owner);
         self.table().define(uuid, Some(kept));
         Ok(())

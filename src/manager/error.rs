@@ -35,6 +35,9 @@ pub enum ManagerError {
     /// Something else than a definition that the caller said is wrong.
     #[error("{0}")]
     Argument(String),
+    /// The caller's rules do not give it.
+    #[error("{0}")]
+    Denied(String),
     /// The definition is refused.
     #[error("{0}")]
     Definition(Box<Refusal>),

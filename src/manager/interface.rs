@@ -3,7 +3,7 @@
 use super::definition::{SECURE, refused};
 use super::table::Live;
 use super::{Definition, Impact, Manager, ManagerError, What};
-use crate::base::DomainUuid;
+use crate::base::{DomainUuid, Files};
 use crate::conf::definition::{Definition as Tree, Strictness};
 use crate::conf::domain::Interface;
 use crate::driver::{Plugging, draw, interface_mac, plan_interface};
@@ -180,7 +180,14 @@ impl Manager {
         domain.devices.interfaces.push(one.interface.clone());
         let mut labeller = self.core.labeller(&self.settings)?;
         let described = labeller.describe(uuid)?;
-        let plugging = Plugging { domain: &domain, uuid, described: &described, medium: false, force: false };
+        let plugging = Plugging {
+            domain: &domain,
+            uuid,
+            described: &described,
+            medium: false,
+            force: false,
+            files: &Files::ALL,
+        };
         let (mut plug, place) = plan_interface(&mut labeller, &plugging, &self.facts, &self.settings)?;
         if let Some((bus, slot)) = place {
             one.tree.set_interface_place(0, bus, slot);

@@ -22,7 +22,13 @@ impl Core for Labelled {
         domain.uuid = Some(uuid);
         let mut labeller = Labeller::connect(wanted.settings).map_err(ManagerError::Away)?;
         let from = Begin { paused: wanted.paused, restore: wanted.restore };
-        let launch = driver::start(&mut labeller, domain, wanted.facts, wanted.settings, from)?;
+        let launch = driver::start(
+            &mut labeller,
+            (domain, wanted.definition.files()),
+            wanted.facts,
+            wanted.settings,
+            from,
+        )?;
         Ok(Begun {
             labels: labels(&launch.plan, wanted.facts),
             consoles: consoles(&launch),
@@ -55,6 +61,10 @@ impl Core for Labelled {
     }
 
     fn tells_between(&self) -> bool {
+        true
+    }
+
+    fn opens_files(&self) -> bool {
         true
     }
 }

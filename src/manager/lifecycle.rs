@@ -63,7 +63,15 @@ impl Manager {
         self.weigh(uuid, anew, owner, bytes)?;
         let autostart = before.is_some_and(|domain| domain.autostart);
         let (summary, text) = (definition.summary().stored(), definition.texts().clone());
-        self.commit(vec![Change::Define(store::Definition { uuid, summary, text, autostart, owner })])?;
+        let files = definition.stored_files();
+        self.commit(vec![Change::Define(store::Definition {
+            uuid,
+            summary,
+            text,
+            autostart,
+            owner,
+            files,
+        })])?;
         let kept = self.keep(definition, owner);
         let domain = {
             let mut table = self.table();

@@ -50,6 +50,10 @@ impl Core for Memory {
     fn tells_between(&self) -> bool {
         false
     }
+
+    fn opens_files(&self) -> bool {
+        false
+    }
 }
 
 fn lacks() -> ManagerError {

@@ -179,11 +179,20 @@ impl Manager {
         let owner = kept.owner;
         let mut tree = self.definition(&before)?.tree()?;
         tree.rename(name.clone());
-        let definition = Definition::kept(&tree.format(super::definition::SECURE))?;
+        let definition =
+            Definition::kept(&tree.format(super::definition::SECURE))?.with_files(kept.files.clone());
         self.weigh(uuid, true, owner, definition.texts().bytes())?;
         let (summary, text) = (definition.summary().stored(), definition.texts().clone());
+        let files = definition.stored_files();
         let autostart = before.autostart;
-        self.commit(vec![Change::Define(store::Definition { uuid, summary, text, autostart, owner })])?;
+        self.commit(vec![Change::Define(store::Definition {
+            uuid,
+            summary,
+            text,
+            autostart,
+            owner,
+            files,
+        })])?;
         let kept = self.keep(definition, owner);
         let after = self.table().rename(uuid, name, kept);
         self.tell(&before, Lifecycle::RenamedFrom);

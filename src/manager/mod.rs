@@ -17,6 +17,7 @@ mod dump;
 mod edit;
 mod error;
 mod event;
+mod files;
 mod happen;
 mod interface;
 mod job;
@@ -58,7 +59,7 @@ pub use memory::Memory;
 pub use metadata::Metadata;
 pub use plug::{Impact, target as disk_target};
 pub use runtime::Runtime;
-pub use save::{Goes, SavedDomain};
+pub use save::{Goes, Handed, SavedDomain};
 pub use table::{Domain, Kept, Label, Live, State};
 
 use recent::Recent;
@@ -170,7 +171,8 @@ impl Manager {
     /// A definition as the table keeps it: without its text where a store has that.
     fn keep(&self, definition: Definition, owner: u32) -> Kept {
         let (summary, bytes) = (definition.summary().clone(), definition.texts().bytes());
-        Kept { summary, whole: self.store.is_none().then(|| Arc::new(definition)), owner, bytes }
+        let files = definition.files().clone();
+        Kept { summary, whole: self.store.is_none().then(|| Arc::new(definition)), owner, bytes, files }
     }
 
     /// What a domain is defined as, its text read from the store.
@@ -183,7 +185,8 @@ impl Manager {
             return Ok(recent);
         }
         let text = self.text(domain.uuid)?.ok_or(ManagerError::NoUuid(domain.uuid))?;
-        let definition = Arc::new(Definition::stored(kept.summary.clone(), text));
+        let definition =
+            Arc::new(Definition::stored(kept.summary.clone(), text).with_files(kept.files.clone()));
         self.recent().add(definition.clone());
         Ok(definition)
     }

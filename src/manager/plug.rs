@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::table::Live;
 use super::{Definition, Manager, ManagerError, What};
-use crate::base::DomainUuid;
+use crate::base::{DomainUuid, Files};
 use crate::conf::definition::{Definition as Tree, Running, Strictness};
 use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain};
 use crate::driver::{Plugging, plan_plug};
@@ -107,21 +107,30 @@ fn named(xml: &str) -> Result<(String, String), ManagerError> {
 }
 
 impl Manager {
-    /// Adds a disk or an interface.
-    pub fn attach(&self, uuid: DomainUuid, xml: &str, impact: Impact) -> Result<(), ManagerError> {
+    /// Adds a disk or an interface; of the host it names what is among `files`.
+    pub fn attach(
+        &self,
+        uuid: DomainUuid,
+        xml: &str,
+        impact: Impact,
+        files: &Files,
+    ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainAttachDevice")?;
         if super::interface::is_interface(xml) {
+            // One that can be added names no file.
             return self.attach_interface(uuid, xml, impact);
         }
         // What cannot be kept is not plugged in either.
-        let kept =
-            if impact.config { Some(described(&*self.definition(&domain)?, xml, false)?) } else { None };
+        let kept = match impact.config {
+            true => Some(self.described(&*self.definition(&domain)?, xml, false, files)?),
+            false => None,
+        };
         // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
         if impact.live && self.has_drive(uuid, xml)? {
-            self.change_medium(uuid, xml, impact.force)?;
+            self.change_medium(uuid, xml, impact.force, files)?;
         } else if impact.live {
-            self.plug(uuid, xml, false, false)?;
+            self.plug(uuid, xml, (false, false), files)?;
         }
         if kept.is_some() {
             self.edit(uuid, |tree| {
@@ -130,6 +139,18 @@ impl Manager {
             })?;
         }
         Ok(())
+    }
+
+    /// The one disk that a client's XML describes, as part of a definition; of the host it names what is among `files`.
+    fn described(
+        &self,
+        definition: &Definition,
+        xml: &str,
+        replaces: bool,
+        files: &Files,
+    ) -> Result<(Definition, Disk), ManagerError> {
+        let (with, disk) = described(definition, xml, replaces)?;
+        Ok((self.hold(with, Some(definition), files)?, disk))
     }
 
     /// Whether a client's disk is a drive that runs already.
@@ -197,18 +218,24 @@ impl Manager {
         })
     }
 
-    /// Changes the medium of a drive, or an interface.
-    pub fn update(&self, uuid: DomainUuid, xml: &str, impact: Impact) -> Result<(), ManagerError> {
+    /// Changes the medium of a drive, or an interface; of the host it names what is among `files`.
+    pub fn update(
+        &self,
+        uuid: DomainUuid,
+        xml: &str,
+        impact: Impact,
+        files: &Files,
+    ) -> Result<(), ManagerError> {
         if super::interface::is_interface(xml) {
             return self.update_interface(uuid, xml, impact);
         }
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainUpdateDevice")?;
         if impact.config {
-            described(&*self.definition(&domain)?, xml, true)?;
+            self.described(&*self.definition(&domain)?, xml, true, files)?;
         }
         if impact.live {
-            self.change_medium(uuid, xml, impact.force)?;
+            self.change_medium(uuid, xml, impact.force, files)?;
         }
         if impact.config {
             self.edit(uuid, |tree| {
@@ -219,11 +246,17 @@ impl Manager {
         Ok(())
     }
 
-    fn change_medium(&self, uuid: DomainUuid, xml: &str, force: bool) -> Result<(), ManagerError> {
+    fn change_medium(
+        &self,
+        uuid: DomainUuid,
+        xml: &str,
+        force: bool,
+        files: &Files,
+    ) -> Result<(), ManagerError> {
         let live = self.live(uuid)?;
         let definition =
             live.definition.as_ref().ok_or_else(|| ManagerError::state("it has no definition"))?;
-        let (with, disk) = described(definition, xml, true)?;
+        let (with, disk) = self.described(definition, xml, true, files)?;
         let before = definition.to_start()?.devices.disks.into_iter().find(|old| old.target == disk.target);
         let same = before.as_ref().is_some_and(|old| {
             let medium = Disk { source: disk.source.clone(), line: old.line, ..old.clone() };
@@ -240,17 +273,23 @@ impl Manager {
             self.eject(uuid, &disk.target, &alias.unwrap_or_default(), force)?;
         }
         if disk.source.is_some() {
-            self.plug(uuid, xml, true, force)?;
+            self.plug(uuid, xml, (true, force), files)?;
         }
         Ok(())
     }
 
     /// Plugs a disk, or a drive's medium, into what runs.
-    fn plug(&self, uuid: DomainUuid, xml: &str, medium: bool, force: bool) -> Result<(), ManagerError> {
+    fn plug(
+        &self,
+        uuid: DomainUuid,
+        xml: &str,
+        (medium, force): (bool, bool),
+        files: &Files,
+    ) -> Result<(), ManagerError> {
         let live = self.live(uuid)?;
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
-        let (_, disk) = described(definition, xml, medium)?;
+        let (_, disk) = self.described(definition, xml, medium, files)?;
         if !medium && !disk.tuning.is_none() {
             let text = "a disk is plugged in without <iotune>; blkdeviotune limits it then";
             return Err(ManagerError::Operation(text.into()));
@@ -258,7 +297,7 @@ impl Manager {
         let mut labeller = self.core.labeller(&self.settings)?;
         let described = labeller.describe(uuid)?;
         let domain = everything(self.started(uuid)?, definition.to_start()?, disk);
-        let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force };
+        let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force, files };
         let (mut plug, place) = plan_plug(&mut labeller, &plugging, &self.facts, &self.settings)?;
         plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, place);
         let (alias, note) = (plug.alias.clone(), plug.note.clone());

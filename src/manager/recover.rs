@@ -9,7 +9,7 @@ use super::labelled::labels;
 use super::lifecycle::running;
 use super::table::{Kept, Live, State};
 use super::{Definition, Manager, ManagerError, Runtime, StartFlags, Summary};
-use crate::base::{DomainName, DomainUuid};
+use crate::base::{DomainName, DomainUuid, Files};
 use crate::driver::{Control, DriverError, Labeller};
 use crate::privsep::request::DomainStatus;
 use crate::store::{self, Change, Contents, Known};
@@ -66,7 +66,8 @@ impl Manager {
     pub fn recover(&self, contents: Contents) {
         let mut rewritten = Vec::new();
         for known in contents.definitions {
-            let (owner, bytes, autostart) = (known.owner, known.bytes, known.autostart);
+            let (owner, bytes, autostart, files) =
+                (known.owner, known.bytes, known.autostart, known.files.clone());
             let summary = match Summary::kept(known.uuid, &known.summary) {
                 Some(summary) => summary.into(),
                 None => match self.summarise(known) {
@@ -74,7 +75,8 @@ impl Manager {
                         let summary = definition.summary().clone();
                         let (text, stored) = (definition.texts().clone(), summary.stored());
                         let uuid = summary.uuid;
-                        let row = store::Definition { uuid, summary: stored, text, autostart, owner };
+                        let files = files.clone();
+                        let row = store::Definition { uuid, summary: stored, text, autostart, owner, files };
                         rewritten.push(Change::Define(row));
                         summary
                     }
@@ -84,10 +86,11 @@ impl Manager {
                     }
                 },
             };
+            let files = Files::new(files, Vec::new());
             let mut table = self.table();
             let uuid = summary.uuid;
             table.entry(uuid, &summary.name).autostart = autostart;
-            table.define(uuid, Some(Kept { summary, whole: None, owner, bytes }));
+            table.define(uuid, Some(Kept { summary, whole: None, owner, bytes, files }));
         }
         if !rewritten.is_empty()
             && let Err(error) = self.commit(rewritten)

@@ -11,7 +11,7 @@ use super::lifecycle::{PAUSED_SAVE, RUNNING_SAVE_CANCELED};
 use super::managed::Managed;
 use super::table::{Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, StartFlags};
-use crate::base::DomainUuid;
+use crate::base::{DomainUuid, Files};
 use crate::conf::definition::Strictness;
 use crate::conf::identity;
 use crate::driver::{Labeller, Machine};
@@ -62,6 +62,15 @@ pub struct SavedDomain {
     at: SavedAt,
     restore: Restore,
     note: Note,
+}
+
+/// A definition that a client hands in for what is saved.
+#[derive(Clone, Copy, Debug)]
+pub struct Handed<'a> {
+    /// Its text.
+    pub xml: &'a str,
+    /// What it may name of the host that was not named before.
+    pub files: &'a Files,
 }
 
 /// Whether a saved domain runs once it goes on.
@@ -151,7 +160,7 @@ impl Manager {
         &self,
         uuid: DomainUuid,
         path: &str,
-        xml: Option<&str>,
+        xml: Option<Handed<'_>>,
         goes: Goes,
     ) -> Result<(), ManagerError> {
         self.save_to(uuid, SavedAt::Path { path: path.into() }, xml, goes)
@@ -166,7 +175,7 @@ impl Manager {
         &self,
         uuid: DomainUuid,
         at: SavedAt,
-        xml: Option<&str>,
+        xml: Option<Handed<'_>>,
         goes: Goes,
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
@@ -262,7 +271,7 @@ impl Manager {
         &self,
         labeller: &mut Labeller,
         current: &Definition,
-        xml: &str,
+        Handed { xml, files }: Handed<'_>,
     ) -> Result<Arc<Definition>, ManagerError> {
         let found = identity::read(xml).map_err(ManagerError::Malformed)?;
         if found.name != current.name || found.uuid.is_some_and(|uuid| uuid != current.uuid) {
@@ -272,6 +281,7 @@ impl Manager {
             )));
         }
         let definition = Definition::read(xml, current.uuid, Strictness::Lenient, &self.choices)?;
+        let definition = self.hold(definition, Some(current), files)?;
         let machine = |labeller: &mut Labeller, definition: &Definition| {
             let domain = (definition.to_start()?, definition.uuid);
             Ok::<_, ManagerError>(Machine::of(labeller, domain, &self.facts, &self.settings)?)
@@ -295,16 +305,18 @@ impl Manager {
             .map_err(|refusal| ManagerError::Driver(refusal.into()))
     }
 
-    /// Starts a domain from where it was saved.
+    /// Starts a domain from where it was saved. What it is defined as then, and what its images' headers name of the
+    /// host, is among `files`, or was named before.
     pub fn restore(
         &self,
         saved: &SavedDomain,
         xml: Option<&str>,
+        files: &Files,
         goes: Goes,
     ) -> Result<Domain, ManagerError> {
-        let definition = match xml {
+        let definition = match xml.map(|xml| Handed { xml, files }) {
             Some(xml) => self.alike(&mut self.core.labeller(&self.settings)?, &saved.definition()?, xml)?,
-            None => Arc::new(saved.definition()?),
+            None => Arc::new(saved.definition()?.with_files(files.clone())),
         };
         let flags = StartFlags { paused: !goes.on(saved.note.running), ..StartFlags::default() };
         self.start_other(definition, flags, Some((saved.restore.clone(), goes == Goes::Paused)))
@@ -341,7 +353,8 @@ impl Manager {
             )));
         }
         flags.paused |= !saved.note.running;
-        Ok(Some((Arc::new(definition), saved.restore)))
+        let files = domain.definition.as_ref().map_or_else(Files::none, |kept| kept.files.clone());
+        Ok(Some((Arc::new(definition.with_files(files)), saved.restore)))
     }
 
     /// Whether there is one, as the labeller says.
@@ -393,7 +406,7 @@ impl Manager {
     pub fn redefine_saved(
         &self,
         saved: &SavedDomain,
-        xml: Option<&str>,
+        xml: Option<Handed<'_>>,
         goes: Goes,
     ) -> Result<(), ManagerError> {
         let mut labeller = self.core.labeller(&self.settings)?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use super::change::ChangeLock;
 use super::{Definition, Runtime, Summary, Text};
-use crate::base::{DomainName, DomainUuid};
+use crate::base::{DomainName, DomainUuid, Files};
 
 /// One domain, as it was at one moment.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Kept {
     pub(super) owner: u32,
     /// How long its texts are.
     pub(super) bytes: u64,
+    /// What it may name of the host.
+    pub(super) files: Files,
 }
 
 impl std::ops::Deref for Kept {
@@ -340,7 +342,7 @@ mod tests {
     fn kept(uuid: DomainUuid, owner: u32, bytes: u64) -> Kept {
         let name = DomainName::new("a").unwrap();
         let summary = Summary { uuid, name, memory: 0, current_memory: 0, vcpus: 1, current_vcpus: 1 };
-        Kept { summary: summary.into(), whole: None, owner, bytes }
+        Kept { summary: summary.into(), whole: None, owner, bytes, files: Files::ALL }
     }
 
     #[test]

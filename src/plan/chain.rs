@@ -6,7 +6,7 @@
 //!
 //! Pure but for the [`Prober`], which reads one header.
 
-use crate::base::{Layer as Denier, Refusal};
+use crate::base::{Files, Layer as Denier, Refusal};
 use crate::conf::domain::{Backing, DeviceLabel, Disk, DiskSource, ImageFormat, SourceKind};
 use crate::image::Header;
 use crate::privsep::op::{FileIdentity, ImageKind};
@@ -133,9 +133,15 @@ struct Wanted<'a> {
     named_by: Option<String>,
 }
 
-/// Resolves the layers of one disk, at most `depth_max` of them.
-pub fn resolve(disk: &Disk, depth_max: u32, prober: &mut dyn Prober) -> Result<Chain, ChainError> {
-    let mut walk = Walk { disk: &disk.target, layers: Vec::new() };
+/// Resolves the layers of one disk, at most `depth_max` of them. Those that a header alone names are among `files`:
+/// what the definition itself names was looked at when it was handed in, and a header is written by the guest.
+pub fn resolve(
+    disk: &Disk,
+    depth_max: u32,
+    files: &Files,
+    prober: &mut dyn Prober,
+) -> Result<Chain, ChainError> {
+    let mut walk = Walk { disk: &disk.target, files, layers: Vec::new() };
     let mut wanted = match &disk.source {
         Some(source) => Some(walk.defined(source)?),
         None => None,
@@ -155,6 +161,7 @@ pub fn resolve(disk: &Disk, depth_max: u32, prober: &mut dyn Prober) -> Result<C
 
 struct Walk<'a> {
     disk: &'a str,
+    files: &'a Files,
     layers: Vec<Layer>,
 }
 
@@ -342,6 +349,17 @@ impl Walk<'_> {
     fn recorded<'s>(&self, path: &str, header: &Header) -> Result<Option<Wanted<'s>>, ChainError> {
         let Some(name) = &header.backing_file else { return Ok(None) };
         let below = self.backing_path(path, name)?;
+        if !self.files.has(&below) {
+            return Err(self.error(
+                path,
+                format!(
+                    "the header names the backing file {below}, which is not among the files that whoever \
+                     defined the domain may name"
+                ),
+                "have it defined with this layer as <backingStore> by somebody who may name it, or defined anew \
+                 once the rule's `files` have it",
+            ));
+        }
         let Some(format) = &header.backing_format else {
             return Err(self.error(
                 path,

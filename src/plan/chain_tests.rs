@@ -10,7 +10,8 @@ fn at(name: &str) -> String {
 }
 
 fn resolved(disk: &Disk, store: &mut Store) -> Result<Vec<String>, ChainError> {
-    resolve(disk, 200, store).map(|chain| chain.layers.into_iter().map(|layer| layer.path).collect())
+    resolve(disk, 200, &Files::ALL, store)
+        .map(|chain| chain.layers.into_iter().map(|layer| layer.path).collect())
 }
 
 fn top(name: &str) -> Disk {
@@ -24,7 +25,7 @@ fn a_recorded_chain_is_followed_by_name_and_format() {
     store.add(&at("mid"), Some((&at("base"), Some("raw"))), true);
     // The base's guest wrote a header; it is raw all the same.
     store.add(&at("base"), Some(("/etc/shadow", Some("raw"))), true);
-    let chain = resolve(&top("top"), 200, &mut store).unwrap();
+    let chain = resolve(&top("top"), 200, &Files::ALL, &mut store).unwrap();
     let formats: Vec<_> = chain.layers.iter().map(|l| l.format).collect();
     assert_eq!(formats, [ImageFormat::Qcow2, ImageFormat::Qcow2, ImageFormat::Raw]);
     assert_eq!(chain.layers[2].path, at("base"));
@@ -108,7 +109,9 @@ fn depth_is_bounded_and_the_last_allowed_layer_runs() {
         store.add(&at(&format!("l{n}")), (n < 199).then_some((below.as_str(), Some("qcow2"))), true);
     }
     assert_eq!(resolved(&top("l0"), &mut store).unwrap().len(), 200);
-    assert!(resolve(&top("l0"), 199, &mut store).unwrap_err().to_string().contains("more than 199"));
+    assert!(
+        resolve(&top("l0"), 199, &Files::ALL, &mut store).unwrap_err().to_string().contains("more than 199")
+    );
 }
 
 #[test]
@@ -187,4 +190,23 @@ proptest! {
         store.add(&at("top"), Some((&name, format.as_deref())), true);
         let _ = resolved(&top("top"), &mut store);
     }
+}
+
+#[test]
+fn a_header_names_no_file_that_the_definition_could_not_have_named() {
+    let mut store = Store::default();
+    store.add(&at("a/top"), Some(("../b-1", Some("qcow2"))), true);
+    store.add(&at("b-1"), None, true);
+    let files = |names: &[&str]| Files::new(Some(names.iter().map(|name| at(name)).collect()), Vec::new());
+    let mut resolved =
+        |disk: &Disk, names: &[&str]| resolve(disk, 200, &files(names), &mut store).map(|_| ());
+    let mut disk = top("a/top");
+    // It is said before the file is looked at.
+    let refused = resolved(&disk, &["a"]).unwrap_err().refusal();
+    assert!(refused.rule.contains(&at("b-1")) && refused.remedy.contains("files"), "{refused:?}");
+    resolved(&disk, &["a", "b-1"]).unwrap();
+    // What the definition names was looked at when it was handed in.
+    let below = DiskSource { backing: Backing::None, ..source(&at("b-1"), ImageFormat::Qcow2) };
+    disk.source.as_mut().unwrap().backing = Backing::Layer(Box::new(below));
+    resolved(&disk, &["a"]).unwrap();
 }

@@ -169,6 +169,23 @@ pub fn of(
     all
 }
 
+/// What a definition itself names of the host by path, also for devices that do not run. Identities are made up.
+#[must_use]
+pub fn named(domain: &Domain, unrun: &[Beyond], settings: &Settings) -> Vec<Resource> {
+    let chains: Vec<Chain> = domain.devices.disks.iter().map(declared).collect();
+    let mut all = of(domain, &chains, &[], settings);
+    all.extend(beyond(unrun, settings));
+    // It has no label: nobody but the labeller reads it, and the domain gets a copy.
+    let template =
+        domain.os.firmware.as_ref().and_then(|firmware| Some((firmware.template.as_ref()?, firmware)));
+    if let Some((path, firmware)) = template {
+        let kind = Kind::Firmware(boot_place(path, settings));
+        all.push(resource("template of UEFI variables", Some(path), firmware.line, kind));
+    }
+    all.retain(|resource| resource.path.is_some());
+    all
+}
+
 /// What devices that do not run would use, each under a name of its own.
 #[must_use]
 pub(super) fn beyond(all: &[Beyond], settings: &Settings) -> Vec<Resource> {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::testing::{IMAGES, Store, disk, domain, host, uuid};
 use super::undo::Undo;
 use super::*;
+use crate::base::Files;
 use crate::conf::domain::{self as conf, *};
 use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, Sharing};
 use crate::privsep::order;
@@ -138,8 +139,12 @@ fn made(shape: &Shape, n: usize, store: &mut Store) -> Domain {
 
 fn planned(domain: &Domain, store: &mut Store, survey: &Survey, seed: u64) -> LaunchPlan {
     let settings = settings();
-    let chains: Vec<_> =
-        domain.devices.disks.iter().map(|disk| chain::resolve(disk, 200, store).unwrap()).collect();
+    let chains: Vec<_> = domain
+        .devices
+        .disks
+        .iter()
+        .map(|disk| chain::resolve(disk, 200, &Files::ALL, store).unwrap())
+        .collect();
     let inputs = Inputs {
         domain,
         uuid: uuid(u128::from(seed) + 1),
@@ -443,8 +448,12 @@ fn refused(change: impl FnOnce(&mut Domain)) -> crate::base::Refusal {
     let mut domain = domain("d");
     domain.devices.disks.push(disk("vda", &format!("{IMAGES}/a"), ImageFormat::Qcow2));
     change(&mut domain);
-    let chains: Vec<_> =
-        domain.devices.disks.iter().map(|disk| chain::resolve(disk, 200, &mut store).unwrap()).collect();
+    let chains: Vec<_> = domain
+        .devices
+        .disks
+        .iter()
+        .map(|disk| chain::resolve(disk, 200, &Files::ALL, &mut store).unwrap())
+        .collect();
     let mut host = host(false);
     host.kvm = false;
     let inputs = Inputs {

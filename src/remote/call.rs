@@ -8,7 +8,7 @@ use super::needs::{Need, needs};
 use super::session::Session;
 use super::{Kind, Node, Service, View};
 use crate::access::{Object, Permission, Subject, Verb};
-use crate::base::{DomainName, DomainUuid};
+use crate::base::{DomainName, DomainUuid, Files};
 use crate::conf::definition::Strictness;
 use crate::conf::identity;
 use crate::driver::{self, DriverError};
@@ -246,7 +246,21 @@ impl<'a> Call<'a> {
             return Err(self.denied(permission));
         }
         let strictness = if strict { Strictness::Strict } else { Strictness::Lenient };
-        Ok(manager.read(xml, uuid, strictness)?)
+        let (definition, files) =
+            (manager.read(xml, uuid, strictness)?, self.files(&found.name, uuid, flags));
+        let before =
+            manager.by_uuid(uuid).ok().filter(|domain| !files.is_all() && domain.definition.is_some());
+        let before = before.map(|domain| manager.definition(&domain)).transpose()?;
+        Ok(manager.hold(definition, before.as_deref(), &files)?)
+    }
+
+    /// What the definition of a domain may name of the host, as this call hands it in: each permission that the call
+    /// needs must give it.
+    pub(super) fn files(&self, name: &DomainName, uuid: DomainUuid, flags: u32) -> Files {
+        let (identity, policy) = (&self.session.identity, &self.service.policy);
+        let subject = Subject { name: name.as_str(), uuid };
+        let given = self.needed(false, flags).map(|permission| policy.files(identity, permission, subject));
+        given.fold(Files::ALL, Files::and)
     }
 
     /// The saved domain in a file, once it is known that the caller may do this to it. Whoever may not do it to every

@@ -196,6 +196,7 @@ impl std::convert::From<ManagerError> for Failure {
                 Self::new(Code::NoDomain, From::Qemu, text)
             }
             ManagerError::Busy { call, lasts } => busy(call, lasts),
+            ManagerError::Denied(_) => Self::new(Code::AccessDenied, From::Access, text),
             ManagerError::Definition(refusal) => definition(&refusal),
             ManagerError::Driver(DriverError::NoDomain) => {
                 // It ended after it had been looked up.

@@ -3,6 +3,7 @@
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
+use crate::base::Files;
 use crate::manager::{Impact, InterfaceName, is_interface};
 use crate::rpc::{self, Procedure};
 
@@ -22,7 +23,7 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 /// virDomainDeviceModifyFlags: also where the guest has locked the tray.
 const FORCE: u32 = 4;
 
-type Change = fn(&Target<'_>, &str, Impact) -> Result<(), Failure>;
+type Change = fn(&Target<'_>, &str, Impact, &Files) -> Result<(), Failure>;
 
 /// The old calls change what runs.
 fn live(call: &Call<'_>, change: Change) -> Answer {
@@ -41,22 +42,23 @@ fn flags(call: &Call<'_>, known: u32, change: Change) -> Answer {
 fn apply(call: &Call<'_>, target: &Target<'_>, xml: &str, flags: u32, change: Change) -> Answer {
     let impact = impact(target, flags)?;
     let force = flags & FORCE != 0;
-    change(target, xml, Impact { live: impact.live, config: impact.config, force })?;
+    let files = call.files(&target.domain.name, target.domain.uuid, flags);
+    change(target, xml, Impact { live: impact.live, config: impact.config, force }, &files)?;
     call.answer(&())
 }
 
-fn attach(target: &Target<'_>, xml: &str, impact: Impact) -> Result<(), Failure> {
+fn attach(target: &Target<'_>, xml: &str, impact: Impact, files: &Files) -> Result<(), Failure> {
     let (manager, uuid) = target.parts();
-    Ok(manager.attach(uuid, xml, impact)?)
+    Ok(manager.attach(uuid, xml, impact, files)?)
 }
 
-fn update(target: &Target<'_>, xml: &str, impact: Impact) -> Result<(), Failure> {
+fn update(target: &Target<'_>, xml: &str, impact: Impact, files: &Files) -> Result<(), Failure> {
     let (manager, uuid) = target.parts();
-    Ok(manager.update(uuid, xml, impact)?)
+    Ok(manager.update(uuid, xml, impact, files)?)
 }
 
 /// As libvirt does, a disk is found by its target alone, and an interface by its address.
-fn detach(target: &Target<'_>, xml: &str, impact: Impact) -> Result<(), Failure> {
+fn detach(target: &Target<'_>, xml: &str, impact: Impact, _: &Files) -> Result<(), Failure> {
     let (manager, uuid) = target.parts();
     if is_interface(xml) {
         return Ok(manager.detach_interface(uuid, InterfaceName::Xml(xml), impact)?);
@@ -64,7 +66,7 @@ fn detach(target: &Target<'_>, xml: &str, impact: Impact) -> Result<(), Failure>
     Ok(manager.detach(uuid, &crate::manager::disk_target(xml)?, impact)?)
 }
 
-fn detach_alias(target: &Target<'_>, alias: &str, impact: Impact) -> Result<(), Failure> {
+fn detach_alias(target: &Target<'_>, alias: &str, impact: Impact, _: &Files) -> Result<(), Failure> {
     let (manager, uuid) = target.parts();
     if alias.strip_prefix("net").is_some_and(|number| number.parse::<u32>().is_ok()) {
         return Ok(manager.detach_interface(uuid, InterfaceName::Alias(alias), impact)?);

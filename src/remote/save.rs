@@ -2,7 +2,8 @@
 
 use super::call::{Answer, Call};
 use super::error::{Code, Failure, From};
-use crate::manager::{Goes, ManagerError};
+use crate::base::Files;
+use crate::manager::{Goes, Handed, ManagerError, SavedDomain};
 use crate::privsep::save::Progress;
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
 
@@ -63,7 +64,8 @@ fn save(call: &Call<'_>, dom: &rpc::Domain<'_>, to: &str, xml: Option<&str>, fla
     let target = call.domain(dom, flags)?;
     let goes = goes(call, flags)?;
     let (manager, uuid) = target.parts();
-    manager.save(uuid, to, xml, goes)?;
+    let files = call.files(&target.domain.name, uuid, flags);
+    manager.save(uuid, to, xml.map(|xml| Handed { xml, files: &files }), goes)?;
     call.answer(&())
 }
 
@@ -86,8 +88,14 @@ fn save_params(call: &Call<'_>) -> Answer {
 fn restore(call: &Call<'_>, from: &str, xml: Option<&str>, flags: u32) -> Answer {
     let goes = goes(call, flags)?;
     let saved = call.saved(from, flags)?;
-    call.manager().restore(&saved, xml, goes).map_err(|error| call.unseen(error))?;
+    let files = files(call, &saved, flags)?;
+    call.manager().restore(&saved, xml, &files, goes).map_err(|error| call.unseen(error))?;
     call.answer(&())
+}
+
+/// What a definition of what is saved may name of the host.
+fn files(call: &Call<'_>, saved: &SavedDomain, flags: u32) -> Result<Files, Failure> {
+    Ok(call.files(&saved.definition()?.name, saved.uuid, flags))
 }
 
 fn restore_flags(call: &Call<'_>) -> Answer {
@@ -127,7 +135,8 @@ fn image_define(call: &Call<'_>) -> Answer {
     call.only_flags(flags, RUNNING | PAUSED)?;
     let goes = only_running_or_paused(flags)?;
     let saved = call.saved(file, flags)?;
-    call.manager().redefine_saved(&saved, Some(xml), goes)?;
+    let files = files(call, &saved, flags)?;
+    call.manager().redefine_saved(&saved, Some(Handed { xml, files: &files }), goes)?;
     call.answer(&())
 }
 
@@ -163,6 +172,8 @@ fn managed_define(call: &Call<'_>) -> Answer {
     call.only_flags(flags, RUNNING | PAUSED)?;
     let goes = only_running_or_paused(flags)?;
     let (manager, uuid) = target.parts();
+    let files = call.files(&target.domain.name, uuid, flags);
+    let xml = xml.map(|xml| Handed { xml, files: &files });
     manager.redefine_saved(&manager.managed_save_of(uuid)?, xml, goes)?;
     call.answer(&())
 }

@@ -10,22 +10,27 @@ use super::{Change, Contents, Known, Live, Object, StoreError, Text};
 use crate::base::DomainUuid;
 
 /// The tables' version, kept in `user_version`; 0 is a new file.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// Texts have a table of their own: what is read when the daemon starts lies close together.
 const TABLES: &str = "
     CREATE TABLE known (uuid BLOB PRIMARY KEY, summary TEXT NOT NULL, autostart INTEGER NOT NULL,
-        owner INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+        owner INTEGER NOT NULL, bytes INTEGER NOT NULL, files TEXT) WITHOUT ROWID, STRICT;
     CREATE TABLE text (uuid BLOB PRIMARY KEY, secure TEXT NOT NULL, public TEXT) STRICT;
     CREATE TABLE IF NOT EXISTS live
         (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
     CREATE TABLE object (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)) STRICT;
-    PRAGMA user_version = 2;
+    PRAGMA user_version = 3;
 ";
 /// What version 1 kept. It had no summaries: an empty one is made anew by whoever reads it.
 const FROM_1: &str = "
-    INSERT INTO known SELECT uuid, '', autostart, 0, length(CAST(xml AS BLOB)) FROM definition;
+    INSERT INTO known SELECT uuid, '', autostart, 0, length(CAST(xml AS BLOB)), NULL FROM definition;
     INSERT INTO text SELECT uuid, xml, NULL FROM definition;
     DROP TABLE definition;
+";
+/// What version 2 kept may name what it named: it was accepted so.
+const FROM_2: &str = "
+    ALTER TABLE known ADD COLUMN files TEXT;
+    PRAGMA user_version = 3;
 ";
 
 #[derive(Debug)]
@@ -64,6 +69,11 @@ impl Database {
                 }
                 transaction.commit()?;
             }
+            2 => {
+                let transaction = connection.transaction()?;
+                transaction.execute_batch(FROM_2)?;
+                transaction.commit()?;
+            }
             other => {
                 return Err(StoreError::Foreign(format!(
                     "{} has version {other}, and this program knows version {VERSION}",
@@ -77,7 +87,7 @@ impl Database {
     pub(super) fn read(&mut self) -> Result<Contents, StoreError> {
         let mut statement = self
             .connection
-            .prepare("SELECT uuid, summary, autostart, owner, bytes FROM known ORDER BY uuid")?;
+            .prepare("SELECT uuid, summary, autostart, owner, bytes, files FROM known ORDER BY uuid")?;
         let definitions = statement
             .query_map([], |row| {
                 Ok(Known {
@@ -86,6 +96,10 @@ impl Database {
                     autostart: row.get(2)?,
                     owner: row.get(3)?,
                     bytes: u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0),
+                    // A list that cannot be read gives nothing.
+                    files: row
+                        .get::<_, Option<String>>(5)?
+                        .map(|files| serde_json::from_str(&files).unwrap_or_default()),
                 })
             })?
             .collect::<Result<_, _>>()?;
@@ -130,9 +144,11 @@ fn make(to: &Connection, change: &Change) -> Result<(), rusqlite::Error> {
         Change::Define(definition) => {
             let (key, text) = (definition.uuid.0.as_bytes(), &definition.text);
             let bytes = i64::try_from(text.bytes()).unwrap_or(i64::MAX);
+            let files =
+                definition.files.as_ref().map(|files| serde_json::to_string(files).unwrap_or_default());
             run(
-                "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?)",
-                params![key, definition.summary, definition.autostart, definition.owner, bytes],
+                "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?)",
+                params![key, definition.summary, definition.autostart, definition.owner, bytes, files],
             )?;
             run("INSERT OR REPLACE INTO text VALUES (?, ?, ?)", params![key, text.secure, text.public])
         }

@@ -74,6 +74,8 @@ pub struct Definition {
     pub autostart: bool,
     /// The uid that handed it in.
     pub owner: u32,
+    /// What it may name of the host; `None` is everything.
+    pub files: Option<Vec<String>>,
 }
 
 /// A persistent domain without its text, as it is read when the store is opened.
@@ -89,6 +91,8 @@ pub struct Known {
     pub owner: u32,
     /// How long its texts are.
     pub bytes: u64,
+    /// What it may name of the host; `None` is everything.
+    pub files: Option<Vec<String>>,
 }
 
 /// Something else that is to survive, such as a storage pool: one value under a kind and a key.
@@ -247,12 +251,19 @@ mod tests {
         let secure = format!("<domain>{number}</domain>");
         let public = number.is_multiple_of(2).then(|| format!("<domain>{number}, without</domain>"));
         let summary = format!("summary {number}");
-        Definition { uuid: uuid(number), summary, text: Text { secure, public }, autostart, owner: 7 }
+        Definition {
+            uuid: uuid(number),
+            summary,
+            text: Text { secure, public },
+            autostart,
+            owner: 7,
+            files: number.is_multiple_of(2).then(|| vec![format!("/srv/{number}")]),
+        }
     }
 
     fn known(of: &Definition) -> Known {
-        let Definition { uuid, summary, autostart, owner, text } = of.clone();
-        Known { uuid, summary, autostart, owner, bytes: text.bytes() }
+        let Definition { uuid, summary, autostart, owner, text, files } = of.clone();
+        Known { uuid, summary, autostart, owner, bytes: text.bytes(), files }
     }
 
     #[test]
@@ -314,7 +325,8 @@ mod tests {
             .unwrap();
         drop(old);
         let (store, seen) = Store::open(&path).unwrap();
-        let expected = Known { uuid: key, summary: String::new(), autostart: true, owner: 0, bytes: 19 };
+        let expected =
+            Known { uuid: key, summary: String::new(), autostart: true, owner: 0, bytes: 19, files: None };
         assert_eq!(seen.definitions, [expected]);
         let text = store.serve().unwrap().text(key).unwrap().unwrap();
         assert_eq!((text.secure.as_str(), text.public), ("<domain>é</domain>", None));

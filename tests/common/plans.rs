@@ -1,6 +1,6 @@
 //! The definitions of `tests/golden`, the host and the images that they are planned for.
 
-use svirt::base::{Layer, Refusal};
+use svirt::base::{Files, Layer, Refusal};
 use svirt::conf::domain::Beyond;
 use svirt::conf::domain_xml;
 use svirt::conf::facts::{AppArmorFacts, Emulator, FirmwareFile, HostFacts, SelinuxFacts};
@@ -132,7 +132,7 @@ fn with_inputs<T>(
         .devices
         .disks
         .iter()
-        .map(|disk| chain::resolve(disk, settings.limits.chain_depth, &mut Store))
+        .map(|disk| chain::resolve(disk, settings.limits.chain_depth, &Files::ALL, &mut Store))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.refusal())?;
     let shares: Vec<_> =

@@ -1,0 +1,44 @@
+//! What definitions name of the host, against what whoever hands them in may name.
+
+use super::definition::refused;
+use super::{Definition, Manager, ManagerError};
+use crate::base::Files;
+use crate::driver::outside;
+
+impl Manager {
+    /// Refuses a definition that names a file which is not among `files`, and gives it back with these otherwise: the
+    /// headers of its images are held to them at each start. `before` is what was accepted of the same domain.
+    pub fn hold(
+        &self,
+        definition: Definition,
+        before: Option<&Definition>,
+        files: &Files,
+    ) -> Result<Definition, ManagerError> {
+        if self.core.opens_files() {
+            let hosts = (&self.facts, &self.settings);
+            let before = before.map(Definition::text);
+            let found =
+                outside((definition.text(), definition.uuid), before, files, hosts).map_err(refused)?;
+            if let Some((what, path)) = found {
+                return Err(self.not_among(&definition, (&what, &path), files));
+            }
+        }
+        Ok(definition.with_files(files.clone()))
+    }
+
+    fn not_among(&self, of: &Definition, (what, path): (&str, &str), files: &Files) -> ManagerError {
+        let may = match files.only().unwrap_or_default() {
+            [] => "no file of the host".to_owned(),
+            some => format!("only what is {}", some.join(", ")),
+        };
+        let rules: Vec<String> = files.rules().iter().map(|number| format!("rule {number}")).collect();
+        let rules = if rules.is_empty() { "a rule".to_owned() } else { rules.join(" or ") };
+        let file = &self.settings.daemon.access;
+        let or_below = if files.only().is_some_and(|some| !some.is_empty()) { " or lies below" } else { "" };
+        ManagerError::Denied(format!(
+            "domain '{}' may not have {path} ({what}): as you hand it in, it may name {may}{or_below}; an administrator \
+             can add a directory or a file to `files` of {rules} in {file}",
+            of.name
+        ))
+    }
+}
