@@ -117,11 +117,20 @@ pub fn draw(
         let pairs = Pairs { own, shares, helpers: helpers(shared) };
         let all = pairs.all();
         let distinct = all.iter().enumerate().all(|(at, pair)| !all.iter().skip(at + 1).any(|p| p == pair));
-        if distinct && !crossings(&all).iter().any(|pair| labels.contains(*pair)) {
+        if distinct && is_apart(&all) && !crossings(&all).iter().any(|pair| labels.contains(*pair)) {
             return Ok(pairs);
         }
     }
     Err(LabelError::NoPair)
+}
+
+/// Whether no pair is one that the others make together: a device model would reach by that what only a helper serves.
+fn is_apart(all: &[CategoryPair]) -> bool {
+    let made = |pair: &CategoryPair| {
+        let others: Vec<CategoryPair> = all.iter().filter(|other| *other != pair).copied().collect();
+        crossings(&others).contains(pair)
+    };
+    !all.iter().any(made)
 }
 
 /// The shares that the device model itself does not use in any way.
@@ -202,6 +211,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn no_pair_of_a_start_is_made_by_its_others() {
+        let pair = |low, high| CategoryPair::new(low, high).unwrap();
+        assert!(is_apart(&[pair(1, 2), pair(3, 4), pair(1, 5)]));
+        assert!(!is_apart(&[pair(1, 2), pair(3, 4), pair(1, 3)]));
+        // With this seed a share that only a helper uses was given what a domain's own pair and its image's make.
+        let seed = 14_998_955_406_702_053_850;
+        let mut survey = Survey::default();
+        let share = |inode, helper| Shared { identity: image(inode), named: None, helper };
+        let mut last = None;
+        for shared in [vec![share(2, false)], vec![share(0, false)], vec![share(0, false), share(1, true)]] {
+            let pairs = draw(None, &shared, &survey, seed).unwrap();
+            started(&mut survey, &pairs);
+            last = Some(pairs);
+        }
+        let last = last.unwrap();
+        let served = last.shares.iter().find(|(identity, _)| *identity == image(1)).unwrap().1;
+        let model = last.model();
+        let has = |category| model.iter().any(|pair| pair.low() == category || pair.high() == category);
+        assert!(!(has(served.low()) && has(served.high())), "{last:?}");
     }
 
     #[test]
