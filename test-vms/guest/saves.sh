@@ -152,6 +152,7 @@ is "the guest goes on" "$(virsh domstate saver --reason)" "running (save cancele
 is "and no file is left" "$(ls -A /var/lib/svirt/saved)" "$there"
 is "its image is labelled as before" "$(stat -c %C $images/saver.qcow2)" "$image"
 quiet "meanwhile"
+. /payload/volumes.sh
 for domain in saver bystander; do does "virsh ends $domain" destroy $domain; done
 [ $failures = 0 ] || tail -n 15 /run/svirtd.log /run/labeller.log | sed 's/^/note /'
 kill $(pgrep -x svirtd) $(pgrep -x svirt-labeller)
