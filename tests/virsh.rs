@@ -741,6 +741,17 @@ fn an_ordinary_users_guests_run_under_uids_that_are_not_the_users() {
     let refused = user.virsh(VIEW, &["create", user.path("k.xml").to_str().unwrap()]).expect(1).err;
     assert!(refused.contains("/dev/kvm"), "{refused}");
 
+    // What volumes hold is the user's own affair, too.
+    let (pool, there, back) = (user.path(".local/share/svirt/images"), user.path("there"), user.path("back"));
+    user.makes(&pool);
+    user.says(VIEW, &["pool-create-as", "p", "dir", "--target", pool.to_str().unwrap()]);
+    user.says(VIEW, &["vol-create-as", "p", "v", "1M"]);
+    std::fs::write(&there, vec![7; 1 << 20]).unwrap();
+    user.says(VIEW, &["vol-upload", "v", there.to_str().unwrap(), "p"]);
+    user.says(VIEW, &["vol-clone", "v", "w", "--pool", "p"]);
+    user.says(VIEW, &["vol-download", "w", back.to_str().unwrap(), "p"]);
+    assert!(std::fs::read(&back).unwrap() == vec![7; 1 << 20]);
+
     user.kill_daemon();
     user.start_daemon();
     assert_eq!(user.says(VIEW, &["domstate", "g"]), "running");

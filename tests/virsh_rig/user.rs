@@ -50,6 +50,15 @@ impl User {
         user
     }
 
+    /// Makes a directory of the user's, with those above it.
+    pub fn makes(&self, directory: &Path) {
+        std::fs::create_dir_all(directory).unwrap();
+        let own = directory.ancestors().take_while(|directory| *directory != self.home.path());
+        for directory in own.filter(|_| nix::unistd::geteuid().is_root()) {
+            std::os::unix::fs::chown(directory, Some(UID), Some(UID)).unwrap();
+        }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
