@@ -470,7 +470,7 @@ fn volumes_are_cloned_and_made_larger() {
     )
     .unwrap();
     for (words, text) in [
-        (&["vol-clone", "v.raw", "w.raw", "--pool", "p"][..], "exists already"),
+        (&["vol-clone", "v.raw", "w.raw", "--pool", "p"][..], "storage volume name 'w.raw' already in use"),
         (&["vol-create-from", "p", &flat, "v.raw", "p"], "svirt copies within a format"),
         (&["vol-create-from", "p", &flat, "t.qcow2", "p"], "without the layer below it"),
         (&["vol-resize", "c.qcow2", "9M", "p"], "explicitly specified"),
@@ -492,4 +492,95 @@ fn volumes_are_cloned_and_made_larger() {
     assert!(told.contains("a domain or another program uses it"), "{told}");
     host.says(&["destroy", "writes"]);
     host.says(&["vol-clone", "v.raw", "x.raw", "--pool", "p"]);
+}
+
+#[test]
+fn volumes_of_other_formats_are_told_by_what_is_in_them() {
+    if !virsh_possible() {
+        return;
+    }
+    let (host, pool) = with_pool();
+    let mut iso = vec![0; 40_000];
+    iso[32_769..32_774].copy_from_slice(b"CD001");
+    std::fs::write(format!("{pool}/i.iso"), iso).unwrap();
+    // (A disk of the format vpc has whole cylinders.)
+    let formats = ["vmdk", "vdi", "vhdx", "qed", "qcow", "luks"];
+    for format in formats {
+        let image = format!("{pool}/i.{format}");
+        let secret = ["--object", "secret,id=s,data=secret12", "-o", "key-secret=s,iter-time=10"];
+        let more = if format == "luks" { &secret[..] } else { &[] };
+        if qemu_img(&[&["create", "-q", "-f", format][..], more, &[&image, "10M"]].concat()).is_none() {
+            break;
+        }
+    }
+    host.says(&["pool-refresh", "p"]);
+    let told = host.says(&["vol-dumpxml", "i.iso", "p"]);
+    assert!(told.contains("<format type='iso'/>") && told.contains(">40000</capacity>"), "{told}");
+    host.says(&["vol-resize", "i.iso", "50000", "p"]);
+    for format in formats.into_iter().filter(|format| Path::new(&format!("{pool}/i.{format}")).exists()) {
+        let told = host.says(&["vol-dumpxml", &format!("i.{format}"), "p"]);
+        let shown = if format == "luks" { "raw" } else { format };
+        assert!(told.contains(&format!("<format type='{shown}'/>")), "{told}");
+        assert_eq!(told.contains("<encryption format='luks'/>"), format == "luks", "{told}");
+        // Where the header of vhdx says its size is not looked at, as by libvirt.
+        assert!(format == "vhdx" || told.contains("<capacity unit='bytes'>10485760</capacity>"), "{told}");
+        let refused = host.complains(&["vol-create-as", "p", "v", "1M", "--format", format]);
+        assert!(refused.contains("svirt makes raw and qcow2 ones"), "{refused}");
+        let refused = host.complains(&["vol-resize", &format!("i.{format}"), "20M", "p"]);
+        assert!(refused.contains("only those are resized here"), "{refused}");
+        // A copy needs to know nothing of a format.
+        if format != "luks" {
+            host.says(&["vol-clone", &format!("i.{format}"), "copy", "--pool", "p"]);
+            let bytes = |name: &str| std::fs::read(format!("{pool}/{name}")).unwrap();
+            assert!(bytes("copy") == bytes(&format!("i.{format}")));
+            host.says(&["vol-delete", "copy", "p"]);
+        }
+    }
+}
+
+const VIRT_CLONE: &str = "/usr/bin/virt-clone";
+
+#[test]
+fn virt_clone_copies_a_domain_that_is_off_and_its_disks() {
+    if !virsh_possible() {
+        return;
+    }
+    if !Path::new(VIRT_CLONE).exists() {
+        println!("skipped: needs {VIRT_CLONE}");
+        return;
+    }
+    let (host, pool) = with_pool();
+    host.says(&["vol-create-as", "p", "one.qcow2", "64M", "--format", "qcow2"]);
+    host.says(&["vol-create-as", "p", "one.raw", "1M"]);
+    std::fs::write(format!("{pool}/one.raw"), vec![5; 1 << 20]).unwrap();
+    let disks = ["qcow2", "raw"].map(|format| {
+        let target = if format == "raw" { "vdb" } else { "vda" };
+        format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='{format}'/>\
+             <source file='{pool}/one.{format}'/><target dev='{target}' bus='virtio'/></disk>"
+        )
+    });
+    host.says(&["define", &host.rig.bare("one", &disks.concat())]);
+    let home = host.rig.text("home");
+    let mut command = Command::new(VIRT_CLONE);
+    command.env("LC_ALL", "C").env("HOME", &home).env("XDG_CACHE_HOME", &home);
+    command.args(["--connect", &host.uri(), "--original", "one", "--name", "two", "--auto-clone"]);
+    let ran = e2e_rig::finish(
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped()),
+    );
+    ran.expect(0);
+    let disks = host.says(&["domblklist", "two"]);
+    let copied =
+        |disk: &str| disks.lines().find_map(|line| line.trim().strip_prefix(disk).map(str::trim)).unwrap();
+    let raw = copied("vdb");
+    assert!(raw != format!("{pool}/one.raw") && std::fs::read(raw).unwrap() == vec![5; 1 << 20], "{disks}");
+    assert!(host.says(&["vol-info", copied("vda")]).contains("64.00 MiB"));
+    host.says(&["start", "two"]);
+    host.says(&["start", "one"]);
+    for name in ["one", "two"] {
+        host.says(&["destroy", name]);
+    }
 }

@@ -25,7 +25,7 @@ pub struct Header {
     /// `qcow2` where the magic says so; another format's name for its magic, such as `vmdk` or `luks`;
     /// `damaged qcow2 (…)` for a header that lies about its layout; else `raw`.
     pub format: String,
-    /// The size that a guest sees, in bytes; for formats that are only named, the size of the file.
+    /// The size that a guest sees, in bytes; for formats whose header is not read for it, the size of the file.
     pub virtual_size: u64,
     /// The backing file's name, as it stands in the header.
     pub backing_file: Option<String>,
@@ -105,7 +105,7 @@ pub fn needed(head: &[u8]) -> usize {
 pub fn parse(head: &[u8], file_size: u64) -> Result<Header, ImageError> {
     match magic::name(head) {
         Some("qcow2") => qcow2::parse(head),
-        Some(other) => Ok(Header::named(other, file_size)),
+        Some(other) => Ok(Header::named(other, magic::size(other, head, file_size).unwrap_or(file_size))),
         None => Ok(Header::named("raw", file_size)),
     }
 }

@@ -231,8 +231,8 @@ impl std::convert::From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
         let code = match &error {
             StorageError::Argument(_) => Code::InvalidArgument,
-            // libvirt calls this one internal, and its conformance kit looks at that.
-            StorageError::Transient => Code::Internal,
+            // libvirt calls these internal, and its conformance kit looks at the second one's.
+            StorageError::Taken(_) | StorageError::Transient => Code::Internal,
             StorageError::Conflict(_) | StorageError::Driver(_) => Code::OperationFailed,
             StorageError::Exists(_) => Code::VolumeExists,
             StorageError::Lacks(_) => Code::NoSupport,

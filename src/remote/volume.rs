@@ -1,6 +1,7 @@
 //! Contents of volumes, as streams: read and written by a process of the labeller's.
 
 use std::io;
+use std::sync::Arc;
 
 use super::call::Call;
 use super::error::Failure;
@@ -9,7 +10,7 @@ use crate::access::Object;
 use crate::privsep::contents::DATA_MAX;
 use crate::privsep::storage::{Part, Passage};
 use crate::rpc::{Header, STREAM_CHUNK};
-use crate::storage::{Contents, StorageError, Taken};
+use crate::storage::{Contents, Pools, StorageError, Taken};
 
 /// VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM, and the same for uploads.
 const SPARSE: u32 = 1;
@@ -37,7 +38,11 @@ fn transfer(call: &Call<'_>, header: Header, up: bool) -> Result<Transfer, Failu
         let volume = pools.volume(&pools.by_name(&pool)?, &name)?;
         let passage = if up { Passage::Up } else { Passage::Down { sparse: flags & SPARSE != 0 } };
         let contents = pools.open_contents(&volume, part, passage)?;
-        let way = if up { Way::Up(Box::new(contents)) } else { Way::Down(Box::new(contents)) };
+        let way = if up {
+            Way::Up(Box::new(Filling { contents, pools, pool }))
+        } else {
+            Way::Down(Box::new(contents))
+        };
         Ok((Vec::new(), way))
     }))
 }
@@ -55,16 +60,31 @@ impl Source for Contents {
     }
 }
 
-impl Sink for Contents {
+/// A volume that is written.
+struct Filling {
+    contents: Contents,
+    pools: Arc<Pools>,
+    /// The name of its pool.
+    pool: String,
+}
+
+impl Sink for Filling {
     fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        Contents::data(self, bytes)
+        self.contents.data(bytes)
     }
 
     fn hole(&mut self, length: u64) -> io::Result<()> {
-        Contents::hole(self, length)
+        self.contents.hole(length)
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        Contents::finish(self)
+        self.contents.finish()
+    }
+}
+
+impl Drop for Filling {
+    /// As libvirt tells of it, whatever became of the upload.
+    fn drop(&mut self) {
+        self.pools.was_written(&self.pool);
     }
 }

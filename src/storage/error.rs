@@ -18,6 +18,9 @@ pub enum StorageError {
     /// There is a volume of that name.
     #[error("storage volume '{0}' exists already")]
     Exists(String),
+    /// A copy would have the name of another volume.
+    #[error("storage volume name '{0}' already in use.")]
+    Taken(String),
     /// An argument makes no sense here.
     #[error("{0}")]
     Argument(String),

@@ -183,6 +183,14 @@ impl Pools {
         }
     }
 
+    /// Tells that somebody wrote a volume of this pool: what is known of it is out of date. (A volume itself is looked at
+    /// whenever somebody asks.)
+    pub fn was_written(&self, pool: &str) {
+        if let Ok(pool) = self.by_name(pool) {
+            self.tell(&pool.definition, Happened::Refreshed);
+        }
+    }
+
     /// What was seen in an active pool; looks where nobody has.
     fn content(&self, pool: &Pool) -> Result<Arc<Content>, StorageError> {
         pool.must_be_active()?;

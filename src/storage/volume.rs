@@ -115,20 +115,20 @@ impl Pools {
     }
 
     fn content_of(&self, wanted: &xml::Volume, preallocate: bool) -> Result<Content, StorageError> {
-        if preallocate && !wanted.qcow2 {
+        if preallocate && !wanted.is("qcow2") {
             return Err(StorageError::Lacks("metadata preallocation only available with qcow2".into()));
         }
         let lazy_refcounts = wanted.lazy_refcounts;
         let Some(backing) = &wanted.backing else {
             let size = wanted.capacity.unwrap_or(0);
-            return Ok(if wanted.qcow2 {
+            return Ok(if wanted.is("qcow2") {
                 Content::Qcow2 { size: whole(size), preallocate, lazy_refcounts, backing: None }
             } else {
                 let allocation = wanted.allocation.unwrap_or(size);
                 Content::Raw { size: size.max(allocation), allocation }
             });
         };
-        if !wanted.qcow2 {
+        if !wanted.is("qcow2") {
             return Err(StorageError::Lacks("backing storage not supported for raw volumes".into()));
         }
         if preallocate {
@@ -177,20 +177,35 @@ impl Pools {
         let pool = self.by_uuid(pool)?;
         pool.must_be_active()?;
         let wanted = xml::Volume::parse_copy(text)?;
-        let path = self.new_path(&pool, &wanted)?;
+        let path = self.new_path(&pool, &wanted).map_err(|error| match error {
+            StorageError::Exists(name) => StorageError::Taken(name),
+            error => error,
+        })?;
         no_directory(source)?;
         let (file, header) = self.file(source)?;
         let capacity = header.as_ref().map_or(0, |header| capacity(&file, header));
         self.must_be_alike(&wanted, source, header.as_ref())?;
-        if how.preallocate && !wanted.qcow2 {
-            return Err(StorageError::Lacks("metadata preallocation only available with qcow2".into()));
+        if how.preallocate && !wanted.is("qcow2") {
+            let text = format!("metadata preallocation is not supported for {} volumes", wanted.format);
+            return Err(StorageError::Unsupported(text));
         }
+        let qcow2 = wanted.is("qcow2");
         // As libvirt has it: never less than the other one has.
         let size = wanted.capacity.unwrap_or(0).max(capacity);
+        if size > capacity && !qcow2 && !is_plain(wanted.format) {
+            let text = format!("a larger copy of a volume of format {}", wanted.format);
+            return Err(StorageError::Unsupported(text));
+        }
         let copy = Copied {
-            size: if wanted.qcow2 { size.next_multiple_of(512) } else { size },
-            qcow2: wanted.qcow2,
-            allocate: !wanted.qcow2 && wanted.allocation.is_none_or(|allocation| allocation >= size),
+            // Others have a size of their own inside.
+            size: match wanted.format {
+                "qcow2" => size.checked_next_multiple_of(512).unwrap_or(size),
+                format if is_plain(format) => size,
+                _ => 0,
+            },
+            qcow2,
+            allocate: is_plain(wanted.format)
+                && wanted.allocation.is_none_or(|allocation| allocation >= size),
             reflink: how.reflink,
         };
         let mode = wanted.mode.unwrap_or(FILE_MODE);
@@ -207,9 +222,8 @@ impl Pools {
         source: &Volume,
         header: Option<&Header>,
     ) -> Result<(), StorageError> {
-        let format = header.map_or("raw", |header| header.format.as_str());
-        let asked = if wanted.qcow2 { "qcow2" } else { "raw" };
-        if format != asked {
+        let (format, asked) = (header.map_or("raw", shown_format), wanted.format);
+        if format != asked && !(is_plain(format) && is_plain(asked)) {
             let text = format!(
                 "a volume of format {asked} of the volume '{}', which has the format {format}: svirt copies within a \
                  format, and `qemu-img convert` does the rest",
@@ -237,7 +251,8 @@ impl Pools {
         let _job = self.job();
         let (file, header) = self.file(volume)?;
         let argument = |text: &str| Err(StorageError::Argument(text.into()));
-        let Some(header) = header.filter(|header| matches!(header.format.as_str(), "raw" | "qcow2")) else {
+        let resized = |header: &Header| header.format == "qcow2" || is_plain(&header.format);
+        let Some(header) = header.filter(resized) else {
             let text = format!(
                 "volume '{}' is neither a raw image nor a qcow2 one: only those are resized here; `qemu-img resize` does it \
                  for others",
@@ -260,7 +275,7 @@ impl Pools {
             return argument(text);
         }
         let path = volume.path.clone();
-        if header.format == "raw" {
+        if is_plain(&header.format) {
             self.ask(StorageOp::Resize { path, size: wanted, allocate: how.allocate })?;
             return Ok(());
         }
@@ -343,7 +358,8 @@ impl Pools {
             capacity: header.as_ref().map_or(0, |header| capacity(&file, header)),
             allocation: if file.directory { 0 } else { file.allocated },
             physical: file.size,
-            format: header.as_ref().map_or("dir", |header| &header.format),
+            format: header.as_ref().map_or("dir", shown_format),
+            luks: header.as_ref().is_some_and(|header| header.format == "luks"),
             permissions: (file.mode & 0o777, file.uid, file.gid),
             times: [file.accessed, file.modified, file.changed],
             backing: backing.as_deref().map(|path| Below { path, format, file: self.below(path) }),
@@ -424,8 +440,24 @@ fn no_directory(volume: &Volume) -> Result<(), StorageError> {
     }
 }
 
+/// What a guest sees: what the header says, where it says it.
 fn capacity(file: &FileState, header: &Header) -> u64 {
-    if header.format == "qcow2" { header.virtual_size } else { file.size }
+    if shown_format(header) == "raw" && header.format != "luks" { file.size } else { header.virtual_size }
+}
+
+/// Whether what a guest sees is the file itself. (What is read as a CD may be anything that somebody put into raw bytes.)
+fn is_plain(format: &str) -> bool {
+    matches!(format, "raw" | "iso")
+}
+
+/// libvirt's name of a format.
+fn shown_format(header: &Header) -> &str {
+    match header.format.as_str() {
+        "parallels" => "ploop",
+        format if xml::is_format(format) && format != "luks" => format,
+        // An encrypted one is said to be raw, and to be encrypted.
+        _ => "raw",
+    }
 }
 
 /// Whole kibibytes, as libvirt asks `qemu-img` for.

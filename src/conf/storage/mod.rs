@@ -7,7 +7,7 @@ mod pool;
 mod volume;
 
 pub use pool::{Pool, PoolState, pool_capabilities};
-pub use volume::{Backing, Below, FileFacts, Volume, VolumeState};
+pub use volume::{Backing, Below, FileFacts, Volume, VolumeState, is_format};
 
 use super::definition::grammar::value;
 use super::xml::Document;

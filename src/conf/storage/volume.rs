@@ -21,8 +21,8 @@ pub struct Volume {
     pub capacity: Option<u64>,
     /// Bytes that take room at once; absent means all of it, as far as the format has it.
     pub allocation: Option<u64>,
-    /// Whether it is a qcow2 image; else raw.
-    pub qcow2: bool,
+    /// Its format, one of libvirt's.
+    pub format: &'static str,
     /// Whether a qcow2 image's refcounts may be written late.
     pub lazy_refcounts: bool,
     /// Permission bits.
@@ -57,6 +57,8 @@ pub struct VolumeState<'a> {
     pub physical: u64,
     /// Its format.
     pub format: &'a str,
+    /// Whether it is encrypted as LUKS has it.
+    pub luks: bool,
     /// Mode, owner, group.
     pub permissions: (u32, u32, u32),
     /// Last read, last write, last change of the inode: seconds and nanoseconds since 1970.
@@ -83,6 +85,7 @@ impl Volume {
     /// Reads what a client wants to have.
     pub fn parse(xml: &str) -> Result<Self, StorageXmlError> {
         let volume = Self::parse_copy(xml)?;
+        made(volume.format)?;
         if volume.capacity.is_none() && volume.backing.is_none() {
             return Err(malformed("missing capacity element"));
         }
@@ -101,7 +104,7 @@ impl Volume {
         }
         let name = name(root, "volume")?;
         let target = root.one("target");
-        let format = format(target)?;
+        let format = known_format(target)?;
         let backing = root.one("backingStore").map(backing).transpose()?.flatten();
         let size = |name| root.one(name).map(bytes).transpose();
         let (capacity, allocation) = (size("capacity")?, size("allocation")?);
@@ -110,24 +113,40 @@ impl Volume {
         }
         let features = target.and_then(|target| target.one("features"));
         let lazy_refcounts = features.is_some_and(|features| features.one("lazy_refcounts").is_some());
-        let (qcow2, mode) = (format == "qcow2", mode(target)?);
-        if lazy_refcounts && !qcow2 {
+        let mode = mode(target)?;
+        if lazy_refcounts && format != "qcow2" {
             return Err(unsupported("format features only available with qcow2"));
         }
-        Ok(Self { name, capacity, allocation, qcow2, lazy_refcounts, mode, backing })
+        Ok(Self { name, capacity, allocation, format, lazy_refcounts, mode, backing })
+    }
+
+    /// Whether it has this format.
+    #[must_use]
+    pub fn is(&self, format: &str) -> bool {
+        self.format == format
     }
 }
 
 /// The format that is asked for.
-fn format<'d>(target: Option<At<'d>>) -> Result<&'d str, StorageXmlError> {
+fn known_format(target: Option<At<'_>>) -> Result<&'static str, StorageXmlError> {
     let format = target.and_then(|target| target.one("format")).and_then(|format| format.attribute("type"));
-    match format.unwrap_or("raw") {
-        format @ ("raw" | "qcow2") => Ok(format),
-        known if FORMATS.contains(&known) => {
-            Err(unsupported(format!("a volume of format {known}: svirt makes raw and qcow2 ones")))
-        }
-        other => Err(unsupported(format!("unknown volume format type {}", clip(other)))),
+    let format = format.unwrap_or("raw");
+    let known = FORMATS.into_iter().find(|known| *known == format);
+    known.ok_or_else(|| unsupported(format!("unknown volume format type {}", clip(format))))
+}
+
+/// Whether an image of this format is made; then the same.
+fn made(format: &'static str) -> Result<&'static str, StorageXmlError> {
+    match format {
+        "raw" | "qcow2" => Ok(format),
+        known => Err(unsupported(format!("a volume of format {known}: svirt makes raw and qcow2 ones"))),
     }
+}
+
+/// Whether libvirt knows a format of this name.
+#[must_use]
+pub fn is_format(format: &str) -> bool {
+    FORMATS.contains(&format)
 }
 
 fn backing(store: At<'_>) -> Result<Option<Backing>, StorageXmlError> {
@@ -138,7 +157,7 @@ fn backing(store: At<'_>) -> Result<Option<Backing>, StorageXmlError> {
     let path = sanitized(&path).ok_or_else(|| {
         unsupported(format!("the backing store {:?}: it must be an absolute path", clip(&path)))
     })?;
-    Ok(Some(Backing { path, qcow2: format(Some(store))? == "qcow2" }))
+    Ok(Some(Backing { path, qcow2: made(known_format(Some(store))?)? == "qcow2" }))
 }
 
 /// Refuses properties that a new image would not have.
@@ -180,6 +199,9 @@ impl VolumeState<'_> {
         w.empty("format", &[("type", &if FORMATS.contains(&self.format) { self.format } else { "raw" })]);
         write_permissions(&mut w, self.permissions);
         write_times(&mut w, self.times);
+        if self.luks {
+            w.empty("encryption", &[("format", &"luks")]);
+        }
         w.close();
         if let Some(below) = &self.backing {
             w.open("backingStore", &[]);
@@ -221,9 +243,9 @@ mod tests {
         let volume = Volume::parse(XML).unwrap();
         assert_eq!((volume.capacity, volume.allocation), (Some(10 << 20), Some(512)));
         assert_eq!(volume.backing, Some(Backing { path: "/images/base".into(), qcow2: false }));
-        assert!(volume.qcow2 && volume.mode == Some(0o640));
+        assert!(volume.is("qcow2") && volume.mode == Some(0o640));
         let plain = Volume::parse("<volume><name>a</name><capacity>7</capacity></volume>").unwrap();
-        assert_eq!((plain.qcow2, plain.allocation, plain.backing), (false, None, None));
+        assert_eq!((plain.format, plain.allocation, plain.backing), ("raw", None, None));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::privsep::storage::{Part, Passage};
 use crate::sys::scm;
 
 /// How many carriers there are at once.
-const CARRIERS_MAX: usize = 64;
+const CARRIERS_MAX: usize = 256;
 
 /// Exit code of a carrier that has said over its socket why it ends.
 struct Said;
