@@ -6,6 +6,7 @@
 grep -q apparmor /sys/kernel/security/lsm && pass "AppArmor is on" || fail "AppArmor is on" "$(cat /sys/kernel/security/lsm)"
 install_programs
 mkdir -p /var/lib/svirt/images /etc/svirt
+only_part
 # Profiles of device models; those of the processes beside them have longer names.
 loaded() { grep -c '^svirt-[0-9a-f-]\{36\} ' /sys/kernel/security/apparmor/profiles; }
 for domain in 'alpha*[1]' beta; do define "$domain"; done
@@ -87,4 +88,5 @@ svirt run --detach '/tmp/alpha*[1].xml' >/run/out 2>&1 || fail "svirt run alpha 
 is "only the running domain's profile is left after a kill" "$(loaded)" 1
 svirt stop --force 'alpha*[1]' >/run/out 2>&1
 is "no profile is left at the end" "$(loaded)" 0
+. /payload/saves.sh
 verdict

@@ -4,6 +4,13 @@ pass() { echo "ok $*"; }
 fail() { failures=$((failures + 1)); echo "FAIL $1: $2"; }
 is() { if [ "$2" = "$3" ]; then pass "$1 ($3)"; else fail "$1" "is '$2', not '$3'"; fi; }
 verdict() { [ "$failures" = 0 ] || exit 1; exit 0; }
+# For writing tests: one part alone, and the verdict.
+only_part() {
+    part=$(sed -n 's/.*svirt.only=\([a-z]*\).*/\1/p' /proc/cmdline)
+    [ -n "$part" ] || return 0
+    . "/payload/$part.sh"
+    verdict
+}
 type_of() { ls -Zd "$1" | cut -d: -f3; }
 # mark: only kernel messages from here on count.
 mark() { seen=$(dmesg | wc -l); }

@@ -28,12 +28,7 @@ chcon system_u:object_r:svirt_guest_image_t:s0:c3,c4 $images/b.qcow2
 
 launch() { /opt/t/labeller-perl /run/svirt/launch.pl "$@" 2>&1 | cat >/run/out; }
 
-# For writing tests only: one part alone.
-only=$(sed -n 's/.*svirt.only=\([a-z]*\).*/\1/p' /proc/cmdline)
-if [ -n "$only" ]; then
-    . "/payload/$only.sh"
-    verdict
-fi
+only_part
 
 # Two domains side by side, each executed under no_new_privs with its own pair.
 mark
