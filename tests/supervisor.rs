@@ -493,7 +493,7 @@ fn a_guest_that_cannot_go_on_after_a_save_is_not_said_to() {
     let asked = plug_verb(&rig, &Verb::Save, &());
     let id = played.hears("query-status");
     played.says(&format!(r#"{{"return": {{"status": "running", "running": true}}, "id": "{id}"}}"#));
-    for command in ["stop", "migrate-set-parameters", "getfd"] {
+    for command in ["stop", "migrate-set-parameters", "migrate-set-capabilities", "getfd"] {
         played.does(command);
     }
     let id = played.hears("migrate");

@@ -45,6 +45,8 @@ pub enum What {
     JobCompleted(Progress),
     /// A step of its life.
     Lifecycle(Lifecycle),
+    /// QEMU goes through its memory for the so-manieth time, from 1.
+    MigrationIteration(i32),
     /// What is said about it changed.
     Metadata {
         /// virDomainMetadataType: 0 the description, 1 the title, 2 an element.

@@ -36,6 +36,7 @@ impl Manager {
             Happening::Stopped if self.job(uuid).is_some_and(|job| !job.is_over()) => {
                 return self.save_stopped(uuid, id);
             }
+            Happening::MigrationPass { pass } => return self.save_turned(uuid, *pass),
             // A save that was taken back without whoever asked for it.
             Happening::Resumed => return self.save_undone(uuid, id, State::Running(0)),
             _ => {}
@@ -75,7 +76,10 @@ fn told(domain: &Domain, happening: Happening) -> Vec<What> {
     match happening {
         Happening::Port { connected, .. } => all.push(What::Agent { connected, reason: AGENT_CHANNEL }),
         Happening::Balloon { actual } => all.push(What::Balloon(actual)),
-        Happening::DeviceDeleted { .. } | Happening::Resumed | Happening::Stopped => {}
+        Happening::DeviceDeleted { .. }
+        | Happening::MigrationPass { .. }
+        | Happening::Resumed
+        | Happening::Stopped => {}
         Happening::DeviceKept { alias } => all.push(What::DeviceKept(alias)),
         Happening::IoError { alias, action, no_space } => {
             let stops = action == "stop";

@@ -12,12 +12,17 @@ use crate::privsep::save::Progress;
 /// The most jobs whose outcome is remembered.
 const KEPT_MAX: usize = 1024;
 
+/// The most turns that are told at once: a guest that stands takes two or three, and a device model may say what it likes.
+const TURNS_MAX: i32 = 8;
+
 /// One job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job {
     began: Instant,
     /// Whether memory is written down for a person, which QEMU counts elsewhere.
     dump: bool,
+    /// The last turn through the memory that somebody was told of.
+    turn: i32,
     /// How it went, where it is over.
     over: Option<Progress>,
 }
@@ -28,7 +33,7 @@ pub(super) type Jobs = Mutex<HashMap<DomainUuid, Job>>;
 impl Job {
     /// A save that begins.
     pub(super) fn save() -> Self {
-        Self { began: Instant::now(), dump: false, over: None }
+        Self { began: Instant::now(), dump: false, turn: 0, over: None }
     }
 
     /// A dump that begins.
@@ -71,6 +76,21 @@ impl Manager {
         });
         if let (Some(progress), Ok(domain)) = (over, self.by_uuid(uuid)) {
             self.tell_what(&domain, What::JobCompleted(progress));
+        }
+    }
+
+    /// A guest that is saved is at this turn through its memory; each one that nobody was told of is told, in turn. QEMU tells
+    /// of them by itself, and how many there were when it is done, which may be heard of before.
+    pub(super) fn save_turned(&self, uuid: DomainUuid, turn: u64) {
+        let turn = i32::try_from(turn).unwrap_or(i32::MAX).min(i32::MAX - 1);
+        let untold = self.jobs(|jobs| {
+            let job = jobs.get_mut(&uuid).filter(|job| !job.is_over() && !job.dump)?;
+            let untold = job.turn.max(turn.saturating_sub(TURNS_MAX)) + 1..=turn;
+            job.turn = job.turn.max(turn);
+            Some(untold)
+        });
+        if let (Some(untold), Ok(domain)) = (untold, self.by_uuid(uuid)) {
+            untold.for_each(|turn| self.tell_what(&domain, What::MigrationIteration(turn)));
         }
     }
 

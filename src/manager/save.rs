@@ -207,6 +207,7 @@ impl Manager {
                     self.note_managed(uuid, true);
                 }
                 self.save_stopped(uuid, live.id);
+                self.save_turned(uuid, progress.iterations);
                 self.end_job(uuid, Some(progress));
                 let ended =
                     Ended { code: None, signal: None, reason: Some(SAVED.into()), stderr: String::new() };

@@ -261,6 +261,11 @@ pub enum Happening {
         /// Whether the host has no room left.
         no_space: bool,
     },
+    /// QEMU goes through the memory of a guest that is being saved.
+    MigrationPass {
+        /// For which time, from 1.
+        pass: u64,
+    },
     /// The guest has panicked.
     Panicked,
     /// The guest has put itself to sleep in memory.

@@ -19,6 +19,7 @@ const PMSUSPEND_DISK: i32 = 14;
 const DEVICE_REMOVED: i32 = 15;
 const AGENT_LIFECYCLE: i32 = 18;
 const DEVICE_ADDED: i32 = 19;
+const MIGRATION_ITERATION: i32 = 20;
 const JOB_COMPLETED: i32 = 21;
 const DEVICE_REMOVAL_FAILED: i32 = 22;
 const METADATA_CHANGE: i32 = 23;
@@ -108,6 +109,9 @@ pub(super) fn of(what: &What) -> Vec<Message<'_>> {
         What::Lifecycle(lifecycle) => {
             let (event, detail) = lifecycle.numbers();
             one(LIFECYCLE, P::DomainEventCallbackLifecycle, After::Two(event, detail))
+        }
+        What::MigrationIteration(turn) => {
+            one(MIGRATION_ITERATION, P::DomainEventCallbackMigrationIteration, After::Number(*turn))
         }
         What::Metadata { kind, namespace } => {
             let after = After::NumberText(*kind, namespace.as_deref());

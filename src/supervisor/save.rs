@@ -37,6 +37,8 @@ enum Stage {
     Stopping,
     /// As fast as it can.
     Hurrying,
+    /// QEMU is to tell of each turn through the memory.
+    Listening,
     Handing,
     Beginning,
     /// QEMU writes, and is asked how far it is.
@@ -218,9 +220,12 @@ impl Server {
                 }
                 self.save_step(next);
             }
-            Stage::Stopping | Stage::Hurrying | Stage::Handing if given_up => self.go_back(),
+            Stage::Stopping | Stage::Hurrying | Stage::Listening | Stage::Handing if given_up => {
+                self.go_back()
+            }
             Stage::Stopping => self.save_step(Stage::Hurrying),
-            Stage::Hurrying => self.save_step(Stage::Handing),
+            Stage::Hurrying => self.save_step(Stage::Listening),
+            Stage::Listening => self.save_step(Stage::Handing),
             Stage::Handing => self.save_step(Stage::Beginning),
             Stage::Beginning => {
                 saving.stage = Stage::Writing;
@@ -247,6 +252,10 @@ impl Server {
         let (execute, arguments) = match stage {
             Stage::Stopping => ("stop", Value::Null),
             Stage::Hurrying => ("migrate-set-parameters", json!({ "max-bandwidth": BANDWIDTH })),
+            Stage::Listening => {
+                let events = json!([{ "capability": "events", "state": true }]);
+                ("migrate-set-capabilities", json!({ "capabilities": events }))
+            }
             Stage::Handing => ("getfd", json!({ "fdname": NAME })),
             Stage::Beginning => ("migrate", json!({ "uri": format!("fd:{NAME}") })),
             _ => ("query-migrate", Value::Null),

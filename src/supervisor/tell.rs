@@ -23,6 +23,7 @@ pub(super) fn happening(event: &Event) -> Option<Happening> {
         "DEVICE_UNPLUG_GUEST_ERROR" => Happening::DeviceKept { alias: known(word("device"))? },
         "DEVICE_TRAY_MOVED" => Happening::Tray { alias: known(word("id"))?, open: flag("tray-open") },
         "GUEST_PANICKED" => Happening::Panicked,
+        "MIGRATION_PASS" => Happening::MigrationPass { pass: data.get("pass")?.as_u64()? },
         "RESET" => Happening::Reset,
         "RESUME" => Happening::Resumed,
         "RTC_CHANGE" => Happening::RtcChange { offset: data.get("offset")?.as_i64()? },
@@ -75,6 +76,7 @@ mod tests {
             Some(Happening::IoError { alias, action: "stop".into(), no_space: true })
         );
         assert_eq!(of("BALLOON_CHANGE", json!({"actual": -1})), None);
+        assert_eq!(of("MIGRATION_PASS", json!({"pass": 2})), Some(Happening::MigrationPass { pass: 2 }));
         assert_eq!(of("NIC_RX_FILTER_CHANGED", json!({})), None);
     }
 

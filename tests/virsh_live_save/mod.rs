@@ -43,7 +43,9 @@ fn a_guest_goes_on_where_it_was_saved() {
     listener.hears("event 'lifecycle' for domain 'save': Stopped Saved");
     let heard = listener.text();
     let at = |what: &str| heard.find(what).unwrap_or_else(|| panic!("{what}: {heard}"));
-    assert!(at("Suspended Paused") < at("job-completed") && at("job-completed") < at("Stopped Saved"));
+    let turn = |number: u32| at(&format!("'migration-iteration' for domain 'save': iteration: '{number}'"));
+    assert!(at("Suspended Paused") < turn(1) && turn(1) < turn(2) && turn(2) < at("job-completed"));
+    assert!(at("job-completed") < at("Stopped Saved"));
     let found = std::fs::metadata(&file).unwrap();
     use std::os::unix::fs::MetadataExt as _;
     assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777, found.nlink()), (0, 0, 0o600, 1));
