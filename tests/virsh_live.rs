@@ -181,7 +181,7 @@ fn disks_come_and_go_while_the_guest_runs() {
     }
     let mut host = Host::new();
     let (first, second) = (host.rig.raw("first.raw", 16), host.rig.qcow2("second", &["-o", "size=24M"]));
-    let iso = host.rig.raw("medium.raw", 4);
+    let (iso, small) = (host.rig.raw("medium.raw", 4), host.rig.raw("scsi.raw", 8));
     let disk = format!(
         "{PORTS}<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{first}'/>\
          <target dev='vda' bus='virtio'/></disk>\
@@ -238,6 +238,9 @@ fn disks_come_and_go_while_the_guest_runs() {
     fine(&host, "plug");
     assert!(host.complains(&["detach-disk", "plug", "vdb", "--live"]).contains("vdb"));
 
+    let daemon = host.daemon_pid();
+    scsi(&mut host, &small);
+    let before = before.with_process(daemon, host.daemon_pid());
     host.says(&["change-media", "plug", "sda", &iso, "--insert", "--live"]);
     assert!(host.says(&["domblkinfo", "plug", "sda"]).contains(&format!("Capacity:       {}", 4 << 20)));
     fine(&host, "plug");
@@ -245,6 +248,44 @@ fn disks_come_and_go_while_the_guest_runs() {
     assert!(!host.says(&["dumpxml", "plug"]).contains(&iso));
     host.says(&["destroy", "plug"]);
     host.rig.same_as(&before);
+}
+
+/// A SCSI disk brings its controller, which stays; one that is refused leaves none behind.
+fn scsi(host: &mut Host, disk: &str) {
+    let taken = host.rig.text("images/first.raw");
+    let attach = |source: &str, target: &str, more: &[&str]| {
+        let words = ["attach-disk", "plug", source, target, "--targetbus", "scsi"];
+        host.virsh(&[&words[..], more].concat())
+    };
+    let controller = "<controller type='scsi' index='0' model='virtio-scsi'>";
+    assert!(attach(&taken, "sdb", &["--live"]).err.contains("in use"));
+    eventually("the controller is gone", || !host.says(&["dumpxml", "plug"]).contains(controller));
+    let ran = attach(disk, "sdb", &["--live", "--config"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for view in [&["dumpxml", "plug"][..], &["dumpxml", "plug", "--inactive"]] {
+        let text = host.says(view);
+        assert!(text.contains(controller) && text.contains(disk), "{text}");
+        assert!(
+            text.contains("<address type='drive' controller='0' bus='0' target='0' unit='1'/>"),
+            "{text}"
+        );
+    }
+    assert!(host.says(&["dumpxml", "plug"]).contains("<alias name='scsi0-0-0-1'/>"));
+    let seen = host.says(&["qemu-monitor-command", "plug", "--hmp", "info block"]);
+    assert!(seen.contains("scsi0-0-0-1"), "{seen}");
+    fine(host, "plug");
+    host.kill_daemon();
+    host.start_daemon();
+    let text = host.says(&["dumpxml", "plug"]);
+    assert!(text.contains(controller) && text.contains("<alias name='scsi0-0-0-1'/>"), "{text}");
+    host.says(&["detach-disk", "plug", "sdb", "--live"]);
+    eventually("the disk is gone", || !host.says(&["dumpxml", "plug"]).contains(disk));
+    assert!(host.says(&["dumpxml", "plug"]).contains(controller));
+    // The second time it is there.
+    let again = host.virsh(&["attach-disk", "plug", disk, "sdc", "--targetbus", "scsi", "--live"]);
+    assert_eq!(again.code, Some(0), "{}", again.err);
+    assert_eq!(host.says(&["dumpxml", "plug"]).matches("type='scsi'").count(), 1);
+    fine(host, "plug");
 }
 
 const FIRST: &str = "52:54:00:aa:00:01";

@@ -18,7 +18,7 @@ pub use control::{Control, Picture};
 pub use files::outside;
 pub use machine::Machine;
 pub use ondemand::{OnDemand, PROGRAM, find as find_labeller};
-pub use plug::{Plugging, interface_mac, plan_interface, plan_plug};
+pub use plug::{Plugging, interface_mac, plan_controller, plan_interface, plan_plug};
 pub use prober::{LabellerProber, OwnProber};
 pub use start::{Begin, Launch, Prepared, draw, prepare, prepare_unread, start, without_uuid};
 

@@ -42,6 +42,12 @@ pub fn plan_plug(
     plug::plug(&inputs).map_err(|error| error.refusal().into())
 }
 
+/// Plans the controller that the new disk needs and the domain lacks, where that is so.
+pub fn plan_controller(plugging: &Plugging<'_>) -> Result<Option<plug::Planned>, DriverError> {
+    let Plugging { domain, uuid, described, .. } = *plugging;
+    plug::controller(domain, uuid, described).map_err(|error| error.refusal().into())
+}
+
 /// Plans an interface; the new one is the last of the domain's.
 pub fn plan_interface(
     labeller: &mut Labeller,

@@ -212,12 +212,12 @@ impl Manager {
     }
 
     /// Takes out again what was plugged in and is not as it was asked for. What a guest does not let go is still shown.
-    fn take_back(&self, uuid: DomainUuid, alias: String) {
+    pub(super) fn take_back(&self, uuid: DomainUuid, alias: String) {
         let which = Gone { alias: alias.clone(), medium: false };
         match self.unplug(uuid, which, false) {
             Ok(true) => self.unplugged(uuid, &alias),
             Ok(false) => {}
-            Err(error) => tracing::error!(%uuid, alias, %error, "an interface is there with its cable in"),
+            Err(error) => tracing::error!(%uuid, alias, %error, "it is there, and was to be taken out again"),
         }
     }
 

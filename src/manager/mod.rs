@@ -33,6 +33,7 @@ mod recent;
 mod recover;
 mod runtime;
 mod save;
+mod scsi;
 mod table;
 mod tune;
 mod vcpus;

@@ -6,7 +6,7 @@ use super::table::Live;
 use super::{Definition, Manager, ManagerError, What};
 use crate::base::{DomainUuid, Files};
 use crate::conf::definition::{Definition as Tree, Running, Strictness};
-use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain};
+use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain, target_place};
 use crate::driver::{Plugging, plan_plug};
 use crate::privsep::plug::Gone;
 use crate::privsep::request::Described;
@@ -299,9 +299,15 @@ impl Manager {
         let domain = everything(self.started(uuid)?, definition.to_start()?, disk);
         let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force, files };
         let (mut plug, place) = plan_plug(&mut labeller, &plugging, &self.facts, &self.settings)?;
-        plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, place);
+        let address = if medium { None } else { address(domain.devices.disks.last(), place) };
+        plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, address);
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
-        self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into))?;
+        let brought = !medium && self.bring_controller(&mut labeller, &plugging)?;
+        let plugged = self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into));
+        if plugged.is_err() && brought {
+            self.take_controller_back(uuid);
+        }
+        plugged?;
         self.replace_live(uuid, None, |tree| {
             let with = if medium { tree.with_disk(&target(&note)?, &note) } else { tree.with_device(&note) };
             *tree = with.map_err(super::definition::refused)?;
@@ -363,6 +369,10 @@ impl Manager {
     /// A device is gone from a domain: it is not shown any longer, and everybody hears of it.
     pub(super) fn unplugged(&self, uuid: DomainUuid, alias: &str) {
         let Ok(live) = self.live(uuid) else { return };
+        if self.controller_gone(uuid, alias) {
+            // Nobody was told that it came.
+            return;
+        }
         if !self.interface_gone(uuid, &live, alias) {
             let disks =
                 live.definition.as_ref().and_then(|definition| definition.disks().ok()).unwrap_or_default();
@@ -385,7 +395,8 @@ impl Manager {
         let Ok(live) = self.live(uuid) else { return };
         let disks =
             live.definition.as_ref().and_then(|definition| definition.disks().ok()).unwrap_or_default();
-        let known = live.interface_aliases().iter().any(|other| other == alias);
+        let known =
+            live.interface_aliases().iter().any(|other| other == alias) || Self::is_brought(&live, alias);
         if !known && !disks.iter().any(|disk| disk.alias == alias) {
             return;
         }
@@ -414,14 +425,27 @@ fn everything(started: Domain, now: Domain, disk: Disk) -> Domain {
     all
 }
 
+/// Where a disk is that was planned: on a port, or behind the SCSI controller.
+fn address(disk: Option<&Disk>, place: Option<(u8, u8)>) -> Option<String> {
+    let unit = || {
+        let disk = disk.filter(|disk| disk.bus == DiskBus::Scsi)?;
+        disk.unit.or_else(|| target_place(&disk.target))
+    };
+    let drive = |unit| format!("<address type='drive' controller='0' bus='0' target='0' unit='{unit}'/>");
+    place.map(|(bus, slot)| pci_address(bus, slot)).or_else(|| unit().map(drive))
+}
+
+/// The address of a device on a port.
+pub(super) fn pci_address(bus: u8, slot: u8) -> String {
+    format!("<address type='pci' domain='0x0000' bus='{bus:#04x}' slot='{slot:#04x}' function='0x0'/>")
+}
+
 /// A disk's XML with its place, so that it is the same whatever comes and goes after it.
-fn placed(xml: &str, place: Option<(u8, u8)>) -> String {
-    let (Some((bus, slot)), Some(end)) = (place, xml.rfind("</disk>")) else { return xml.to_owned() };
+fn placed(xml: &str, address: Option<String>) -> String {
+    let (Some(address), Some(end)) = (address, xml.rfind("</disk>")) else { return xml.to_owned() };
     if xml.contains("<address") {
         return xml.to_owned();
     }
     let (before, after) = xml.split_at(end);
-    format!(
-        "{before}<address type='pci' domain='0x0000' bus='{bus:#04x}' slot='{slot:#04x}' function='0x0'/>{after}"
-    )
+    format!("{before}{address}{after}")
 }

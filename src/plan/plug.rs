@@ -2,10 +2,12 @@
 //!
 //! QEMU's words are those that a start with the same disk would have on its command line; they are taken from there.
 
+mod controller;
 mod interface;
 
 use serde_json::Value;
 
+pub use controller::controller;
 pub use interface::{InterfaceInputs, interface};
 
 use super::chain::Chain;

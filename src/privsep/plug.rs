@@ -91,6 +91,9 @@ pub enum Top {
     },
 }
 
+/// The alias of the one SCSI controller, which is QEMU's id of it too.
+pub const SCSI: &str = "scsi0";
+
 /// QEMU's name of the descriptor, and of the back-end that takes it, of the interface with this alias.
 #[must_use]
 pub fn backend(alias: &str) -> String {
@@ -284,6 +287,8 @@ fn check_node(object: &serde_json::Map<String, Value>, sets: &[SetGrant]) -> Res
 }
 
 const DEVICES: &[&str] = &["virtio-blk-pci", "scsi-hd", "scsi-cd", "usb-storage"];
+/// What SCSI disks hang on: it is over no node.
+const CONTROLLER: &str = "virtio-scsi-pci";
 
 fn check_device(text: &str, alias: &str, top: Option<&str>) -> Result<(), PlugError> {
     let object = object(text)?;
@@ -291,7 +296,12 @@ fn check_device(text: &str, alias: &str, top: Option<&str>) -> Result<(), PlugEr
     if object.get("drive").is_some() != top.is_some() || word("drive") != top {
         return wrong("the device does not use the plug's topmost node");
     }
-    if !word("driver").is_some_and(|driver| DEVICES.contains(&driver)) || word("id") != Some(alias) {
+    let controller = word("driver") == Some(CONTROLLER);
+    if controller && (top.is_some() || alias != SCSI) {
+        return wrong(format!("a SCSI controller is {SCSI} and uses no node"));
+    }
+    let may_be = |driver: &str| controller || DEVICES.contains(&driver);
+    if !word("driver").is_some_and(may_be) || word("id") != Some(alias) {
         return wrong("the device is none that may be plugged in");
     }
     let known = [
@@ -378,6 +388,31 @@ mod tests {
         let mut twice = formatted(FORMAT);
         twice.sets.push(SetGrant { slot: Slot::new("disk:vdb:1").unwrap(), set: 9 });
         assert!(check_steps(&twice).is_err());
+    }
+
+    #[test]
+    fn a_controller_comes_alone() {
+        let object = format!(r#"{{"driver":"virtio-scsi-pci","id":"{SCSI}","bus":"pci.3","addr":"0x0"}}"#);
+        let top = |object: &str| Top::Device { object: object.into() };
+        let steps = |object: &str| PlugSteps {
+            alias: SCSI.into(),
+            sets: Vec::new(),
+            nodes: Vec::new(),
+            top: top(object),
+        };
+        check_steps(&steps(&object)).unwrap();
+        for other in [
+            object.replace("virtio-scsi-pci", "megasas"),
+            object.replace("scsi0", "scsi1"),
+            object.replace("addr", "iothread"),
+            object.replace("}", r#","drive":"vdb-0-format"}"#),
+        ] {
+            assert!(check_steps(&steps(&other)).is_err(), "{other}");
+        }
+        let other = PlugSteps { alias: "scsi1".into(), ..steps(&object.replace("scsi0", "scsi1")) };
+        assert!(check_steps(&other).is_err());
+        let over = PlugSteps { top: top(&object), alias: SCSI.into(), ..formatted(FORMAT) };
+        assert!(check_steps(&over).is_err(), "it uses no node");
     }
 
     #[test]

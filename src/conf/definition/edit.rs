@@ -89,6 +89,16 @@ impl Definition {
         found
     }
 
+    /// Takes the SCSI controller out; `false` where there is none.
+    pub fn remove_scsi_controller(&mut self) -> bool {
+        let Some(devices) = self.root.child_mut("devices") else { return false };
+        let is =
+            |one: &super::node::Node| one.name() == "controller" && one.attribute("type") == Some("scsi");
+        let found = devices.children().any(is);
+        devices.retain(|child| !is(child));
+        found
+    }
+
     /// Takes the medium out of a drive.
     pub fn eject(&mut self, target: &str) {
         let disks = self.root.child_mut("devices").into_iter().flat_map(super::node::Node::children_mut);
