@@ -28,6 +28,7 @@ mod live;
 mod managed;
 mod memory;
 mod metadata;
+mod peek;
 mod plug;
 mod recent;
 mod recover;

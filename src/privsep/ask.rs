@@ -11,6 +11,8 @@ use super::throttle::Throttle;
 pub const KEYS_MAX: usize = 16;
 /// The longest time that keys are held, in milliseconds.
 pub const HOLD_MAX: u32 = 60_000;
+/// The most of a guest's memory that is read at once, in bytes: what QEMU prints of it is four times as long.
+pub const MEMORY_MAX: u32 = 64 << 10;
 /// The longest time that it is measured how fast a guest writes, in seconds; QEMU's own limit.
 pub const DIRTY_SECONDS_MAX: u32 = 60;
 
@@ -58,6 +60,15 @@ pub enum Ask {
         alias: String,
         /// Whether it is in.
         up: bool,
+    },
+    /// Prints memory (`x`, `xp`).
+    Memory {
+        /// Where it begins.
+        from: u64,
+        /// How much.
+        bytes: u32,
+        /// Whether the address is a physical one, and not one of the first CPU's own.
+        physical: bool,
     },
     /// A command that a person wrote, from the closed list of those that only look ([`may_be_asked`]).
     Monitor {
@@ -135,8 +146,15 @@ impl Ask {
             Self::Throttle { throttle } => throttle.is_bounded(),
             Self::DirtyRate { seconds, .. } => (1..=DIRTY_SECONDS_MAX).contains(seconds),
             Self::Link { alias, .. } => is_interface(alias),
+            Self::Memory { bytes, .. } => (1..=MEMORY_MAX).contains(bytes),
             _ => true,
         }
+    }
+
+    /// How many bytes each printed word of a piece of memory has: 8 where they go into it.
+    #[must_use]
+    pub fn memory_width(bytes: u32) -> usize {
+        if bytes.is_multiple_of(8) { 8 } else { 1 }
     }
 
     /// The word for what it does, for messages.
@@ -150,6 +168,7 @@ impl Ask {
             Self::Reset => "reset",
             Self::SendKey { .. } => "send keys to",
             Self::GuestMemoryPeriod { .. } => "set the reports of",
+            Self::Memory { .. } => "read the memory of",
             Self::Monitor { .. } => "ask",
             Self::PlugCpu { .. } => "plug a virtual CPU into",
             Self::UnplugCpu { .. } => "take a virtual CPU out of",
@@ -368,6 +387,8 @@ mod tests {
         assert!(!Ask::Balloon { bytes: u64::MAX }.is_bounded());
         let rate = |seconds| Ask::DirtyRate { seconds, mode: DirtyMode::PageSampling }.is_bounded();
         assert!(rate(1) && rate(60) && !rate(0) && !rate(61));
+        let memory = |bytes| Ask::Memory { from: u64::MAX, bytes, physical: true }.is_bounded();
+        assert!(memory(1) && memory(MEMORY_MAX) && !memory(0) && !memory(MEMORY_MAX + 1));
         let resize = |node: &str, bytes| Ask::BlockResize { node: node.into(), bytes }.is_bounded();
         assert!(resize("vda-0-format", 1) && !resize("vda-0-format", u64::MAX));
         assert!(!resize("vda-1-format", 1) && !resize("vda-0-storage", 1) && !resize("a b-0-format", 1));

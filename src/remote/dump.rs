@@ -1,16 +1,17 @@
-//! Calls that write a guest's memory down.
+//! Calls that write a guest's memory down, or hand a piece of it out.
 
 use super::call::{Answer, Call};
 use super::error::{Code, Failure, From};
 use crate::manager::{Afterwards, ManagerError};
 use crate::privsep::dump::DumpFormat;
-use crate::rpc::{self, Procedure};
+use crate::rpc::{self, Opaque, Procedure};
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
         P::DomainCoreDump => plain,
         P::DomainCoreDumpWithFormat => with_format,
+        P::DomainMemoryPeek => peek,
         _ => return None,
     })
 }
@@ -21,6 +22,27 @@ const LIVE: u32 = 2;
 const BYPASS_CACHE: u32 = 4;
 const RESET: u32 = 8;
 const MEMORY_ONLY: u32 = 16;
+
+/// virDomainMemoryFlags
+const VIRTUAL: u32 = 1;
+const PHYSICAL: u32 = 2;
+/// REMOTE_DOMAIN_MEMORY_PEEK_BUFFER_MAX, in bytes.
+const PEEK_MAX: u32 = 4 << 20;
+
+fn peek(call: &Call<'_>) -> Answer {
+    let (reference, from, bytes, flags): (rpc::Domain<'_>, u64, u32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    if !matches!(flags, VIRTUAL | PHYSICAL) {
+        let text = "flags parameter must be VIR_MEMORY_VIRTUAL or VIR_MEMORY_PHYSICAL";
+        return Err(Failure::new(Code::InvalidArgument, From::Qemu, text));
+    }
+    if bytes > PEEK_MAX {
+        return Err(Failure::new(Code::Internal, From::Rpc, "size > maximum buffer size"));
+    }
+    let (manager, uuid) = target.parts();
+    let read = manager.memory_at(uuid, from, bytes, flags == PHYSICAL)?;
+    call.answer(&Opaque::<{ PEEK_MAX as usize }>(read))
+}
 
 fn plain(call: &Call<'_>) -> Answer {
     let (dom, to, flags): (rpc::Domain<'_>, &str, u32) = call.arguments()?;

@@ -76,6 +76,7 @@ fn command(ask: &Ask) -> (&str, Value) {
         ),
         Ask::InjectNmi => bare("inject-nmi"),
         Ask::Link { alias, up } => set_link(alias, *up),
+        Ask::Memory { from, bytes, physical } => ("human-monitor-command", memory(*from, *bytes, *physical)),
         Ask::Migration => bare("query-migrate"),
         Ask::Monitor { execute, arguments } => (execute, arguments.clone()),
         Ask::PlugCpu { driver, number, place } => ("device_add", cpu(driver, *number, *place)),
@@ -103,6 +104,13 @@ pub(super) fn set_link(alias: &str, up: bool) -> (&'static str, Value) {
     ("set_link", json!({ "name": alias, "up": up }))
 }
 
+/// The monitor's own command: the machine protocol has none that does not name a file.
+fn memory(from: u64, bytes: u32, physical: bool) -> Value {
+    let (command, width) = (if physical { "xp" } else { "x" }, Ask::memory_width(bytes));
+    let (count, size) = if width == 8 { (bytes / 8, 'g') } else { (bytes, 'b') };
+    json!({ "command-line": format!("{command} /{count}x{size} {from:#x}") })
+}
+
 /// A virtual CPU, by the alias that libvirt gives it.
 fn cpu(driver: &str, number: u32, place: CpuPlace) -> Value {
     let mut device = json!({
@@ -124,6 +132,7 @@ pub(super) fn returns(ask: &Ask) -> bool {
     matches!(
         ask,
         Ask::Monitor { .. }
+            | Ask::Memory { .. }
             | Ask::BalloonSize
             | Ask::Blocks
             | Ask::BlockStats
@@ -158,6 +167,13 @@ mod tests {
         assert_eq!(execute, "send-key");
         let keys = json!([{"type": "number", "data": 29}, {"type": "number", "data": 211}]);
         assert_eq!(arguments, json!({ "keys": keys, "hold-time": 5 }));
+    }
+
+    #[test]
+    fn memory_is_printed_in_words_where_it_has_such() {
+        let line = |bytes, physical| memory(0x10, bytes, physical)["command-line"].clone();
+        assert_eq!(line(16, true), "xp /2xg 0x10");
+        assert_eq!(line(3, false), "x /3xb 0x10");
     }
 
     #[test]
