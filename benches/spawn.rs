@@ -54,6 +54,7 @@ fn plan() -> Spawn {
             selinux_exec: None,
             seccomp: SeccompProgram(filter),
         },
+        placement: svirt::privsep::placement::Placement::default(),
         supervisor: SupervisorSpec {
             uid: 1_921_100_000,
             selinux_label: None,

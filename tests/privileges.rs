@@ -20,10 +20,10 @@ use svirt::privsep::op::{LaunchPlan, Op};
 use svirt::privsep::request::Started;
 use svirt::privsep::supervisor::Verb;
 
-/// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, MAC_ADMIN:
+/// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, SYS_NICE, MAC_ADMIN:
 /// the numbers of linux/capability.h, not the program's own list.
 const LABELLER: u64 =
-    1 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 19 | 1 << 21 | 1 << 33;
+    1 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 19 | 1 << 21 | 1 << 23 | 1 << 33;
 
 /// `SECCOMP_RET_ERRNO` with EPERM, and `SECCOMP_RET_KILL_PROCESS`.
 const EPERM: u32 = 0x0005_0001;

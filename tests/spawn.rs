@@ -144,6 +144,7 @@ impl Rig {
                 env: vec![("LC_ALL".into(), "C".into())],
                 fds: vec![FdGrant { slot: slot("monitor"), number: MONITOR }],
                 confinement: confinement(uid),
+                placement: svirt::privsep::placement::Placement::default(),
                 supervisor: supervisor_spec(uid + 10_000_000),
             },
             fds,

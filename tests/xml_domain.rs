@@ -138,7 +138,7 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         assert!(error.to_string().contains(if devices == "stray" { "line 2" } else { "line 3" }), "{error}");
         assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
     }
-    for rest in ["<iothreads>1</iothreads>", "<launchSecurity/>", "<blkiotune/>", "<numatune/>"] {
+    for rest in ["<iothreads>1</iothreads>", "<launchSecurity/>", "<blkiotune/>"] {
         let error = refused(&small("", rest));
         assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::metadata::Metadata;
 use crate::base::{DomainName, DomainUuid};
+use crate::privsep::placement::Placement;
 use crate::privsep::supervisor::LifecycleAction;
 use crate::privsep::tuning::Tuning;
 
@@ -46,6 +47,8 @@ pub struct Domain {
     pub memory_backing: MemoryBacking,
     /// `<cputune>` and `<memtune>`
     pub tuning: Tuning,
+    /// Pins and `<numatune>`
+    pub placement: Placement,
     /// `<vcpu>`
     pub vcpus: u32,
     /// `<vcpu current>`: how many of them the guest starts with, where it is not all of them.

@@ -11,6 +11,7 @@ use super::{DriverError, stream};
 use crate::base::DomainUuid;
 use crate::privsep::dump::Dump;
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
+use crate::privsep::placement::Pins;
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
 use crate::privsep::save::{Progress, Save, Saved, SavedOp};
@@ -73,6 +74,7 @@ impl Labeller {
             }
             Request::Kill { .. }
             | Request::Lifecycle { .. }
+            | Request::Pin { .. }
             | Request::Plug { .. }
             | Request::Saved { .. }
             | Request::Tune { .. }
@@ -164,6 +166,14 @@ impl Labeller {
         match self.call(&Request::Lifecycle { uuid, lifecycle })? {
             Reply::Done => Ok(()),
             other => Err(unexpected("lifecycle", &other)),
+        }
+    }
+
+    /// Gives the threads of a running domain other CPUs.
+    pub fn pin(&mut self, uuid: DomainUuid, pins: Pins) -> Result<(), DriverError> {
+        match self.call(&Request::Pin { uuid, pins })? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("pin", &other)),
         }
     }
 

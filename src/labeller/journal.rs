@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::lease::ObjectId;
 use crate::base::DomainUuid;
 use crate::privsep::op::{Access, LaunchPlan, Sharing};
+use crate::privsep::placement::Pins;
 use crate::privsep::plug::Plug;
 use crate::privsep::request::Started;
 use crate::privsep::save::Save;
@@ -103,6 +104,8 @@ pub(super) enum Entry {
     },
     /// Other things become of the domain than it was started with, when its guest powers off, reboots or crashes.
     Lifecycle(Lifecycle),
+    /// The threads of the device model have other CPUs than it was started with.
+    Pinned(Pins),
     /// The domain is about to be given other limits. Journals of earlier versions have none.
     Tuning(Tuned),
     /// The domain has other limits than it was started with, or again those that it had; in journals of earlier versions

@@ -27,6 +27,7 @@ mod lease;
 mod memory;
 mod own;
 mod passt;
+mod pin;
 mod places;
 mod plug;
 mod probe;

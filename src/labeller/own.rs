@@ -8,7 +8,7 @@ use crate::filter::own;
 use crate::sys::{enter, mount, process, rlimit, seccomp};
 
 /// What is kept, and why. Everything else leaves the bounding set, so that no child can have it either.
-const KEPT: [(Capability, &str); 11] = [
+const KEPT: [(Capability, &str); 12] = [
     (Capability::CAP_CHOWN, "gives logs, ptys and a minimal root's files their owners"),
     (
         Capability::CAP_DAC_OVERRIDE,
@@ -25,6 +25,7 @@ const KEPT: [(Capability, &str); 11] = [
         Capability::CAP_SYS_ADMIN,
         "mounts, namespaces, security attributes, filters without no_new_privs, device rules",
     ),
+    (Capability::CAP_SYS_NICE, "moves threads of device models, which have their own uids, to other CPUs"),
     (Capability::CAP_SYS_PTRACE, "copies descriptors of a supervisor that outlived a labeller"),
 ];
 

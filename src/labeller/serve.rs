@@ -11,7 +11,7 @@ use super::places::Places;
 use super::probe::{Probe, Spare};
 use super::save::Kept;
 use super::server::{Server, refused};
-use super::{passt, undo};
+use super::{passt, pin, undo};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
 use crate::privsep::op::FileIdentity;
@@ -51,6 +51,7 @@ impl Server {
                 None
             }
             Request::Lifecycle { uuid, lifecycle } => Some(self.note_lifecycle(uuid, lifecycle)),
+            Request::Pin { uuid, pins } => Some(self.pin(uuid, pins)),
             Request::Plug { uuid, plug } => self.plug(client, uuid, *plug),
             Request::Unplug { uuid, which, force } => self.unplug(Some(client), uuid, which, force),
             Request::Probe { path } => self.probe(client, &path),
@@ -132,7 +133,13 @@ impl Server {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
         let name = domain.plan.domain.name.to_string();
         match report {
-            Report::Greeted => tracing::debug!(name, "the monitor answers"),
+            Report::Greeted => {
+                tracing::debug!(name, "the monitor answers");
+                // All virtual CPUs are there, and none has run yet.
+                if let Err(refusal) = pin::begin(domain) {
+                    domain.fail_with(refusal);
+                }
+            }
             Report::Sealed { notifications } => tracing::debug!(name, notifications, "the gate is shut"),
             Report::Running => self.running(uuid),
             Report::Failed { refusal, stderr } => {

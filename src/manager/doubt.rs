@@ -76,6 +76,7 @@ impl Definition {
             .clone()
             .with_plugged(described)
             .with_tuned(described)
+            .with_pinned(described)
             .with_vcpus(told.cpus.as_ref())
             .with_throttles(told.blocks.as_ref())
             .with_links(noted, &interfaces);

@@ -3,7 +3,8 @@
 use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
-use crate::driver::{DriverError, tuned};
+use crate::conf::domain::Domain;
+use crate::driver::{DriverError, Labeller, tuned};
 use crate::privsep::ask::Ask;
 use crate::privsep::op::Op;
 use crate::privsep::request::Described;
@@ -37,7 +38,7 @@ impl Definition {
 }
 
 /// What becomes of a domain by its definition.
-pub(super) fn actions(domain: &crate::conf::domain::Domain) -> Lifecycle {
+pub(super) fn actions(domain: &Domain) -> Lifecycle {
     Lifecycle { on_poweroff: domain.on_poweroff, on_reboot: domain.on_reboot, on_crash: domain.on_crash }
 }
 
@@ -109,15 +110,28 @@ impl Manager {
         asked.map(drop)
     }
 
-    /// Changes what a domain is tuned to. What cannot be kept is not put into force either.
+    /// Changes what a domain is tuned to.
     pub fn tune(
         &self,
         uuid: DomainUuid,
         impact: Impact,
         edit: impl Fn(&mut Tree) -> Result<(), ManagerError>,
     ) -> Result<(), ManagerError> {
+        let call = "DomainSetSchedulerParameters";
+        self.place((uuid, call), impact, edit, |labeller, domain| labeller.tune(uuid, tuned(&domain)))
+    }
+
+    /// Changes something of a definition that the labeller puts into force. What cannot be kept is not put into force
+    /// either.
+    pub(super) fn place(
+        &self,
+        (uuid, call): (DomainUuid, &'static str),
+        impact: Impact,
+        edit: impl Fn(&mut Tree) -> Result<(), ManagerError>,
+        force: impl FnOnce(&mut Labeller, Domain) -> Result<(), DriverError>,
+    ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let _job = self.change(&domain.job, "DomainSetSchedulerParameters")?;
+        let _job = self.change(&domain.job, call)?;
         if impact.config {
             self.definition(&domain)?.edited(&edit)?;
         }
@@ -125,9 +139,9 @@ impl Manager {
             let live = self.live(uuid)?;
             let lacks = || ManagerError::state("svirtd has no definition of what runs");
             let definition = live.definition.as_ref().ok_or_else(lacks)?;
-            let limits = tuned(&definition.edited(&edit)?.to_start()?);
-            let tuned = self.core.labeller(&self.settings)?.tune(uuid, limits);
-            self.sure(uuid, tuned.map_err(Into::into))?;
+            let now = definition.edited(&edit)?.to_start()?;
+            let done = force(&mut self.core.labeller(&self.settings)?, now);
+            self.sure(uuid, done.map_err(Into::into))?;
             self.replace_live(uuid, None, &edit)?;
         }
         if impact.config {

@@ -94,7 +94,8 @@ impl Manager {
                 return Err(error);
             }
         }
-        self.show_vcpus(uuid, wanted)
+        self.show_vcpus(uuid, wanted)?;
+        self.pin_again(uuid)
     }
 
     fn places(&self, uuid: DomainUuid) -> Result<Vec<Place>, ManagerError> {

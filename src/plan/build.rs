@@ -189,6 +189,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
         env: vec![("LC_ALL".into(), "C".into()), ("PATH".into(), "/usr/bin:/bin".into())],
         fds: line.fds,
         confinement,
+        placement: domain.placement.clone(),
         supervisor,
     })));
     order::check(&ops)?;

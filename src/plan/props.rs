@@ -411,7 +411,10 @@ proptest! {
                         prop_assert_eq!(serial.as_str(), shape.serial.as_deref());
                     }
                 }
-                "-name" => prop_assert_eq!(value.replace(",,", ""), format!("guest={}", domain.name.as_str().replace(',', ""))),
+                "-name" => {
+                let name = domain.name.as_str().replace(',', "");
+                prop_assert_eq!(value.replace(",,", ""), format!("guest={name},debug-threads=on"));
+            }
                 "-append" => prop_assert_eq!(value, "console=ttyS0,115200 -device evil"),
                 "-add-fd" | "-chardev" => {
                     let fd = value.split(',').find_map(|part| part.strip_prefix("fd=")).unwrap();

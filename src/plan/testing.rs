@@ -43,6 +43,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         current_memory: 64 << 20,
         memory_backing: MemoryBacking::default(),
         tuning: Default::default(),
+        placement: Default::default(),
         vcpus: 1,
         current_vcpus: None,
         os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },

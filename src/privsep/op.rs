@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apparmor::ProfileRule;
 use super::confinement::Confinement;
+use super::placement::Placement;
 use super::save::Restore;
 use super::share::ShareIdentity;
 use super::supervisor::SupervisorSpec;
@@ -425,6 +426,9 @@ pub struct Spawn {
     pub fds: Vec<FdGrant>,
     /// What holds it.
     pub confinement: Confinement,
+    /// Where its threads run and its memory lies.
+    #[serde(default, skip_serializing_if = "Placement::is_none")]
+    pub placement: Placement,
     /// Who watches it.
     pub supervisor: SupervisorSpec,
 }

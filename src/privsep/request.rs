@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dump::Dump;
 use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
+use super::placement::Pins;
 use super::plug::{Gone, Plug};
 use super::save::{Progress, Save, Saved, SavedOp};
 use super::share::ShareIdentity;
@@ -40,6 +41,13 @@ pub enum Request {
         uuid: DomainUuid,
         /// All three.
         lifecycle: Lifecycle,
+    },
+    /// Gives the threads of a running domain's device model other CPUs.
+    Pin {
+        /// Which.
+        uuid: DomainUuid,
+        /// Which ones.
+        pins: Pins,
     },
     /// Plugs a device into a running domain.
     Plug {
@@ -111,7 +119,7 @@ pub enum Request {
 pub enum Reply {
     /// To `Describe`.
     Described(Box<Described>),
-    /// To `Dump`, `Lifecycle`, `Plug`, `Tune` and `Unplug`: it is written, noted, there, in force, or gone. To `Saved`, where
+    /// To `Dump`, `Lifecycle`, `Pin`, `Plug`, `Tune` and `Unplug`: it is written, noted, there, in force, or gone. To `Saved`, where
     /// nothing is told.
     Done,
     /// To `Wait` and `Kill`.

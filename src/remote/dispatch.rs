@@ -7,8 +7,8 @@ use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
     Kind as ViewKind, Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain,
-    dump, empty, event, guest, interface, lifecycle, live, measure, metadata, network, plug, pretend, save,
-    stats, storage, tune, tuning, volume,
+    dump, empty, event, guest, interface, lifecycle, live, measure, metadata, network, pin, plug, pretend,
+    save, stats, storage, tune, tuning, volume,
 };
 use crate::manager::Live;
 use crate::rpc::{
@@ -313,6 +313,7 @@ fn real(procedure: Procedure) -> Option<Route> {
                         .or_else(|| interface::handler(procedure))
                         .or_else(|| tune::handler(procedure))
                         .or_else(|| tuning::handler(procedure))
+                        .or_else(|| pin::handler(procedure))
                         .or_else(|| stats::waiting(procedure))
                         .or_else(|| storage::slow(procedure))
                 };

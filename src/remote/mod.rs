@@ -28,6 +28,7 @@ mod metadata;
 mod needs;
 mod network;
 mod node;
+mod pin;
 mod plug;
 mod pretend;
 mod save;

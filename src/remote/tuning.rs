@@ -1,14 +1,15 @@
 //! Calls that set how a domain is scheduled and limited.
 //!
-//! A domain has one cgroup: what is said of it as a whole is put into force, what is said of its single threads is
-//! refused by name, kept or not, since a definition with it is not started.
+//! A domain has one cgroup: what is said of it as a whole is put into force, limits of its single threads are
+//! refused by name, kept or not, since a definition with them is not started.
 
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
 use super::tune::UNLIMITED;
-use crate::conf::definition::Definition as Tree;
+use crate::conf::definition::{Definition as Tree, cpus};
 use crate::manager::{Impact, ManagerError};
+use crate::privsep::placement::{NODES_MAX, list};
 use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SLICE_MIN};
 use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
 
@@ -27,9 +28,63 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainSetSchedulerParametersFlags => |call| with_flags(call, scheduler),
         P::DomainSetMemoryParameters => |call| with_flags(call, memory),
         P::DomainSetBlkioParameters => |call| with_flags(call, |param| Err(lacks(param.field))),
-        P::DomainSetNumaParameters => |call| with_flags(call, |param| Err(lacks(param.field))),
+        P::DomainSetNumaParameters => numa,
         _ => return None,
     })
+}
+
+/// virDomainNumatuneMemMode, and whether svirt has it.
+const NUMA_MODES: [(&str, bool); 4] =
+    [("strict", true), ("preferred", true), ("interleave", true), ("restrictive", false)];
+
+/// Where memory lies is chosen when a device model starts: of what is kept alone.
+fn numa(call: &Call<'_>) -> Answer {
+    let (reference, params, flags): (rpc::Domain<'_>, Params<'_>, u32) = call.arguments()?;
+    let target: Target<'_> = call.domain(&reference, flags)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
+    let impact = impact(&target, flags)?;
+    let (mut mode, mut nodes) = (None, None);
+    for param in &params.0 {
+        match (param.field, &param.value) {
+            ("numa_mode", ParamValue::Int(number)) => {
+                let known = usize::try_from(*number).ok().and_then(|number| NUMA_MODES.get(number));
+                let (word, runs) =
+                    known.ok_or_else(|| invalid(format!("unsupported numatune mode: '{number}'")))?;
+                if !runs {
+                    return Err(lacks("numa_mode 'restrictive'"));
+                }
+                mode = Some(*word);
+            }
+            ("numa_nodeset", ParamValue::Text(text)) => {
+                let set = cpus(text, NODES_MAX);
+                let set_of_numbers =
+                    text.bytes().all(|byte| byte.is_ascii_digit() || b",-^ ".contains(&byte));
+                if !set_of_numbers {
+                    return Err(invalid(format!("Failed to parse bitmap '{}'", text.escape_debug())));
+                }
+                if set.is_empty() {
+                    return Err(invalid(format!("Invalid nodeset of 'numatune': {}", text.escape_debug())));
+                }
+                nodes = Some(list(&set));
+            }
+            _ => return Err(not_one(param, "virDomainSetNumaParameters")),
+        }
+    }
+    if impact.live {
+        let text = "NUMA nodes of a domain that runs are not changed: svirt chooses them when it starts; use --config";
+        return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
+    }
+    let (manager, uuid) = target.parts();
+    let kept = manager.tree(&target.domain, true)?;
+    if nodes.is_none() && kept.tuned_by(&["numatune", "memory"], "nodeset").is_none() {
+        let text = "nodeset for NUMA memory tuning must be set if 'placement' is 'static'";
+        return Err(Failure::new(Code::ConfigUnsupported, From::Qemu, text));
+    }
+    manager.edit(uuid, |tree| {
+        tree.set_numa(mode, nodes.as_deref());
+        Ok(())
+    })?;
+    call.answer(&())
 }
 
 /// virDomainLifecycle and virDomainLifecycleAction

@@ -31,6 +31,7 @@ pub mod procfs;
 pub mod ptrace;
 pub mod pty;
 pub mod rlimit;
+pub mod sched;
 pub mod scm;
 pub mod seccomp;
 pub mod selinux;

@@ -367,6 +367,7 @@ impl Rig {
                 selinux_exec: None,
                 seccomp: allow.clone(),
             },
+            placement: svirt::privsep::placement::Placement::default(),
             supervisor: SupervisorSpec {
                 uid: self.settings.uids.supervisors.first + n,
                 selinux_label: None,

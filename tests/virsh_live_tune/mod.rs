@@ -20,6 +20,10 @@ esac; done
 END
 exec 3<>/dev/$(grep -l guest_agent /sys/class/virtio-ports/*/name | cut -d/ -f5); sh /tmp/agent & echo agent he''re"#;
 
+/// Every host has the first CPU and the first node.
+const PINNED: &str = "<cputune><vcpupin vcpu='0' cpuset='0'/><emulatorpin cpuset='0'/></cputune>\
+    <numatune><memory mode='strict' nodeset='0'/></numatune>";
+
 /// Two images, more virtual CPUs than are there, and an agent.
 fn define(host: &Host) {
     let (raw, layered) = (host.rig.raw("disk.raw", 48), host.rig.qcow2("more", &["-o", "size=24M"]));
@@ -39,7 +43,7 @@ fn define(host: &Host) {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(
         &file,
-        text.replace("<vcpu>1</vcpu>", "<vcpu current='1'>3</vcpu>")
+        text.replace("<vcpu>1</vcpu>", &format!("<vcpu current='1'>3</vcpu>{PINNED}"))
             .replace("<on_reboot>destroy</on_reboot>", ""),
     )
     .unwrap();
@@ -58,6 +62,7 @@ fn a_guest_is_changed_while_it_runs() {
     host.rig.heard("tune", "guest: ready");
     limits(&mut host);
     sizes(&host);
+    pins(&mut host);
     virtual_cpus(&host);
     agent(&host);
     ends(&mut host);
@@ -125,6 +130,70 @@ fn limits(host: &mut Host) {
     fine(host, "tune");
 }
 
+/// The CPUs of the host's that each thread of the device model may run on, by the thread's name.
+fn threads(host: &Host) -> Vec<(String, String)> {
+    let pid = host.rig.status("tune").unwrap().qemu_pid;
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
+    let one = |task: std::path::PathBuf| {
+        let status = read(&task.join("status"));
+        let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        Some((read(&task.join("comm")).trim_end().to_owned(), cpus.trim().to_owned()))
+    };
+    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().filter_map(|it| one(it.unwrap().path())).collect()
+}
+
+/// Pins hold from the start, are changed, and are found again by whoever follows.
+fn pins(host: &mut Host) {
+    let pinned = |host: &Host, vcpu: &str, others: &str| {
+        let seen = threads(host);
+        assert!(seen.iter().any(|(name, _)| name == "CPU 0/TCG"), "{seen:?}");
+        for (name, cpus) in &seen {
+            assert_eq!(cpus, if name == "CPU 0/TCG" { vcpu } else { others }, "{seen:?}");
+        }
+    };
+    pinned(host, "0", "0");
+    let pid = host.rig.status("tune").unwrap().qemu_pid;
+    if let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/numa_maps")) {
+        assert!(maps.lines().all(|line| line.contains(" bind:0")), "{maps}");
+    }
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap().trim().to_owned();
+    let last = online.rsplit(['-', ',']).next().unwrap();
+    host.says(&["emulatorpin", "tune", &online, "--live"]);
+    host.says(&["vcpupin", "tune", "0", last, "--live", "--config"]);
+    pinned(host, last, &online);
+    host.kill_daemon();
+    host.kill_labeller();
+    host.start_labeller();
+    host.start_daemon();
+    eventually("it is found again", || host.says(&["domstate", "tune"]) == "running");
+    let xml = host.says(&["dumpxml", "tune"]);
+    assert!(xml.contains(&format!("<vcpupin vcpu='0' cpuset='{last}'/>")), "{xml}");
+    assert!(xml.contains(&format!("<emulatorpin cpuset='{online}'/>")), "{xml}");
+    let xml = host.says(&["dumpxml", "tune", "--inactive"]);
+    assert!(
+        xml.contains(
+            &format!("<vcpupin vcpu='0' cpuset='{last}'/><emulatorpin cpuset='0'/>")
+                .replace("><", ">\n    <")
+        ),
+        "{xml}"
+    );
+    host.says(&["emulatorpin", "tune", "0", "--live"]);
+    pinned(host, last, "0");
+    for (words, why) in [
+        (&["vcpupin", "tune", "7", "0", "--live"][..], "vcpu 7 is out of range of live cpu count 3"),
+        (
+            &["vcpupin", "tune", "2", "0", "--live"],
+            "setting cpu pinning for inactive vcpu 2 is not supported",
+        ),
+        (&["numatune", "tune", "--nodeset", "0", "--live"], "svirt chooses them when it starts"),
+        (&["iothreadpin", "tune", "1", "0", "--live"], "iothread 1 not found"),
+    ] {
+        let told = host.complains(words);
+        assert!(told.contains(why), "{told}");
+    }
+    fine(host, "tune");
+}
+
 fn virtual_cpus(host: &Host) {
     let live = |host: &Host| host.says(&["vcpucount", "tune", "--active", "--live"]);
     host.says(&["setvcpus", "tune", "3", "--live"]);
@@ -133,6 +202,12 @@ fn virtual_cpus(host: &Host) {
     let told = host.complains(&["setvcpus", "tune", "1", "--live"]);
     assert!(told.contains("under emulation QEMU may crash of it"), "{told}");
     assert_eq!(live(host), "3");
+    // Those that were plugged in have not the CPUs of whoever made them.
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let seen = threads(host);
+    for name in ["CPU 1/TCG", "CPU 2/TCG"] {
+        assert!(seen.contains(&(name.to_owned(), online.trim().to_owned())), "{seen:?}");
+    }
     fine(host, "tune");
 }
 

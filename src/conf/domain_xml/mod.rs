@@ -15,6 +15,7 @@ mod memory;
 mod misc;
 mod network;
 mod numa;
+mod placement;
 mod platform;
 mod scalar;
 mod seclabel;
@@ -51,6 +52,7 @@ const CHILDREN: &[&str] = &[
     "memtune",
     "metadata",
     "name",
+    "numatune",
     "on_crash",
     "on_poweroff",
     "on_reboot",
@@ -99,6 +101,7 @@ fn read(document: &Document<'_>) -> Read<Domain> {
         current_memory,
         memory_backing: memory::backing(root)?,
         tuning: tune::tuning(root)?,
+        placement: placement::placement(root)?,
         vcpus,
         current_vcpus,
         os,

@@ -15,7 +15,7 @@ const CMDLINE_MAX: usize = 2048;
 /// `<vcpu>`, 1 without one, and how many of them are there at the start where it is not all.
 pub(super) fn vcpus(root: View<'_>) -> Read<(u32, Option<u32>)> {
     let Some(view) = root.one("vcpu")? else { return Ok((1, None)) };
-    let text = view.leaf(&["current", "placement"])?;
+    let text = view.leaf(&["cpuset", "current", "placement"])?;
     view.fixed("placement", &["static"])?;
     let vcpus = number::<u32>(&text).filter(|vcpus| *vcpus > 0);
     let vcpus = vcpus.ok_or_else(|| view.value("<vcpu>", &text, "a number of at least 1"))?;

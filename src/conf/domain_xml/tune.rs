@@ -1,11 +1,12 @@
-//! `<cputune>` and `<memtune>`, as far as a domain as a whole has them.
+//! `<cputune>` and `<memtune>`, as far as a domain as a whole has them; pins are read by [`super::placement`].
 
 use super::scalar::{memory, number};
 use super::view::{Read, View};
 use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SHARES_MAX, SLICE_MIN, Tuning};
 
-/// What stands in `<cputune>` and runs; pins and what is said of single threads do not.
-const CPU: &[&str] = &["global_period", "global_quota", "period", "quota", "shares"];
+/// What stands in `<cputune>` and runs; what else is said of single threads does not.
+const CPU: &[&str] =
+    &["emulatorpin", "global_period", "global_quota", "period", "quota", "shares", "vcpupin"];
 
 /// Both elements.
 pub(super) fn tuning(root: View<'_>) -> Read<Tuning> {

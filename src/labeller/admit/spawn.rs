@@ -50,6 +50,10 @@ impl Admission<'_> {
         self.process_label(spawn.confinement.selinux_exec.as_deref(), &guest, &self.model)?;
         let types = [&types.supervisor_type];
         self.process_label(spawn.supervisor.selinux_label.as_deref(), &types, &self.model)?;
+        if !spawn.placement.is_bounded() {
+            let rule = "it has a number of a CPU or a node that no host has";
+            return Err(policy("place", spawn.program.clone(), rule, "name those of this host"));
+        }
         confinement(&spawn.confinement, self.settings.host.enable_dump)?;
         self.supervisor(&spawn.supervisor)
     }

@@ -38,6 +38,7 @@ fn spawn_op(settings: &Settings) -> Spawn {
             selinux_exec: Some("system_u:system_r:svirt_guest_t:s0:c1,c2".into()),
             seccomp: program.clone(),
         },
+        placement: Default::default(),
         supervisor: SupervisorSpec {
             uid: settings.uids.supervisors.first,
             selinux_label: Some("system_u:system_r:svirt_supervisor_t:s0:c1,c2".into()),

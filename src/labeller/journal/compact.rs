@@ -95,6 +95,10 @@ fn settled(entries: Vec<Entry>) -> Vec<Entry> {
                 kept.retain(|(_, other)| !matches!(other, Entry::Tuning(_)));
                 None
             }
+            Entry::Pinned(_) => {
+                kept.retain(|(_, other)| !matches!(other, Entry::Pinned(_)));
+                None
+            }
             Entry::Tuned(_) => {
                 kept.retain(|(_, other)| !matches!(other, Entry::Tuned(_) | Entry::Tuning(_)));
                 None

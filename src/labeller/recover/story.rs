@@ -6,7 +6,7 @@
 use super::super::journal::{Entry, Left, Part, ProcessRole, Undo};
 use super::super::lease::{Hold, ObjectId};
 use super::super::plug::{Leftover, Plugged};
-use super::super::{tune, undo};
+use super::super::{pin, tune, undo};
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::plug::Gone;
 use crate::privsep::request::Started;
@@ -99,6 +99,7 @@ impl Story {
                 Entry::Process { role: ProcessRole::Supervisor, id } => story.supervisor = Some(id),
                 Entry::Process { role: ProcessRole::Helper(alias), id } => story.helpers.push((alias, id)),
                 Entry::Lifecycle(lifecycle) => tune::amend_lifecycle(&mut story.plan, lifecycle),
+                Entry::Pinned(pins) => pin::amend(&mut story.plan, pins),
                 Entry::Tuning(_) => story.tuning = true,
                 Entry::Tuned(limits) => {
                     story.tuning = false;

@@ -21,12 +21,13 @@ use crate::privsep::confinement::{
     LANDLOCK_FULL, Rlimit, RlimitKind, RootShare, RootShmem, RootSpec, landlock_missing,
 };
 use crate::privsep::op::{DeviceNode, Spawn};
+use crate::privsep::placement::{MemoryMode, MemoryNodes};
 use crate::sys::landlock::Allow;
 use crate::sys::mount::{self, MountLimits};
 use crate::sys::namespace::{self, Namespaces};
 use crate::sys::path::Found;
 use crate::sys::seccomp::Instruction;
-use crate::sys::{apparmor, landlock, process, rlimit, scm, seccomp, selinux};
+use crate::sys::{apparmor, landlock, process, rlimit, sched, scm, seccomp, selinux};
 
 /// Everything that the device model's process needs, made by the labeller before any fork.
 pub(super) struct Model<'a> {
@@ -40,6 +41,7 @@ pub(super) struct Model<'a> {
     cgroup: Option<&'a DomainCgroup>,
     net: Option<OwnedFd>,
     placed: Vec<(RawFd, RawFd)>,
+    memory: Option<(sched::Policy, &'a [u32])>,
     rlimits: Vec<(rlimit::Kind, Option<u64>)>,
     landlock: Vec<(String, Allow)>,
     abi: u32,
@@ -80,6 +82,7 @@ impl<'a> Model<'a> {
             cgroup,
             net,
             placed: common::grants(fds, &spawn.fds, 3)?,
+            memory: spawn.placement.memory.as_ref().map(memory),
             rlimits: common::rlimits(&with_floor(&held.rlimits), degraded),
             landlock: common::landlock_rules(&held.landlock),
             abi,
@@ -115,6 +118,9 @@ impl<'a> Model<'a> {
         placed.extend([(self.null.as_raw_fd(), 0), (stderr.as_raw_fd(), 1), (stderr.as_raw_fd(), 2)]);
         process::place_fds(&placed, kept).at(Step::Descriptors)?;
         let [report, handoff] = &*kept;
+        if let Some((policy, nodes)) = self.memory {
+            sched::set_memory_nodes(policy, nodes).at(Step::Memory)?;
+        }
         let ruleset = || common::ruleset(&self.landlock, self.abi);
         common::give_up((self.uid, self.gid, self.groups), &self.rlimits, ruleset, true)?;
         wait_for_go(report)?;
@@ -153,6 +159,16 @@ impl<'a> Model<'a> {
         process::set_umask(0o077);
         Ok(())
     }
+}
+
+/// A plan's nodes in the kernel's words.
+fn memory(memory: &MemoryNodes) -> (sched::Policy, &[u32]) {
+    let policy = match memory.mode {
+        MemoryMode::Interleave => sched::Policy::Interleave,
+        MemoryMode::Preferred => sched::Policy::Preferred,
+        MemoryMode::Strict => sched::Policy::Bind,
+    };
+    (policy, &memory.nodes)
 }
 
 /// A plan's limits, and the ones that hold where it names none.

@@ -29,6 +29,8 @@ pub enum Step {
     Root,
     /// Placing the descriptors.
     Descriptors,
+    /// The NUMA nodes that memory is taken from.
+    Memory,
     /// Resource limits.
     Rlimits,
     /// Emptying the bounding set.
@@ -58,7 +60,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Prepare,
         Self::Clone,
         Self::Cgroup,
@@ -67,6 +69,7 @@ impl Step {
         Self::Profile,
         Self::Root,
         Self::Descriptors,
+        Self::Memory,
         Self::Rlimits,
         Self::BoundingSet,
         Self::LandlockRules,
@@ -94,6 +97,7 @@ impl Step {
             Self::Profile => "ask for the AppArmor profile of",
             Self::Root => "build the root directory of",
             Self::Descriptors => "place the descriptors of",
+            Self::Memory => "choose the NUMA nodes of",
             Self::Rlimits => "set the resource limits of",
             Self::BoundingSet => "empty the capability bounding set of",
             Self::LandlockRules => "make the Landlock rules of",
@@ -112,7 +116,9 @@ impl Step {
 
     fn layer(self) -> Layer {
         match self {
-            Self::Prepare | Self::Descriptors | Self::Go | Self::Bootstrap | Self::Exec => Layer::Kernel,
+            Self::Prepare | Self::Descriptors | Self::Go | Self::Bootstrap | Self::Exec | Self::Memory => {
+                Layer::Kernel
+            }
             Self::Clone | Self::Network | Self::Root | Self::Users => Layer::Namespace,
             Self::Cgroup => Layer::Cgroup,
             Self::ExecLabel => Layer::Selinux,
@@ -141,6 +147,7 @@ impl Step {
                 "the supervisor ended before it could let the start through; its messages say why"
             }
             (Self::ExecLabel, _) => "check that SELinux runs and that the type is in the loaded policy",
+            (Self::Memory, Some(libc::EINVAL)) => "<numatune> names a node that this host has not",
             (Self::Rlimits, _) => "raise the labeller's own limit in its unit file",
             (Self::BoundingSet | Self::Ids | Self::Clone | Self::Network | Self::Root, Some(libc::EPERM)) => {
                 "the labeller needs CAP_SYS_ADMIN, CAP_SETPCAP, CAP_SETUID and CAP_SETGID; check its unit file"

@@ -43,7 +43,9 @@ fn plain(name: &str) -> bool {
 
 pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     let domain = guest.domain;
-    args.pair("-name", format!("guest={}", domain.name.as_str().replace(',', ",,")));
+    let name = domain.name.as_str().replace(',', ",,");
+    // Its threads have names then, by which those of virtual CPUs are found.
+    args.pair("-name", format!("guest={name},debug-threads=on"));
     args.flag("-S");
     if guest.incoming {
         // The supervisor says when, and from which descriptor.
