@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
-use crate::conf::domain::{Disk, DiskDevice, ImageFormat};
+use crate::conf::domain::{Disk, DiskDevice, DiskSource, ImageFormat};
 use crate::driver::throttle;
 use crate::privsep::ask::Ask;
 use crate::privsep::throttle::{DISK_LIMITS, DiskTuning, Throttle};
@@ -99,6 +99,15 @@ impl Throttled {
 }
 
 impl Manager {
+    /// The image of the disk that a client names by target or path, of what runs or is kept; `None` where there is no such
+    /// disk.
+    pub fn image(&self, domain: &super::Domain, name: &str) -> Result<Option<DiskSource>, ManagerError> {
+        let mut disks = self.current(domain)?.to_start()?.devices.disks;
+        let Some(at) = place(&disks, name) else { return Ok(None) };
+        let none = || format!("disk '{name}' does not currently have a source assigned");
+        disks.swap_remove(at).source.map(Some).ok_or_else(|| ManagerError::Argument(none()))
+    }
+
     /// Changes how much a disk may do: `change` makes the new limits of the old ones.
     pub fn throttle(
         &self,

@@ -1,19 +1,54 @@
-//! Calls about one disk of a domain that runs.
+//! Calls about one disk of a domain.
 
 use super::call::{Answer, Call};
+use super::domain::definition;
 use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
+use crate::conf::domain::ImageFormat;
 use crate::manager::{Impact, ManagerError};
+use crate::privsep::storage::Part;
 use crate::privsep::throttle::{DISK_LIMITS, DiskTuning};
-use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
+use crate::rpc::{self, List, Opaque, ParamValue, Procedure, TypedParam};
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
+        P::DomainBlockPeek => peek,
         P::DomainBlockResize => resize,
         P::DomainSetBlockIoTune => throttle,
         _ => return None,
     })
+}
+
+/// REMOTE_DOMAIN_BLOCK_PEEK_BUFFER_MAX, in bytes.
+const PEEK_MAX: u32 = 4 << 20;
+
+/// A part of a disk, as its file has it: of a raw image that is what the guest sees.
+fn peek(call: &Call<'_>) -> Answer {
+    let (reference, name, offset, bytes, flags): (rpc::Domain<'_>, &str, u64, u32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    if bytes > PEEK_MAX {
+        return Err(Failure::new(Code::Internal, From::Rpc, "size > maximum buffer size"));
+    }
+    definition(&target.domain)?;
+    let Some(source) = call.manager().image(&target.domain, name)? else {
+        let text = format!("disk '{}' not found in domain", name.escape_debug());
+        return Err(Failure::new(Code::InvalidArgument, From::Qemu, text));
+    };
+    if source.format != ImageFormat::Raw {
+        let text = "peeking is only supported for disk with 'raw' format not 'qcow2'";
+        return Err(Failure::new(Code::OperationUnsupported, From::Qemu, text));
+    }
+    let part = Part { offset, length: bytes.into() };
+    let read = call.pools().part_of(&source.path, part)?;
+    if read.len() < bytes as usize {
+        let there = read.len();
+        let text =
+            format!("'{}' starting from {offset} has only {there} bytes available", name.escape_debug());
+        return Err(Failure::new(Code::InvalidArgument, From::Qemu, text));
+    }
+    call.answer(&Opaque::<{ PEEK_MAX as usize }>(read))
 }
 
 /// virDomainBlockResizeFlags: in bytes, and not in KiB.

@@ -233,7 +233,9 @@ impl std::convert::From<StorageError> for Failure {
             StorageError::Argument(_) => Code::InvalidArgument,
             // libvirt calls these internal, and its conformance kit looks at the second one's.
             StorageError::Taken(_) | StorageError::Transient => Code::Internal,
-            StorageError::Conflict(_) | StorageError::Driver(_) => Code::OperationFailed,
+            StorageError::Conflict(_) | StorageError::Driver(_) | StorageError::Read { .. } => {
+                Code::OperationFailed
+            }
             StorageError::Exists(_) => Code::VolumeExists,
             StorageError::Lacks(_) => Code::NoSupport,
             StorageError::Operation(_) => Code::OperationUnsupported,

@@ -30,6 +30,15 @@ pub enum StorageError {
     /// It clashes with what there is.
     #[error("{0}")]
     Conflict(String),
+    /// What an image holds could not be read.
+    #[error("cannot read '{path}': {error}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
     /// A pool that is kept nowhere cannot be autostarted.
     #[error("pool has no config file")]
     Transient,

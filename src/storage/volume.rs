@@ -1,6 +1,6 @@
 //! What is done to volumes.
 
-use super::{Contents, Pool, Pools, Seen, StorageError};
+use super::{Contents, Pool, Pools, Seen, StorageError, Taken};
 use crate::conf::storage::{self as xml, Below, FileFacts, VolumeState};
 use crate::driver::DriverError;
 use crate::image::{self, Header};
@@ -320,6 +320,27 @@ impl Pools {
     ) -> Result<Contents, StorageError> {
         no_directory(volume)?;
         Ok(Contents::new(self.labeller()?.open_contents(&volume.path, part, passage)?))
+    }
+
+    /// A part of an image in a configured place, whether a pool lists it or not; less where it ends before.
+    pub fn part_of(&self, path: &str, part: Part) -> Result<Vec<u8>, StorageError> {
+        let length = usize::try_from(part.length).unwrap_or(usize::MAX);
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let passage = Passage::Down { sparse: false };
+        let mut contents = Contents::new(self.labeller()?.open_contents(path, part, passage)?);
+        let mut bytes = Vec::with_capacity(length.min(1 << 20));
+        while bytes.len() < length {
+            match contents.take() {
+                Ok(Taken::Data(more)) => bytes.extend(more),
+                // Nobody asked for holes.
+                Ok(Taken::Hole(_) | Taken::End) => break,
+                Err(error) => return Err(StorageError::Read { path: path.to_owned(), error }),
+            }
+        }
+        bytes.truncate(length);
+        Ok(bytes)
     }
 
     /// Overwrites a volume that nobody uses with zeros. One that has holes gives all of its room back.

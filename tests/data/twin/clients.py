@@ -88,6 +88,22 @@ pool = connection.storagePoolCreateXML(
     f"<pool type='dir'><name>leaf</name><target><path>{directory}/images/leaf</path></target></pool>")
 say("autostart of what is kept nowhere", lambda: pool.setAutostart(1))
 say("destroy", pool.destroy)
+with open(f"{directory}/images/peek.img", "wb") as image:
+    image.write(bytes(range(256)) * 4096)
+disk = lambda kind, name: f"""<disk type='file' device='disk'><driver name='qemu' type='{kind}'/>
+<source file='{directory}/images/peek.img'/><target dev='{name}' bus='virtio'/></disk>"""
+domain = connection.defineXML(DOMAIN.replace("</devices>", disk("raw", "vda") + "</devices>"))
+say("block of what is off", lambda: domain.blockPeek("vda", 250, 12))
+domain.create()
+say("block", lambda: domain.blockPeek("vda", 1 << 19, 5))
+say("block by path", lambda: len(domain.blockPeek(f"{directory}/images/peek.img", 0, 1 << 20)))
+say("block behind the end", lambda: domain.blockPeek("vda", (1 << 20) - 2, 4))
+say("block of nothing", lambda: domain.blockPeek("vdb", 0, 4))
+say("too much of a block", lambda: domain.blockPeek("vda", 0, (4 << 20) + 1))
+domain.destroy()
+domain = connection.defineXML(DOMAIN.replace("</devices>", disk("qcow2", "vda") + "</devices>"))
+say("block of another format", lambda: domain.blockPeek("vda", 0, 4))
+domain.undefine()
 plain = connection.defineXML(DOMAIN.replace(" arch='x86_64' machine='pc-q35-7.2'", ""))
 say("board", lambda: re.search("machine='(pc(?!-q35)|)", plain.XMLDesc(0)).group(1))
 plain.undefine()
