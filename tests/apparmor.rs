@@ -44,14 +44,25 @@ fn a_profile_is_what_the_parser_takes() {
     }
 }
 
+fn rendered(part: ProfilePart, rules: &[ProfileRule], userns: bool) -> String {
+    let programs = ["/usr/libexec/svirt/program".to_owned()];
+    render_part(uuid(), part, rules, &programs, "/var/lib/svirt/tpm", userns).unwrap()
+}
+
 fn all_profiles(userns: bool) -> String {
-    let mut text = render(uuid(), &[]).unwrap();
+    let rules = [ProfileRule::Shmem];
+    let parts = ProfilePart::ALL.map(|part| rendered(part, &rules, userns));
+    render(uuid(), &rules).unwrap() + &parts.concat()
+}
+
+/// A device model sends all memory of its guest to a server of directories, and to nobody else beside it.
+#[test]
+fn shared_memory_is_named_for_a_server_of_a_domain_that_has_some() {
     for part in ProfilePart::ALL {
-        let rendered =
-            render_part(uuid(), part, &["/usr/libexec/svirt/program".into()], "/var/lib/svirt/tpm", userns);
-        text.push_str(&rendered.unwrap());
+        let named = |rules: &[ProfileRule]| rendered(part, rules, false).contains("/svirt/shmem");
+        assert_eq!(named(&[ProfileRule::Shmem]), part == ProfilePart::Virtiofsd, "{part:?}");
+        assert!(!named(&[ProfileRule::Shares, ProfileRule::Kvm]), "{part:?}");
     }
-    text
 }
 
 #[test]

@@ -39,7 +39,8 @@ impl Wanted<'_> {
     fn text(&self, userns: bool) -> Result<String, RenderError> {
         let mut text = rules::render(self.uuid, self.rules)?;
         for (part, programs) in self.parts {
-            text.push_str(&rules::render_part(self.uuid, *part, programs, self.states, userns)?);
+            let part = rules::render_part(self.uuid, *part, self.rules, programs, self.states, userns)?;
+            text.push_str(&part);
         }
         Ok(text)
     }

@@ -14,6 +14,9 @@ use crate::base::DomainUuid;
 /// The template.
 const TEMPLATE: &str = include_str!("../../labels/apparmor/device-model.toml");
 
+/// Memory of several guests, by its names in the root of a device model.
+const SHMEM: &str = "/svirt/shmem[0-7] rw,";
+
 /// What one domain's profile says beyond the template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -48,7 +51,7 @@ impl ProfileRule {
             ],
             Self::Kvm => &[("/dev/kvm rw,", "hardware virtualisation")],
             Self::Shmem => {
-                &[("/svirt/shmem[0-7] rw,", "memory of several guests; each is a mount of its own")]
+                &[(SHMEM, "memory of several guests; each is a mount of its own")]
             }
             Self::Shares => &[
                 (
@@ -119,12 +122,13 @@ pub fn part_name(uuid: DomainUuid, part: ProfilePart) -> String {
     format!("{}-{}", profile_name(uuid), part.word())
 }
 
-/// The text of the profile of a process beside the device model. `programs` are what it executes, `states` the
-/// directory of TPMs' states; both are the labeller's configuration, and no text of a definition comes here.
-/// `userns` says whether the kernel asks profiles for new user namespaces; compilers before AppArmor 4 know no such rule.
+/// The text of the profile of a process beside the device model, whose own profile has `rules`. `programs` are what it
+/// executes, `states` the directory of TPMs' states; both are the labeller's configuration, and no text of a definition
+/// comes here. `userns` says whether the kernel asks profiles for new user namespaces; compilers before AppArmor 4 know no such rule.
 pub fn render_part(
     uuid: DomainUuid,
     part: ProfilePart,
+    rules: &[ProfileRule],
     programs: &[String],
     states: &str,
     userns: bool,
@@ -154,6 +158,12 @@ pub fn render_part(
         }
         ProfilePart::Virtiofsd => {
             own.push(("/svirt/share/{,**} rwlk,".into(), "the one directory, a mount of its own"));
+            // The device model opened it, and the kernel asks again whoever takes over what a confined process has opened.
+            // A refusal would take the server's whole memory map away.
+            if rules.contains(&ProfileRule::Shmem) {
+                let reason = "memory of the guest, which the device model hands over open; its root has no such file";
+                own.push((SHMEM.into(), reason));
+            }
         }
     }
     let name = part_name(uuid, part);
@@ -243,7 +253,7 @@ mod tests {
             }
             for program in ["/usr/bin/{a,b}", "/usr/bin/a b", "/usr/bin/*", "relative", "/usr/bin/a\nb"] {
                 assert!(
-                    render_part(DomainUuid(uuid::Uuid::nil()), part, &[program.to_owned()], "/s", true)
+                    render_part(DomainUuid(uuid::Uuid::nil()), part, &[], &[program.to_owned()], "/s", true)
                         .is_err(),
                     "{program:?}"
                 );
