@@ -5,6 +5,7 @@
 . /payload/lib.sh
 grep -q apparmor /sys/kernel/security/lsm && pass "AppArmor is on" || fail "AppArmor is on" "$(cat /sys/kernel/security/lsm)"
 install_programs
+bridge
 mkdir -p /var/lib/svirt/images /etc/svirt
 only_part
 # Profiles of device models; those of the processes beside them have longer names.
@@ -81,6 +82,16 @@ is "no profile is left" "$(loaded)" 0
 is "no profile of any process is left" "$(grep -c '^svirt-[0-9a-f]' /sys/kernel/security/apparmor/profiles)" 0
 . /payload/apparmor-helpers.sh
 . /payload/apparmor-shares.sh
+denials() { messages | grep 'apparmor="DENIED"' | grep 'profile="svirt-'; }
+# Another domain's profile, with what a device model has for a tap and a vsock of its own.
+attack_net() {
+    model=$(profile_of "$(pgrep -f 'guest=psi' | head -n 1)") model=${model% (enforce)}
+    try_as "$model" "a tap's device" no 'open(F, "+<", "/dev/net/tun") or exit 1'
+    try_as "$model" "a vsock's device" no 'open(F, "+<", "/dev/vhost-vsock") or exit 1'
+    try_as "$model" "a socket for vsocks" no 'socket(S, 40, 1, 0) or exit 1'
+    try_as "$model" "a socket for packets" no 'socket(S, 17, 3, 0) or exit 1'
+}
+. /payload/nested.sh
 # A labeller that is killed takes its profiles out when the next one starts.
 svirt run --detach /tmp/beta.xml >/run/out 2>&1 || fail "svirt run beta again" "$(head -n 3 /run/out)"
 kill -KILL $(pgrep -x svirt-labeller) $(pgrep qemu-system)

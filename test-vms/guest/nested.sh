@@ -18,6 +18,7 @@ nested() {
     <initrd>/var/lib/svirt/boot/nested.initrd</initrd>
     <cmdline>console=ttyS0 quiet panic=-1 nokaslr mitigations=off rdinit=/nested $2</cmdline>
   </os>
+  <features><acpi/></features>
   <devices>
     <serial type='file'><source path='$log-$1.log'/></serial>
     $3
@@ -53,9 +54,9 @@ if [ -e /payload/nested.kernel ]; then
     # One that only has the memory, so that it is there when the guest has ended.
     sed '/<cmdline>/d; /<kernel>/d; /<initrd>/d; /<serial/d; /<name>/s/omega/psi/; /<filesystem/d; /<interface/d; /<vsock/d; /<memoryBacking>/d' /tmp/omega.xml >/tmp/psi.xml
     mark
-    start_nested psi
     start_nested omega
     ended omega
+    start_nested psi
     denied=$(denials)
     echo "$denied" | head -n 20 | sed 's/^/note /'
     is "omega's tap is the bridge's only port" "$(ls /sys/class/net/svirtbr0/brif | wc -l)" 1
