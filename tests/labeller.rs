@@ -6,6 +6,7 @@ mod labeller_rig;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
+use svirt::sys::lock;
 use svirt::sys::xattr::{self, Remembered};
 
 use labeller_rig::{QEMU, Rig, eventually, possible, rule, slot};
@@ -346,6 +347,28 @@ fn libvirt_and_svirt_count_each_other() {
     let before = rig.snapshot();
     let said = rule(&rig.client().start(rig.plan(1, &image)).unwrap_err());
     assert!(said.contains("another manager uses it 1 times"), "{said}");
+    assert_eq!(before, rig.snapshot());
+    rig.assert_nothing_leased();
+}
+
+#[test]
+fn an_image_that_another_program_reads_keeps_its_label() {
+    if !possible() {
+        return;
+    }
+    let mut rig = Rig::new();
+    let image = rig.image("read.raw");
+    rig.set_label(&image, "system_u:object_r:virt_content_t:s0");
+    rig.serve("");
+    let mut plan = rig.plan(1, &image);
+    let open = open_image(&mut plan);
+    (open.access, open.sharing) = (Access::ReadOnly, Sharing::Readers);
+    // As a QEMU that reads it, which excludes writers alone.
+    let reader = std::fs::File::open(&image).unwrap();
+    lock::take(&reader, lock::ImageLock::new(false, false)).unwrap();
+    let before = rig.snapshot();
+    let said = rule(&rig.client().start(plan).unwrap_err());
+    assert!(said.contains("another program has it open") && said.contains("virt_content_t"), "{said}");
     assert_eq!(before, rig.snapshot());
     rig.assert_nothing_leased();
 }

@@ -290,6 +290,9 @@ impl Apply<'_> {
             let now = xattr::selinux_label(fd).map_err(error)?;
             let memory = memory::look(fd).map_err(error)?;
             let first = memory == Memory::Nothing;
+            if first && now.as_deref() != Some(label) && self.is_read_elsewhere(id, fd).map_err(error)? {
+                return Err(read_refusal(&path, now));
+            }
             let before = match memory {
                 Memory::Users { label: first, .. } if now.as_deref() == Some(label) => first,
                 Memory::Users { count, ours: false, .. } => {
@@ -305,6 +308,13 @@ impl Apply<'_> {
         }
         self.sync()?;
         fault::step("journal on disk")
+    }
+
+    /// Whether another program than this plan's has an image open. libvirt counts no reader in, so that a guest of its
+    /// which reads an image has no other trace than QEMU's locks. A plan that opens an image twice locks it twice.
+    fn is_read_elsewhere(&self, id: ObjectId, fd: &OwnedFd) -> std::io::Result<bool> {
+        let own = |op: &&Op| matches!(op, Op::OpenImage(image) if (image.identity.device, image.identity.inode) == id);
+        Ok(self.plan.ops.iter().filter(own).count() == 1 && lock::used_elsewhere(fd)?)
     }
 
     /// Loads the profile. What keeps it from being loaded is named where a start may be degraded.
@@ -578,6 +588,18 @@ fn remembered_refusal(path: &str, now: Option<String>, count: u32) -> Refusal {
         format!(
             "stop the guests that use it; if there are none: setfattr -x trusted.libvirt.security.ref_selinux {path}"
         ),
+    )
+}
+
+/// Another program reads an image that nobody is counted for.
+fn read_refusal(path: &str, now: Option<String>) -> Refusal {
+    let label = now.unwrap_or_else(|| "none".into());
+    Refusal::new(
+        Layer::Selinux,
+        "label",
+        path,
+        format!("another program has it open with the label {label}, and could not read it with another one"),
+        "end that program (a guest of another manager, a qemu-img; `lsof` names it), or give each a copy",
     )
 }
 

@@ -50,9 +50,7 @@ impl ProfileRule {
                 ("network inet6 stream,", "the same"),
             ],
             Self::Kvm => &[("/dev/kvm rw,", "hardware virtualisation")],
-            Self::Shmem => {
-                &[(SHMEM, "memory of several guests; each is a mount of its own")]
-            }
+            Self::Shmem => &[(SHMEM, "memory of several guests; each is a mount of its own")],
             Self::Shares => &[
                 (
                     "/svirt/fs/{,**} rwlk,",
@@ -161,7 +159,8 @@ pub fn render_part(
             // The device model opened it, and the kernel asks again whoever takes over what a confined process has opened.
             // A refusal would take the server's whole memory map away.
             if rules.contains(&ProfileRule::Shmem) {
-                let reason = "memory of the guest, which the device model hands over open; its root has no such file";
+                let reason =
+                    "memory of the guest, which the device model hands over open; its root has no such file";
                 own.push((SHMEM.into(), reason));
             }
         }

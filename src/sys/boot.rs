@@ -34,8 +34,9 @@ fn from_uptime() -> io::Result<u64> {
         .and_then(|word| word.parse().ok())
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
-    // Rounded to a whole second, as libvirt does.
-    Ok((now.as_secs_f64() - uptime + 0.5).max(0.0) as u64)
+    // libvirtd drops the fraction of the time now, subtracts, and rounds: up to a second on either side of the boot,
+    // as it falls when it starts. The whole seconds of the boot are what that yields most often.
+    Ok((now.as_secs_f64() - uptime).max(0.0) as u64)
 }
 
 #[cfg(test)]

@@ -79,6 +79,14 @@ pub fn take(fd: impl AsFd, lock: ImageLock) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether another description holds a lock of a user of the image: some program has it open, if only for reading.
+pub fn used_elsewhere(fd: impl AsFd) -> io::Result<bool> {
+    let mut range = one_byte(libc::F_WRLCK, PERM_BASE);
+    range.l_len = SHARED_BASE + PERM_BITS - PERM_BASE;
+    fcntl(fd.as_fd(), FcntlArg::F_OFD_GETLK(&mut range))?;
+    Ok(i32::from(range.l_type) != libc::F_UNLCK)
+}
+
 /// libvirt's own lock of whoever changes labels: one byte that neither QEMU nor an image's data has to do with.
 const METADATA_BYTE: i64 = 1;
 
@@ -127,6 +135,18 @@ mod tests {
         assert_eq!(bytes(false, false), [100, 201, 203]);
         assert_eq!(bytes(true, true), [100, 101, 102, 103]);
         assert_eq!(bytes(false, true), [100]);
+    }
+
+    #[test]
+    fn a_reader_is_seen_by_others_and_not_by_itself() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || std::fs::File::open(file.path()).unwrap();
+        let (one, two) = (open(), open());
+        assert!(!used_elsewhere(&two).unwrap());
+        take(&one, ImageLock::new(false, false)).unwrap();
+        assert!(used_elsewhere(&two).unwrap() && !used_elsewhere(&one).unwrap());
+        drop(one);
+        assert!(!used_elsewhere(&two).unwrap());
     }
 
     #[test]

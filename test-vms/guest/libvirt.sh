@@ -124,5 +124,6 @@ domain=none
 definition svirt_guest_tcg_t svirt_guest_image_t svirt_guest_content_t >/tmp/$domain.xml
 if svirt run --detach /tmp/none.xml >/run/out 2>&1; then fail "svirt refuses a guest without a context" "it runs"; else is_refused /run/out "svirt refuses a guest without a context"; fi
 
+. /payload/compare.memory.sh
 . /payload/compare.virsh.sh
 verdict
