@@ -5,7 +5,6 @@ use super::call::{Answer, Call};
 use super::domain::definition;
 use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
-use crate::conf::definition::Definition as Tree;
 use crate::rpc::{self, List, Opaque, Procedure};
 
 /// Answered from memory and the kernel's files.
@@ -124,12 +123,20 @@ fn addresses(call: &Call<'_>) -> Answer {
     }
 }
 
+/// What pins are asked of.
+#[derive(Clone, Copy)]
+enum Pinned {
+    Emulator,
+    /// So many virtual CPUs at most.
+    Vcpus(u32),
+}
+
 /// virDomainModificationImpact, and virDomainVcpuFlags' hotpluggable ones.
 fn pins(
     call: &Call<'_>,
     reference: &rpc::Domain<'_>,
     flags: u32,
-    read: impl Fn(&Tree, u32) -> Vec<Vec<u32>>,
+    of: Pinned,
     length: i32,
 ) -> Result<(Vec<u8>, i32), Failure> {
     const BYTES_MAX: usize = 8 << 20;
@@ -140,15 +147,22 @@ fn pins(
     definition(&target.domain)?;
     let kept = impact(&target, flags)?.config;
     let tree = call.manager().tree(&target.domain, kept)?;
-    let sets = read(&tree, call.facts().cpus);
+    let count = match of {
+        Pinned::Emulator => 1,
+        Pinned::Vcpus(most) => tree.vcpus().min(most),
+    };
     let length = usize::try_from(length).ok().filter(|length| (1..=MAP_MAX).contains(length));
-    let length = length.filter(|length| sets.len().saturating_mul(*length) <= BYTES_MAX);
+    let length = length.filter(|length| (count as usize).saturating_mul(*length) <= BYTES_MAX);
     let length = length.ok_or_else(|| invalid("maplen is out of its bounds"))?;
-    let mut maps = Vec::with_capacity(sets.len() * length);
-    for set in &sets {
-        maps.extend(map(set, length));
-    }
-    Ok((maps, i32::try_from(sets.len()).unwrap_or(0)))
+    let cpus = call.facts().cpus;
+    let maps = match of {
+        Pinned::Emulator => map(&tree.emulator_pins(cpus), length),
+        Pinned::Vcpus(_) => {
+            let pins = tree.vcpu_pins(cpus);
+            (0..count).flat_map(|vcpu| map(&pins.of(vcpu), length)).collect()
+        }
+    };
+    Ok((maps, i32::try_from(count).unwrap_or(0)))
 }
 
 /// A map of CPUs with so many bytes.
@@ -165,17 +179,12 @@ pub(super) fn map(cpus: &[u32], length: usize) -> Vec<u8> {
 fn vcpu_pins(call: &Call<'_>) -> Answer {
     let (reference, count, length, flags): (rpc::Domain<'_>, i32, i32, u32) = call.arguments()?;
     let count = u32::try_from(count).map_err(|_| invalid("ncpumaps is out of its bounds"))?;
-    let read = |tree: &Tree, cpus| {
-        let vcpus = tree.vcpus().min(count);
-        (0..vcpus).map(|vcpu| tree.vcpu_pins(vcpu, cpus)).collect()
-    };
-    let (maps, found) = pins(call, &reference, flags, read, length)?;
+    let (maps, found) = pins(call, &reference, flags, Pinned::Vcpus(count), length)?;
     call.answer(&(Opaque::<{ 8 << 20 }>(maps), found))
 }
 
 fn emulator_pins(call: &Call<'_>) -> Answer {
     let (reference, length, flags): (rpc::Domain<'_>, i32, u32) = call.arguments()?;
-    let read = |tree: &Tree, cpus| vec![tree.emulator_pins(cpus)];
-    let (maps, found) = pins(call, &reference, flags, read, length)?;
+    let (maps, found) = pins(call, &reference, flags, Pinned::Emulator, length)?;
     call.answer(&(Opaque::<{ 8 << 20 }>(maps), found))
 }

@@ -209,9 +209,7 @@ fn vcpus(call: &Call<'_>) -> Answer {
     if (count as usize).saturating_mul(length) > MAP_MAX {
         return Err(invalid("maplen"));
     }
-    let mut maps = Vec::new();
-    for vcpu in 0..count {
-        maps.extend(super::measure::map(&tree.vcpu_pins(vcpu, call.facts().cpus), length));
-    }
+    let pins = tree.vcpu_pins(call.facts().cpus);
+    let maps = (0..count).flat_map(|vcpu| super::measure::map(&pins.of(vcpu), length)).collect();
     call.answer(&(List::<_, 16_384>((0..count).map(Vcpu).collect()), Opaque::<MAP_MAX>(maps)))
 }

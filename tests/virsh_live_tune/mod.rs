@@ -226,6 +226,8 @@ fn agent(host: &Host) {
     says(&["guestvcpus", "tune"], "offlinable : 1");
     host.says(&["guestvcpus", "tune", "1", "--disable"]);
     host.rig.heard("tune", "\"online\":false");
+    let told = host.complains(&["guestvcpus", "tune", "none", "--disable"]);
+    assert!(told.contains("Failed to parse bitmap 'none'"), "{told}");
     let told = host.complains(&["guestvcpus", "tune", "0", "--disable"]);
     assert!(told.contains("can't be offlined"), "{told}");
     says(&["vcpucount", "tune", "--guest"], "2");

@@ -33,7 +33,7 @@ use node::Node;
 
 pub use assign::Choices;
 pub use metadata::{MetadataError, fuzz_metadata};
-pub use pins::cpus;
+pub use pins::{VcpuPins, cpus, typed_cpus};
 pub use running::{Running, RunningLabel};
 pub use tune::DISK_TUNING;
 

@@ -1,5 +1,6 @@
 //! Which of the host's CPUs a definition lets run what, and which of its NUMA nodes give memory.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::Definition;
@@ -19,14 +20,15 @@ impl Definition {
         self.root.child("vcpu").and_then(|vcpu| vcpu.text.trim().parse().ok()).unwrap_or(1)
     }
 
-    /// The host's CPUs, below `count`, that may run a virtual CPU; all where the definition says nothing.
+    /// The host's CPUs, below `count`, that may run each virtual CPU.
     #[must_use]
-    pub fn vcpu_pins(&self, vcpu: u32, count: u32) -> Vec<u32> {
+    pub fn vcpu_pins(&self, count: u32) -> VcpuPins<'_> {
         let pins = self.root.child("cputune").into_iter().flat_map(|tune| tune.all("vcpupin"));
-        let own = pins
-            .filter(|pin| pin.attribute("vcpu").and_then(|text| text.trim().parse().ok()) == Some(vcpu))
-            .find_map(|pin| pin.attribute("cpuset"));
-        self.pins(own, count)
+        let own = pins.filter_map(|pin| {
+            let vcpu = pin.attribute("vcpu")?.trim().parse().ok()?;
+            Some((vcpu, pin.attribute("cpuset")?))
+        });
+        VcpuPins { own: own.collect(), default: self.pins(None, count), count }
     }
 
     /// The host's CPUs, below `count`, that may run the rest of the device model.
@@ -106,25 +108,58 @@ impl Definition {
     }
 }
 
-/// The numbers of a set such as `0-3,^2,8` that are below `count`.
-#[must_use]
-pub fn cpus(text: &str, count: u32) -> Vec<u32> {
-    let mut set = std::collections::BTreeSet::new();
-    for part in text.split(',').map(str::trim) {
-        let (without, part) = part.strip_prefix('^').map_or((false, part), |part| (true, part));
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(first), Ok(last)) = (first.trim().parse::<u32>(), last.trim().parse::<u32>()) else {
-            continue;
-        };
-        for cpu in first..=last.min(count.saturating_sub(1)) {
-            if without {
-                set.remove(&cpu);
-            } else if cpu < count {
-                set.insert(cpu);
-            }
+/// Which of the host's CPUs may run which virtual CPU: what is read of the definition once for all of them.
+#[derive(Debug)]
+pub struct VcpuPins<'a> {
+    own: BTreeMap<u32, &'a str>,
+    default: Vec<u32>,
+    count: u32,
+}
+
+impl VcpuPins<'_> {
+    /// Those of one; all of the host's where the definition says nothing.
+    #[must_use]
+    pub fn of(&self, vcpu: u32) -> Cow<'_, [u32]> {
+        match self.own.get(&vcpu) {
+            Some(text) => cpus(text, self.count).into(),
+            None => (&self.default).into(),
         }
     }
-    set.into_iter().collect()
+}
+
+/// The numbers of a set such as `0-3,^2,8` that are below `count`; what is no number counts for nothing.
+#[must_use]
+pub fn cpus(text: &str, count: u32) -> Vec<u32> {
+    let parts = text.split(',').filter_map(part);
+    set(parts, count)
+}
+
+/// The same, of a text that somebody typed: nothing where a part of it is no number or range.
+#[must_use]
+pub fn typed_cpus(text: &str, count: u32) -> Option<Vec<u32>> {
+    let parts = text.split(',').map(part).collect::<Option<Vec<_>>>()?;
+    Some(set(parts.into_iter(), count))
+}
+
+/// One range, and whether it is taken out.
+fn part(text: &str) -> Option<(bool, u32, u32)> {
+    let text = text.trim();
+    let (without, range) = text.strip_prefix('^').map_or((false, text), |range| (true, range));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last).then_some((without, first, last))
+}
+
+/// A client may say the same range a million times: each is one fill of `count` bytes.
+fn set(parts: impl Iterator<Item = (bool, u32, u32)>, count: u32) -> Vec<u32> {
+    let mut is_in = vec![false; count as usize];
+    for (without, first, last) in parts {
+        let end = last.saturating_add(1).min(count);
+        if let Some(range) = is_in.get_mut(first as usize..end as usize) {
+            range.fill(!without);
+        }
+    }
+    (0..count).zip(is_in).filter(|(_, is_in)| *is_in).map(|(cpu, _)| cpu).collect()
 }
 
 #[cfg(test)]
@@ -140,11 +175,16 @@ mod tests {
             <cputune><vcpupin vcpu='1' cpuset='2,9'/><emulatorpin cpuset='1'/></cputune>\
             <os><type>hvm</type></os></domain>";
         let (definition, _) = Definition::parse(xml.as_bytes(), Strictness::Strict).unwrap();
-        assert_eq!(definition.vcpu_pins(0, 8), [0, 1, 2, 3, 5]);
-        assert_eq!(definition.vcpu_pins(1, 8), [2]);
+        let pins = definition.vcpu_pins(8);
+        assert_eq!((&*pins.of(0), &*pins.of(1)), (&[0, 1, 2, 3, 5][..], &[2][..]));
         assert_eq!(definition.emulator_pins(8), [1]);
         assert_eq!(cpus("0-4294967295,^1", 3), [0, 2]);
         assert!(cpus("5", 0).is_empty());
+        assert_eq!(cpus("7-3,x,1", 8), [1]);
+        assert_eq!(typed_cpus("1-2,^2", 8), Some(vec![1]));
+        for bad in ["", "x", "1,", "2-1", "-1", "1--2"] {
+            assert_eq!(typed_cpus(bad, 8), None, "{bad}");
+        }
     }
 
     #[test]
