@@ -461,6 +461,16 @@ fn a_tenants_definitions_name_the_files_of_its_rule() {
         .expect(1)
         .says(&["access denied", &others]);
     tenant(&host, &["destroy", "a-1"]).expect(0);
+    // What is in use is said without the name of a domain that the tenant may not see.
+    let (theirs, raw) = (format!("{own}/3.raw"), format!("{own}/3.raw"));
+    std::fs::write(&raw, [0; 4096]).unwrap();
+    host.says(&["create", &with_disk(&host, "b-1", &theirs, "")]);
+    let clash = with_disk(&host, "a-7", &theirs, "");
+    let said =
+        tenant(&host, &["create", &clash]).expect(1).says(&["in use by a domain that you may not see", &raw]);
+    assert!(!said.err.contains("b-1"), "{}", said.err);
+    host.virsh(&["create", &clash]).expect(1).says(&["in use by domain b-1"]);
+    host.says(&["destroy", "b-1"]);
     // Defined by somebody who may name everything, it starts.
     host.says(&["define", &chained]);
     host.says(&["start", "a-6"]);

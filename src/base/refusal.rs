@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::DomainUuid;
+
 /// Which layer refused or failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -56,6 +58,9 @@ pub struct Refusal {
     pub rule: String,
     /// The smallest change that would allow it, or why none should.
     pub remedy: String,
+    /// The domain that the rule names, where it is another one's doing; not everybody may know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Box<DomainUuid>>,
 }
 
 impl Refusal {
@@ -73,7 +78,25 @@ impl Refusal {
             object: object.into(),
             rule: rule.into(),
             remedy: remedy.into(),
+            holder: None,
         }
+    }
+
+    /// The same, whose rule names this domain.
+    #[must_use]
+    pub fn held_by(self, holder: DomainUuid) -> Self {
+        Self { holder: Some(Box::new(holder)), ..self }
+    }
+
+    /// The same for somebody who may not know of the domain that it names.
+    #[must_use]
+    pub fn without_holder(self) -> Self {
+        if self.holder.is_none() {
+            return self;
+        }
+        let (rule, remedy) =
+            ("in use by a domain that you may not see", "use something else, or ask an administrator");
+        Self::new(self.layer, self.operation, self.object, rule, remedy)
     }
 }
 

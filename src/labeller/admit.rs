@@ -36,7 +36,7 @@ pub(super) struct NotAdmitted {
     /// Counted from 0; absent where the whole plan is meant.
     pub(super) op: Option<usize>,
     /// Why.
-    pub(super) refusal: Refusal,
+    pub(super) refusal: Box<Refusal>,
 }
 
 /// What one admission looks at.
@@ -113,7 +113,7 @@ pub(super) fn cgroup(limits: &CgroupLimits, settings: &Settings) -> Result<(), R
 
 /// Checks a plan against the configured limits. `selinux` says whether the kernel runs SELinux.
 pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Result<(), NotAdmitted> {
-    let whole = |refusal| NotAdmitted { op: None, refusal };
+    let whole = |refusal| NotAdmitted { op: None, refusal: Box::new(refusal) };
     if plan.version != PLAN_VERSION {
         return Err(whole(policy(
             "apply a plan of version",
@@ -168,7 +168,7 @@ pub(super) fn check(plan: &LaunchPlan, settings: &Settings, selinux: bool) -> Re
         }
     }
     for (at, op) in plan.ops.iter().enumerate() {
-        admission.op(op).map_err(|refusal| NotAdmitted { op: Some(at), refusal })?;
+        admission.op(op).map_err(|refusal| NotAdmitted { op: Some(at), refusal: Box::new(refusal) })?;
     }
     Ok(())
 }

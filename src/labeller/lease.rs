@@ -70,7 +70,8 @@ impl Leases {
                 &*domain.name.to_string(),
                 format!("the domain {name} ({uuid}) runs already"),
                 "stop it first, or give this one another name and uuid",
-            ));
+            )
+            .held_by(*uuid));
         }
         self.names.insert(domain.uuid, domain.name.clone());
         Ok(())
@@ -315,6 +316,7 @@ impl Leases {
             format!("in use by domain {name}"),
             "stop that domain, or plan again so that free numbers are drawn",
         )
+        .held_by(holder)
     }
 }
 
@@ -342,6 +344,9 @@ mod tests {
         leases.uid(uuid(1), UidRole::Domain, 5).unwrap();
         let refusal = leases.uid(uuid(2), UidRole::Helper, 5).unwrap_err();
         assert_eq!((refusal.layer, refusal.rule.as_str()), (Layer::Lease, "in use by domain vm1"));
+        assert_eq!(refusal.holder.as_deref(), Some(&uuid(1)));
+        let hidden = refusal.without_holder();
+        assert!(hidden.holder.is_none() && !hidden.to_string().contains("vm1"), "{hidden}");
         let pair = CategoryPair::new(1, 2).unwrap();
         leases.pair(uuid(1), pair).unwrap();
         assert!(leases.pair(uuid(2), pair).is_err());

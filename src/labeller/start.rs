@@ -23,7 +23,7 @@ impl Server {
     /// Admits and applies a plan. The reply comes when the guest runs, or when everything is undone.
     pub(super) fn start(&mut self, client: ConnectionId, plan: LaunchPlan) -> Option<Reply> {
         if let Err(not) = admit::check(&plan, &self.settings, self.selinux) {
-            let refused = Refused { refusal: not.refusal, op: not.op, stderr: String::new() };
+            let refused = Refused { refusal: *not.refusal, op: not.op, stderr: String::new() };
             return Some(Reply::Refused(Box::new(refused)));
         }
         if self.leases.domains() >= usize::try_from(self.settings.limits.domains).unwrap_or(usize::MAX) {

@@ -229,6 +229,7 @@ fn check_free(inputs: &Inputs<'_>) -> Result<(), PlanError> {
             format!("the domain {} ({}) runs already", status.domain.name, status.domain.uuid),
             format!("stop it first: svirt stop {}", status.domain.name),
         )
+        .held_by(status.domain.uuid)
         .into());
     }
     if running.len() as u64 >= u64::from(inputs.settings.limits.domains) {

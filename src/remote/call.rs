@@ -322,6 +322,28 @@ impl<'a> Call<'a> {
         self.view.manager.start_transient(definition, start).map_err(|error| self.unseen(error))
     }
 
+    /// What a handler answers, or an error that names no domain that the caller may not see.
+    pub(super) fn run(&self, handler: fn(&Self) -> Answer) -> Answer {
+        handler(self).map_err(|failure| self.told(failure))
+    }
+
+    /// An error as the caller may know it: in full, where the caller sees the domain that it names.
+    pub(super) fn told(&self, failure: Failure) -> Failure {
+        match &failure.hides {
+            Some(hidden) if self.sees_domain(hidden.holder) => Failure { hides: None, ..failure },
+            _ => failure,
+        }
+    }
+
+    fn sees_domain(&self, uuid: DomainUuid) -> bool {
+        let getattr = Permission { object: Object::Domain, verb: Verb::Getattr };
+        match self.view.manager.by_uuid(uuid) {
+            Ok(other) => self.may(getattr, Some((&other.name, other.uuid))),
+            // One that is not known here is seen by whoever sees every domain.
+            Err(_) => self.may(getattr, None),
+        }
+    }
+
     /// The error, without naming a domain that the caller may not see.
     pub(super) fn unseen(&self, error: ManagerError) -> Failure {
         let (by, neutral) = match &error {
@@ -329,9 +351,7 @@ impl<'a> Call<'a> {
             ManagerError::UuidTaken { uuid, .. } => (*uuid, format!("the uuid {uuid} is in use")),
             _ => return error.into(),
         };
-        let getattr = Permission { object: Object::Domain, verb: Verb::Getattr };
-        let other = self.view.manager.by_uuid(by);
-        if other.is_ok_and(|other| self.may(getattr, Some((&other.name, other.uuid)))) {
+        if self.sees_domain(by) {
             return error.into();
         }
         Failure::new(Code::OperationFailed, From::Qemu, neutral)

@@ -155,7 +155,7 @@ impl Service {
         handed: Option<Handed>,
     ) -> Result<Outcome, Failure> {
         let header = packet.header;
-        let rpc = |text| Failure { code: Code::Rpc, from: From::Rpc, message: text };
+        let rpc = |text| Failure::raw(Code::Rpc, From::Rpc, text);
         if header.status != PacketStatus::Ok as i32 {
             return Err(rpc(format!("Unexpected message status {}", header.status)));
         }
@@ -188,18 +188,22 @@ impl Service {
         call.permit_connect()?;
         let at_hand = || domain::at_hand(procedure).is_some_and(|at_hand| at_hand(&call));
         match route {
-            Route::Slow(handler) if at_hand() => Ok(Outcome::Reply(reply(&header, handler(&call)))),
-            Route::Fast(handler) => Ok(Outcome::Reply(reply(&header, handler(&call)))),
+            Route::Slow(handler) if at_hand() => Ok(Outcome::Reply(reply(&header, call.run(handler)))),
+            Route::Fast(handler) => Ok(Outcome::Reply(reply(&header, call.run(handler)))),
             Route::Slow(handler) => {
                 let (service, session) = (self.clone(), session.clone());
                 // Moved: the bytes are there once, and whoever runs this counts them.
                 let payload = std::mem::take(&mut packet.payload);
                 Ok(Outcome::Later(Box::new(move || {
-                    reply(&header, handler(&Call::new(&service, &session, procedure, &payload)))
+                    reply(&header, Call::new(&service, &session, procedure, &payload).run(handler))
                 })))
             }
             Route::Console => console(&call, header).map(Outcome::Console),
-            Route::Transfer(open) => open(&call, header).map(Outcome::Transfer),
+            Route::Transfer(open) => {
+                let (service, session) = (self.clone(), session.clone());
+                let told = move |failure| Call::new(&service, &session, procedure, &[]).told(failure);
+                open(&call, header).map(|transfer| Outcome::Transfer(transfer.telling(told)))
+            }
             Route::OpenGraphics => display::open(&call, header, handed).map(Outcome::Relay),
             Route::OpenGraphicsFd => {
                 let open = display::open_fd(&call)?;
@@ -227,7 +231,7 @@ impl Service {
         let (service, session) = (self.clone(), session.clone());
         let payload = std::mem::take(&mut packet.payload);
         Ok(Outcome::Later(Box::new(move || {
-            reply(&header, handler(&Call::new(&service, &session, stands_for, &payload)))
+            reply(&header, Call::new(&service, &session, stands_for, &payload).run(handler))
         })))
     }
 
@@ -397,9 +401,10 @@ pub(super) fn reply(header: &Header, answer: Answer) -> Vec<u8> {
 /// The bytes of an error. Its text is short enough for any message.
 fn body(header: &Header, failure: &Failure) -> Vec<u8> {
     const TEXT_MAX: usize = 64 << 10;
-    let end =
-        (0..=TEXT_MAX.min(failure.message.len())).rev().find(|at| failure.message.is_char_boundary(*at));
-    let message = failure.message.get(..end.unwrap_or(0)).unwrap_or_default();
+    // Whoever has not been found to see the domain that it names does not.
+    let message = failure.hides.as_ref().map_or(&failure.message, |hidden| &hidden.message);
+    let end = (0..=TEXT_MAX.min(message.len())).rev().find(|at| message.is_char_boundary(*at));
+    let message = message.get(..end.unwrap_or(0)).unwrap_or_default();
     let error = ErrorBody { code: failure.code as i32, domain: failure.from as i32, message };
     Packet::bytes(header, &error).unwrap_or_default()
 }

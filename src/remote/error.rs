@@ -70,6 +70,15 @@ pub(super) struct Failure {
     pub(super) code: Code,
     pub(super) from: From,
     pub(super) message: String,
+    /// Where it names a domain that the caller may not see, perhaps: that, and what is said to whoever may not.
+    pub(super) hides: Option<Box<Hidden>>,
+}
+
+/// What an error says to whoever may not see the domain that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hidden {
+    pub(super) holder: DomainUuid,
+    pub(super) message: String,
 }
 
 /// What libvirt says of a domain's state in the same words for every driver.
@@ -85,7 +94,21 @@ impl Failure {
         };
         // In libvirt this comes from what all its drivers share.
         let shared = code == Code::OperationInvalid && SHARED.contains(&what);
-        Self { code, from: if shared { From::Domain } else { from }, message }
+        Self { code, from: if shared { From::Domain } else { from }, message, hides: None }
+    }
+
+    /// The error in these words alone.
+    pub(super) fn raw(code: Code, from: From, message: String) -> Self {
+        Self { code, from, message, hides: None }
+    }
+
+    /// The same where it is a refusal that names a domain; `more` is what is said after it.
+    fn hiding(self, error: &DriverError, more: &str) -> Self {
+        let refusal = error.refusal();
+        let Some(holder) = refusal.holder.as_deref().copied() else { return self };
+        let Self { message, .. } =
+            Self::new(self.code, self.from, format!("{}{more}", refusal.without_holder()));
+        Self { hides: Some(Box::new(Hidden { holder, message })), ..self }
     }
 
     /// A call that only an open connection takes.
@@ -95,7 +118,7 @@ impl Failure {
 
     /// A procedure that there is not. Clients look at the beginning of the text.
     pub(super) fn unknown_procedure(number: i32) -> Self {
-        Self { code: Code::Rpc, from: From::Rpc, message: format!("unknown procedure: {number}") }
+        Self::raw(Code::Rpc, From::Rpc, format!("unknown procedure: {number}"))
     }
 
     /// A procedure that there is, and that this driver lacks.
@@ -127,7 +150,7 @@ impl Failure {
             _ => From::Qemu,
         };
         let text = format!("unsupported flags (0x{flags:x}) in function {api}");
-        Self { code: Code::InvalidArgument, from, message: text }
+        Self::raw(Code::InvalidArgument, from, text)
     }
 
     /// A read-only client asked for more.
@@ -184,7 +207,7 @@ impl Code {
 
 impl std::convert::From<XdrError> for Failure {
     fn from(_: XdrError) -> Self {
-        Self { code: Code::Rpc, from: From::Rpc, message: "Unable to decode message payload".into() }
+        Self::raw(Code::Rpc, From::Rpc, "Unable to decode message payload".into())
     }
 }
 
@@ -207,7 +230,7 @@ impl std::convert::From<ManagerError> for Failure {
                     "" => String::new(),
                     stderr => format!("\n  the device model said: {}", stderr.replace('\n', "\n    ")),
                 };
-                Self::new(Code::OperationFailed, From::Qemu, format!("{text}{said}"))
+                Self::new(Code::OperationFailed, From::Qemu, format!("{text}{said}")).hiding(&error, &said)
             }
             ManagerError::Limit(_) | ManagerError::NameTaken { .. } | ManagerError::UuidTaken { .. } => {
                 Self::new(Code::OperationFailed, From::Qemu, text)
@@ -250,7 +273,11 @@ impl std::convert::From<StorageError> for Failure {
             }
             StorageError::Xml(StorageXmlError::Malformed(_)) => Code::Xml,
         };
-        Self::new(code, From::Storage, error.to_string())
+        let failure = Self::new(code, From::Storage, error.to_string());
+        match &error {
+            StorageError::Driver(driver) => failure.hiding(driver, ""),
+            _ => failure,
+        }
     }
 }
 

@@ -144,7 +144,7 @@ fn all_stats(call: &Call<'_>) -> Answer {
     call.only_flags(flags, filters | NOWAIT | BACKING | ENFORCE)?;
     if flags & ENFORCE != 0 && stats & !KNOWN != 0 {
         let text = format!("Stats types bits 0x{:x} are not supported by this daemon", stats & !KNOWN);
-        return Err(Failure { code: Code::InvalidArgument, from: From::Domain, message: text });
+        return Err(Failure::raw(Code::InvalidArgument, From::Domain, text));
     }
     let mut domains = call.visible(Verb::Read);
     if !wanted.0.is_empty() {

@@ -66,6 +66,12 @@ impl Transfer {
         Self { header, up, open: Box::new(open) }
     }
 
+    /// The same, whose error is what `told` makes of it.
+    pub(super) fn telling(self, told: impl FnOnce(Failure) -> Failure + Send + 'static) -> Self {
+        let open = self.open;
+        Self { open: Box::new(move || open().map_err(told)), ..self }
+    }
+
     /// Opens the other end: the bytes of the answer, and what moves the rest; else the bytes of an error. It may wait.
     pub fn open(self) -> Result<(Vec<u8>, Way), Vec<u8>> {
         match (self.open)() {
