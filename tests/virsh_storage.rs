@@ -361,6 +361,13 @@ fn volumes_are_uploaded_downloaded_and_wiped() {
     host.says(&["vol-download", "v.raw", &back, "p"]);
     assert!(std::fs::read(&back).unwrap() == whole);
     host.says(&["destroy", "uses"]);
+    // What no guest is given, nobody is given.
+    let mode =
+        |mode| std::fs::set_permissions(&volume, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o4600);
+    let told = host.complains(&["vol-download", "v.raw", &back, "p"]);
+    assert!(told.contains("set-uid"), "{told}");
+    mode(0o600);
 
     assert!(host.complains(&["vol-wipe", "v.raw", "p", "--algorithm", "dod"]).contains("zeros only"));
     assert!(std::fs::read(&volume).unwrap() == whole);
