@@ -3,7 +3,7 @@
 //! A directory is walked once and everything happens below its descriptor. A file is made without a name and gets
 //! one when all of it is there, so that a name never stands for half a file, and never takes another one's place.
 //! What a domain uses is neither resized nor removed. Stores of UEFI variables are removed here too. What looks at bytes
-//! of an image, or takes as long as it is large, is done by [`Worker`](worker::Worker)s, and never here.
+//! of an image, or takes as long as it is large, is done by [`Worker`]s, and never here.
 
 mod contents;
 mod job;
