@@ -79,8 +79,8 @@ fn pump(host: &Host) -> Option<i32> {
         })
         .collect();
     having.sort_unstable();
-    // The labeller itself has it too, and sockets besides.
-    (having.len() == 2).then(|| having[0].1)
+    // The labeller itself has it too, and sockets besides; so has who writes, until it has closed what is not its own.
+    (having.len() == 2 && having[0].0 < having[1].0 / 2).then(|| having[0].1)
 }
 
 fn runs(host: &Host, name: &str) -> bool {
