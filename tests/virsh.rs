@@ -461,6 +461,42 @@ fn a_tenants_definitions_name_the_files_of_its_rule() {
         .expect(1)
         .says(&["access denied", &others]);
     tenant(&host, &["destroy", "a-1"]).expect(0);
+    // What an administrator defined is held to the tenant's list from the tenant's first change on: a raw disk is as its
+    // guest wrote it.
+    for (name, saves) in [("a-8", false), ("a-9", true)] {
+        let disk = format!("{own}/{name}.img");
+        image(&disk, &[]);
+        let file = with_disk(&host, name, &disk, "");
+        let text = std::fs::read_to_string(&file).unwrap().replace("type='qcow2'", "type='raw'");
+        std::fs::write(&file, &text).unwrap();
+        host.says(&["define", &file]);
+        let changed = host.rig.text("changed.xml");
+        if saves {
+            host.says(&["start", name]);
+            host.says(&["managedsave", name]);
+            let text = tenant(&host, &["managedsave-dumpxml", name]).expect(0).out;
+            std::fs::write(&changed, text.replace("type='raw'", "type='qcow2'")).unwrap();
+        } else {
+            let disk = format!(
+                "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/>\
+                 <target dev='vda' bus='virtio'/></disk>"
+            );
+            std::fs::write(&changed, disk).unwrap();
+        }
+        image(&disk, &["-F", "qcow2", "-b", "../b-1.qcow2"]);
+        let call = if saves { "managedsave-define" } else { "update-device" };
+        let config: &[&str] = if saves { &[] } else { &["--config"] };
+        tenant(&host, &[&[call, name, &changed][..], config].concat()).expect(0);
+        host.virsh(&["start", name]).expect(1).says(&["the header names the backing file", &others]);
+    }
+    // A definition with another domain's uuid learns nothing of what that one names.
+    host.says(&["define", &with_disk(&host, "b-2", &others, "")]);
+    let uuid = host.says(&["domuuid", "b-2"]);
+    let file = with_disk(&host, "a-10", &others, "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("<name>a-10</name>", &format!("<name>a-10</name><uuid>{uuid}</uuid>"));
+    std::fs::write(&file, text).unwrap();
+    tenant(&host, &["define", &file]).expect(1).says(&["access denied", &others]);
     // What is in use is said without the name of a domain that the tenant may not see.
     let (theirs, raw) = (format!("{own}/3.raw"), format!("{own}/3.raw"));
     std::fs::write(&raw, [0; 4096]).unwrap();

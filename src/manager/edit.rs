@@ -1,7 +1,7 @@
 //! Changes to what a domain is defined as, by calls that name a single thing of it.
 
 use super::{Definition, Manager, ManagerError};
-use crate::base::DomainUuid;
+use crate::base::{DomainUuid, Files};
 use crate::conf::definition::{Choices, Definition as Tree, Strictness};
 use crate::store::{self, Change};
 
@@ -30,6 +30,17 @@ impl Manager {
         uuid: DomainUuid,
         edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
     ) -> Result<(), ManagerError> {
+        self.edit_within(uuid, &Files::ALL, edit)
+    }
+
+    /// The same for whoever may name `files` alone, and hands in something that has any: from then on its images' headers
+    /// are held to these as well.
+    pub(super) fn edit_within(
+        &self,
+        uuid: DomainUuid,
+        files: &Files,
+        edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
+    ) -> Result<(), ManagerError> {
         let name = self.by_uuid(uuid)?.name;
         let _reserved = self.reserve(uuid, &name);
         let domain = self.by_uuid(uuid)?;
@@ -42,6 +53,8 @@ impl Manager {
             tree.choose(&self.choices);
             Ok(())
         })?;
+        let files = definition.files().clone().and(files.clone());
+        let definition = definition.with_files(files);
         self.weigh(uuid, true, owner, definition.texts().bytes())?;
         let (summary, text) = (definition.summary().stored(), definition.texts().clone());
         let files = definition.stored_files();

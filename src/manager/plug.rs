@@ -122,18 +122,17 @@ impl Manager {
             return self.attach_interface(uuid, xml, impact);
         }
         // What cannot be kept is not plugged in either.
-        let kept = match impact.config {
-            true => Some(self.described(&*self.definition(&domain)?, xml, false, files)?),
-            false => None,
-        };
+        if impact.config {
+            self.described(&*self.definition(&domain)?, xml, false, files)?;
+        }
         // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
         if impact.live && self.has_drive(uuid, xml)? {
             self.change_medium(uuid, xml, impact.force, files)?;
         } else if impact.live {
             self.plug(uuid, xml, (false, false), files)?;
         }
-        if kept.is_some() {
-            self.edit(uuid, |tree| {
+        if impact.config {
+            self.edit_within(uuid, files, |tree| {
                 *tree = tree.with_device(xml).map_err(super::definition::refused)?;
                 Ok(())
             })?;
@@ -238,7 +237,7 @@ impl Manager {
             self.change_medium(uuid, xml, impact.force, files)?;
         }
         if impact.config {
-            self.edit(uuid, |tree| {
+            self.edit_within(uuid, files, |tree| {
                 *tree = tree.with_disk(&target(xml)?, xml).map_err(super::definition::refused)?;
                 Ok(())
             })?;

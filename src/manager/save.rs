@@ -42,9 +42,17 @@ struct Note {
     xml: String,
     /// Whether it runs again.
     running: bool,
+    /// What headers of its images may name of the host, where somebody handed the definition in who may not name
+    /// everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    files: Option<Vec<String>>,
 }
 
 impl Note {
+    fn files(&self) -> Files {
+        Files::new(self.files.clone(), Vec::new())
+    }
+
     fn text(&self) -> Result<String, ManagerError> {
         let text = serde_json::to_string(self).map_err(|error| ManagerError::Failed(error.to_string()))?;
         if text.len() > NOTE_MAX {
@@ -191,13 +199,14 @@ impl Manager {
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let current = live.definition.clone().ok_or_else(lacks)?;
         let mut labeller = self.core.labeller(&self.settings)?;
+        let files = xml.and_then(|xml| xml.files.only().map(<[String]>::to_vec));
         let definition = match xml {
             Some(xml) => self.alike(&mut labeller, &current, xml)?,
             None => current.clone(),
         };
         self.check_machine(&mut labeller, &definition)?;
-        let note =
-            Note { version: NOTE, xml: definition.text().to_owned(), running: goes.on(running) }.text()?;
+        let xml = definition.text().to_owned();
+        let note = Note { version: NOTE, xml, running: goes.on(running), files }.text()?;
         let most = most(&current.to_start()?);
         self.begin_job(uuid, Job::save());
         let saved = labeller.save(uuid, Save { at, note, running, most });
@@ -317,7 +326,7 @@ impl Manager {
     ) -> Result<Domain, ManagerError> {
         let definition = match xml.map(|xml| Handed { xml, files }) {
             Some(xml) => self.alike(&mut self.core.labeller(&self.settings)?, &saved.definition()?, xml)?,
-            None => Arc::new(saved.definition()?.with_files(files.clone())),
+            None => Arc::new(saved.definition()?.with_files(saved.note.files().and(files.clone()))),
         };
         let flags = StartFlags { paused: !goes.on(saved.note.running), ..StartFlags::default() };
         self.start_other(definition, flags, Some((saved.restore.clone(), goes == Goes::Paused)))
@@ -355,6 +364,7 @@ impl Manager {
         }
         flags.paused |= !saved.note.running;
         let files = domain.definition.as_ref().map_or_else(Files::none, |kept| kept.files.clone());
+        let files = saved.note.files().and(files);
         Ok(Some((Arc::new(definition.with_files(files)), saved.restore)))
     }
 
@@ -411,11 +421,13 @@ impl Manager {
         goes: Goes,
     ) -> Result<(), ManagerError> {
         let mut labeller = self.core.labeller(&self.settings)?;
+        let files = saved.note.files().and(xml.map_or(Files::ALL, |xml| xml.files.clone()));
+        let files = files.only().map(<[String]>::to_vec);
         let xml = match xml {
             Some(xml) => self.alike(&mut labeller, &saved.definition()?, xml)?.text().to_owned(),
             None => saved.note.xml.clone(),
         };
-        let note = Note { version: NOTE, xml, running: goes.on(saved.note.running) }.text()?;
+        let note = Note { version: NOTE, xml, running: goes.on(saved.note.running), files }.text()?;
         labeller.saved(SavedOp::Note { at: saved.at.clone(), identity: saved.restore.identity, note })?;
         Ok(())
     }

@@ -248,8 +248,9 @@ impl<'a> Call<'a> {
         let strictness = if strict { Strictness::Strict } else { Strictness::Lenient };
         let (definition, files) =
             (manager.read(xml, uuid, strictness)?, self.files(&found.name, uuid, flags));
-        let before =
-            manager.by_uuid(uuid).ok().filter(|domain| !files.is_all() && domain.definition.is_some());
+        // Another domain's uuid vouches for nothing.
+        let before = manager.by_uuid(uuid).ok().filter(|domain| domain.name == found.name);
+        let before = before.filter(|domain| !files.is_all() && domain.definition.is_some());
         let before = before.map(|domain| manager.definition(&domain)).transpose()?;
         Ok(manager.hold(definition, before.as_deref(), &files)?)
     }
