@@ -92,28 +92,40 @@ pub(super) fn apply(model: &Child, pins: &Pins) -> Result<(), Refusal> {
         let rule = format!("the kernel does not tell of its threads: {error}");
         Refusal::new(Layer::Kernel, OPERATION, "the device model", rule, "see whether it runs")
     };
+    let refuse =
+        |rule, remedy| Err(Refusal::new(Layer::DeviceModel, OPERATION, "the device model", rule, remedy));
     let tasks = tasks(model.pid, &model.pidfd).map_err(failed)?;
     let (mut moved, mut vcpus) = (BTreeSet::new(), 0_usize);
     for _ in 0..ROUNDS {
         let new: Vec<i32> = threads(&tasks).map_err(failed)?;
         let new: Vec<i32> = new.into_iter().filter(|thread| moved.insert(*thread)).collect();
         if new.is_empty() {
-            break;
+            // Unnamed, they would all have gone where the rest of it goes.
+            return match vcpus == 0 && !pins.is_none() {
+                true => refuse(
+                    "none of its threads has the name of a virtual CPU",
+                    "start it again; QEMU names them with debug-threads=on",
+                ),
+                false => Ok(()),
+            };
         }
         for thread in new {
-            // One that has ended meanwhile has no name.
-            let Ok(name) = fs::read_to_string(tasks.join(thread.to_string()).join("comm")) else { continue };
-            let name = name.trim_end();
-            vcpus += usize::from(vcpu(name).is_some());
-            set(thread, name, pins.of(name))?;
+            // It names itself, with any bytes.
+            let name = match fs::read(tasks.join(thread.to_string()).join("comm")) {
+                Ok(name) => String::from_utf8_lossy(&name).trim_end().to_owned(),
+                Err(error) if has_ended(&error) => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            vcpus += usize::from(vcpu(&name).is_some());
+            set(thread, &name, pins.of(&name))?;
         }
     }
-    if vcpus == 0 && !pins.vcpus.is_empty() {
-        let rule = "none of its threads has the name of a virtual CPU";
-        let remedy = "start it again; QEMU names them with debug-threads=on";
-        return Err(Refusal::new(Layer::DeviceModel, OPERATION, "the device model", rule, remedy));
-    }
-    Ok(())
+    refuse("it makes new threads as fast as they are moved", "end it: a sound device model does not")
+}
+
+/// Whether what was asked of a thread says that there is none any longer.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 fn set(thread: i32, name: &str, cpus: Option<&[u32]>) -> Result<(), Refusal> {
@@ -154,11 +166,12 @@ mod tests {
     use super::*;
     use crate::sys::process;
 
-    /// A process with a thread that has the name of a virtual CPU.
-    fn model() -> Child {
+    /// A process with a thread that names itself so.
+    fn model(name: &'static std::ffi::CStr) -> Child {
         let (read, write) = std::io::pipe().unwrap();
         let child = process::fork(move || {
-            let started = std::thread::Builder::new().name("CPU 1/TCG".into()).spawn(move || {
+            let started = std::thread::Builder::new().spawn(move || {
+                let _named = rustix::thread::set_name(name);
                 let _told = io::Write::write_all(&mut &write, b"x");
                 std::thread::park();
             });
@@ -175,7 +188,10 @@ mod tests {
     fn seen(child: &Child) -> Vec<(String, String)> {
         let tasks = tasks(child.pid, &child.pidfd).unwrap();
         let one = |thread: i32| {
-            let read = |file: &str| fs::read_to_string(tasks.join(thread.to_string()).join(file)).unwrap();
+            let read = |file: &str| {
+                let bytes = fs::read(tasks.join(thread.to_string()).join(file)).unwrap();
+                String::from_utf8_lossy(&bytes).into_owned()
+            };
             let status = read("status");
             let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
             (read("comm").trim_end().to_owned(), cpus.trim().to_owned())
@@ -185,7 +201,7 @@ mod tests {
 
     #[test]
     fn threads_are_moved_by_their_names() {
-        let child = model();
+        let child = model(c"CPU 1/TCG");
         let before = seen(&child);
         // A host with one CPU has all on that.
         let last = before.first().unwrap().1.rsplit([',', '-']).next().unwrap().parse::<u32>().unwrap();
@@ -203,5 +219,18 @@ mod tests {
         assert!(refusal.rule.contains("none of the CPUs 1023"), "{refusal}");
         child.end().unwrap();
         assert!(apply(&child, &pins).is_err());
+    }
+
+    #[test]
+    fn a_thread_keeps_its_place_by_no_name() {
+        let child = model(c"\xff\xfe");
+        let before = seen(&child);
+        let last = before.first().unwrap().1.rsplit([',', '-']).next().unwrap().parse::<u32>().unwrap();
+        let pins = Pins { emulator: Some(vec![last]), ..Pins::default() };
+        // No virtual CPU is told from the rest, and that is said.
+        let refusal = apply(&child, &pins).unwrap_err();
+        assert!(refusal.rule.contains("name of a virtual CPU"), "{refusal}");
+        assert!(seen(&child).iter().all(|(_, cpus)| *cpus == last.to_string()), "{:?}", seen(&child));
+        child.end().unwrap();
     }
 }
