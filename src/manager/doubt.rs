@@ -102,6 +102,12 @@ impl Manager {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is anything to be found out.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        !self.doubts().is_empty()
+    }
+
     /// Has somebody find out what runs of a domain.
     pub(super) fn doubt(&self, uuid: DomainUuid) {
         self.doubts().insert(uuid);

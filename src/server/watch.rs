@@ -78,6 +78,7 @@ pub(super) fn start(manager: &Arc<Manager>, mut autostarted: std::fs::File) -> i
             }
         }
     };
+    doubts(manager)?;
     survey(manager, first)
 }
 
@@ -142,6 +143,25 @@ fn survey(manager: &Arc<Manager>, first: impl FnOnce() + Send + 'static) -> io::
     Ok(())
 }
 
+/// Finds out, again and again, what became of changes whose answers never came. A device model that answers slowly keeps
+/// this thread waiting, and nobody's survey.
+fn doubts(manager: &Arc<Manager>) -> io::Result<()> {
+    let manager = manager.clone();
+    std::thread::Builder::new().name("doubts".into()).spawn(move || {
+        loop {
+            std::thread::sleep(SURVEY_EVERY);
+            if !manager.is_in_doubt() {
+                continue;
+            }
+            match Labeller::connect(manager.settings()) {
+                Ok(mut labeller) => manager.clear_doubts(&mut labeller),
+                Err(error) => tracing::debug!(%error, "nobody to ask what runs"),
+            }
+        }
+    })?;
+    Ok(())
+}
+
 /// One survey over a connection that is kept.
 fn once(manager: &Manager, labeller: &mut Option<Labeller>) -> Result<(), crate::driver::DriverError> {
     let mut connection = match labeller.take() {
@@ -149,7 +169,6 @@ fn once(manager: &Manager, labeller: &mut Option<Labeller>) -> Result<(), crate:
         None => Labeller::connect(manager.settings())?,
     };
     manager.survey(&mut connection)?;
-    manager.clear_doubts(&mut connection);
     *labeller = Some(connection);
     Ok(())
 }
