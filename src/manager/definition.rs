@@ -14,6 +14,7 @@ use crate::conf::domain::Domain;
 use crate::conf::xml::{Document, ElementId, Node};
 use crate::conf::{DefinitionError, DefinitionErrorKind, domain_xml, identity};
 pub use crate::store::Text;
+use crate::store::{self, Change};
 
 use super::ManagerError;
 
@@ -143,9 +144,16 @@ impl Definition {
         &self.files
     }
 
-    /// The same as it is stored.
-    pub(super) fn stored_files(&self) -> Option<Vec<String>> {
-        self.files.only().map(<[String]>::to_vec)
+    /// What keeps it, for whoever handed it in.
+    pub(super) fn to_keep(&self, autostart: bool, owner: u32) -> Change {
+        Change::Define(store::Definition {
+            uuid: self.uuid,
+            summary: self.summary().stored(),
+            text: self.texts().clone(),
+            autostart,
+            owner,
+            files: self.files.only().map(<[String]>::to_vec),
+        })
     }
 
     fn of(tree: &Tree, uuid: DomainUuid) -> Result<Self, ManagerError> {

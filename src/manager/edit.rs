@@ -3,7 +3,6 @@
 use super::{Definition, Manager, ManagerError};
 use crate::base::{DomainUuid, Files};
 use crate::conf::definition::{Choices, Definition as Tree, Strictness};
-use crate::store::{self, Change};
 
 impl Definition {
     /// The same with something changed, held to all rules again.
@@ -56,17 +55,7 @@ impl Manager {
         let files = definition.files().clone().and(files.clone());
         let definition = definition.with_files(files);
         self.weigh(uuid, true, owner, definition.texts().bytes())?;
-        let (summary, text) = (definition.summary().stored(), definition.texts().clone());
-        let files = definition.stored_files();
-        let autostart = domain.autostart;
-        self.commit(vec![Change::Define(store::Definition {
-            uuid,
-            summary,
-            text,
-            autostart,
-            owner,
-            files,
-        })])?;
+        self.commit(vec![definition.to_keep(domain.autostart, owner)])?;
         let kept = self.keep(definition, owner);
         self.table().define(uuid, Some(kept));
         Ok(())

@@ -62,16 +62,7 @@ impl Manager {
         let bytes = definition.texts().bytes();
         self.weigh(uuid, anew, owner, bytes)?;
         let autostart = before.is_some_and(|domain| domain.autostart);
-        let (summary, text) = (definition.summary().stored(), definition.texts().clone());
-        let files = definition.stored_files();
-        self.commit(vec![Change::Define(store::Definition {
-            uuid,
-            summary,
-            text,
-            autostart,
-            owner,
-            files,
-        })])?;
+        self.commit(vec![definition.to_keep(autostart, owner)])?;
         let kept = self.keep(definition, owner);
         let domain = {
             let mut table = self.table();

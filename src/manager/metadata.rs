@@ -182,17 +182,7 @@ impl Manager {
         let definition =
             Definition::kept(&tree.format(super::definition::SECURE))?.with_files(kept.files.clone());
         self.weigh(uuid, true, owner, definition.texts().bytes())?;
-        let (summary, text) = (definition.summary().stored(), definition.texts().clone());
-        let files = definition.stored_files();
-        let autostart = before.autostart;
-        self.commit(vec![Change::Define(store::Definition {
-            uuid,
-            summary,
-            text,
-            autostart,
-            owner,
-            files,
-        })])?;
+        self.commit(vec![definition.to_keep(before.autostart, owner)])?;
         let kept = self.keep(definition, owner);
         let after = self.table().rename(uuid, name, kept);
         self.tell(&before, Lifecycle::RenamedFrom);

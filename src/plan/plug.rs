@@ -216,6 +216,25 @@ fn next_set(described: &Described, spawn: &Spawn) -> u32 {
     plugged.unwrap_or(0).max(u32::try_from(started).unwrap_or(u32::MAX / 2)).saturating_add(1)
 }
 
+/// The arguments of a device model with these devices; what its disks hold does not matter.
+fn argv(domain: &Domain, uuid: DomainUuid, spawn: &Spawn) -> Result<Vec<String>, PlanError> {
+    let disks = domain.devices.disks.iter();
+    let chains = disks.map(|disk| Chain { target: disk.target.clone(), layers: Vec::new() });
+    let chains: Vec<Chain> = chains.collect();
+    let line = qemu::argv(&Guest {
+        domain,
+        uuid,
+        program: &spawn.program,
+        chains: &chains,
+        flash: None,
+        // Only where a device sits is read.
+        cid: domain.devices.vsock.as_ref().map(|_| 3),
+        dump: false,
+        incoming: false,
+    })?;
+    Ok(line.argv)
+}
+
 /// Gives a device the first port of a machine with PCI Express that nothing is plugged into.
 fn port(
     device: &mut Value,

@@ -2,12 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Planned, place, port, spawn};
+use super::{Planned, argv, place, port, spawn};
 use crate::base::DomainUuid;
 use crate::conf::domain::{DiskBus, Domain};
 use crate::plan::PlanError;
-use crate::plan::chain::Chain;
-use crate::plan::qemu::{self, Guest};
 use crate::privsep::plug::{Plug, PlugSteps, SCSI, Top};
 use crate::privsep::request::Described;
 
@@ -29,20 +27,8 @@ pub fn controller(
     if spawn.argv.iter().any(is_one) {
         return Ok(None);
     }
-    let bare = |target: &str| Chain { target: target.to_owned(), layers: Vec::new() };
-    let chains: Vec<Chain> = domain.devices.disks.iter().map(|disk| bare(&disk.target)).collect();
-    let line = qemu::argv(&Guest {
-        domain,
-        uuid,
-        program: &spawn.program,
-        chains: &chains,
-        flash: None,
-        // Only where the device sits is read.
-        cid: domain.devices.vsock.as_ref().map(|_| 3),
-        dump: false,
-        incoming: false,
-    })?;
-    let Some(mut device) = line.argv.iter().find(|text| is_one(text)).and_then(object) else {
+    let Some(mut device) = argv(domain, uuid, spawn)?.iter().find(|text| is_one(text)).and_then(object)
+    else {
         return Ok(None);
     };
     let what = format!("disk {}: its SCSI controller", disk.target);

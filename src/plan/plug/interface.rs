@@ -4,13 +4,11 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::{Planned, pair, place, port, refuse, spawn};
+use super::{Planned, argv, pair, place, port, refuse, spawn};
 use crate::base::{DomainUuid, Slot};
 use crate::conf::domain::{Domain, Interface, InterfaceBackend, InterfaceModel};
 use crate::conf::facts::HostFacts;
-use crate::plan::chain::Chain;
-use crate::plan::qemu::{self, Guest};
-use crate::plan::{PlanError, network, ports, slots};
+use crate::plan::{PlanError, network, ports, qemu, slots};
 use crate::privsep::op::{Op, Spawn, UidRole, VNET};
 use crate::privsep::plug::{Plug, PlugSteps, Top, backend};
 use crate::privsep::request::{Described, Survey};
@@ -109,22 +107,9 @@ fn device(
     spawn: &Spawn,
     alias: &str,
 ) -> Result<Value, PlanError> {
-    let disks = domain.devices.disks.iter();
-    let chains = disks.map(|disk| Chain { target: disk.target.clone(), layers: Vec::new() });
-    let chains: Vec<Chain> = chains.collect();
-    let line = qemu::argv(&Guest {
-        domain,
-        uuid: inputs.uuid,
-        program: &spawn.program,
-        chains: &chains,
-        flash: None,
-        // Only where the device sits is read.
-        cid: domain.devices.vsock.as_ref().map(|_| 3),
-        dump: false,
-        incoming: false,
-    })?;
+    let argv = argv(domain, inputs.uuid, spawn)?;
     let planned = format!("net{}", domain.devices.interfaces.len().saturating_sub(1));
-    let objects = line.argv.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+    let objects = argv.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
     let found =
         objects.into_iter().find(|object| object.get("id").and_then(Value::as_str) == Some(&*planned));
     let mut device = found.ok_or_else(|| refuse(alias, "it has no device", ""))?;
