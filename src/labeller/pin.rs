@@ -21,8 +21,10 @@ use crate::sys::process::Child;
 use crate::sys::{pidfd, sched};
 
 const OPERATION: &str = "pin threads of";
-/// How often the list of threads is read until it has no new ones; a thread has its maker's CPUs.
-const ROUNDS: u32 = 16;
+/// How often the list of threads is read until it has no new ones; a thread has its maker's CPUs. In QEMU each worker of a
+/// pool is made by the one before it, up to 64 of them, so that a sound device model may have a new one in as many
+/// rounds; besides the main loop's there is no pool, and few other threads come while one looks.
+const ROUNDS: u32 = 128;
 
 impl Server {
     /// Gives the threads of a running domain other CPUs.
@@ -95,32 +97,50 @@ pub(super) fn apply(model: &Child, pins: &Pins) -> Result<(), Refusal> {
     let refuse =
         |rule, remedy| Err(Refusal::new(Layer::DeviceModel, OPERATION, "the device model", rule, remedy));
     let tasks = tasks(model.pid, &model.pidfd).map_err(failed)?;
-    let (mut moved, mut vcpus) = (BTreeSet::new(), 0_usize);
-    for _ in 0..ROUNDS {
-        let new: Vec<i32> = threads(&tasks).map_err(failed)?;
-        let new: Vec<i32> = new.into_iter().filter(|thread| moved.insert(*thread)).collect();
-        if new.is_empty() {
-            // Unnamed, they would all have gone where the rest of it goes.
-            return match vcpus == 0 && !pins.is_none() {
-                true => refuse(
-                    "none of its threads has the name of a virtual CPU",
-                    "start it again; QEMU names them with debug-threads=on",
-                ),
-                false => Ok(()),
-            };
-        }
-        for thread in new {
+    let mut vcpus = 0_usize;
+    let moved = every(
+        || threads(&tasks).map_err(failed),
+        |thread| {
             // It names itself, with any bytes.
             let name = match fs::read(tasks.join(thread.to_string()).join("comm")) {
                 Ok(name) => String::from_utf8_lossy(&name).trim_end().to_owned(),
-                Err(error) if has_ended(&error) => continue,
+                Err(error) if has_ended(&error) => return Ok(()),
                 Err(error) => return Err(failed(error)),
             };
             vcpus += usize::from(vcpu(&name).is_some());
-            set(thread, &name, pins.of(&name))?;
-        }
+            set(thread, &name, pins.of(&name))
+        },
+    )?;
+    if !moved {
+        return refuse(
+            "it makes new threads as fast as they are moved",
+            "end it: a sound device model does not",
+        );
     }
-    refuse("it makes new threads as fast as they are moved", "end it: a sound device model does not")
+    // Unnamed, they have all gone where the rest of it goes.
+    if vcpus == 0 && (!pins.vcpus.is_empty() || pins.emulator.is_some()) {
+        return refuse(
+            "none of its threads has the name of a virtual CPU",
+            "start it again; QEMU names them with debug-threads=on",
+        );
+    }
+    Ok(())
+}
+
+/// Does something with every thread, until there is none that is new; whether it came to that.
+fn every(
+    mut list: impl FnMut() -> Result<Vec<i32>, Refusal>,
+    mut with: impl FnMut(i32) -> Result<(), Refusal>,
+) -> Result<bool, Refusal> {
+    let mut done = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        let new: Vec<i32> = list()?.into_iter().filter(|thread| done.insert(*thread)).collect();
+        if new.is_empty() {
+            return Ok(true);
+        }
+        new.into_iter().try_for_each(&mut with)?;
+    }
+    Ok(false)
 }
 
 /// Whether what was asked of a thread says that there is none any longer.
@@ -231,6 +251,28 @@ mod tests {
         let refusal = apply(&child, &pins).unwrap_err();
         assert!(refusal.rule.contains("name of a virtual CPU"), "{refusal}");
         assert!(seen(&child).iter().all(|(_, cpus)| *cpus == last.to_string()), "{:?}", seen(&child));
+        // Where all of them go to the same place, nothing has to be told.
+        apply(&child, &Pins { all: Some(vec![last]), ..Pins::default() }).unwrap();
+        let refusal =
+            apply(&child, &Pins { vcpus: [(0, vec![last])].into(), ..Pins::default() }).unwrap_err();
+        assert!(refusal.rule.contains("name of a virtual CPU"), "{refusal}");
         child.end().unwrap();
+    }
+
+    #[test]
+    fn a_whole_pool_of_workers_may_come_one_after_the_other() {
+        for (most, settles) in [(70, true), (i32::MAX, false)] {
+            let (mut threads, mut moved) = (1, Vec::new());
+            let list = || {
+                threads = most.min(threads + 1);
+                Ok((1..=threads).collect())
+            };
+            let with = |thread| {
+                moved.push(thread);
+                Ok(())
+            };
+            assert_eq!(every(list, with).unwrap(), settles);
+            assert!(moved.len() >= 70 && moved.is_sorted_by(|one, next| one < next), "{moved:?}");
+        }
     }
 }
