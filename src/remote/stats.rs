@@ -1,6 +1,8 @@
 //! Calls that measure a domain.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -175,8 +177,10 @@ fn side_by_side<'a, D: Sync, T: Send>(domains: &'a [D], each: impl Fn(&'a D) -> 
     };
     let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..AT_ONCE.min(domains.len())).map(|_| scope.spawn(some)).collect();
-        // One that panicked has no records.
-        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        // One that panicked has no records, and to leave them out would be to say that there are no such domains.
+        let joined =
+            |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        threads.into_iter().flat_map(joined).collect()
     });
     all.sort_by_key(|(at, _)| *at);
     all.into_iter().map(|(_, done)| done).collect()
@@ -397,5 +401,11 @@ mod tests {
         };
         assert_eq!(side_by_side(&[5, 6, 7], together), [(5, 3), (6, 3), (7, 3)]);
         assert!(side_by_side(&[] as &[u32], together).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "as a mistake would")]
+    fn what_panics_leaves_no_record_out() {
+        side_by_side(&[5, 6, 7], |number| assert!(*number != 6, "as a mistake would"));
     }
 }

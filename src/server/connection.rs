@@ -202,18 +202,20 @@ impl Client {
     ) -> bool {
         // While as many calls as are allowed are under way, nothing more is read of this client.
         let Ok(permit) = self.calls.clone().acquire_owned().await else { return false };
-        let client = self.clone();
+        let (client, header) = (self.clone(), *header);
         let mut counted = Counted::new(self.partial.clone());
         if !counted.holds(bytes) {
-            self.queue.push(self.service.busy(header));
+            self.queue.push(self.service.busy(&header));
             return false;
         }
         tokio::spawn(async move {
-            if let Ok((bytes, fds)) = client.waiting(work).await {
-                if fds.is_empty() {
-                    client.queue.push(bytes);
-                } else {
-                    client.queue.push_with(bytes, fds);
+            match client.waiting(work).await {
+                Ok((bytes, fds)) if fds.is_empty() => client.queue.push(bytes),
+                Ok((bytes, fds)) => client.queue.push_with(bytes, fds),
+                // Where a panic does not end the whole daemon: nobody is to wait for an answer that never comes.
+                Err(error) => {
+                    tracing::error!(client = client.session.id, %error, "a call ended without an answer");
+                    client.refuse(&header, "the call ended without an answer; svirtd's log says why");
                 }
             }
             drop((permit, counted));
