@@ -373,12 +373,74 @@ fn with_disk(host: &Host, name: &str, image: &str, more: &str) -> String {
     file.to_str().unwrap().to_owned()
 }
 
+/// What runs by a tenant's word is held to its list, and so is what it goes on from when it was saved without another
+/// definition; whoever hands in a new one may name what he may.
+fn what_runs_is_held_to_its_list(host: &mut Host, own: &str, others: &str) {
+    let tenant = |host: &Host, words: &[&str]| host.virsh_as(TENANT, 1, words);
+    let refused = ["the header names the backing file", others];
+    let (saved, changed) = (host.rig.text("saved/a-11"), host.rig.text("changed.xml"));
+
+    // Restored as a tenant says.
+    let disk = format!("{own}/a-11.img");
+    qcow2(&disk, &[]);
+    let file = with_disk(host, "a-11", &disk, "");
+    host.says(&["create", &file]);
+    host.says(&["save", "a-11", &saved]);
+    let xml = tenant(host, &["save-image-dumpxml", &saved]).expect(0).out;
+    std::fs::write(&changed, &xml).unwrap();
+    host.says(&["define", &changed]);
+    std::fs::write(&changed, xml.replace("type='raw'", "type='qcow2'")).unwrap();
+    tenant(host, &["restore", &saved, "--xml", &changed]).expect(0);
+    tenant(host, &["managedsave", "a-11"]).expect(0);
+    qcow2(&disk, &["-F", "qcow2", "-b", "../b-1.qcow2"]);
+    host.virsh(&["start", "a-11"]).expect(1).says(&refused);
+    // Whoever may name everything hands the same in, and it goes on.
+    let xml = host.says(&["managedsave-dumpxml", "a-11"]);
+    std::fs::write(&changed, &xml).unwrap();
+    host.says(&["managedsave-define", "a-11", &changed, "--paused"]);
+    host.says(&["start", "a-11"]);
+    host.says(&["destroy", "a-11"]);
+
+    // A tenant's medium in a drive of an administrator's domain, and a daemon that finds it again.
+    let (disk, medium) = (format!("{own}/a-12.img"), format!("{own}/cd.qcow2"));
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    qcow2(&medium, &[]);
+    let drive = |source: &str| {
+        format!(
+            "<disk type='file' device='cdrom'><driver name='qemu' type='qcow2'/>{source}<target dev='sda' bus='sata'/>\
+             <readonly/></disk>"
+        )
+    };
+    let file = with_disk(host, "a-12", &disk, &drive(""));
+    host.says(&["define", &file]);
+    host.says(&["start", "a-12"]);
+    std::fs::write(&changed, drive(&format!("<source file='{medium}'/>"))).unwrap();
+    tenant(host, &["update-device", "a-12", &changed, "--live"]).expect(0);
+    host.kill_daemon();
+    host.start_daemon();
+    host.says(&["managedsave", "a-12"]);
+    qcow2(&medium, &["-F", "qcow2", "-b", "../b-1.qcow2"]);
+    host.virsh(&["start", "a-12"]).expect(1).says(&refused);
+    qcow2(&medium, &[]);
+    host.says(&["start", "a-12"]);
+    host.says(&["destroy", "a-12"]);
+}
+
+/// Makes a qcow2 image.
+fn qcow2(path: &str, more: &[&str]) {
+    let mut command = std::process::Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2"]).args(more).args([path, "1M"]);
+    assert!(command.status().unwrap().success(), "{path}");
+}
+
+/// A uid that has nothing but what a rule gives it.
+const TENANT: u32 = 54_331;
+
 #[test]
 fn a_tenants_definitions_name_the_files_of_its_rule() {
     if !virsh_possible() {
         return;
     }
-    const TENANT: u32 = 54_331;
     let rules = |files: &str| {
         format!(
             "[[rule]]\nuids = [{TENANT}]\nrole = 'operator'\nallow = ['domain:write', 'domain:save', 'domain:delete']\n\
@@ -389,15 +451,10 @@ fn a_tenants_definitions_name_the_files_of_its_rule() {
     let images = host.rig.text("images");
     let (own, others) = (format!("{images}/a"), format!("{images}/b-1.qcow2"));
     std::fs::create_dir(&own).unwrap();
-    let image = |path: &str, more: &[&str]| {
-        let mut command = std::process::Command::new("qemu-img");
-        command.args(["create", "-q", "-f", "qcow2"]).args(more).args([path, "1M"]);
-        assert!(command.status().unwrap().success(), "{path}");
-    };
-    image(&others, &[]);
-    image(&format!("{own}/1.qcow2"), &[]);
+    qcow2(&others, &[]);
+    qcow2(&format!("{own}/1.qcow2"), &[]);
     // What its guest, or whoever else writes the image, made of it.
-    image(&format!("{own}/2.qcow2"), &["-F", "qcow2", "-b", "../b-1.qcow2"]);
+    qcow2(&format!("{own}/2.qcow2"), &["-F", "qcow2", "-b", "../b-1.qcow2"]);
     let tenant = |host: &Host, words: &[&str]| host.virsh_as(TENANT, 1, words);
     let mine = with_disk(&host, "a-1", &format!("{own}/1.qcow2"), "");
     let said = ["access denied", "no file of the host", "`files` of rule 1", "access.toml", "disk vda"];
@@ -465,7 +522,7 @@ fn a_tenants_definitions_name_the_files_of_its_rule() {
     // guest wrote it.
     for (name, saves) in [("a-8", false), ("a-9", true)] {
         let disk = format!("{own}/{name}.img");
-        image(&disk, &[]);
+        qcow2(&disk, &[]);
         let file = with_disk(&host, name, &disk, "");
         let text = std::fs::read_to_string(&file).unwrap().replace("type='qcow2'", "type='raw'");
         std::fs::write(&file, &text).unwrap();
@@ -483,12 +540,13 @@ fn a_tenants_definitions_name_the_files_of_its_rule() {
             );
             std::fs::write(&changed, disk).unwrap();
         }
-        image(&disk, &["-F", "qcow2", "-b", "../b-1.qcow2"]);
+        qcow2(&disk, &["-F", "qcow2", "-b", "../b-1.qcow2"]);
         let call = if saves { "managedsave-define" } else { "update-device" };
         let config: &[&str] = if saves { &[] } else { &["--config"] };
         tenant(&host, &[&[call, name, &changed][..], config].concat()).expect(0);
         host.virsh(&["start", name]).expect(1).says(&["the header names the backing file", &others]);
     }
+    what_runs_is_held_to_its_list(&mut host, &own, &others);
     // A definition with another domain's uuid learns nothing of what that one names.
     host.says(&["define", &with_disk(&host, "b-2", &others, "")]);
     let uuid = host.says(&["domuuid", "b-2"]);

@@ -156,6 +156,12 @@ impl Definition {
         })
     }
 
+    /// The row of what was started with it, by which a later daemon finds that again; `files` is what it may name now.
+    pub(super) fn row(&self, id: i32, listening: Vec<(String, String)>, files: &Files) -> store::Live {
+        let files = files.only().map(<[String]>::to_vec);
+        store::Live { uuid: self.uuid, id, xml: self.text().to_owned(), listening, files }
+    }
+
     fn of(tree: &Tree, uuid: DomainUuid) -> Result<Self, ManagerError> {
         let (secure, public) = (tree.format(SECURE), tree.format(PUBLIC));
         let text = Text { public: (public != secure).then_some(public), secure };

@@ -4,8 +4,7 @@
 //! What is true of devices QEMU knows, of what they hold and of limits the labeller. Cables and what an end means nobody
 //! tells: these are put again as they are shown.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,8 +24,27 @@ const ASKED_ALL: Duration = Duration::from_secs(15);
 /// Where QEMU keeps the devices that have a name.
 const DEVICES: &str = "/machine/peripheral";
 
-/// The domains.
-pub(super) type Doubts = Mutex<HashSet<DomainUuid>>;
+/// The domains, whoever has waited longest first.
+#[derive(Debug, Default)]
+pub(super) struct Doubts(Vec<DomainUuid>);
+
+impl Doubts {
+    /// One more; behind all others, for the time of one round may end before everybody had a turn.
+    fn add(&mut self, uuid: DomainUuid) {
+        if !self.0.contains(&uuid) {
+            self.0.push(uuid);
+        }
+    }
+
+    fn remove(&mut self, uuid: DomainUuid) {
+        self.0.retain(|other| *other != uuid);
+    }
+
+    /// In the order of their turns.
+    fn all(&self) -> Vec<DomainUuid> {
+        self.0.clone()
+    }
+}
 
 /// What a device model says of what changed since it started; nothing of what it did not answer.
 #[derive(Debug, Default)]
@@ -98,19 +116,19 @@ fn aliases(definition: &Definition, interfaces: &[String]) -> Vec<String> {
 }
 
 impl Manager {
-    fn doubts(&self) -> MutexGuard<'_, HashSet<DomainUuid>> {
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there is anything to be found out.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        !self.doubts().is_empty()
+        !self.doubts().0.is_empty()
     }
 
     /// Has somebody find out what runs of a domain.
     pub(super) fn doubt(&self, uuid: DomainUuid) {
-        self.doubts().insert(uuid);
+        self.doubts().add(uuid);
     }
 
     /// Passes on how a change of what runs went. Where nobody said whether it was done, that is found out.
@@ -123,14 +141,18 @@ impl Manager {
 
     /// Finds out what became of changes whose answers never came. To be called again and again.
     pub fn clear_doubts(&self, labeller: &mut Labeller) {
-        let all: Vec<DomainUuid> = self.doubts().iter().copied().collect();
+        let all = self.doubts().all();
         let until = Instant::now() + ASKED_ALL;
         for uuid in all {
+            // Whoever had no turn has the first one of the next round.
+            if Instant::now() >= until {
+                break;
+            }
             let job = self.table().job(uuid);
             // Whoever changes it now may be in doubt of it too.
             let Some(_held) = job.try_take("DomainGetXMLDesc") else { continue };
             // Before anybody is asked: what is in doubt since then is so still.
-            self.doubts().remove(&uuid);
+            self.doubts().remove(uuid);
             if let Err(error) = self.clear_doubt(labeller, uuid, until) {
                 tracing::debug!(%uuid, %error, "what runs of it is not known yet");
                 self.doubt(uuid);
@@ -148,7 +170,8 @@ impl Manager {
         // One that has ended is in no doubt.
         let Ok(live) = self.live(uuid) else { return Ok(()) };
         let started = live.runtime.started.as_ref().or(live.definition.as_ref());
-        let Some(started) = started.cloned() else { return Ok(()) };
+        let Some(started) = started else { return Ok(()) };
+        let started = Definition::clone(started).with_files(live.files());
         let told = Told::by(&live.control, until.min(Instant::now() + ASKED_EACH));
         if !told.is_whole() {
             return Err(ManagerError::Driver(DriverError::Silent));
@@ -217,5 +240,18 @@ mod tests {
         let told = Told { devices: Some(devices), ..Told::default() };
         assert!(told.has("virtio-disk0") && !told.has("virtio-disk1") && !told.is_whole());
         assert!(!Told::default().has("virtio-disk0"));
+    }
+
+    #[test]
+    fn whoever_had_its_turn_waits_for_all_others() {
+        let uuids = [1, 2, 3].map(|number| DomainUuid(uuid::Uuid::from_u128(number)));
+        let mut doubts = Doubts::default();
+        uuids.iter().chain(&uuids).for_each(|uuid| doubts.add(*uuid));
+        assert_eq!(doubts.all(), uuids);
+        doubts.remove(uuids[0]);
+        doubts.add(uuids[0]);
+        assert_eq!(doubts.all(), [uuids[1], uuids[2], uuids[0]]);
+        uuids.iter().for_each(|uuid| doubts.remove(*uuid));
+        assert!(doubts.0.is_empty());
     }
 }

@@ -1,11 +1,41 @@
 //! What definitions name of the host, against what whoever hands them in may name.
 
+use std::sync::Arc;
+
 use super::definition::refused;
+use super::table::Live;
 use super::{Definition, Manager, ManagerError};
-use crate::base::Files;
+use crate::base::{DomainUuid, Files};
 use crate::driver::outside;
 
+impl Live {
+    /// What it may name of the host: nothing, where nobody has said so.
+    pub(super) fn files(&self) -> Files {
+        self.definition.as_ref().map_or_else(Files::none, |definition| definition.files().clone())
+    }
+}
+
 impl Manager {
+    /// Holds what runs to these files as well: somebody who may name no others adds something to it. A save of it is held
+    /// to the same, and so is its next start from there, whoever starts it.
+    pub(super) fn hold_live(&self, uuid: DomainUuid, files: &Files) -> Result<(), ManagerError> {
+        let live = self.live(uuid)?;
+        let started = live.runtime.started.as_ref().or(live.definition.as_ref());
+        let (Some(started), Some(definition)) = (started, &live.definition) else { return Ok(()) };
+        let held = definition.files().clone().and(files.clone());
+        if held.only() == definition.files().only() {
+            return Ok(());
+        }
+        let row = started.row(live.id, live.listening.clone(), &held);
+        let definition = Arc::new(Definition::clone(definition).with_files(held));
+        self.note_row(row, |now| {
+            if now.runtime.started.is_none() {
+                now.runtime.started.clone_from(&now.definition);
+            }
+            now.definition = Some(definition);
+        })
+    }
+
     /// Refuses a definition that names a file which is not among `files`, and gives it back with these otherwise: the
     /// headers of its images are held to them at each start. `before` is what was accepted of the same domain.
     pub fn hold(

@@ -195,7 +195,7 @@ impl Manager {
         plug.note = one.text()?;
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
         // What was noted of one before it that had this alias is not this one's.
-        self.note_link(uuid, &live, &alias, None)?;
+        self.note_link(&live, &alias, None)?;
         self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into))?;
         // First of all it is shown: QEMU has it, whatever becomes of its cable.
         let mut aliases = live.interface_aliases();

@@ -12,7 +12,7 @@ use crate::driver::{DriverError, stores};
 use crate::privsep::save::Restore;
 use crate::privsep::storage::Fate;
 use crate::privsep::supervisor::{Ended, SAVED, Verb};
-use crate::store::{self, Change};
+use crate::store::Change;
 
 /// libvirt's reasons for a state.
 const BOOTED: i32 = 1;
@@ -314,7 +314,7 @@ impl Manager {
     ) -> Result<Domain, ManagerError> {
         let uuid = definition.uuid;
         // Written first: a daemon that is killed in between finds the domain again, and what it was started with.
-        let row = store::Live { uuid, id, xml: definition.text().to_owned(), listening: Vec::new() };
+        let row = definition.row(id, Vec::new(), definition.files());
         let launched = self
             .commit(vec![Change::Start(row.clone())])
             .map_err(ManagerError::from)
@@ -361,8 +361,7 @@ impl Manager {
         let begun = self.core.start(&wanted)?;
         if !begun.listening.is_empty() {
             // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.
-            let xml = definition.text().to_owned();
-            let row = store::Live { uuid: definition.uuid, id, xml, listening: begun.listening.clone() };
+            let row = definition.row(id, begun.listening.clone(), definition.files());
             if let Err(error) = self.commit(vec![Change::Start(row)]) {
                 tracing::warn!(%error, domain = %definition.name, "its ports and tap devices are forgotten when svirtd ends");
             }

@@ -1,7 +1,5 @@
 //! Network interfaces of what runs, and their cables.
 
-use std::sync::Arc;
-
 use super::definition::refused;
 use super::interface::{One, addresses, place};
 use super::table::Live;
@@ -10,7 +8,6 @@ use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
 use crate::conf::domain::{Interface, InterfaceBackend};
 use crate::privsep::ask::Ask;
-use crate::store::{self, Change};
 
 /// What is noted of a link that was changed is called this and the interface's alias.
 const NOTE: &str = "link:";
@@ -151,9 +148,9 @@ impl Manager {
         }
         // Noted first: QEMU cannot be asked afterwards, and this daemon may end at any moment.
         let noted = live.noted_link(alias);
-        self.note_link(uuid, &live, alias, Some(up))?;
+        self.note_link(&live, alias, Some(up))?;
         if let Err(error) = self.sure(uuid, self.ask(uuid, Ask::Link { alias: alias.clone(), up })) {
-            self.note_link(uuid, &*self.live(uuid)?, alias, noted)?;
+            self.note_link(&*self.live(uuid)?, alias, noted)?;
             return Err(error);
         }
         self.replace_live(uuid, None, |tree| {
@@ -163,30 +160,15 @@ impl Manager {
     }
 
     /// Notes how a link was put, so that a later daemon knows; nothing any longer where its interface is another one.
-    pub(super) fn note_link(
-        &self,
-        uuid: DomainUuid,
-        live: &Live,
-        alias: &str,
-        up: Option<bool>,
-    ) -> Result<(), ManagerError> {
+    pub(super) fn note_link(&self, live: &Live, alias: &str, up: Option<bool>) -> Result<(), ManagerError> {
         let name = format!("{NOTE}{alias}");
         let mut noted = live.listening.clone();
         noted.retain(|(other, _)| *other != name);
         noted.extend(up.map(|up| (name, if up { "up" } else { "down" }.to_owned())));
         let started = live.runtime.started.as_ref().or(live.definition.as_ref());
         let Some(started) = started.filter(|_| noted != live.listening) else { return Ok(()) };
-        let row = store::Live { uuid, id: live.id, xml: started.text().to_owned(), listening: noted.clone() };
-        self.commit(vec![Change::Start(row)])?;
-        let mut table = self.table();
-        let now = table.get(uuid).and_then(|domain| domain.live.as_mut());
-        if let Some(now) = now.filter(|now| now.id == live.id) {
-            Arc::make_mut(now).listening = noted;
-            return Ok(());
-        }
-        drop(table);
-        // It has ended meanwhile, and its row went before this one came.
-        Ok(self.commit(vec![Change::End(uuid, live.id)])?)
+        let row = started.row(live.id, noted.clone(), &live.files());
+        self.note_row(row, |now| now.listening = noted)
     }
 }
 

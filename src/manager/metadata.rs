@@ -6,7 +6,6 @@ use super::event::What;
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError};
 use crate::base::{DomainName, DomainUuid};
 use crate::conf::definition::{Definition as Tree, MetadataError, SVIRT_NAMESPACE};
-use crate::store::{self, Change};
 
 /// One thing of a domain that says something about it and changes nothing of what runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,26 +132,13 @@ impl Manager {
             return Err(ManagerError::state("domain is not running"));
         }
         // What was plugged in since, the labeller tells a later daemon.
-        let xml = started.as_ref().unwrap_or(&definition).text().to_owned();
-        let listening = live.listening.clone();
-        self.commit(vec![Change::Start(store::Live { uuid, id, xml, listening })])?;
+        let row = started.as_ref().unwrap_or(&definition).row(id, live.listening.clone(), definition.files());
         let text = definition.running(&live.runtime.running);
-        let mut table = self.table();
-        let now = table.get(uuid).and_then(|domain| domain.live.as_mut()).filter(|live| live.id == id);
-        match now {
-            Some(live) => {
-                let live = Arc::make_mut(live);
-                live.definition = Some(definition);
-                live.runtime.started = started;
-                live.text = text;
-                Ok(())
-            }
-            None => {
-                drop(table);
-                // It has ended meanwhile, and its row went before this one came.
-                Ok(self.commit(vec![Change::End(uuid, id)])?)
-            }
-        }
+        self.note_row(row, |live| {
+            live.definition = Some(definition);
+            live.runtime.started = started;
+            live.text = text;
+        })
     }
 
     /// Gives a persistent domain that does not run another name.

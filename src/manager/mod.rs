@@ -91,7 +91,7 @@ pub struct Manager {
     /// Domains whose next start goes on from where they were saved, as the labeller says.
     managed: Mutex<managed::Managed>,
     /// Domains of which it is not known what the last change did to them.
-    doubts: doubt::Doubts,
+    doubts: Mutex<doubt::Doubts>,
     /// What takes long.
     jobs: job::Jobs,
     sink: Arc<dyn Sink>,
@@ -121,7 +121,7 @@ impl Manager {
             left: Left::default(),
             surveying: Mutex::default(),
             managed: Mutex::default(),
-            doubts: doubt::Doubts::default(),
+            doubts: Mutex::default(),
             jobs: job::Jobs::default(),
             sink,
             watch: Box::new(watch),

@@ -301,6 +301,7 @@ impl Manager {
         let address = if medium { None } else { address(domain.devices.disks.last(), place) };
         plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, address);
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
+        self.hold_live(uuid, files)?;
         let brought = !medium && self.bring_controller(&mut labeller, &plugging)?;
         let plugged = self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into));
         if plugged.is_err() && brought {

@@ -121,6 +121,25 @@ impl Manager {
         self.left().insert(row.uuid, row);
     }
 
+    /// Notes something of what runs for a later daemon, then here.
+    pub(super) fn note_row(
+        &self,
+        row: store::Live,
+        change: impl FnOnce(&mut Live),
+    ) -> Result<(), ManagerError> {
+        let (uuid, id) = (row.uuid, row.id);
+        self.commit(vec![Change::Start(row)])?;
+        let mut table = self.table();
+        let now = table.get(uuid).and_then(|domain| domain.live.as_mut());
+        if let Some(now) = now.filter(|now| now.id == id) {
+            change(Arc::make_mut(now));
+            return Ok(());
+        }
+        drop(table);
+        // It has ended meanwhile, and its row went before this one came.
+        Ok(self.commit(vec![Change::End(uuid, id)])?)
+    }
+
     /// Makes sure that it is known whether a domain runs, before it is started: what the store says of one that does
     /// would be overwritten.
     pub(super) fn settle(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
@@ -188,7 +207,7 @@ impl Manager {
             Err(error) => return tracing::warn!(%name, %error, "what runs cannot be described yet"),
         };
         let row = self.left().get(&uuid).cloned();
-        let definition = row.as_ref().and_then(|row| Definition::kept(&row.xml).ok());
+        let definition = row.as_ref().and_then(started_by);
         let started = definition.clone().map(Arc::new);
         let until = all.min(Instant::now() + ASKED_EACH);
         let noted = row.as_ref().map(|row| row.listening.as_slice()).unwrap_or_default();
@@ -252,5 +271,11 @@ impl Manager {
     }
 }
 
+/// What a domain was started with, by its row.
+fn started_by(row: &store::Live) -> Option<Definition> {
+    let files = Files::new(row.files.clone(), Vec::new());
+    Definition::kept(&row.xml).ok().map(|definition| definition.with_files(files))
+}
+
 /// What the store said of domains that nobody has found again yet.
-pub(super) type Left = Mutex<HashMap<DomainUuid, crate::store::Live>>;
+pub(super) type Left = Mutex<HashMap<DomainUuid, store::Live>>;

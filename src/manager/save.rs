@@ -49,6 +49,11 @@ struct Note {
 }
 
 impl Note {
+    fn of(definition: &Definition, running: bool) -> Self {
+        let files = definition.files().only().map(<[String]>::to_vec);
+        Self { version: NOTE, xml: definition.text().to_owned(), running, files }
+    }
+
     fn files(&self) -> Files {
         Files::new(self.files.clone(), Vec::new())
     }
@@ -116,7 +121,7 @@ impl SavedDomain {
         if definition.uuid != self.uuid {
             return Err(ManagerError::Failed("its definition is another domain's".into()));
         }
-        Ok(definition)
+        Ok(definition.with_files(self.note.files()))
     }
 }
 
@@ -199,14 +204,12 @@ impl Manager {
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let current = live.definition.clone().ok_or_else(lacks)?;
         let mut labeller = self.core.labeller(&self.settings)?;
-        let files = xml.and_then(|xml| xml.files.only().map(<[String]>::to_vec));
         let definition = match xml {
             Some(xml) => self.alike(&mut labeller, &current, xml)?,
             None => current.clone(),
         };
         self.check_machine(&mut labeller, &definition)?;
-        let xml = definition.text().to_owned();
-        let note = Note { version: NOTE, xml, running: goes.on(running), files }.text()?;
+        let note = Note::of(&definition, goes.on(running)).text()?;
         let most = most(&current.to_start()?);
         self.begin_job(uuid, Job::save());
         let saved = labeller.save(uuid, Save { at, note, running, most });
@@ -326,7 +329,11 @@ impl Manager {
     ) -> Result<Domain, ManagerError> {
         let definition = match xml.map(|xml| Handed { xml, files }) {
             Some(xml) => self.alike(&mut self.core.labeller(&self.settings)?, &saved.definition()?, xml)?,
-            None => Arc::new(saved.definition()?.with_files(saved.note.files().and(files.clone()))),
+            None => {
+                let definition = saved.definition()?;
+                let files = definition.files().clone().and(files.clone());
+                Arc::new(definition.with_files(files))
+            }
         };
         let flags = StartFlags { paused: !goes.on(saved.note.running), ..StartFlags::default() };
         self.start_other(definition, flags, Some((saved.restore.clone(), goes == Goes::Paused)))
@@ -364,7 +371,7 @@ impl Manager {
         }
         flags.paused |= !saved.note.running;
         let files = domain.definition.as_ref().map_or_else(Files::none, |kept| kept.files.clone());
-        let files = saved.note.files().and(files);
+        let files = definition.files().clone().and(files);
         Ok(Some((Arc::new(definition.with_files(files)), saved.restore)))
     }
 
@@ -421,13 +428,12 @@ impl Manager {
         goes: Goes,
     ) -> Result<(), ManagerError> {
         let mut labeller = self.core.labeller(&self.settings)?;
-        let files = saved.note.files().and(xml.map_or(Files::ALL, |xml| xml.files.clone()));
-        let files = files.only().map(<[String]>::to_vec);
-        let xml = match xml {
-            Some(xml) => self.alike(&mut labeller, &saved.definition()?, xml)?.text().to_owned(),
-            None => saved.note.xml.clone(),
+        let definition = match xml {
+            // All of it was handed in, and so was what it may name.
+            Some(xml) => self.alike(&mut labeller, &saved.definition()?, xml)?,
+            None => Arc::new(saved.definition()?),
         };
-        let note = Note { version: NOTE, xml, running: goes.on(saved.note.running), files }.text()?;
+        let note = Note::of(&definition, goes.on(saved.note.running)).text()?;
         labeller.saved(SavedOp::Note { at: saved.at.clone(), identity: saved.restore.identity, note })?;
         Ok(())
     }

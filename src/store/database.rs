@@ -10,7 +10,7 @@ use super::{Change, Contents, Known, Live, Object, StoreError, Text};
 use crate::base::DomainUuid;
 
 /// The tables' version, kept in `user_version`; 0 is a new file.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// Texts have a table of their own: what is read when the daemon starts lies close together.
 const TABLES: &str = "
     CREATE TABLE known (uuid BLOB PRIMARY KEY, summary TEXT NOT NULL, autostart INTEGER NOT NULL,
@@ -18,8 +18,9 @@ const TABLES: &str = "
     CREATE TABLE text (uuid BLOB PRIMARY KEY, secure TEXT NOT NULL, public TEXT) STRICT;
     CREATE TABLE IF NOT EXISTS live
         (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
+    ALTER TABLE live ADD COLUMN files TEXT;
     CREATE TABLE object (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)) STRICT;
-    PRAGMA user_version = 3;
+    PRAGMA user_version = 4;
 ";
 /// What version 1 kept. It had no summaries: an empty one is made anew by whoever reads it.
 const FROM_1: &str = "
@@ -30,7 +31,15 @@ const FROM_1: &str = "
 /// What version 2 kept may name what it named: it was accepted so.
 const FROM_2: &str = "
     ALTER TABLE known ADD COLUMN files TEXT;
-    PRAGMA user_version = 3;
+    ALTER TABLE live ADD COLUMN files TEXT;
+    PRAGMA user_version = 4;
+";
+/// Version 3 did not note what may be named by what runs: that of its definition, and nothing where it has none.
+const FROM_3: &str = "
+    ALTER TABLE live ADD COLUMN files TEXT;
+    UPDATE live SET files = CASE WHEN uuid IN (SELECT uuid FROM known)
+        THEN (SELECT files FROM known WHERE known.uuid = live.uuid) ELSE '[]' END;
+    PRAGMA user_version = 4;
 ";
 
 #[derive(Debug)]
@@ -59,28 +68,24 @@ impl Database {
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA cache_size = -1024;")?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match version {
-            VERSION => {}
-            0 | 1 => {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(TABLES)?;
-                if version == 1 {
-                    transaction.execute_batch(FROM_1)?;
-                }
-                transaction.commit()?;
-            }
-            2 => {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(FROM_2)?;
-                transaction.commit()?;
-            }
+        let steps: &[&str] = match version {
+            VERSION => &[],
+            0 => &[TABLES],
+            1 => &[TABLES, FROM_1],
+            2 => &[FROM_2],
+            3 => &[FROM_3],
             other => {
                 return Err(StoreError::Foreign(format!(
                     "{} has version {other}, and this program knows version {VERSION}",
                     path.display()
                 )));
             }
+        };
+        let transaction = connection.transaction()?;
+        for step in steps {
+            transaction.execute_batch(step)?;
         }
+        transaction.commit()?;
         Ok(Self { connection })
     }
 
@@ -96,20 +101,19 @@ impl Database {
                     autostart: row.get(2)?,
                     owner: row.get(3)?,
                     bytes: u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0),
-                    // A list that cannot be read gives nothing.
-                    files: row
-                        .get::<_, Option<String>>(5)?
-                        .map(|files| serde_json::from_str(&files).unwrap_or_default()),
+                    files: files(row.get(5)?),
                 })
             })?
             .collect::<Result<_, _>>()?;
-        let mut statement = self.connection.prepare("SELECT uuid, id, xml, ports FROM live ORDER BY uuid")?;
+        let mut statement =
+            self.connection.prepare("SELECT uuid, id, xml, ports, files FROM live ORDER BY uuid")?;
         let live = statement
             .query_map([], |row| {
                 // What cannot be read is only not shown.
                 let ports: String = row.get(3)?;
                 let listening = serde_json::from_str(&ports).unwrap_or_default();
-                Ok(Live { uuid: uuid(row.get(0)?), id: row.get(1)?, xml: row.get(2)?, listening })
+                let (uuid, files) = (uuid(row.get(0)?), files(row.get(4)?));
+                Ok(Live { uuid, id: row.get(1)?, xml: row.get(2)?, listening, files })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement =
@@ -144,8 +148,7 @@ fn make(to: &Connection, change: &Change) -> Result<(), rusqlite::Error> {
         Change::Define(definition) => {
             let (key, text) = (definition.uuid.0.as_bytes(), &definition.text);
             let bytes = i64::try_from(text.bytes()).unwrap_or(i64::MAX);
-            let files =
-                definition.files.as_ref().map(|files| serde_json::to_string(files).unwrap_or_default());
+            let files = stored(definition.files.as_deref());
             run(
                 "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?)",
                 params![key, definition.summary, definition.autostart, definition.owner, bytes, files],
@@ -162,8 +165,8 @@ fn make(to: &Connection, change: &Change) -> Result<(), rusqlite::Error> {
         Change::Start(live) => {
             let ports = serde_json::to_string(&live.listening).unwrap_or_default();
             run(
-                "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?)",
-                params![live.uuid.0.as_bytes(), live.id, live.xml, ports],
+                "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?)",
+                params![live.uuid.0.as_bytes(), live.id, live.xml, ports, stored(live.files.as_deref())],
             )
         }
         Change::End(uuid, id) => {
@@ -196,6 +199,16 @@ impl Reader {
             .query_row([uuid.0.as_bytes()], |row| Ok(Text { secure: row.get(0)?, public: row.get(1)? }));
         Ok(found.optional()?)
     }
+}
+
+/// A list of files as it is stored.
+fn stored(files: Option<&[String]>) -> Option<String> {
+    files.map(|files| serde_json::to_string(files).unwrap_or_default())
+}
+
+/// A list of files that was stored. One that cannot be read gives nothing.
+fn files(stored: Option<String>) -> Option<Vec<String>> {
+    stored.map(|files| serde_json::from_str(&files).unwrap_or_default())
 }
 
 fn uuid(bytes: [u8; 16]) -> DomainUuid {

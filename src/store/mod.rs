@@ -117,6 +117,8 @@ pub struct Live {
     pub xml: String,
     /// What the host chose for it, such as the port of a display, by the plan's names; and how links were put since.
     pub listening: Vec<(String, String)>,
+    /// What it may name of the host; `None` is everything.
+    pub files: Option<Vec<String>>,
 }
 
 /// One change; those of one call to [`Store::commit`] happen all or not at all.
@@ -278,6 +280,7 @@ mod tests {
             id: 7,
             xml: "<domain id='7'/>".into(),
             listening: vec![("vnc:0".into(), "127.0.0.1:5901".into())],
+            files: Some(vec!["/srv/1".into()]),
         };
         let pool = Object { kind: "pool".into(), key: "default".into(), value: "<pool/>".into() };
         store.commit(vec![Change::Define(definition(1, true)), Change::Start(live.clone())]).unwrap();
@@ -301,7 +304,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("domains.db");
         let store = Store::open(&path).unwrap().0.serve().unwrap();
-        let live = |id| Live { uuid: uuid(1), id, xml: "<domain/>".into(), listening: vec![] };
+        let live = |id| Live { uuid: uuid(1), id, xml: "<domain/>".into(), listening: vec![], files: None };
         store.commit(vec![Change::Start(live(1))]).unwrap();
         store.commit(vec![Change::Start(live(2))]).unwrap();
         store.commit(vec![Change::End(uuid(1), 1)]).unwrap();
@@ -309,27 +312,83 @@ mod tests {
         assert_eq!(seen.live, vec![live(2)]);
     }
 
+    /// The tables of each earlier version, as it made them, with a domain that is defined and one that also runs.
+    const EARLIER: [&str; 3] = [
+        "CREATE TABLE definition (uuid BLOB PRIMARY KEY, xml TEXT NOT NULL, autostart INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+         CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
+         INSERT INTO definition VALUES (x'05', '<domain>é</domain>', 1), (x'06', '<domain/>', 0);
+         PRAGMA user_version = 1;",
+        "CREATE TABLE known (uuid BLOB PRIMARY KEY, summary TEXT NOT NULL, autostart INTEGER NOT NULL,
+             owner INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+         CREATE TABLE text (uuid BLOB PRIMARY KEY, secure TEXT NOT NULL, public TEXT) STRICT;
+         CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
+         CREATE TABLE object (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)) STRICT;
+         INSERT INTO known VALUES (x'05', 'five', 1, 7, 19), (x'06', 'six', 0, 8, 9);
+         INSERT INTO text VALUES (x'05', '<domain>é</domain>', NULL), (x'06', '<domain/>', 'p');
+         INSERT INTO object VALUES ('pool', 'default', '<pool/>');
+         PRAGMA user_version = 2;",
+        "CREATE TABLE known (uuid BLOB PRIMARY KEY, summary TEXT NOT NULL, autostart INTEGER NOT NULL,
+             owner INTEGER NOT NULL, bytes INTEGER NOT NULL, files TEXT) WITHOUT ROWID, STRICT;
+         CREATE TABLE text (uuid BLOB PRIMARY KEY, secure TEXT NOT NULL, public TEXT) STRICT;
+         CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
+         CREATE TABLE object (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)) STRICT;
+         INSERT INTO known VALUES (x'05', 'five', 1, 7, 19, '[\"/srv/a\"]'), (x'06', 'six', 0, 8, 9, NULL);
+         INSERT INTO text VALUES (x'05', '<domain>é</domain>', NULL), (x'06', '<domain/>', 'p');
+         INSERT INTO object VALUES ('pool', 'default', '<pool/>');
+         PRAGMA user_version = 3;",
+    ];
+
     #[test]
-    fn a_file_of_the_first_version_is_taken_over() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("domains.db");
-        let old = rusqlite::Connection::open(&path).unwrap();
-        old.execute_batch(
-            "CREATE TABLE definition (uuid BLOB PRIMARY KEY, xml TEXT NOT NULL, autostart INTEGER NOT NULL) WITHOUT ROWID, STRICT;
-             CREATE TABLE live (uuid BLOB PRIMARY KEY, id INTEGER NOT NULL, xml TEXT NOT NULL, ports TEXT NOT NULL) WITHOUT ROWID, STRICT;
-             PRAGMA user_version = 1;",
-        )
-        .unwrap();
-        let key = uuid(5);
-        old.execute("INSERT INTO definition VALUES (?, '<domain>é</domain>', 1)", [key.0.as_bytes()])
-            .unwrap();
-        drop(old);
-        let (store, seen) = Store::open(&path).unwrap();
-        let expected =
-            Known { uuid: key, summary: String::new(), autostart: true, owner: 0, bytes: 19, files: None };
-        assert_eq!(seen.definitions, [expected]);
-        let text = store.serve().unwrap().text(key).unwrap().unwrap();
-        assert_eq!((text.secure.as_str(), text.public), ("<domain>é</domain>", None));
+    fn a_file_of_each_earlier_version_is_taken_over_and_loses_nothing() {
+        for (version, tables) in (1..).zip(EARLIER) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("domains.db");
+            let old = rusqlite::Connection::open(&path).unwrap();
+            let key = |number: u8| format!("x'{}'", uuid(number.into()).0.simple());
+            old.execute_batch(&tables.replace("x'05'", &key(5)).replace("x'06'", &key(6))).unwrap();
+            // One that is defined, one that is so by somebody who may name everything, and one that is not defined.
+            for number in [5, 6, 7] {
+                let live = format!("INSERT INTO live VALUES ({}, {number}, '<domain/>', '[]')", key(number));
+                old.execute(&live, []).unwrap();
+            }
+            drop(old);
+            let (store, seen) = Store::open(&path).unwrap();
+            let (first, later) = (version == 1, version > 2);
+            let word = |word: &str| if first { String::new() } else { word.to_owned() };
+            let some = |files: &[&str]| later.then(|| files.iter().map(|file| (*file).to_owned()).collect());
+            let known = |number: u8, summary: &str, owner, bytes, files| Known {
+                uuid: uuid(number.into()),
+                summary: word(summary),
+                autostart: number == 5,
+                owner: if first { 0 } else { owner },
+                bytes,
+                files,
+            };
+            let expected = [known(5, "five", 7, 19, some(&["/srv/a"])), known(6, "six", 8, 9, None)];
+            assert_eq!(seen.definitions, expected, "{version}");
+            let live = |number: u8, files| {
+                let (uuid, xml) = (uuid(number.into()), "<domain/>".into());
+                Live { uuid, id: number.into(), xml, listening: Vec::new(), files }
+            };
+            // Nobody noted who started what is not defined: it may name nothing then.
+            let expected = [live(5, some(&["/srv/a"])), live(6, None), live(7, some(&[]))];
+            assert_eq!(seen.live, expected, "{version}");
+            let pool = Object { kind: "pool".into(), key: "default".into(), value: "<pool/>".into() };
+            assert_eq!(seen.objects, if first { vec![] } else { vec![pool] }, "{version}");
+            let store = store.serve().unwrap();
+            let text = |number: u8| store.text(uuid(number.into())).unwrap().unwrap();
+            assert_eq!((text(5).secure.as_str(), text(5).public), ("<domain>é</domain>", None), "{version}");
+            assert_eq!(
+                (text(6).secure.as_str(), text(6).public.is_some()),
+                ("<domain/>", !first),
+                "{version}"
+            );
+            // What is written afterwards is found again, as by this version.
+            store.commit(vec![Change::Define(definition(1, true)), Change::End(uuid(6), 6)]).unwrap();
+            drop(store);
+            let (_, again) = Store::open(&path).unwrap();
+            assert_eq!((again.definitions.len(), again.live.len()), (3, 2), "{version}");
+        }
     }
 
     #[test]
