@@ -225,6 +225,98 @@ fn what_a_domain_uses_stays_as_it_is() {
 }
 
 #[test]
+fn a_disk_is_a_volume_of_a_pool_and_its_file_is_found_at_each_start() {
+    if !virsh_possible() {
+        return;
+    }
+    let tenant = 61_003;
+    let rules = format!(
+        "[[rule]]\nuids = [{tenant}]\nrole = 'operator'\nallow = ['domain:write', 'domain:save']\ndomains = ['v']\n"
+    );
+    let mut host = Host::with(|settings| settings.daemon.group = "nogroup".into(), &rules);
+    let path = host.rig.text("images/pool");
+    host.says(&["pool-define-as", "p", "dir", "--target", &path]);
+    let file = host.rig.path("v.xml");
+    let file = file.to_str().unwrap();
+    let disk = |volume: &str, target: &str| {
+        format!(
+            "<disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='p' volume='{volume}'/>\
+             <target dev='{target}' bus='virtio'/></disk>"
+        )
+    };
+    let define = |volume: &str| {
+        let text = format!(
+            "<domain type='qemu'><name>v</name><memory unit='MiB'>32</memory><os><type arch='x86_64' machine='q35'>hvm\
+             </type></os><devices>{}<controller type='pci' model='pcie-root'/>{}\
+             </devices></domain>",
+            disk(volume, "vda"),
+            "<controller type='pci' model='pcie-root-port'/>".repeat(6)
+        );
+        std::fs::write(file, text).unwrap();
+        host.says(&["define", file]);
+    };
+    define("a");
+    let inactive = host.complains(&["start", "v"]);
+    assert!(inactive.contains("storage pool 'p' containing volume 'a' is not active"), "{inactive}");
+    host.says(&["pool-build", "p"]);
+    host.says(&["pool-start", "p"]);
+    let missing = host.complains(&["start", "v"]);
+    assert!(missing.contains("Storage volume not found: no storage vol with matching name 'a'"), "{missing}");
+    for name in ["a", "b"] {
+        host.says(&["vol-create-as", "p", name, "1M"]);
+    }
+    assert!(host.says(&["domblkinfo", "v", "vda"]).contains("Capacity:       1048576"));
+    host.says(&["start", "v"]);
+    let file_of = |name: &str| format!("<source file='{path}/{name}'/>");
+    let runs = host.says(&["dumpxml", "v"]);
+    assert!(runs.contains(&file_of("a")), "{runs}");
+    let kept = host.says(&["dumpxml", "v", "--inactive"]);
+    assert!(kept.contains("<source pool='p' volume='a'/>"), "{kept}");
+    // It is a lease like any other's.
+    assert!(host.complains(&["vol-delete", "a", "p"]).contains("in use by domain v"));
+    assert!(host.says(&["blockjob", "v", "vda"]).contains("No current block job for vda"));
+    assert!(host.complains(&["blockjob", "v", "vdx"]).contains("disk 'vdx' not found in domain"));
+    // Another comes while it runs; what is kept names the volume.
+    let plugged = host.rig.path("b.xml");
+    let plugged = plugged.to_str().unwrap();
+    std::fs::write(plugged, disk("b", "vdb")).unwrap();
+    host.says(&["attach-device", "v", plugged, "--live", "--config"]);
+    assert!(host.says(&["dumpxml", "v"]).contains(&file_of("b")));
+    assert!(host.says(&["dumpxml", "v", "--inactive"]).contains("<source pool='p' volume='b'/>"));
+    // A daemon that is killed finds it with its files, whatever became of the pool.
+    host.says(&["pool-destroy", "p"]);
+    host.kill_daemon();
+    host.start_daemon();
+    assert!(host.says(&["dumpxml", "v"]).contains(&file_of("b")));
+    host.says(&["destroy", "v"]);
+    host.says(&["detach-disk", "v", "vdb", "--config"]);
+    assert!(!host.says(&["dumpxml", "v"]).contains("vdb"));
+    // Whoever is held to a list of files may leave a volume where it is, and names no other.
+    host.says(&["pool-start", "p"]);
+    let theirs = |words: &[&str]| host.virsh_as(tenant, 65_534, words);
+    let text = host.says(&["dumpxml", "v"]).replace(">1</vcpu>", ">2</vcpu>");
+    std::fs::write(file, &text).unwrap();
+    theirs(&["define", file]).expect(0);
+    std::fs::write(file, text.replace("volume='a'", "volume='b'")).unwrap();
+    theirs(&["define", file]).expect(1).says(&["access denied", "names no pools", "type='file'"]);
+    // What is only read may not be written from then on.
+    host.says(&["attach-device", "v", plugged, "--config"]);
+    let added = host.says(&["dumpxml", "v"]);
+    let only_read =
+        added.replace("<source pool='p' volume='b'/>", "<source pool='p' volume='b'/><readonly/>");
+    std::fs::write(file, only_read).unwrap();
+    theirs(&["define", file]).expect(1).says(&["access denied", "names no pools"]);
+    host.says(&["define", file]);
+    theirs(&["define", file]).expect(0);
+    std::fs::write(file, added).unwrap();
+    theirs(&["define", file]).expect(1).says(&["access denied", "names no pools"]);
+    host.says(&["detach-disk", "v", "vdb", "--config"]);
+    let denied = theirs(&["attach-device", "v", plugged, "--config"]).expect(1);
+    denied.says(&["access denied", "names no pools"]);
+    theirs(&["start", "v"]).expect(0);
+}
+
+#[test]
 fn rules_say_who_may_do_what_to_pools() {
     if !virsh_possible() {
         return;

@@ -327,6 +327,8 @@ fn hardware_becomes_its_values() {
         "<controller type='pci' model='pcie-root-port'/><controller type='pci' index='7' model='pcie-root-port'/>\
          <controller type='pci' model='pcie-root-port'><address type='pci' bus='0' slot='0x1e' function='3'/></controller>\
          <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+         <channel type='unix'><target type='virtio' name='a'/></channel>\
+         <channel type='unix'><source mode='connect'/><target type='virtio' name='b'/></channel>\
          <input type='tablet'/><input type='mouse'/><sound model='ich9'/><watchdog model='itco'/>\
          <video><model type='virtio' heads='2'/></video>\
          <disk><source file='/a'/><target dev='sda' bus='usb'/><address type='usb' bus='0' port='3'/></disk>\
@@ -340,7 +342,7 @@ fn hardware_becomes_its_values() {
     let address = devices.controllers[2].address.unwrap();
     assert_eq!((address.bus, address.slot, address.function), (0, 0x1e, 3));
     let agent = &devices.channels[0];
-    assert_eq!(agent.source, CharSource::UnixAuto);
+    assert!(devices.channels.iter().all(|channel| channel.source == CharSource::UnixAuto));
     assert_eq!(agent.target, CharTarget::Channel("org.qemu.guest_agent.0".into()));
     assert_eq!((devices.inputs.len(), devices.inputs[0].bus), (1, InputBus::Usb));
     assert_eq!((devices.sounds[0].model, devices.audios.len()), (SoundModel::Ich9, 0));

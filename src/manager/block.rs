@@ -102,7 +102,7 @@ impl Manager {
     /// The image of the disk that a client names by target or path, of what runs or is kept; `None` where there is no such
     /// disk.
     pub fn image(&self, domain: &super::Domain, name: &str) -> Result<Option<DiskSource>, ManagerError> {
-        let mut disks = self.current(domain)?.to_start()?.devices.disks;
+        let mut disks = self.resolved(self.current(domain)?)?.to_start()?.devices.disks;
         let Some(at) = place(&disks, name) else { return Ok(None) };
         let none = || format!("disk '{name}' does not currently have a source assigned");
         disks.swap_remove(at).source.map(Some).ok_or_else(|| ManagerError::Argument(none()))
@@ -120,7 +120,7 @@ impl Manager {
         let _job = self.change(&domain.job, "DomainSetBlockIoTune")?;
         let missing = format!("missing persistent configuration for disk '{name}'");
         let kept = match impact.config {
-            true => Some(Throttled::new(&*self.definition(&domain)?, name, missing, &change)?),
+            true => Some(Throttled::new(&*self.kept(&domain)?, name, missing, &change)?),
             false => None,
         };
         if impact.live {

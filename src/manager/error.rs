@@ -67,6 +67,12 @@ pub enum ManagerError {
     /// No domain with this number runs.
     #[error("no domain with matching id {0}")]
     NoId(i32),
+    /// There is no such storage pool.
+    #[error("{0}")]
+    NoPool(String),
+    /// There is no such volume.
+    #[error("{0}")]
+    NoVolume(String),
     /// There is no domain of this name.
     #[error("no domain with matching name '{0}'")]
     NoName(String),

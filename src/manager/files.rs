@@ -45,6 +45,7 @@ impl Manager {
         files: &Files,
     ) -> Result<Definition, ManagerError> {
         if self.core.opens_files() {
+            self.hold_volumes(&definition, before, files)?;
             let hosts = (&self.facts, &self.settings);
             let before = before.map(Definition::text);
             let found =

@@ -158,7 +158,7 @@ impl Manager {
         };
         // What cannot be kept is not plugged in either.
         if impact.config {
-            let kept = self.definition(&self.by_uuid(uuid)?)?;
+            let kept = self.kept(&self.by_uuid(uuid)?)?;
             free(&addresses(uuid, &kept, &[])?)?;
             kept.edited(|tree| with(tree, &text))?.to_start()?;
         }

@@ -111,7 +111,7 @@ impl Manager {
         };
         // What cannot be kept is not done to what runs either.
         let kept = if impact.config {
-            let definition = self.definition(&domain)?;
+            let definition = self.kept(&domain)?;
             let at = place(&one, &addresses(uuid, &definition, &[])?)?;
             definition.edited(|tree| replace(tree, at))?.to_start()?;
             Some(at)

@@ -160,7 +160,7 @@ impl Manager {
 
     /// The disk of a kept definition that a client names by target or path.
     pub fn kept_disk(&self, domain: &Domain, name: &str) -> Result<DiskName, ManagerError> {
-        named(self.definition(domain)?.disks()?.into_iter(), name)
+        named(self.kept(domain)?.disks()?.into_iter(), name)
     }
 
     /// What one disk did, or, where none is named, all of them together.

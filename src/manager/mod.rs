@@ -39,6 +39,7 @@ mod scsi;
 mod table;
 mod tune;
 mod vcpus;
+mod volume;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,6 +66,7 @@ pub use plug::{Impact, target as disk_target};
 pub use runtime::Runtime;
 pub use save::{Goes, Handed, SavedDomain};
 pub use table::{Domain, Kept, Label, Live, State};
+pub use volume::Volumes;
 
 use recent::Recent;
 use recover::{Left, Reservations, Reserved};
@@ -80,6 +82,8 @@ pub struct Manager {
     core: Box<dyn Core>,
     /// `None` where nothing is to survive.
     store: Option<Store>,
+    /// Whom definitions may leave it to say which file a volume is.
+    volumes: Option<Arc<dyn Volumes>>,
     table: Mutex<Table>,
     /// Definitions whose texts were read or written a short while ago.
     recent: Mutex<Recent>,
@@ -115,6 +119,7 @@ impl Manager {
             choices: Choices::default(),
             core,
             store,
+            volumes: None,
             table: Mutex::default(),
             recent: Mutex::default(),
             reservations: Reservations::default(),

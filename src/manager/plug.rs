@@ -88,13 +88,18 @@ pub fn target(xml: &str) -> Result<String, ManagerError> {
     named(xml).map(|(_, target)| target)
 }
 
-/// Device and target that a client's disk names.
-fn named(xml: &str) -> Result<(String, String), ManagerError> {
+/// A definition of nothing but one device, so that it can be read.
+pub(super) fn carrier(xml: &str) -> Result<Tree, ManagerError> {
     let disk = Tree::device(xml).map_err(super::definition::refused)?;
     let carrier = format!(
         "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices></domain>"
     );
-    let tree = Tree::parse(carrier.as_bytes(), Strictness::Lenient).map_err(super::definition::refused)?.0;
+    Ok(Tree::parse(carrier.as_bytes(), Strictness::Lenient).map_err(super::definition::refused)?.0)
+}
+
+/// Device and target that a client's disk names.
+fn named(xml: &str) -> Result<(String, String), ManagerError> {
+    let tree = carrier(xml)?;
     // Which buses there are is the domain's to say: the board of this carrier means nothing.
     let mut disks = tree.disk_targets();
     match (disks.next(), disks.next()) {
@@ -121,15 +126,16 @@ impl Manager {
             // One that can be added names no file.
             return self.attach_interface(uuid, xml, impact);
         }
+        let whole = self.resolved_disk(xml, files)?;
         // What cannot be kept is not plugged in either.
         if impact.config {
-            self.described(&*self.definition(&domain)?, xml, false, files)?;
+            self.described(&*self.kept(&domain)?, &whole, false, files)?;
         }
         // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
-        if impact.live && self.has_drive(uuid, xml)? {
-            self.change_medium(uuid, xml, impact.force, files)?;
+        if impact.live && self.has_drive(uuid, &whole)? {
+            self.change_medium(uuid, &whole, impact.force, files)?;
         } else if impact.live {
-            self.plug(uuid, xml, (false, false), files)?;
+            self.plug(uuid, &whole, (false, false), files)?;
         }
         if impact.config {
             self.edit_within(uuid, files, |tree| {
@@ -165,7 +171,8 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainDetachDevice")?;
         let missing = || ManagerError::NoDevice(format!("no target device {target}"));
-        if impact.config && !self.definition(&domain)?.disks()?.iter().any(|disk| disk.target == target) {
+        if impact.config && !self.definition(&domain)?.tree()?.disk_targets().any(|(_, disk)| disk == target)
+        {
             return Err(missing());
         }
         if impact.live {
@@ -230,11 +237,12 @@ impl Manager {
         }
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainUpdateDevice")?;
+        let whole = self.resolved_disk(xml, files)?;
         if impact.config {
-            self.described(&*self.definition(&domain)?, xml, true, files)?;
+            self.described(&*self.kept(&domain)?, &whole, true, files)?;
         }
         if impact.live {
-            self.change_medium(uuid, xml, impact.force, files)?;
+            self.change_medium(uuid, &whole, impact.force, files)?;
         }
         if impact.config {
             self.edit_within(uuid, files, |tree| {

@@ -79,7 +79,7 @@ impl Manager {
         };
         if impact.config {
             // What could not be started is not kept.
-            restarts(actions(&self.definition(&domain)?.edited(edit)?.to_start()?))?;
+            restarts(actions(&self.kept(&domain)?.edited(edit)?.to_start()?))?;
         }
         if impact.live {
             let live = self.live(uuid)?;

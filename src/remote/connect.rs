@@ -1,5 +1,7 @@
 //! Calls on the connection and the host.
 
+use std::collections::BTreeSet;
+
 use super::Kind;
 use super::call::{Answer, Call, reference};
 use super::error::{Code, Failure, From};
@@ -116,13 +118,17 @@ fn max_vcpus(call: &Call<'_>) -> Answer {
 
 /// None but what each emulator itself knows: empty is libvirt's word for that.
 fn cpu_model_names(call: &Call<'_>) -> Answer {
-    let (arch, _need_results, flags): (&str, i32, u32) = call.arguments()?;
+    let (arch, need_results, flags): (&str, i32, u32) = call.arguments()?;
     call.only_flags(flags, 0)?;
     if call.kind() != Kind::Test && arch != call.node().capabilities.host.cpu.arch {
         let text = format!("cannot find architecture {arch}");
         return Err(Failure::new(Code::InvalidArgument, From::None, text));
     }
-    call.answer(&(List::<&str, 8192>(Vec::new()), 0_i32))
+    let emulators = call.node().emulators.iter().filter(|emulator| emulator.arch == arch);
+    let names: BTreeSet<&str> = emulators.flat_map(|emulator| &emulator.cpus).map(|cpu| &*cpu.name).collect();
+    let count = i32::try_from(names.len()).unwrap_or(i32::MAX);
+    let told = if need_results == 0 { Vec::new() } else { names.into_iter().collect() };
+    call.answer(&(List::<&str, 8192>(told), count))
 }
 
 fn node_info(call: &Call<'_>) -> Answer {

@@ -239,6 +239,8 @@ impl std::convert::From<ManagerError> for Failure {
             ManagerError::NoAgent(_) => Self::new(Code::ArgumentUnsupported, From::Qemu, text),
             ManagerError::Failed(_) => Self::new(Code::OperationFailed, From::Qemu, text),
             ManagerError::NoDevice(_) => Self::new(Code::DeviceMissing, From::Domain, text),
+            ManagerError::NoPool(_) => Self::new(Code::NoPool, From::Storage, text),
+            ManagerError::NoVolume(_) => Self::new(Code::NoVolume, From::Storage, text),
             ManagerError::Argument(_) => Self::new(Code::InvalidArgument, From::Domain, text),
             ManagerError::Malformed(_) => Self::new(Code::Xml, From::Domain, text),
             ManagerError::State(_) => Self::new(Code::OperationInvalid, From::Qemu, text),

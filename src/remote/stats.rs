@@ -344,7 +344,7 @@ fn blocks(
     did: Option<&Value>,
     sizes: Option<&Value>,
 ) -> Vec<(String, Measured)> {
-    let Ok(disks) = call.manager().current(domain).and_then(|definition| definition.disks()) else {
+    let Ok(disks) = call.manager().disks(domain) else {
         return Vec::new();
     };
     let measured = did.map(BlockStats::each).unwrap_or_default();

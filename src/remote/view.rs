@@ -64,8 +64,8 @@ impl View {
 
     /// With storage pools.
     #[must_use]
-    pub fn with_pools(self, pools: Pools) -> Self {
-        Self { pools: Arc::new(pools), ..self }
+    pub fn with_pools(self, pools: Arc<Pools>) -> Self {
+        Self { pools, ..self }
     }
 
     /// The URI that it is opened by.

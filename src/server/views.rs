@@ -27,7 +27,8 @@ pub(super) fn test(settings: &Settings, hostname: &str, events: &Arc<Events>) ->
     let manager = Manager::new(settings.clone(), facts, Box::new(Memory), None, sink, |_, _| {});
     manager.furnish().map_err(ServerError::Test)?;
     let node = Node::test(hostname.into(), host::test());
-    Ok(View::new(Kind::Test, Arc::new(manager), node).with_pools(Pools::furnished(settings.clone())))
+    Ok(View::new(Kind::Test, Arc::new(manager), node)
+        .with_pools(Arc::new(Pools::furnished(settings.clone()))))
 }
 
 /// The domains of this machine.
@@ -44,11 +45,13 @@ pub(super) fn machine(
     let sink = Arc::new(ViewEvents(events.clone(), kind));
     let booted = autostarted.metadata().map_err(step("look at what was started with the host"))?.len() == 0;
     let pools = Pools::new(settings.clone(), store.clone(), &contents.objects, booted, sink.clone());
+    let pools = Arc::new(pools);
     let manager = Manager::new(settings, facts, Box::new(Labelled), Some(store), sink, move |uuid, id| {
         // Once nobody receives, the daemon is ending.
         let _ = watch.send((uuid, id));
     });
-    let manager: Domains = Arc::new(manager.with_choices(Choices::of(&node.emulators)));
+    let manager: Domains =
+        Arc::new(manager.with_choices(Choices::of(&node.emulators)).with_volumes(pools.clone()));
     manager.recover(contents);
     watch::start(&manager, autostarted).map_err(step("start its survey"))?;
     tokio::spawn(wait_for_ends(manager.clone(), watched));

@@ -4,6 +4,7 @@ use super::{Contents, Pool, Pools, Seen, StorageError, Taken};
 use crate::conf::storage::{self as xml, Below, FileFacts, VolumeState};
 use crate::driver::DriverError;
 use crate::image::{self, Header};
+use crate::manager::ManagerError;
 use crate::privsep::storage::{
     BackingFile, BackingFormat, Content, Copied, FileState, Part, Passage, StorageOp, Stored,
 };
@@ -57,6 +58,27 @@ pub struct Resize {
     pub delta: bool,
     /// Whether it may get smaller.
     pub shrink: bool,
+}
+
+impl crate::manager::Volumes for Pools {
+    fn file(&self, pool: &str, name: &str) -> Result<String, ManagerError> {
+        let refused = |error: StorageError| match error {
+            StorageError::NoPoolName(_) => ManagerError::NoPool(error.to_string()),
+            StorageError::NoVolume(..) => ManagerError::NoVolume(error.to_string()),
+            error => ManagerError::Failed(error.to_string()),
+        };
+        let pool = self.by_name(pool).map_err(refused)?;
+        if !pool.active {
+            let pool = &pool.definition.name;
+            let text = format!("storage pool '{pool}' containing volume '{name}' is not active");
+            return Err(ManagerError::State(text));
+        }
+        let volume = self.volume(&pool, name).map_err(refused)?;
+        match volume.directory {
+            true => Err(ManagerError::Failed(format!("volume '{name}' is a directory: no disk can be one"))),
+            false => Ok(volume.path),
+        }
+    }
 }
 
 impl Pools {

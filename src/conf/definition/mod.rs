@@ -21,6 +21,7 @@ mod rules;
 mod running;
 pub mod schema;
 mod tune;
+mod volumes;
 mod write;
 
 use std::fmt;
@@ -36,6 +37,7 @@ pub use metadata::{MetadataError, fuzz_metadata};
 pub use pins::{VcpuPins, cpus, typed_cpus};
 pub use running::{Running, RunningLabel};
 pub use tune::DISK_TUNING;
+pub use volumes::VolumeName;
 
 /// The namespace of svirt's own facts in `<metadata>`.
 pub const SVIRT_NAMESPACE: &str = "urn:svirt:domain:1";

@@ -177,14 +177,16 @@ fn source(view: View<'_>, channel: bool) -> Read<CharSource> {
             Ok(CharSource::File { path: path_attribute(source, "path")?, append })
         }
         Kind::Unix => {
+            if channel && source.is_none_or(|source| source.attribute("path").is_none()) {
+                // As in libvirt, which listens on a name of its own then, whatever is said of the mode.
+                source.map_or(Ok(()), |source| source.only(&["mode"], &[]))?;
+                return Ok(CharSource::UnixAuto);
+            }
             let source = required()?;
             source.only(&["mode", "path"], &[])?;
             // libvirt's default is to connect.
             source.required("mode")?;
             source.fixed("mode", &["bind"])?;
-            if channel && source.attribute("path").is_none() {
-                return Ok(CharSource::UnixAuto);
-            }
             Ok(CharSource::UnixListen { path: path_attribute(source, "path")? })
         }
     }
