@@ -116,7 +116,7 @@ impl<'d, 'i> Reader<'d, 'i> {
                 first.push((name, line));
             }
             let kept = self.node(child, place.element)?;
-            if !place.live && !generated(&kept) {
+            if !place.live && !generated(&kept) && !self.was_of_what_ran(child, &kept) {
                 node.append(at, kept);
             }
         }
@@ -129,6 +129,17 @@ impl<'d, 'i> Reader<'d, 'i> {
         absent.map_or(Ok(()), |place| {
             Err(self.missing(id, format!("<{}> of <{}>", place.element.name, node.name())))
         })
+    }
+
+    /// Whether an element said nothing but what belongs to a running domain, such as the terminal's name in `<source>`.
+    fn was_of_what_ran(&self, id: ElementId, kept: &Node) -> bool {
+        let live = |name: &str| kept.grammar.attributes.iter().any(|known| known.live && known.name == name);
+        let said = self.document.element(id).map_or(&[][..], |element| &element.attributes);
+        let nothing_left = kept.attributes().next().is_none() && kept.children().next().is_none();
+        nothing_left
+            && kept.text.is_empty()
+            && !said.is_empty()
+            && said.iter().all(|one| live(one.name.local))
     }
 
     /// The place of a child: the first of its name that goes with the parent's switch and whose own attributes are
