@@ -1,5 +1,6 @@
 //! Kinds of objects that svirtd has none of: empty lists, and libvirt's errors for looking one up.
 
+use super::Kind;
 use super::call::{Answer, Call};
 use super::connect::most;
 use super::error::{Code, Failure, From};
@@ -23,6 +24,17 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         | P::ConnectListNwfilters
         | P::ConnectListSecrets => names,
         P::NodeListDevices => devices,
+        P::DomainBackupGetXmlDesc => |call| {
+            on(call, |_| {
+                Err(Failure::new(Code::NoBackup, From::Qemu, "no domain backup job present"))
+            })
+        },
+        // Nothing encrypts a guest's memory.
+        P::DomainGetLaunchSecurityInfo => |call| on(call, |call| call.answer(&List::<u32, 0>(Vec::new()))),
+        P::NodeGetSevInfo => |call| match call.kind() {
+            Kind::Test => Err(Failure::unsupported(call.procedure.api())),
+            _ => Err(Failure::new(Code::OperationUnsupported, From::Qemu, "QEMU does not support SEV guest")),
+        },
         P::DomainSnapshotNum => |call| on(call, |call| call.answer(&0_i32)),
         P::DomainListAllSnapshots | P::DomainListAllCheckpoints => snapshots,
         P::DomainSnapshotListNames => snapshot_names,
