@@ -13,6 +13,7 @@ pub mod identity;
 pub mod metadata;
 pub mod network;
 pub mod storage;
+pub mod sysinfo;
 pub mod xml;
 
 mod error;

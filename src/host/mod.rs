@@ -7,6 +7,7 @@
 
 mod cache;
 mod cpu;
+mod dmi;
 mod doi;
 mod emulator;
 mod firmware;
@@ -49,6 +50,12 @@ fn modules() -> Vec<String> {
     let entries = MODULES.iter().flat_map(fs::read_dir).flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| name.strip_suffix(".so").map(ToOwned::to_owned)).collect()
+}
+
+/// What the firmware says of the machine; `None` where there is none that says anything.
+#[must_use]
+pub fn sysinfo() -> Option<crate::conf::sysinfo::Sysinfo> {
+    dmi::read()
 }
 
 /// Reads what the planner needs. What cannot be read counts as absent: nothing here is worth more than a missing
