@@ -28,6 +28,7 @@ mod live;
 mod managed;
 mod memory;
 mod metadata;
+mod native;
 mod peek;
 mod pin;
 mod plug;
