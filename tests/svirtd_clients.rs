@@ -83,6 +83,35 @@ fn calls_overlap_and_pings_are_answered_beside_a_long_one() {
 }
 
 #[test]
+fn clients_of_the_oldest_form_hear_of_domains() {
+    if !virsh_possible() {
+        return;
+    }
+    use Procedure as P;
+    let host = Host::new();
+    let file = host.rig.bare("d1", "");
+    let mut raw = Raw::open(&host);
+    let none = P::ConnectDomainEventDeregister;
+    assert!(raw.call(none, &()).unwrap().has("domain event 0 not registered"));
+    assert_eq!(raw.call(P::ConnectDomainEventRegister, &()).unwrap().payload, [0; 4]);
+    assert!(raw.call(P::ConnectDomainEventRegisterAny, &0).unwrap().has("domain event 0 already registered"));
+    assert!(raw.call(P::ConnectDomainEventRegisterAny, &16).unwrap().has("unsupported event ID 16"));
+    assert_eq!(raw.call(P::ConnectDomainEventRegisterAny, &1).unwrap().status, 0);
+    // The numbered form, beside it.
+    let added = P::ConnectDomainEventCallbackRegisterAny;
+    assert_eq!(raw.call(added, &(0, None::<svirt::rpc::Domain<'_>>)).unwrap().payload, [0; 4]);
+    host.says(&["define", &file]);
+    let old = raw.next().unwrap();
+    let new = raw.next().unwrap();
+    assert_eq!(new.payload[4..], old.payload[..], "the same but for the number");
+    assert!(old.has("d1") && old.payload.ends_with(&[0; 8]), "defined, added: {old:?}");
+    assert_eq!(raw.call(P::ConnectDomainEventCallbackDeregisterAny, &0).unwrap().status, 0);
+    assert_eq!(raw.call(none, &()).unwrap().payload, [0; 4]);
+    host.says(&["undefine", "d1"]);
+    assert_eq!(raw.call(P::ConnectDomainEventDeregisterAny, &1).unwrap().status, 0, "nothing came meanwhile");
+}
+
+#[test]
 fn what_was_started_for_a_client_ends_with_it() {
     if !virsh_possible() {
         return;

@@ -36,6 +36,30 @@ fn it_connects_and_tells_of_the_host() {
     assert_eq!(host.says(&["hostname"]), name.trim());
     assert!(host.says(&["nodeinfo"]).contains("CPU model:           x86_64"));
     assert!(host.says(&["freecell"]).contains(" KiB"));
+    assert!(host.says(&["freepages", "--all"]).starts_with("Node 0:\n4KiB: "));
+    let ordinary = host.says(&["freepages", "--cellno", "0", "--pagesize", "4"]);
+    let count = ordinary.strip_prefix("4KiB: ").and_then(|count| count.trim().parse::<u64>().ok());
+    assert!(count.is_some_and(|count| count > 0), "{ordinary}");
+    for (words, why) in [
+        (["7", "4"], "internal error: start cell 7 out of range (0-"),
+        (["0", "5"], "operation failed: page size 5 is not available on node 0"),
+    ] {
+        let told = host.complains(&["freepages", "--cellno", words[0], "--pagesize", words[1]]);
+        assert!(told.contains(why), "{told}");
+    }
+    if let Ok(pages) = std::fs::read_to_string("/sys/kernel/mm/ksm/pages_to_scan") {
+        let told = host.says(&["node-memory-tune"]);
+        assert!(told.contains(&format!("shm_pages_to_scan {}", pages.trim())), "{told}");
+    }
+    if !std::path::Path::new("/sys/class/dmi/id/sys_vendor").exists() {
+        let told = host.complains(&["sysinfo"]);
+        assert!(
+            told.contains("unsupported configuration: Host SMBIOS information is not available"),
+            "{told}"
+        );
+    }
+    let told = host.complains(&["node-memory-tune", "--shm-sleep-millisecs", "5"]);
+    assert!(told.contains("svirt changes nothing of the host's memory"), "{told}");
     // Nothing happened, which virsh counts as a failure.
     assert!(host.virsh(&["event", "--all", "--timeout", "1"]).expect(1).out.contains("events received: 0"));
     for kind in ["net-list", "pool-list", "iface-list", "nwfilter-list", "secret-list", "nodedev-list"] {
@@ -200,6 +224,39 @@ fn a_domain_lives_and_dies() {
         "Stopped Destroyed",
     ];
     assert_eq!(of_d1, expected, "{text}");
+}
+
+#[test]
+fn a_definition_is_told_as_a_command_line() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = definition(&host, "native");
+    let words = ["domxml-to-native", "qemu-argv"];
+    let told = host.says(&[&words[..], &[&file]].concat());
+    assert!(told.contains("/qemu-system-x86_64 -name ") && told.contains("guest=native,"), "{told}");
+    // Of what runs it is the line that it runs with, but for the descriptors and the display of each start.
+    host.says(&["define", &file]);
+    host.says(&["start", "native"]);
+    let pid = host.rig.status("native").unwrap().qemu_pid;
+    let runs = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let told = host.says(&[&words[..], &["--domain", "native"]].concat());
+    for word in runs.split(|byte| *byte == 0).map(|word| std::str::from_utf8(word).unwrap()) {
+        let quoted = format!(" '{word}'");
+        assert!(told.contains(&quoted) || told.contains(word), "{word}: {told}");
+    }
+    // What is shown of a domain that runs defines it again, without what was made for it.
+    let again = host.rig.text("again.xml");
+    std::fs::write(&again, host.says(&["dumpxml", "native"])).unwrap();
+    host.says(&["destroy", "native"]);
+    host.says(&["define", &again]);
+    assert!(!host.says(&["dumpxml", "native"]).contains("<source"));
+    host.says(&["start", "native"]);
+    let told = host.complains(&["domxml-to-native", "bogus", &file]);
+    assert!(told.contains("invalid argument: unsupported config type bogus"), "{told}");
+    let told = host.complains(&["domxml-from-native", "qemu-argv", "/dev/null"]);
+    assert!(told.contains("virConnectDomainXMLFromNative"), "{told}");
 }
 
 #[test]

@@ -176,7 +176,28 @@ impl Live {
     }
 }
 
+/// How long an agent may take is noted under this name.
+const TIMEOUT: &str = "agent-timeout";
+
+impl Live {
+    /// How long its agent may take for what a call asks it, where somebody has said so: seconds, or -2 for as long as it
+    /// wants, or -1 for what is usual.
+    #[must_use]
+    pub fn agent_timeout(&self) -> Option<i32> {
+        let noted = self.listening.iter().find(|(name, _)| name == TIMEOUT);
+        noted.and_then(|(_, seconds)| seconds.parse().ok())
+    }
+}
+
 impl Manager {
+    /// Says how long a domain's agent may take from now on, as [`Live::agent_timeout`] tells it. It is forgotten when the
+    /// domain ends.
+    pub fn set_agent_timeout(&self, uuid: DomainUuid, seconds: i32) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = self.change(&domain.job, "DomainAgentSetResponseTimeout")?;
+        self.note(&*self.live(uuid)?, TIMEOUT.to_owned(), Some(seconds.to_string()))
+    }
+
     /// The alias of the channel that the agent listens to.
     pub(super) fn agent_alias(&self, uuid: DomainUuid) -> Result<String, ManagerError> {
         let live = self.live(uuid)?;

@@ -7,7 +7,7 @@ use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
 use crate::conf::domain::{Disk, DiskDevice, DiskSource, ImageFormat};
 use crate::driver::throttle;
-use crate::privsep::ask::Ask;
+use crate::privsep::ask::{Ask, STORAGE};
 use crate::privsep::throttle::{DISK_LIMITS, DiskTuning, Throttle};
 
 /// What an image's size is a multiple of, in bytes.
@@ -136,6 +136,21 @@ impl Manager {
         if let Some(kept) = kept {
             self.edit(uuid, |tree| kept.edit(tree))?;
         }
+        Ok(())
+    }
+
+    /// Has QEMU tell once when something is written to a disk's image at this place or behind it, in bytes; 0 for nowhere.
+    pub fn watch_block(&self, uuid: DomainUuid, name: &str, bytes: u64) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        // Another disk may not take the name of this one meanwhile.
+        let _job = self.change(&domain.job, "DomainSetBlockThreshold")?;
+        let live = self.live(uuid)?;
+        let disks = live.definition.as_ref().map(|definition| definition.disks()).transpose()?;
+        let disk = disks.into_iter().flatten().find(|disk| disk.target == name);
+        let missing = || ManagerError::Argument(format!("failed to find disk '{name}'"));
+        let disk = disk.ok_or_else(missing)?;
+        disk.medium()?;
+        self.ask(uuid, Ask::BlockThreshold { node: format!("{}{STORAGE}", disk.target), bytes })?;
         Ok(())
     }
 

@@ -24,6 +24,17 @@ pub enum What {
     },
     /// It has this much memory now, in bytes.
     Balloon(u64),
+    /// Something was written to a disk's image at the place that was watched, or behind it.
+    BlockThreshold {
+        /// `<target dev>`
+        target: String,
+        /// The image.
+        path: Option<String>,
+        /// The place, in bytes.
+        threshold: u64,
+        /// How far behind it the writing ended, in bytes.
+        excess: u64,
+    },
     /// A device of this alias was added.
     DeviceAdded(String),
     /// A device of this alias stays, although somebody asked for its removal.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::table::{Live, State};
-use super::{Domain, Lifecycle, Manager, What};
+use super::{DiskName, Domain, Lifecycle, Manager, What};
 use crate::base::DomainUuid;
-use crate::privsep::ask::Happening;
+use crate::privsep::ask::{Happening, STORAGE};
 
 /// libvirt's reasons for a state.
 const PAUSED_IO_ERROR: i32 = 5;
@@ -76,6 +76,14 @@ fn told(domain: &Domain, happening: Happening) -> Vec<What> {
     match happening {
         Happening::Port { connected, .. } => all.push(What::Agent { connected, reason: AGENT_CHANNEL }),
         Happening::Balloon { actual } => all.push(What::Balloon(actual)),
+        Happening::BlockThreshold { node, threshold, excess } => {
+            all.extend(watched(domain, &node).map(|(target, path)| What::BlockThreshold {
+                target,
+                path,
+                threshold,
+                excess,
+            }));
+        }
         Happening::DeviceDeleted { .. }
         | Happening::MigrationPass { .. }
         | Happening::Resumed
@@ -105,7 +113,17 @@ fn told(domain: &Domain, happening: Happening) -> Vec<What> {
 
 /// The image of a disk, by its alias; empty where it has none.
 fn image(domain: &Domain, alias: &str) -> String {
-    let disks = domain.running().and_then(|live| live.definition.as_ref()).and_then(|it| it.disks().ok());
-    let disk = disks.into_iter().flatten().find(|disk| disk.alias == alias);
+    let disk = disks(domain).find(|disk| disk.alias == alias);
     disk.and_then(|disk| disk.source).unwrap_or_default()
+}
+
+/// Target and image of the disk that this node is the image of.
+fn watched(domain: &Domain, node: &str) -> Option<(String, Option<String>)> {
+    let target = node.strip_suffix(STORAGE)?;
+    disks(domain).find(|disk| disk.target == target).map(|disk| (disk.target, disk.source))
+}
+
+fn disks(domain: &Domain) -> impl Iterator<Item = DiskName> {
+    let definition = domain.running().and_then(|live| live.definition.as_ref());
+    definition.and_then(|definition| definition.disks().ok()).into_iter().flatten()
 }

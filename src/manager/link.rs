@@ -161,10 +161,15 @@ impl Manager {
 
     /// Notes how a link was put, so that a later daemon knows; nothing any longer where its interface is another one.
     pub(super) fn note_link(&self, live: &Live, alias: &str, up: Option<bool>) -> Result<(), ManagerError> {
-        let name = format!("{NOTE}{alias}");
+        let state = up.map(|up| if up { "up" } else { "down" }.to_owned());
+        self.note(live, format!("{NOTE}{alias}"), state)
+    }
+
+    /// Notes something of a domain that runs under a name, or nothing any longer, so that a later daemon knows.
+    pub(super) fn note(&self, live: &Live, name: String, value: Option<String>) -> Result<(), ManagerError> {
         let mut noted = live.listening.clone();
         noted.retain(|(other, _)| *other != name);
-        noted.extend(up.map(|up| (name, if up { "up" } else { "down" }.to_owned())));
+        noted.extend(value.map(|value| (name, value)));
         let started = live.runtime.started.as_ref().or(live.definition.as_ref());
         let Some(started) = started.filter(|_| noted != live.listening) else { return Ok(()) };
         let row = started.row(live.id, noted.clone(), &live.files());

@@ -56,6 +56,8 @@ pub struct BlockInfo {
     pub allocation: u64,
     /// How long the file or device is.
     pub physical: u64,
+    /// Where in the image it is watched whether something is written there or behind it; 0 nowhere.
+    pub threshold: u64,
 }
 
 impl DiskName {
@@ -233,14 +235,17 @@ fn sizes(answer: &Value, target: &str) -> BlockInfo {
     let node = |part: &str| {
         let wanted = format!("{target}-0-{part}");
         let mut nodes = answer.as_array().into_iter().flatten();
-        let found = nodes.find(|node| node.get("node-name").and_then(Value::as_str) == Some(&wanted));
-        found.and_then(|node| node.get("image"))
+        nodes.find(|node| node.get("node-name").and_then(Value::as_str) == Some(&wanted))
     };
-    let size = |part: &str, key: &str| node(part).and_then(|image| image.get(key)?.as_u64()).unwrap_or(0);
+    let size = |part: &str, key: &str| {
+        node(part).and_then(|node| node.get("image")?.get(key)?.as_u64()).unwrap_or(0)
+    };
+    let threshold = node("storage").and_then(|node| node.get("write_threshold")?.as_u64());
     BlockInfo {
         capacity: size("format", "virtual-size"),
         allocation: size("storage", "actual-size"),
         physical: size("storage", "virtual-size"),
+        threshold: threshold.unwrap_or(0),
     }
 }
 

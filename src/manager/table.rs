@@ -75,8 +75,8 @@ pub struct Live {
     pub ending: bool,
     /// Whether its end counts as a crash, whoever brings it about.
     pub crashes: bool,
-    /// Where its displays listen, its tap devices and its vsock's number, by the names of the plan; and how links were
-    /// put since (`link:net0` is `down`).
+    /// Where its displays listen, its tap devices and its vsock's number, by the names of the plan; and what was noted
+    /// since: how links were put (`link:net0` is `down`), and how long its agent may take (`agent-timeout`).
     pub listening: Vec<(String, String)>,
     /// What changed since it started.
     pub runtime: Runtime,

@@ -36,6 +36,14 @@ pub enum Ask {
     },
     /// The nodes of disks and their sizes (`query-named-block-nodes`).
     Blocks,
+    /// Tells once when something is written to a disk's image at this place or behind it
+    /// (`block-set-write-threshold`).
+    BlockThreshold {
+        /// The image's own node, such as `vda-0-storage`.
+        node: String,
+        /// In bytes; 0 for nowhere.
+        bytes: u64,
+    },
     /// What block devices did (`query-blockstats`).
     BlockStats,
     /// Measures how fast the guest writes its memory (`calc-dirty-rate`).
@@ -142,7 +150,8 @@ impl Ask {
             Self::GuestMemoryPeriod { seconds } => i32::try_from(*seconds).is_ok(),
             Self::Monitor { execute, arguments } => may_be_asked(execute, arguments),
             Self::PlugCpu { driver, .. } => is_cpu(driver),
-            Self::BlockResize { node, bytes } => is_node(node) && i64::try_from(*bytes).is_ok(),
+            Self::BlockResize { node, bytes } => is_node(node, FORMAT) && i64::try_from(*bytes).is_ok(),
+            Self::BlockThreshold { node, .. } => is_node(node, STORAGE),
             Self::Throttle { throttle } => throttle.is_bounded(),
             Self::DirtyRate { seconds, .. } => (1..=DIRTY_SECONDS_MAX).contains(seconds),
             Self::Link { alias, .. } => is_interface(alias),
@@ -173,6 +182,7 @@ impl Ask {
             Self::PlugCpu { .. } => "plug a virtual CPU into",
             Self::UnplugCpu { .. } => "take a virtual CPU out of",
             Self::BlockResize { .. } => "resize a disk of",
+            Self::BlockThreshold { .. } => "watch a disk of",
             Self::SetLifecycle { .. } => "set the lifecycle actions of",
             Self::Throttle { .. } => "throttle a disk of",
             Self::WakeUp => "wake",
@@ -198,9 +208,14 @@ pub struct CpuPlace {
     pub thread: u32,
 }
 
-/// Whether this is the topmost node of a disk, and so nothing that lies below one.
-fn is_node(node: &str) -> bool {
-    node.strip_suffix("-0-format").is_some_and(|target| {
+/// What the names of a disk's two topmost nodes end with: what the guest sees, and the image that it is kept in.
+const FORMAT: &str = "-0-format";
+/// See [`FORMAT`].
+pub const STORAGE: &str = "-0-storage";
+
+/// Whether this is that node of a disk, and so nothing that lies below one.
+fn is_node(node: &str, part: &str) -> bool {
+    node.strip_suffix(part).is_some_and(|target| {
         (1..=20).contains(&target.len()) && target.bytes().all(|byte| byte.is_ascii_alphanumeric())
     })
 }
@@ -270,6 +285,15 @@ pub enum Happening {
     DeviceKept {
         /// Its alias.
         alias: String,
+    },
+    /// Something was written at the place in a disk's image that was watched, or behind it.
+    BlockThreshold {
+        /// The image's node, such as `vda-0-storage`.
+        node: String,
+        /// The place, in bytes.
+        threshold: u64,
+        /// How far behind it the writing ended, in bytes.
+        excess: u64,
     },
     /// Reading or writing a disk failed.
     IoError {
@@ -392,5 +416,7 @@ mod tests {
         let resize = |node: &str, bytes| Ask::BlockResize { node: node.into(), bytes }.is_bounded();
         assert!(resize("vda-0-format", 1) && !resize("vda-0-format", u64::MAX));
         assert!(!resize("vda-1-format", 1) && !resize("vda-0-storage", 1) && !resize("a b-0-format", 1));
+        let watch = |node: &str| Ask::BlockThreshold { node: node.into(), bytes: u64::MAX }.is_bounded();
+        assert!(watch("vda-0-storage") && !watch("vda-0-format") && !watch("vda-1-storage"));
     }
 }

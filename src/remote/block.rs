@@ -13,10 +13,19 @@ use crate::rpc::{self, List, Opaque, ParamValue, Procedure, TypedParam};
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
     Some(match procedure {
+        P::DomainBlockJobAbort => |call| {
+            let (reference, disk, flags): (rpc::Domain<'_>, &str, u32) = call.arguments()?;
+            no_job(call, &reference, disk, (flags, ABORT_ASYNC | ABORT_PIVOT))
+        },
+        P::DomainBlockJobSetSpeed => |call| {
+            let (reference, disk, _speed, flags): (rpc::Domain<'_>, &str, u64, u32) = call.arguments()?;
+            no_job(call, &reference, disk, (flags, JOB_BYTES))
+        },
         P::DomainBlockPeek => peek,
         P::DomainBlockResize => resize,
         P::DomainGetBlockJobInfo => job,
         P::DomainSetBlockIoTune => throttle,
+        P::DomainSetBlockThreshold => watch,
         _ => return None,
     })
 }
@@ -71,22 +80,50 @@ fn resize(call: &Call<'_>) -> Answer {
 
 /// virDomainBlockJobInfoFlags: the rate in bytes, and not in MiB.
 const JOB_BYTES: u32 = 1;
+/// virDomainBlockJobAbortFlags
+const ABORT_ASYNC: u32 = 1;
+const ABORT_PIVOT: u32 = 2;
 
-/// What goes on with a disk by itself: nothing ever, since nothing of that kind can be begun.
-fn job(call: &Call<'_>) -> Answer {
-    let (reference, disk, flags): (rpc::Domain<'_>, &str, u32) = call.arguments()?;
-    let target = call.domain(&reference, flags)?;
-    call.only_flags(flags, JOB_BYTES)?;
+/// The domain of a call about a job on a disk of what runs.
+fn with_disk(
+    call: &Call<'_>,
+    reference: &rpc::Domain<'_>,
+    disk: &str,
+    (flags, known): (u32, u32),
+) -> Result<(), Failure> {
+    let target = call.domain(reference, flags)?;
+    call.only_flags(flags, known)?;
     if !target.domain.is_active() {
         return Err(Failure::new(Code::OperationInvalid, From::Qemu, "domain is not running"));
     }
     let named = |name: &DiskName| name.target == disk || name.source.as_deref() == Some(disk);
-    if !call.manager().disks(&target.domain)?.iter().any(named) {
-        let text = format!("disk '{}' not found in domain", disk.escape_debug());
-        return Err(Failure::new(Code::InvalidArgument, From::Qemu, text));
+    if call.manager().disks(&target.domain)?.iter().any(named) {
+        return Ok(());
     }
-    let (found, kind, rate, done, all) = (0_i32, 0_i32, 0_u64, 0_u64, 0_u64);
-    call.answer(&(found, kind, rate, done, all))
+    let text = format!("disk '{}' not found in domain", disk.escape_debug());
+    Err(Failure::new(Code::InvalidArgument, From::Qemu, text))
+}
+
+/// What goes on with a disk by itself: nothing ever, since nothing of that kind can be begun.
+fn job(call: &Call<'_>) -> Answer {
+    let (reference, disk, flags): (rpc::Domain<'_>, &str, u32) = call.arguments()?;
+    with_disk(call, &reference, disk, (flags, JOB_BYTES))?;
+    call.answer(&((0_i32, 0_i32), (0_u64, 0_u64, 0_u64)))
+}
+
+fn no_job(call: &Call<'_>, reference: &rpc::Domain<'_>, disk: &str, flags: (u32, u32)) -> Answer {
+    with_disk(call, reference, disk, flags)?;
+    let text = format!("disk {} does not have an active block job", disk.escape_debug());
+    Err(Failure::new(Code::InvalidArgument, From::Qemu, text))
+}
+
+fn watch(call: &Call<'_>) -> Answer {
+    let (reference, disk, bytes, flags): (rpc::Domain<'_>, &str, u64, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    let (manager, uuid) = target.parts();
+    manager.watch_block(uuid, disk, bytes)?;
+    call.answer(&())
 }
 
 /// A message has no more parameters.

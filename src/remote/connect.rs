@@ -31,6 +31,7 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::ConnectGetHostname => |call| call.answer(&call.node().hostname),
         P::ConnectGetLibVersion => |call| call.answer(&LIBVIRT),
         P::ConnectGetMaxVcpus => max_vcpus,
+        P::ConnectGetSysinfo => sysinfo,
         P::ConnectGetType => |call| call.answer(&call.kind().driver()),
         P::ConnectGetUri => |call| call.answer(&call.kind().uri()),
         P::ConnectGetVersion => version,
@@ -88,6 +89,17 @@ fn feature(call: &Call<'_>) -> Answer {
         feature,
         FD_PASSING | TYPED_PARAM_STRING | KEEPALIVE | EVENT_CALLBACK | CLOSE_CALLBACK | NETWORK_UPDATE_ORDER
     ))
+}
+
+fn sysinfo(call: &Call<'_>) -> Answer {
+    let flags: u32 = call.arguments()?;
+    if call.kind() == Kind::Test {
+        return Err(Failure::unsupported(call.procedure.api()));
+    }
+    call.only_flags(flags, 0)?;
+    let none =
+        || Failure::new(Code::ConfigUnsupported, From::Qemu, "Host SMBIOS information is not available");
+    call.answer(&call.node().sysinfo().ok_or_else(none)?)
 }
 
 fn version(call: &Call<'_>) -> Answer {

@@ -7,8 +7,8 @@ use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
     Kind as ViewKind, Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain,
-    dump, empty, event, guest, interface, lifecycle, live, measure, metadata, network, pin, plug, pretend,
-    save, stats, storage, tune, tuning, volume,
+    dump, empty, event, guest, interface, lifecycle, live, measure, metadata, native, network, pages, pin,
+    plug, pretend, save, stats, storage, tune, tuning, volume,
 };
 use crate::manager::Live;
 use crate::rpc::{
@@ -304,6 +304,7 @@ fn real(procedure: Procedure) -> Option<Route> {
                 .or_else(|| event::handler(procedure))
                 .or_else(|| storage::fast(procedure))
                 .or_else(|| measure::fast(procedure))
+                .or_else(|| pages::handler(procedure))
                 .or_else(|| network::handler(procedure))
                 .or_else(|| empty::handler(procedure));
             let slow = || {
@@ -318,6 +319,7 @@ fn real(procedure: Procedure) -> Option<Route> {
                         .or_else(|| tune::handler(procedure))
                         .or_else(|| tuning::handler(procedure))
                         .or_else(|| pin::handler(procedure))
+                        .or_else(|| native::handler(procedure))
                         .or_else(|| stats::waiting(procedure))
                         .or_else(|| storage::slow(procedure))
                 };

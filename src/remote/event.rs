@@ -24,6 +24,10 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     Some(match procedure {
         P::ConnectDomainEventCallbackDeregisterAny => deregister,
         P::ConnectDomainEventCallbackRegisterAny => register,
+        P::ConnectDomainEventDeregister => |call| old(call, LIFECYCLE, Session::deregister_old),
+        P::ConnectDomainEventDeregisterAny => |call| old(call, call.arguments()?, Session::deregister_old),
+        P::ConnectDomainEventRegister => |call| old(call, LIFECYCLE, Session::register_old),
+        P::ConnectDomainEventRegisterAny => |call| old(call, call.arguments()?, Session::register_old),
         P::ConnectStoragePoolEventRegisterAny => register_pool,
         // Networks, node devices and secrets: nothing ever happens to what there is none of.
         P::ConnectNetworkEventRegisterAny
@@ -52,6 +56,30 @@ fn register_silent(call: &Call<'_>) -> Answer {
         return Err(Failure::new(Code::Internal, From::Rpc, format!("unsupported event ID {event}")));
     }
     number(call, call.session.register(-1, None))
+}
+
+/// virDomainEventID: what the oldest calls are about, and how many kinds the old ones know.
+const LIFECYCLE: i32 = 0;
+const OLD_EVENTS: i32 = 16;
+
+/// Registrations of the old form: one for each kind of event, of every domain, without a number.
+fn old(call: &Call<'_>, event: i32, change: fn(&Session, i32) -> bool) -> Answer {
+    use Procedure as P;
+    let wrong = |text| Err(Failure::new(Code::Internal, From::Rpc, text));
+    if !(0..OLD_EVENTS).contains(&event) {
+        return wrong(format!("unsupported event ID {event}"));
+    }
+    let registers =
+        matches!(call.procedure, P::ConnectDomainEventRegister | P::ConnectDomainEventRegisterAny);
+    if !change(call.session, event) {
+        let state = if registers { "already" } else { "not" };
+        return wrong(format!("domain event {event} {state} registered"));
+    }
+    match call.procedure {
+        // libvirt's daemon leaves the word that these have at 0.
+        P::ConnectDomainEventRegister | P::ConnectDomainEventDeregister => call.answer(&0_i32),
+        _ => call.answer(&()),
+    }
 }
 
 /// Kinds of events of pools are numbered apart from those of domains.
@@ -127,13 +155,14 @@ impl Events {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let domain = &event.domain;
         for message in messages::of(&event.what) {
-            let header = Header::event(Program::Remote, message.procedure.number(), SERIAL);
             for session in sessions.values() {
                 let callbacks = session.interested(kind, message.event, domain.uuid);
                 if callbacks.is_empty() || !self.may_know(session, domain.name.as_str(), domain.uuid) {
                     continue;
                 }
                 for callback in callbacks {
+                    let Some(procedure) = message.procedure(callback) else { continue };
+                    let header = Header::event(Program::Remote, procedure.number(), SERIAL);
                     let body = message.body(callback, domain);
                     if let Ok(packet) =
                         body.and_then(|body| Packet::raw(&header, &body).ok().ok_or(XdrError::Value))
@@ -168,7 +197,7 @@ impl Events {
             if callbacks.is_empty() || !self.policy.allows(&session.identity, permission, None) {
                 continue;
             }
-            for callback in callbacks {
+            for callback in callbacks.into_iter().flatten() {
                 let packet = match step {
                     Some(step) => Packet::bytes(&header, &(callback, pool, step, 0_i32)),
                     None => Packet::bytes(&header, &(callback, pool)),

@@ -15,6 +15,7 @@ type Handler = fn(&Call<'_>) -> Answer;
 pub(super) fn handler(procedure: Procedure) -> Option<Handler> {
     use Procedure as P;
     Some(match procedure {
+        P::DomainAgentSetResponseTimeout => set_timeout,
         P::DomainFsfreeze => |call| freeze(call, "guest-fsfreeze-freeze"),
         P::DomainFsthaw => |call| freeze(call, "guest-fsfreeze-thaw"),
         P::DomainFstrim => trim,
@@ -53,7 +54,7 @@ pub(super) fn ask(target: &Target<'_>, execute: &str, arguments: Value) -> Resul
         command.insert("arguments".into(), arguments);
     }
     let (manager, uuid) = target.parts();
-    let left = PATIENCE.checked_sub(target.since.elapsed()).filter(|left| !left.is_zero());
+    let left = patience(target).checked_sub(target.since.elapsed()).filter(|left| !left.is_zero());
     let late = || ManagerError::AgentSilent("the agent took too long for what was asked in one call".into());
     Ok(manager.agent(uuid, &command, Some(left.ok_or_else(late)?), true)?)
 }
@@ -62,6 +63,42 @@ pub(super) fn ask(target: &Target<'_>, execute: &str, arguments: Value) -> Resul
 pub(super) const FALLING_ASLEEP: Duration = Duration::from_secs(5);
 /// How long an agent may take for all that one call asks it; freezing file systems may mean writing a lot.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// virDomainAgentResponseTimeoutValues: the smallest is as long as it takes, then what is usual, then no time at all.
+const BLOCK: i32 = -2;
+const USUAL: i32 = -1;
+
+/// How long an agent may take by a word of libvirt's for that; none is as long as it wants.
+fn timeout(seconds: i32) -> Result<Option<Duration>, Failure> {
+    match seconds {
+        BLOCK => Ok(None),
+        USUAL => Ok(Some(Duration::from_secs(5))),
+        seconds => {
+            let least = || format!("guest agent timeout '{seconds}' is less than the minimum '{BLOCK}'");
+            let seconds = u64::try_from(seconds).map_err(|_| invalid(least()))?;
+            Ok(Some(Duration::from_secs(seconds.max(1))))
+        }
+    }
+}
+
+/// How long the agent of a domain may take for one call.
+fn patience(target: &Target<'_>) -> Duration {
+    let said = target.domain.running().and_then(|live| live.agent_timeout());
+    match said.map(timeout) {
+        Some(Ok(said)) => said.unwrap_or(Duration::MAX),
+        _ => PATIENCE,
+    }
+}
+
+fn set_timeout(call: &Call<'_>) -> Answer {
+    let (reference, seconds, flags): (rpc::Domain<'_>, i32, u32) = call.arguments()?;
+    let target = call.domain(&reference, flags)?;
+    call.only_flags(flags, 0)?;
+    timeout(seconds)?;
+    let (manager, uuid) = target.parts();
+    manager.set_agent_timeout(uuid, seconds)?;
+    call.answer(&0_i32)
+}
 
 /// By the agent where that is asked for, else by the power button.
 fn power(call: &Call<'_>, button: &Ask) -> Answer {
@@ -91,7 +128,7 @@ fn shutdown(call: &Call<'_>) -> Answer {
 fn by_agent(target: &Target<'_>, mode: &str, otherwise: bool) -> Result<bool, Failure> {
     let (manager, uuid) = target.parts();
     let command = json!({ "execute": "guest-shutdown", "arguments": { "mode": mode } });
-    match manager.agent(uuid, &command, Some(PATIENCE), false) {
+    match manager.agent(uuid, &command, Some(patience(target)), false) {
         Ok(_) => Ok(true),
         Err(ManagerError::AgentSilent(_) | ManagerError::NoAgent(_)) if otherwise => Ok(false),
         Err(error) => Err(error.into()),
@@ -202,18 +239,11 @@ fn invalid(text: impl AsRef<str>) -> Failure {
 }
 
 fn agent(call: &Call<'_>) -> Answer {
-    let (reference, text, timeout, flags): (rpc::Domain<'_>, &str, i32, u32) = call.arguments()?;
+    let (reference, text, seconds, flags): (rpc::Domain<'_>, &str, i32, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
     call.only_flags(flags, 0)?;
-    // virDomainQemuAgentCommandTimeoutValues: -2 as long as it takes, -1 the default, 0 no time at all.
-    let patience = match timeout {
-        -2 => None,
-        -1 => Some(Duration::from_secs(5)),
-        seconds => {
-            let seconds = u64::try_from(seconds).map_err(|_| invalid("the timeout is out of its bounds"))?;
-            Some(Duration::from_secs(seconds.max(1)))
-        }
-    };
+    // virDomainQemuAgentCommandTimeoutValues are the same.
+    let patience = timeout(seconds)?;
     let command: Value =
         serde_json::from_str(text).map_err(|error| invalid(format!("the command is no JSON: {error}")))?;
     let (manager, uuid) = target.parts();

@@ -23,13 +23,14 @@ const MIGRATION_ITERATION: i32 = 20;
 const JOB_COMPLETED: i32 = 21;
 const DEVICE_REMOVAL_FAILED: i32 = 22;
 const METADATA_CHANGE: i32 = 23;
+const BLOCK_THRESHOLD: i32 = 24;
 
 /// One message, but for whom it is about and to whom it goes.
 pub(super) struct Message<'a> {
     /// What a client registers for.
     pub(super) event: i32,
     /// The number that it is sent under.
-    pub(super) procedure: Procedure,
+    procedure: Procedure,
     /// A word before the domain, which some messages have.
     before: Option<i32>,
     after: After<'a>,
@@ -46,17 +47,27 @@ enum After<'a> {
     Text(&'a str),
     NumberText(i32, Option<&'a str>),
     TextNumber(&'a str, i32),
+    Texts(&'a str, Option<&'a str>, u64, u64),
     IoError(&'a str, &'a str, i32),
     IoErrorReason(&'a str, &'a str, i32, &'a str),
 }
 
 impl Message<'_> {
+    /// The number that it is sent under to a registration, which has a number itself but in the old form; none where
+    /// there is no such message.
+    pub(super) fn procedure(&self, callback: Option<i32>) -> Option<Procedure> {
+        match callback {
+            Some(_) => Some(self.procedure),
+            None => old(self.procedure),
+        }
+    }
+
     /// The bytes for one registration.
-    pub(super) fn body(&self, callback: i32, domain: &Domain) -> Result<Vec<u8>, XdrError> {
+    pub(super) fn body(&self, callback: Option<i32>, domain: &Domain) -> Result<Vec<u8>, XdrError> {
         let mut to = Encoder::new();
-        to.put(&callback)?;
-        if let Some(before) = &self.before {
-            to.put(before)?;
+        if let Some(callback) = &callback {
+            to.put(callback)?;
+            self.before.iter().try_for_each(|before| to.put(before))?;
         }
         to.put(&(reference(domain), &self.after))?;
         Ok(to.into_bytes())
@@ -75,10 +86,31 @@ impl Encode for After<'_> {
             Self::Text(text) => to.put(text),
             Self::NumberText(number, text) => to.put(&(number, text)),
             Self::TextNumber(text, number) => to.put(&(text, number)),
+            Self::Texts(text, other, one, two) => to.put(&(text, other, one, two)),
             Self::IoError(path, alias, action) => to.put(&(path, alias, action)),
             Self::IoErrorReason(path, alias, action, reason) => to.put(&(path, alias, action, reason)),
         }
     }
+}
+
+/// The message of the old form, which names no registration. What is newer than that form has none.
+fn old(procedure: Procedure) -> Option<Procedure> {
+    use Procedure as P;
+    Some(match procedure {
+        P::DomainEventCallbackBalloonChange => P::DomainEventBalloonChange,
+        P::DomainEventCallbackDeviceRemoved => P::DomainEventDeviceRemoved,
+        P::DomainEventCallbackIoError => P::DomainEventIoError,
+        P::DomainEventCallbackIoErrorReason => P::DomainEventIoErrorReason,
+        P::DomainEventCallbackLifecycle => P::DomainEventLifecycle,
+        P::DomainEventCallbackPmsuspend => P::DomainEventPmsuspend,
+        P::DomainEventCallbackPmsuspendDisk => P::DomainEventPmsuspendDisk,
+        P::DomainEventCallbackPmwakeup => P::DomainEventPmwakeup,
+        P::DomainEventCallbackReboot => P::DomainEventReboot,
+        P::DomainEventCallbackRtcChange => P::DomainEventRtcChange,
+        P::DomainEventCallbackTrayChange => P::DomainEventTrayChange,
+        P::DomainEventCallbackWatchdog => P::DomainEventWatchdog,
+        _ => return None,
+    })
 }
 
 /// The messages that tell of it, in libvirt's order.
@@ -93,6 +125,10 @@ pub(super) fn of(what: &What) -> Vec<Message<'_>> {
         }
         What::Balloon(bytes) => {
             one(BALLOON_CHANGE, P::DomainEventCallbackBalloonChange, After::Unsigned(bytes / 1024))
+        }
+        What::BlockThreshold { target, path, threshold, excess } => {
+            let after = After::Texts(target, path.as_deref(), *threshold, *excess);
+            one(BLOCK_THRESHOLD, P::DomainEventBlockThreshold, after)
         }
         What::DeviceAdded(alias) => one(DEVICE_ADDED, P::DomainEventCallbackDeviceAdded, After::Text(alias)),
         What::DeviceKept(alias) => {

@@ -1,15 +1,22 @@
-//! The host, as calls tell it. Reads five kinds of files of the kernel's; everything else was read at the start.
+//! The host, as calls tell it. Reads a few kinds of files of the kernel's ([`READ`]); everything else was read at the start.
 
 use std::io::Read as _;
 
 use super::error::{Code, Failure, From};
 use crate::conf::capabilities::Capabilities;
 use crate::conf::emulator::EmulatorFacts;
+use crate::conf::sysinfo::Sysinfo;
 
 /// Where control groups are mounted.
 pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where the kernel tells of network devices that are no hardware, as tap devices are.
 pub(super) const NETWORK: &str = "/sys/devices/virtual/net";
+/// Where the kernel tells of each NUMA node.
+pub(super) const NODES: &str = "/sys/devices/system/node";
+/// Where it tells of huge pages, also without NUMA.
+pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+/// Where it tells of pages that it shares.
+pub(super) const KSM: &str = "/sys/kernel/mm/ksm";
 const MEMINFO: &str = "/proc/meminfo";
 const STAT: &str = "/proc/stat";
 /// The most that is read of a file of the kernel's.
@@ -28,11 +35,13 @@ pub struct Node {
     pub emulators: Vec<EmulatorFacts>,
     /// The capabilities as they are sent.
     xml: String,
+    /// What its firmware says of it, as that is sent.
+    sysinfo: Option<String>,
     arrangement: [u32; 4],
 }
 
 /// The files that calls read, for whoever confines the daemon.
-pub const READ: &[&str] = &[CGROUPS, NETWORK, MEMINFO, STAT];
+pub const READ: &[&str] = &[CGROUPS, NETWORK, NODES, HUGE_PAGES, KSM, MEMINFO, STAT];
 
 impl Node {
     /// A host as it was read.
@@ -48,7 +57,18 @@ impl Node {
         let nodes = u32::try_from(host.cells.len()).unwrap_or(1).max(1);
         let [sockets, dies, cores, threads] = host.cpu.topology.unwrap_or([1; 4]);
         let arrangement = [nodes, (sockets / nodes).max(1), dies.saturating_mul(cores), threads];
-        Self { hostname, mhz, capabilities, emulators, xml, arrangement }
+        Self { hostname, mhz, capabilities, emulators, xml, sysinfo: None, arrangement }
+    }
+
+    /// The same with what its firmware says of it.
+    #[must_use]
+    pub fn with_sysinfo(self, sysinfo: Option<&Sysinfo>) -> Self {
+        Self { sysinfo: sysinfo.map(Sysinfo::to_xml), ..self }
+    }
+
+    /// What its firmware says of it.
+    pub(super) fn sysinfo(&self) -> Option<&str> {
+        self.sysinfo.as_deref()
     }
 
     /// The host of libvirt's test driver, which is the same everywhere.

@@ -43,8 +43,8 @@ struct State {
 /// Something that a client wants to hear of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Callback {
-    /// Its number.
-    pub(super) id: i32,
+    /// Its number; none where it is of the old form, which has no numbers.
+    pub(super) id: Option<i32>,
     /// Which kind of event.
     pub(super) event: i32,
     /// Of which domain only.
@@ -117,20 +117,39 @@ impl Session {
         }
         let id = state.last_callback;
         state.last_callback = id.checked_add(1)?;
-        state.callbacks.push(Callback { id, event, domain });
+        state.callbacks.push(Callback { id: Some(id), event, domain });
         Some(id)
+    }
+
+    /// Registers in the old form, for a kind of event of every domain; false where that is so already.
+    pub(super) fn register_old(&self, event: i32) -> bool {
+        let mut state = self.state();
+        let is_new = !state.callbacks.iter().any(|callback| (callback.id, callback.event) == (None, event));
+        if is_new {
+            state.callbacks.push(Callback { id: None, event, domain: None });
+        }
+        is_new
+    }
+
+    /// Takes a registration of the old form back; false where there is none.
+    pub(super) fn deregister_old(&self, event: i32) -> bool {
+        self.take_back(|callback| (callback.id, callback.event) == (None, event))
     }
 
     /// Takes a registration back; false where there is none.
     pub(super) fn deregister(&self, id: i32) -> bool {
+        self.take_back(|callback| callback.id == Some(id))
+    }
+
+    fn take_back(&self, which: impl Fn(&Callback) -> bool) -> bool {
         let mut state = self.state();
         let before = state.callbacks.len();
-        state.callbacks.retain(|callback| callback.id != id);
+        state.callbacks.retain(|callback| !which(callback));
         state.callbacks.len() < before
     }
 
-    /// Registrations for one kind of event of one domain of a view.
-    pub(super) fn interested(&self, kind: Kind, event: i32, domain: DomainUuid) -> Vec<i32> {
+    /// Registrations for one kind of event of one domain of a view, by their numbers.
+    pub(super) fn interested(&self, kind: Kind, event: i32, domain: DomainUuid) -> Vec<Option<i32>> {
         let state = self.state();
         if state.opened.as_ref().is_none_or(|(view, _)| view.kind != kind) {
             return Vec::new();

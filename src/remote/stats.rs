@@ -376,6 +376,8 @@ fn blocks(
             {
                 all.push((name(what), Measured::Number(value)));
             }
+            let watched = (size.threshold > 0).then(|| (name("threshold"), Measured::Number(size.threshold)));
+            all.extend(watched);
         }
     }
     all

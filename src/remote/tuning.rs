@@ -70,9 +70,12 @@ fn numa(call: &Call<'_>) -> Answer {
             _ => return Err(not_one(param, "virDomainSetNumaParameters")),
         }
     }
-    if impact.live {
+    if impact.live && !is_so(&target, mode, nodes.as_deref())? {
         let text = "NUMA nodes of a domain that runs are not changed: svirt chooses them when it starts; use --config";
         return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
+    }
+    if !impact.config {
+        return call.answer(&());
     }
     let (manager, uuid) = target.parts();
     let kept = manager.tree(&target.domain, true)?;
@@ -85,6 +88,19 @@ fn numa(call: &Call<'_>) -> Answer {
         Ok(())
     })?;
     call.answer(&())
+}
+
+/// Whether what runs has its memory by this mode, and on these nodes already; another mode is refused in libvirt's words.
+fn is_so(target: &Target<'_>, mode: Option<&str>, nodes: Option<&str>) -> Result<bool, Failure> {
+    let (manager, _) = target.parts();
+    let live = manager.tree(&target.domain, false)?;
+    let of = |attribute| live.tuned_by(&["numatune", "memory"], attribute);
+    if mode.is_some_and(|mode| of("mode").unwrap_or("strict") != mode) {
+        let text = "can't change numatune mode for running domain";
+        return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
+    }
+    let here = of("nodeset").map(|set| list(&cpus(set, NODES_MAX)));
+    Ok(nodes.is_none_or(|nodes| here.as_deref() == Some(nodes)))
 }
 
 /// virDomainLifecycle and virDomainLifecycleAction

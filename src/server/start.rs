@@ -177,6 +177,7 @@ fn machine(settings: &Settings, view: host::View) -> Result<Machine, ServerError
     }
     let capabilities = inventory.capabilities(view, settings).map_err(ServerError::Capabilities)?;
     let node = crate::remote::Node::new(hostname(), mhz(), capabilities, inventory.emulators);
+    let node = node.with_sysinfo(crate::host::sysinfo().as_ref());
     Ok(Machine { facts: inventory.facts, node, autostarted })
 }
 

@@ -66,6 +66,9 @@ fn command(ask: &Ask) -> (&str, Value) {
         Ask::BlockResize { node, bytes } => ("block_resize", json!({ "node-name": node, "size": bytes })),
         Ask::Blocks => ("query-named-block-nodes", json!({ "flat": true })),
         Ask::BlockStats => bare("query-blockstats"),
+        Ask::BlockThreshold { node, bytes } => {
+            ("block-set-write-threshold", json!({ "node-name": node, "write-threshold": bytes }))
+        }
         Ask::DirtyRate { seconds, mode } => {
             ("calc-dirty-rate", json!({ "calc-time": seconds, "mode": mode }))
         }

@@ -18,6 +18,11 @@ pub(super) fn happening(event: &Event) -> Option<Happening> {
         "BLOCK_IO_ERROR" => {
             Happening::IoError { alias: device(data), action: word("action"), no_space: flag("nospace") }
         }
+        "BLOCK_WRITE_THRESHOLD" => Happening::BlockThreshold {
+            node: known(word("node-name"))?,
+            threshold: data.get("write-threshold")?.as_u64()?,
+            excess: data.get("amount-exceeded")?.as_u64()?,
+        },
         // Only what has a name was plugged by somebody; the rest is the inside of such a device.
         "DEVICE_DELETED" => Happening::DeviceDeleted { alias: known(word("device"))? },
         "DEVICE_UNPLUG_GUEST_ERROR" => Happening::DeviceKept { alias: known(word("device"))? },
@@ -76,6 +81,12 @@ mod tests {
             Some(Happening::IoError { alias, action: "stop".into(), no_space: true })
         );
         assert_eq!(of("BALLOON_CHANGE", json!({"actual": -1})), None);
+        let passed = json!({"node-name": "vda-0-storage", "write-threshold": 9, "amount-exceeded": 3});
+        let node = "vda-0-storage".into();
+        assert_eq!(
+            of("BLOCK_WRITE_THRESHOLD", passed),
+            Some(Happening::BlockThreshold { node, threshold: 9, excess: 3 })
+        );
         assert_eq!(of("MIGRATION_PASS", json!({"pass": 2})), Some(Happening::MigrationPass { pass: 2 }));
         assert_eq!(of("NIC_RX_FILTER_CHANGED", json!({})), None);
     }

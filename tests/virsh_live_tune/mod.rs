@@ -61,11 +61,43 @@ fn a_guest_is_changed_while_it_runs() {
     host.says(&["start", "tune"]);
     host.rig.heard("tune", "guest: ready");
     limits(&mut host);
+    threshold(&host);
     sizes(&host);
     pins(&mut host);
     virtual_cpus(&host);
     agent(&host);
     ends(&mut host);
+}
+
+/// QEMU tells of a write behind a place that somebody asked for, once.
+fn threshold(host: &Host) {
+    let shown = |host: &Host| {
+        let all = host.says(&["domstats", "tune", "--block"]);
+        all.lines().find_map(|line| Some(line.trim().strip_prefix("block.0.threshold=")?.to_owned()))
+    };
+    assert_eq!(shown(host), None);
+    for (words, why) in [
+        (["nosuch", "5M"], "invalid argument: failed to find disk 'nosuch'"),
+        (["sda", "5M"], "disk 'sda' does not currently have a source assigned"),
+    ] {
+        let told = host.complains(&[&["domblkthreshold", "tune"][..], &words].concat());
+        assert!(told.contains(why), "{told}");
+    }
+    host.says(&["domblkthreshold", "tune", "vda", "8MiB"]);
+    assert_eq!(shown(host).as_deref(), Some("8388608"));
+    let listener = Listener::new(host);
+    types(host, "tune", "dd if=/dev/zero of=/dev/vda bs=1M seek=8 count=1 conv=fsync; echo writ''ten");
+    host.rig.heard("tune", "written");
+    let image = host.rig.text("images/disk.raw");
+    listener.hears(&format!("event 'block-threshold' for domain 'tune': dev: vda({image}) 8388608 "));
+    assert_eq!(shown(host), None);
+    host.says(&["domblkthreshold", "tune", "vda", "9MiB"]);
+    host.says(&["domblkthreshold", "tune", "vda", "0"]);
+    assert_eq!(shown(host), None);
+    assert_eq!(host.says(&["blockjob", "tune", "vda"]), "No current block job for vda");
+    let told = host.complains(&["blockjob", "tune", "vda", "--abort"]);
+    assert!(told.contains("disk vda does not have an active block job"), "{told}");
+    fine(host, "tune");
 }
 
 fn sizes(host: &Host) {
@@ -179,13 +211,18 @@ fn pins(host: &mut Host) {
     );
     host.says(&["emulatorpin", "tune", "0", "--live"]);
     pinned(host, last, "0");
+    host.says(&["numatune", "tune", "--mode", "strict", "--nodeset", "0", "--live"]);
     for (words, why) in [
         (&["vcpupin", "tune", "7", "0", "--live"][..], "vcpu 7 is out of range of live cpu count 3"),
         (
             &["vcpupin", "tune", "2", "0", "--live"],
             "setting cpu pinning for inactive vcpu 2 is not supported",
         ),
-        (&["numatune", "tune", "--nodeset", "0", "--live"], "svirt chooses them when it starts"),
+        (&["numatune", "tune", "--nodeset", "1", "--live"], "svirt chooses them when it starts"),
+        (
+            &["numatune", "tune", "--mode", "interleave", "--live"],
+            "can't change numatune mode for running domain",
+        ),
         (&["iothreadpin", "tune", "1", "0", "--live"], "iothread 1 not found"),
     ] {
         let told = host.complains(words);
@@ -196,6 +233,16 @@ fn pins(host: &mut Host) {
 
 fn virtual_cpus(host: &Host) {
     let live = |host: &Host| host.says(&["vcpucount", "tune", "--active", "--live"]);
+    for (words, why) in [
+        (["0", "--enable"], "vcpu '0' is already in requested state"),
+        (["2", "--enable"], "virtual CPUs come in their order: the next one is 1"),
+        (["3", "--enable"], "vcpu 3 is not present in live config"),
+    ] {
+        let told = host.complains(&[&["setvcpu", "tune", "--live"][..], &words].concat());
+        assert!(told.contains(why), "{told}");
+    }
+    host.says(&["setvcpu", "tune", "1", "--enable", "--live"]);
+    assert_eq!(live(host), "2");
     host.says(&["setvcpus", "tune", "3", "--live"]);
     types(host, "tune", "until [ -e /sys/devices/system/cpu/cpu2 ]; do sleep 1; done; echo all thr''ee");
     host.rig.heard("tune", "all three");
@@ -230,6 +277,9 @@ fn agent(host: &Host) {
     assert!(told.contains("Failed to parse bitmap 'none'"), "{told}");
     let told = host.complains(&["guestvcpus", "tune", "0", "--disable"]);
     assert!(told.contains("can't be offlined"), "{told}");
+    let told = host.complains(&["guest-agent-timeout", "tune", "--timeout", "-3"]);
+    assert!(told.contains("guest agent timeout '-3' is less than the minimum '-2'"), "{told}");
+    host.says(&["guest-agent-timeout", "tune", "--timeout", "30"]);
     says(&["vcpucount", "tune", "--guest"], "2");
     host.says(&["setvcpus", "tune", "1", "--guest"]);
     says(&["guestinfo", "tune"], "os.pretty-name : a demo");
