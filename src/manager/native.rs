@@ -1,13 +1,17 @@
 //! What a definition is to QEMU.
 
+use std::sync::Arc;
+
 use super::{Manager, ManagerError};
 use crate::conf::definition::Strictness;
 use crate::driver;
 
 impl Manager {
-    /// The environment and the arguments of the device model that this definition would be started as.
-    pub fn command_line(&self, xml: &str) -> Result<driver::CommandLine, ManagerError> {
-        let domain = self.read(xml, super::draw_uuid(), Strictness::Lenient)?.to_start()?;
-        Ok(driver::command_line(domain, &self.facts, &self.settings)?)
+    /// The environment and the arguments of the device model that this definition would be started as, for somebody who
+    /// may know of storage pools, or may not.
+    pub fn command_line(&self, xml: &str, pools: bool) -> Result<driver::CommandLine, ManagerError> {
+        let definition = Arc::new(self.read(xml, super::draw_uuid(), Strictness::Lenient)?);
+        let definition = if pools { self.resolved(definition)? } else { definition };
+        Ok(driver::command_line(definition.to_start()?, &self.facts, &self.settings)?)
     }
 }

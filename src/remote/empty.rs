@@ -24,11 +24,9 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         | P::ConnectListNwfilters
         | P::ConnectListSecrets => names,
         P::NodeListDevices => devices,
-        P::DomainBackupGetXmlDesc => |call| {
-            on(call, |_| {
-                Err(Failure::new(Code::NoBackup, From::Qemu, "no domain backup job present"))
-            })
-        },
+        P::DomainBackupGetXmlDesc => {
+            |call| on(call, |_| Err(Failure::new(Code::NoBackup, From::Qemu, "no domain backup job present")))
+        }
         // Nothing encrypts a guest's memory.
         P::DomainGetLaunchSecurityInfo => |call| on(call, |call| call.answer(&List::<u32, 0>(Vec::new()))),
         P::NodeGetSevInfo => |call| match call.kind() {

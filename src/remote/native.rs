@@ -3,6 +3,7 @@
 use super::Kind;
 use super::call::{Answer, Call};
 use super::error::{Code, Failure, From};
+use crate::access::Object;
 use crate::rpc::Procedure;
 
 /// Made by the planner, which takes its time.
@@ -24,7 +25,7 @@ fn to_native(call: &Call<'_>) -> Answer {
         let text = format!("unsupported config type {}", form.escape_debug());
         return Err(Failure::new(Code::InvalidArgument, From::Qemu, text));
     }
-    let (environment, arguments) = call.manager().command_line(xml)?;
+    let (environment, arguments) = call.manager().command_line(xml, call.sees(Object::StoragePool))?;
     let variables = environment.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
     let words: Vec<String> = variables.chain(arguments.iter().map(|argument| quoted(argument))).collect();
     call.answer(&words.join(" "))
