@@ -330,7 +330,7 @@ fn hardware_becomes_its_values() {
          <channel type='unix'><target type='virtio' name='a'/></channel>\
          <channel type='unix'><source mode='connect'/><target type='virtio' name='b'/></channel>\
          <input type='tablet'/><input type='mouse'/><sound model='ich9'/><watchdog model='itco'/>\
-         <video><model type='virtio' heads='2'/></video>\
+         <video><model type='virtio' heads='2'/></video><video><model type='qxl' vram='9216'/></video>\
          <disk><source file='/a'/><target dev='sda' bus='usb'/><address type='usb' bus='0' port='3'/></disk>\
          <disk><source file='/b'/><target dev='sdb'/><address type='drive' unit='9'/></disk>\
          <disk><source file='/c'/><target dev='nvme1n1'/></disk>",
@@ -347,7 +347,7 @@ fn hardware_becomes_its_values() {
     assert_eq!((devices.inputs.len(), devices.inputs[0].bus), (1, InputBus::Usb));
     assert_eq!((devices.sounds[0].model, devices.audios.len()), (SoundModel::Ich9, 0));
     assert_eq!(devices.watchdogs[0].action, WatchdogAction::Reset);
-    assert_eq!(devices.videos[0].heads, 2);
+    assert_eq!((devices.videos[0].heads, devices.videos[1].vram), (2, Some(16_384)));
     let disks: Vec<_> = devices.disks.iter().map(|disk| (disk.bus, disk.port, disk.unit)).collect();
     let expected =
         [(DiskBus::Usb, Some(UsbPort(3)), None), (DiskBus::Scsi, None, Some(9)), (DiskBus::Nvme, None, None)];
@@ -389,7 +389,7 @@ fn wrong_hardware_is_refused() {
         ("<audio id='1' type='spice'/>".into(), "needs a <graphics"),
         ("<watchdog model='itco'/>".repeat(2), "duplicate"),
         ("<watchdog model='itco'/><watchdog model='ib700' action='none'/>".into(), "one action"),
-        ("<video><model type='vga' vram='1000'/></video>".into(), "power of two"),
+        ("<video><model type='vga' vram='1000'/></video>".into(), "from 1024 to"),
         ("<video><model type='vga'/></video>".repeat(2), "second <video>"),
         ("<disk><source file='/a'/><target dev='nvme0n1' bus='virtio'/></disk>".into(), "bus='virtio'"),
         ("<disk device='cdrom'><target dev='nvme0n1'/></disk>".into(), "cannot be on this bus"),

@@ -17,7 +17,7 @@ pub enum XdrError {
         /// What the protocol allows.
         max: usize,
     },
-    /// A value that the type does not have, such as a boolean of 2, or padding that is not zero.
+    /// A value that the type does not have.
     #[error("a value that its type does not have")]
     Value,
     /// A string is not UTF-8, or contains a NUL, which no client of libvirt's could have sent.
@@ -61,13 +61,10 @@ impl<'a> Decoder<'a> {
         Ok(*taken)
     }
 
-    /// Opaque bytes of a known count, and their padding.
+    /// Opaque bytes of a known count, and their padding, which may be anything: libvirt does not look at it either.
     fn opaque(&mut self, count: usize) -> Result<&'a [u8], XdrError> {
         let bytes = self.bytes(count)?;
-        let padding = self.bytes(padding(count))?;
-        if padding.iter().any(|byte| *byte != 0) {
-            return Err(XdrError::Value);
-        }
+        self.bytes(padding(count))?;
         Ok(bytes)
     }
 
@@ -165,13 +162,10 @@ macro_rules! eight_bytes {
 four_bytes!(u32, i32);
 eight_bytes!(u64, i64, f64);
 
+/// As libvirt's library reads it: whatever is not zero is true. (`go-libvirt` says 0x01000000 when it opens a connection.)
 impl Decode<'_> for bool {
     fn decode(from: &mut Decoder<'_>) -> Result<Self, XdrError> {
-        match from.take::<u32>()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(XdrError::Value),
-        }
+        Ok(from.take::<u32>()? != 0)
     }
 }
 
@@ -315,7 +309,7 @@ mod tests {
     fn strings_are_counted_and_padded() {
         assert_eq!(encoded(&"abcde"), b"\0\0\0\x05abcde\0\0\0");
         assert_eq!(Decoder::new(b"\0\0\0\x05abcde\0\0\0").take::<&str>(), Ok("abcde"));
-        assert_eq!(Decoder::new(b"\0\0\0\x05abcde\0\0\x01").take::<&str>(), Err(XdrError::Value));
+        assert_eq!(Decoder::new(b"\0\0\0\x05abcde\0\0\x01").take::<&str>(), Ok("abcde"));
         assert_eq!(Decoder::new(b"\0\0\0\x05abcde").take::<&str>(), Err(XdrError::Short));
         assert_eq!(Decoder::new(b"\0\0\0\x02a\0\0\0").take::<&str>(), Err(XdrError::Text));
         assert_eq!(Decoder::new(b"\0\0\0\x01\xff\0\0\0").take::<&str>(), Err(XdrError::Text));
@@ -337,7 +331,7 @@ mod tests {
     fn absent_differs_from_empty() {
         assert_eq!(encoded(&None::<&str>), b"\0\0\0\0");
         assert_eq!(encoded(&Some("")), b"\0\0\0\x01\0\0\0\0");
-        assert_eq!(Decoder::new(b"\0\0\0\x02").take::<Option<u32>>(), Err(XdrError::Value));
+        assert_eq!(Decoder::new(b"\x01\0\0\0\0\0\0\x07").take::<Option<u32>>(), Ok(Some(7)));
     }
 
     proptest! {

@@ -266,14 +266,15 @@ fn video(view: View<'_>, first: bool) -> Read<Video> {
     })
 }
 
-/// A size of video memory in KiB: a power of two from 1 MiB to 256 MiB, which is what QEMU's devices take.
+/// A size of video memory in KiB, from 1 MiB to 256 MiB; a power of two, to which QEMU's devices round it up (9216 is what
+/// virt-manager wrote for years).
 fn memory(model: View<'_>, name: &str) -> Read<Option<u32>> {
     match number_attribute::<u32>(model, name, 0)? {
-        Some(kib) if !kib.is_power_of_two() || !(1024..=262_144).contains(&kib) => {
+        Some(kib) if !(1024..=262_144).contains(&kib) => {
             let text = model.attribute(name).unwrap_or_default();
             let what = format!("attribute {name} of <model>");
-            Err(model.value(what, text, "a power of two from 1024 to 262144 (KiB)"))
+            Err(model.value(what, text, "a number from 1024 to 262144 (KiB)"))
         }
-        kib => Ok(kib),
+        kib => Ok(kib.map(u32::next_power_of_two)),
     }
 }

@@ -153,6 +153,10 @@ fn video(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
                 .maybe("ram_size", bytes(video.ram))
                 .maybe("vram_size", bytes(video.vram))
                 .maybe("vgamem_mb", mebibytes(video.vgamem)),
+            // It has no other sizes than 4, 8 and 16 MiB.
+            VideoModel::Cirrus => {
+                object.maybe("vgamem_mb", mebibytes(video.vram).map(|size| size.clamp(4, 16)))
+            }
             _ => object.maybe("vgamem_mb", mebibytes(video.vram)),
         };
         args.pci(object, Plug::new(id, video.address, Fit::Fixed, video.line));
