@@ -125,13 +125,20 @@ impl Server {
                 return Err(refuse(&spot.path, "something has this name", remedy));
             }
         }
+        // The later one would find the name taken when all of its memory is written.
+        let place = spot.place();
+        if place.is_some() && self.dumps.iter().any(|dumping| dumping.spot.place() == place) {
+            let rule = "another domain's memory is being written to this name";
+            return Err(refuse(&spot.path, rule, "choose another name"));
+        }
         let reserve = room::reserve(&self.settings, &spot.directory, &spot.path)?;
         let io = |error: io::Error| {
             kernel("make the file", &spot.path, &error, "see that its file system has room, and O_TMPFILE")
         };
         let file = File::from(path::nameless(&spot.directory, 0o600, OFlags::RDWR).map_err(io)?);
         let most = room::most(&domain.plan, &self.settings, dump.most);
-        let to = Sink { file: &file, at: 0, most, reserve, quiet: Some(QUIET) };
+        let uid = self.settings.uids.imageprobe;
+        let to = Sink { file: &file, at: 0, most, reserve, quiet: Some(QUIET), uid };
         let (pump, stream) = Pump::begin(to, |_, _| Ok(())).map_err(io)?;
         let verb = Verb::Dump { format: dump.format };
         let talk = Conversation::begin(&domain.started.control, &verb, &[stream.as_fd()], None)

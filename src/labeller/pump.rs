@@ -5,9 +5,9 @@
 //! labeller: "no more comes" ─▶ pump    it takes the rest, does what comes last, brings all of it to the disk, ends
 //! ```
 //!
-//! The pump has the two pipes and the file, and nothing else of the labeller's, whose lock and sockets the next one needs,
-//! and no capability; it ends with the labeller. It looks at no byte, and what does not fit ends it: the device model then finds the pipe
-//! closed.
+//! The pump has the two pipes and the file, and nothing else of the labeller's, whose lock and sockets the next one needs;
+//! it is confined as a carrier of volumes is (`sys::carrier`), and ends with the labeller. It looks at no byte, and what
+//! does not fit ends it: the device model then finds the pipe closed.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read as _, Write as _};
@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::pipe::{SpliceFlags, splice};
 
 use crate::base::{Layer, Refusal};
-use crate::sys::cred;
+use crate::sys::carrier::{self, Work};
 use crate::sys::pidfd::{self, Exit};
 use crate::sys::process::{self, Child};
 
@@ -56,6 +56,8 @@ pub(super) struct Sink<'a> {
     pub(super) reserve: u64,
     /// How long may nothing come, where there is a limit.
     pub(super) quiet: Option<Duration>,
+    /// The uid of who brings them there.
+    pub(super) uid: u32,
 }
 
 /// Why it ends before everything is written.
@@ -90,7 +92,8 @@ impl Wrong {
 }
 
 impl Pump {
-    /// Begins; what is given back is what the device model writes to. `last` is done with the end of what it wrote.
+    /// Begins; what is given back is what the device model writes to. `last` is done with the end of what it wrote; it
+    /// may not allocate.
     pub(super) fn begin(
         to: Sink<'_>,
         last: impl FnOnce(&File, u64) -> io::Result<()>,
@@ -98,19 +101,17 @@ impl Pump {
         let (from, writer) = io::pipe()?;
         let (told, control) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
+        // Written as a file is: it has no call for more.
+        let told = File::from(OwnedFd::from(told));
         // Slower with less.
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, CHUNK);
         let parent = process::own_pid();
         let child = process::fork(|| {
-            let alone = || -> io::Result<()> {
-                process::close_all_but(&[from.as_fd(), told.as_fd(), to.file.as_fd()])?;
-                process::reset_signals()?;
-                cred::clear_capabilities()?;
-                process::die_with_parent(true)?;
-                if process::parent_is(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
-            };
             let written = || -> Result<(), Wrong> {
-                alone()?;
+                let kept = [from.as_fd(), told.as_fd(), to.file.as_fd()];
+                // One byte more than there may be is enough to know.
+                let longest = to.at.saturating_add(to.most).saturating_add(1);
+                carrier::confine(Work::STREAM, &kept, (to.uid, longest), parent)?;
                 let end = take(&from, &told, to)?;
                 last(to.file, end)?;
                 Ok(to.file.sync_all()?)
@@ -199,7 +200,7 @@ impl Drop for Pump {
 
 /// Takes everything until it is told that no more comes, and tells where that ends. What is on its way at that moment is
 /// the last that is taken: whoever writes could otherwise have it go on for as long as there is room.
-fn take(from: &PipeReader, told: &UnixStream, to: Sink<'_>) -> Result<u64, Wrong> {
+fn take(from: &PipeReader, told: &File, to: Sink<'_>) -> Result<u64, Wrong> {
     let (mut at, end) = (to.at, to.at.saturating_add(to.most));
     let (mut left, mut closed) = (None, false);
     while left != Some(0) {
@@ -230,7 +231,7 @@ fn take(from: &PipeReader, told: &UnixStream, to: Sink<'_>) -> Result<u64, Wrong
 }
 
 /// Waits until there is something, or it is told that no more comes.
-fn wait(from: &PipeReader, told: &UnixStream, closed: bool, quiet: Option<Duration>) -> Result<(), Wrong> {
+fn wait(from: &PipeReader, told: &File, closed: bool, quiet: Option<Duration>) -> Result<(), Wrong> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(told, PollFlags::IN), PollFd::new(from, PollFlags::IN)];
     let polled = if closed { fds.get_mut(..1) } else { fds.get_mut(..) };
@@ -261,7 +262,7 @@ mod tests {
 
     fn begun(change: impl FnOnce(Sink<'_>) -> Sink<'_>) -> (File, Pump, File) {
         let file = tempfile::tempfile().unwrap();
-        let to = change(Sink { file: &file, at: 4, most: u64::MAX, reserve: 0, quiet: None });
+        let to = change(Sink { file: &file, at: 4, most: u64::MAX, reserve: 0, quiet: None, uid: 65_534 });
         let (pump, writer) = Pump::begin(to, |file, end| {
             use std::os::unix::fs::FileExt as _;
             file.write_all_at(&u32::try_from(end).unwrap().to_be_bytes(), 0)
@@ -334,5 +335,48 @@ mod tests {
         let rule = ended(&pump).unwrap_err();
         assert!(rule.contains("room left"), "{rule}");
         assert!(read(file).is_empty());
+    }
+
+    #[test]
+    fn it_has_no_other_calls_and_makes_no_longer_file() {
+        let begin = |last: fn(&File, u64) -> io::Result<()>| {
+            let file = tempfile::tempfile().unwrap();
+            let to = Sink { file: &file, at: 4, most: 10, reserve: 0, quiet: None, uid: 65_534 };
+            let (mut pump, _writer) = Pump::begin(to, last).unwrap();
+            pump.no_more().unwrap();
+            (ended(&pump), file)
+        };
+        // A file is opened, and its own one is read: the filter ends it.
+        let opens = |_: &File, _| File::open("/").map(drop);
+        let reads = |file: &File, _| std::os::unix::fs::FileExt::read_at(file, &mut [0], 0).map(drop);
+        for last in [opens as fn(&File, u64) -> io::Result<()>, reads] {
+            assert_eq!(begin(last).0.unwrap_err(), "who writes it was killed");
+        }
+        assert_eq!(begin(|file, _| std::os::unix::fs::FileExt::write_all_at(file, b"x", 14)).0, Ok(()));
+        let (ended, file) = begin(|file, _| std::os::unix::fs::FileExt::write_all_at(file, b"x", 15));
+        assert_eq!((ended.unwrap_err().as_str(), read(file).len()), ("who writes it was killed", 0));
+    }
+
+    #[test]
+    fn it_is_nobody_and_has_its_three_descriptors() {
+        let (_file, pump, _writer) = pump(10);
+        let of = |what: &str| format!("/proc/{}/{what}", pump.child.pid);
+        let status = || std::fs::read_to_string(of("status")).unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while !status().contains("\nSeccomp:\t2\n") && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        let status = status();
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!((line("Seccomp:"), line("NoNewPrivs:")), ("2".into(), "1".into()));
+        assert_eq!((line("CapEff:"), line("CapPrm:")), ("0".repeat(16), "0".repeat(16)));
+        if rustix::process::getuid().is_root() {
+            assert_eq!((line("Uid:"), line("Groups:")), ("65534 65534 65534 65534".into(), String::new()));
+            assert_eq!(line("CapBnd:"), "0".repeat(16));
+            assert_eq!(std::fs::read_dir(of("fd")).unwrap().count(), 3);
+        }
     }
 }

@@ -16,6 +16,7 @@ mod finish;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -30,7 +31,7 @@ use super::lease::{Hold, ObjectId};
 use super::places::Places;
 use super::pump::{Pump, Sink};
 use super::room;
-use super::saved::{Spot, check_note, write_header};
+use super::saved::{Spot, check_note};
 use super::server::{Server, refused};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
@@ -188,7 +189,7 @@ impl Server {
             return Err(refuse("save", &name, "no such domain runs", "start it first"));
         };
         self.leases.object(uuid, target.id, hold, &target.spot.path)?;
-        let begun = begin(domain, &save, &target, (most, reserve));
+        let begun = begin(domain, &save, &target, (self.settings.uids.imageprobe, most, reserve));
         let stage = match begun {
             Ok((talk, pump)) => Stage::Writing(talk, pump),
             Err(refusal) => {
@@ -342,16 +343,22 @@ fn begin(
     domain: &mut Domain,
     save: &Save,
     target: &Target,
-    (most, reserve): (u64, u64),
+    (uid, most, reserve): (u32, u64, u64),
 ) -> Result<(Conversation, Pump), Refusal> {
     let entry = Entry::SaveBegin { save: Box::new(save.clone()) };
     domain.journal.write(&entry).map_err(|error| journal_refusal(&error))?;
     fault::step("save")?;
     let (uuid, note) = (domain.plan.domain.uuid, save.note.clone());
-    let header = |file: &File, end| write_header(file, 0, &Header { uuid, generation: 1, end, note });
-    let to = Sink { file: &target.file, at: STREAM_AT, most, reserve, quiet: None };
-    let (pump, stream) = Pump::begin(to, header)
-        .map_err(|error| kernel("begin to write", &target.spot.path, &error, "try again in a moment"))?;
+    let io = |error: io::Error| kernel("begin to write", &target.spot.path, &error, "try again in a moment");
+    // Made here: who writes it makes nothing.
+    let header = Header { uuid, generation: 1, end: 0, note }.encode();
+    let mut header = header.ok_or_else(|| io(io::ErrorKind::FileTooLarge.into()))?;
+    let last = |file: &File, end| {
+        Header::put_end(&mut header, end);
+        file.write_all_at(&header, 0)
+    };
+    let to = Sink { file: &target.file, at: STREAM_AT, most, reserve, quiet: None, uid };
+    let (pump, stream) = Pump::begin(to, last).map_err(io)?;
     let talk = Conversation::begin(&domain.started.control, &Verb::Save, &[stream.as_fd()], None)
         .map_err(|error| kernel("reach", "the domain's supervisor", &error, "try again in a moment"))?;
     Ok((talk, pump))

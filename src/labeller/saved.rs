@@ -166,7 +166,7 @@ fn slot(file: &File, number: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a header into one slot and brings it to the disk.
-pub(super) fn write_header(file: &File, slot: usize, header: &Header) -> io::Result<()> {
+fn write_header(file: &File, slot: usize, header: &Header) -> io::Result<()> {
     let bytes = header.encode().ok_or(io::ErrorKind::FileTooLarge)?;
     file.write_all_at(&bytes, (slot * SLOT) as u64)?;
     file.sync_all()

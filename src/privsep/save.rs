@@ -213,6 +213,17 @@ impl Header {
         Some(out)
     }
 
+    /// Has bytes that were encoded say where the stream ends. Makes nothing anew.
+    pub fn put_end(bytes: &mut [u8], end: u64) {
+        const END: usize = 16 + 4 + 16 + 8;
+        let Some((head, note)) = bytes.split_at_mut_checked(HEAD) else { return };
+        let Some((summed, sum)) = head.split_at_mut_checked(HEAD - 8) else { return };
+        if let Some(place) = summed.get_mut(END..END + 8) {
+            place.copy_from_slice(&end.to_be_bytes());
+        }
+        sum.copy_from_slice(&checksum(&[summed, note]).to_be_bytes());
+    }
+
     /// Reads one slot.
     fn decode(slot: &[u8]) -> Result<Self, HeaderError> {
         let (head, rest) = slot.split_at_checked(HEAD).ok_or(HeaderError::None)?;
@@ -299,6 +310,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_end_that_is_put_in_later_is_one_that_was_there_from_the_start() {
+        for note in ["", "a note"] {
+            let whole = |end| Header { end, ..header(3, note) }.encode().unwrap();
+            let mut bytes = whole(0);
+            Header::put_end(&mut bytes, STREAM_AT + 77);
+            assert_eq!(bytes, whole(STREAM_AT + 77));
+        }
+        Header::put_end(&mut [0; 3], 1);
+    }
 
     fn header(generation: u64, note: &str) -> Header {
         let uuid = DomainUuid(uuid::Uuid::from_u128(7));

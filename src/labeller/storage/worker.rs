@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::privsep::contents::{DATA_MAX, HEAD, Why};
-use crate::sys::carrier;
+use crate::sys::carrier::{self, Work};
 use crate::sys::pidfd::{self, Exit};
 use crate::sys::process::{self, Child};
 
@@ -40,7 +40,7 @@ impl Worker {
         let parent = process::own_pid();
         let child = process::fork(|| {
             let mut buffer = vec![0; HEAD + DATA_MAX];
-            let confined = carrier::confine(kept, bounds.uid, bounds.longest, parent);
+            let confined = carrier::confine(Work::VOLUME, kept, (bounds.uid, bounds.longest), parent);
             let done = confined.map_err(code).and_then(|()| work(&mut buffer).map_err(Into::into));
             done.map_or_else(i32::from, |()| 0)
         })?;
