@@ -30,6 +30,8 @@ const SOON: Duration = Duration::from_secs(30);
 const LATER: Duration = Duration::from_secs(90);
 /// The same for files of any size.
 const LONG: Duration = Duration::from_secs(600);
+/// How often it is asked whether somebody still waits.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection to the labeller.
 #[derive(Debug)]
@@ -96,19 +98,44 @@ impl Labeller {
     /// Sends one request and waits for its reply; a refusal is an error, and so is a domain that is not there.
     pub fn call(&mut self, request: &Request) -> Result<Reply, DriverError> {
         let patience = self.patience(request);
-        self.call_by(request, patience.map(|patience| Instant::now() + patience)).map_err(|error| match error
+        self.call_by(request, patience.map(|patience| Instant::now() + patience))
+            .map_err(|error| self.given_up(error, patience.unwrap_or_default()))
+    }
+
+    /// The same for as long as its reply is wanted; the labeller takes back what nobody waits for.
+    fn call_while(&mut self, request: &Request, wanted: &dyn Fn() -> bool) -> Result<Reply, DriverError> {
+        let soon = || Some(Instant::now() + ASKED_AGAIN);
+        let mut reply = self.send(request, None).and_then(|()| self.reply_by(soon()));
+        while matches!(&reply, Err(CallError::Stream(error)) if error.kind() == ErrorKind::TimedOut)
+            && wanted()
         {
+            reply = self.reply_by(soon());
+        }
+        reply.map_err(|error| self.given_up(error, ASKED_AGAIN))
+    }
+
+    /// Why there is no reply, and none will come.
+    fn given_up(&self, error: CallError, patience: Duration) -> DriverError {
+        match error {
             CallError::Stream(source) => {
                 // What comes after all is nobody's answer any more.
                 let _gone = self.stream.shutdown(Shutdown::Both);
-                failed("to the labeller".into(), source, patience.unwrap_or_default())
+                failed("to the labeller".into(), source, patience)
             }
             CallError::Driver(error) => error,
-        })
+        }
     }
 
     fn call_by(&mut self, request: &Request, until: Option<Instant>) -> Result<Reply, CallError> {
-        stream::write(&self.stream, &wire::encode(request)?, until)?;
+        self.send(request, until)?;
+        self.reply_by(until)
+    }
+
+    fn send(&self, request: &Request, until: Option<Instant>) -> Result<(), CallError> {
+        Ok(stream::write(&self.stream, &wire::encode(request)?, until)?)
+    }
+
+    fn reply_by(&mut self, until: Option<Instant>) -> Result<Reply, CallError> {
         let mut chunk = [0; 16 << 10];
         loop {
             // decode refuses a frame that is too long before it is read, so `pending` stays bounded.
@@ -231,6 +258,14 @@ impl Labeller {
         match self.call(&Request::Start { plan: Box::new(plan) })? {
             Reply::Started(started) => Ok(started),
             other => Err(unexpected("start", &other)),
+        }
+    }
+
+    /// Does something to files of a storage pool that may take long, for as long as somebody wants it.
+    pub fn storage_while(&mut self, op: StorageOp, wanted: &dyn Fn() -> bool) -> Result<Stored, DriverError> {
+        match self.call_while(&Request::Storage { op }, wanted)? {
+            Reply::Stored(stored) => Ok(stored),
+            other => Err(unexpected("storage", &other)),
         }
     }
 
@@ -372,6 +407,31 @@ mod tests {
         let uuid = DomainUuid(uuid::Uuid::nil());
         assert_eq!(labeller.patience(&Request::Wait { uuid }), None);
         assert_eq!(labeller.patience(&Request::Kill { uuid }), Some(LATER));
+    }
+
+    #[test]
+    fn what_nobody_wants_any_longer_is_not_waited_for() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut labeller = Labeller::from_stream(ours);
+        let op = || StorageOp::Wipe { path: "/a".into() };
+        let asked = std::cell::Cell::new(0);
+        let wanted = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 2 {
+                theirs
+                    .try_clone()
+                    .unwrap()
+                    .write_all(&wire::encode(&Reply::Stored(Stored::Done)).unwrap())
+                    .unwrap();
+            }
+            asked.get() != 4
+        };
+        assert_eq!(labeller.storage_while(op(), &wanted).unwrap(), Stored::Done);
+        assert_eq!(asked.get(), 2);
+        labeller.storage_while(op(), &wanted).unwrap_err();
+        assert_eq!(asked.get(), 4);
+        // The labeller sees that it has gone.
+        theirs.read_to_end(&mut Vec::new()).unwrap();
     }
 
     fn answering(bytes: Vec<u8>) -> Labeller {

@@ -404,6 +404,6 @@ fn wipe(call: &Call<'_>, reference: VolumeRef<'_>, algorithm: u32, flags: u32) -
         let text = format!("wiping with the algorithm {algorithm}: volumes are overwritten with zeros only");
         return Err(Failure::new(Code::ConfigUnsupported, From::Storage, text));
     }
-    call.pools().wipe_volume(&volume)?;
+    call.pools().wipe_volume(&volume, &|| !call.session.has_gone())?;
     call.answer(&())
 }

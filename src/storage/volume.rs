@@ -365,10 +365,11 @@ impl Pools {
         Ok(bytes)
     }
 
-    /// Overwrites a volume that nobody uses with zeros. One that has holes gives all of its room back.
-    pub fn wipe_volume(&self, volume: &Volume) -> Result<(), StorageError> {
+    /// Overwrites a volume that nobody uses with zeros, for as long as somebody wants it: the rest stays as it was. One
+    /// that has holes gives all of its room back.
+    pub fn wipe_volume(&self, volume: &Volume, wanted: &dyn Fn() -> bool) -> Result<(), StorageError> {
         no_directory(volume)?;
-        self.ask(StorageOp::Wipe { path: volume.path.clone() })?;
+        self.labeller()?.storage_while(StorageOp::Wipe { path: volume.path.clone() }, wanted)?;
         Ok(())
     }
 
