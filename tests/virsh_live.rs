@@ -244,6 +244,21 @@ fn disks_come_and_go_while_the_guest_runs() {
     host.says(&["change-media", "plug", "sda", &iso, "--insert", "--live"]);
     assert!(host.says(&["domblkinfo", "plug", "sda"]).contains(&format!("Capacity:       {}", 4 << 20)));
     fine(&host, "plug");
+    // One that may not be used leaves the other one in the drive.
+    let told = host.complains(&["change-media", "plug", "sda", "/etc/shadow", "--update", "--live"]);
+    assert!(told.contains("/etc/shadow"), "{told}");
+    let torn = host.rig.text("images/torn.qcow2");
+    std::fs::write(&torn, [b"QFI\xfb".as_slice(), &[0xff; 508]].concat()).unwrap();
+    let changed = host.rig.text("changed.xml");
+    let drive = format!(
+        "<disk type='file' device='cdrom'><driver name='qemu' type='qcow2'/><source file='{torn}'/>\
+         <target dev='sda' bus='sata'/><readonly/></disk>"
+    );
+    std::fs::write(&changed, drive).unwrap();
+    host.complains(&["update-device", "plug", &changed, "--live"]);
+    std::fs::remove_file(&torn).unwrap();
+    assert!(host.says(&["dumpxml", "plug"]).contains(&iso));
+    assert!(host.says(&["domblkinfo", "plug", "sda"]).contains(&format!("Capacity:       {}", 4 << 20)));
     host.says(&["change-media", "plug", "sda", "--eject", "--live"]);
     assert!(!host.says(&["dumpxml", "plug"]).contains(&iso));
     host.says(&["destroy", "plug"]);

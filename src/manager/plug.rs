@@ -7,9 +7,18 @@ use super::{Definition, Manager, ManagerError, What};
 use crate::base::{DomainUuid, Files};
 use crate::conf::definition::{Definition as Tree, Running, Strictness};
 use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain, target_place};
-use crate::driver::{Plugging, plan_plug};
-use crate::privsep::plug::Gone;
+use crate::driver::{Labeller, Plugging, plan_plug};
+use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::Described;
+
+/// A disk or a medium that is planned.
+struct Ready {
+    plug: Plug,
+    /// What runs, with it as the last disk.
+    domain: Domain,
+    /// What the labeller said of it.
+    described: Described,
+}
 
 /// What a change concerns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,7 +144,7 @@ impl Manager {
         if impact.live && self.has_drive(uuid, &whole)? {
             self.change_medium(uuid, &whole, impact.force, files)?;
         } else if impact.live {
-            self.plug(uuid, &whole, (false, false), files)?;
+            self.plug(uuid, &whole, files)?;
         }
         if impact.config {
             self.edit_within(uuid, files, |tree| {
@@ -276,23 +285,33 @@ impl Manager {
         }
         let alias =
             with.disks()?.into_iter().find(|named| named.target == disk.target).map(|named| named.alias);
+        let mut labeller = self.core.labeller(&self.settings)?;
+        // Its headers are looked at while the old one is there: one that is refused leaves the drive as it is.
+        let new = match disk.source {
+            Some(_) => Some(self.plan(&mut labeller, uuid, xml, (true, force), files)?),
+            None => None,
+        };
         if before.is_some_and(|old| old.source.is_some()) {
             self.eject(uuid, &disk.target, &alias.unwrap_or_default(), force)?;
         }
-        if disk.source.is_some() {
-            self.plug(uuid, xml, (true, force), files)?;
-        }
-        Ok(())
+        let Some(Ready { plug, .. }) = new else { return Ok(()) };
+        let note = plug.note.clone();
+        self.put_in(&mut labeller, uuid, plug, files)?;
+        self.replace_live(uuid, None, |tree| {
+            *tree = tree.with_disk(&target(&note)?, &note).map_err(super::definition::refused)?;
+            Ok(())
+        })
     }
 
-    /// Plugs a disk, or a drive's medium, into what runs.
-    fn plug(
+    /// Reads the layers of a disk, or of a drive's medium, for what runs, and plans it.
+    fn plan(
         &self,
+        labeller: &mut Labeller,
         uuid: DomainUuid,
         xml: &str,
         (medium, force): (bool, bool),
         files: &Files,
-    ) -> Result<(), ManagerError> {
+    ) -> Result<Ready, ManagerError> {
         let live = self.live(uuid)?;
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
@@ -301,30 +320,48 @@ impl Manager {
             let text = "a disk is plugged in without <iotune>; blkdeviotune limits it then";
             return Err(ManagerError::Operation(text.into()));
         }
-        let mut labeller = self.core.labeller(&self.settings)?;
         let described = labeller.describe(uuid)?;
         let domain = everything(self.started(uuid)?, definition.to_start()?, disk);
         let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force, files };
-        let (mut plug, place) = plan_plug(&mut labeller, &plugging, &self.facts, &self.settings)?;
+        let (mut plug, place) = plan_plug(labeller, &plugging, &self.facts, &self.settings)?;
         let address = if medium { None } else { address(domain.devices.disks.last(), place) };
         plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, address);
+        Ok(Ready { plug, domain, described })
+    }
+
+    /// Plugs a disk into what runs.
+    fn plug(&self, uuid: DomainUuid, xml: &str, files: &Files) -> Result<(), ManagerError> {
+        let mut labeller = self.core.labeller(&self.settings)?;
+        let Ready { plug, domain, described } = self.plan(&mut labeller, uuid, xml, (false, false), files)?;
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
-        self.hold_live(uuid, files)?;
-        let brought = !medium && self.bring_controller(&mut labeller, &plugging)?;
-        let plugged = self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into));
+        let plugging =
+            Plugging { domain: &domain, uuid, described: &described, medium: false, force: false, files };
+        let brought = self.bring_controller(&mut labeller, &plugging)?;
+        let plugged = self.put_in(&mut labeller, uuid, plug, files);
         if plugged.is_err() && brought {
             self.take_controller_back(uuid);
         }
         plugged?;
         self.replace_live(uuid, None, |tree| {
-            let with = if medium { tree.with_disk(&target(&note)?, &note) } else { tree.with_device(&note) };
-            *tree = with.map_err(super::definition::refused)?;
+            *tree = tree.with_device(&note).map_err(super::definition::refused)?;
             Ok(())
         })?;
-        if !medium && let Ok(domain) = self.by_uuid(uuid) {
+        if let Ok(domain) = self.by_uuid(uuid) {
             self.tell_what(&domain, What::DeviceAdded(alias));
         }
         Ok(())
+    }
+
+    /// Has the labeller plug in what was planned, which is held to these files from then on.
+    fn put_in(
+        &self,
+        labeller: &mut Labeller,
+        uuid: DomainUuid,
+        plug: Plug,
+        files: &Files,
+    ) -> Result<(), ManagerError> {
+        self.hold_live(uuid, files)?;
+        self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into))
     }
 
     /// What the domain was started with.

@@ -129,6 +129,13 @@ fn a_save_is_watched_and_aborted_and_whoever_is_killed_meanwhile_loses_nothing()
     let dump = host.rig.text("dumps/held");
     let held = Held::begin(&host, "held", &["dump", "held", &dump, "--memory-only"]);
     assert!(host.says(&["domjobinfo", "held"]).contains("Operation:        Dump"));
+    // Its name is taken from the beginning on.
+    host.says(&["create", &host.rig.bare("second", "")]);
+    let told = host.complains(&["dump", "second", &dump, "--memory-only"]);
+    assert!(told.contains("another domain's memory is being written to this name"), "{told}");
+    host.says(&["dump", "second", &host.rig.text("dumps/second"), "--memory-only"]);
+    host.says(&["destroy", "second"]);
+    std::fs::remove_file(host.rig.text("dumps/second")).unwrap();
     host.says(&["domjobabort", "held"]);
     let ran = held.ends();
     assert_ne!(ran.code, Some(0));
