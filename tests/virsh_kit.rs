@@ -64,8 +64,9 @@ fn limits(host: &Host, name: &str) -> String {
     for (directory, files) in [
         ("cpu", &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"][..]),
         ("memory", &["memory.limit_in_bytes", "memory.soft_limit_in_bytes"]),
+        ("blkio", &LEGACY_WEIGHTS),
         ("unified", &["cpu.weight", "cpu.max", "memory.max", "memory.high"]),
-        ("", &["cpu.weight", "cpu.max", "memory.max", "memory.high"]),
+        ("", &["cpu.weight", "cpu.max", "memory.max", "memory.high", "io.weight", "io.bfq.weight"]),
     ] {
         let Some(own) = below(&base.join(directory), &format!("svirt-{uuid}"), 4) else { continue };
         for file in files {
@@ -75,6 +76,28 @@ fn limits(host: &Host, name: &str) -> String {
         }
     }
     found
+}
+
+/// Where version 1 has a weight at the disks.
+const LEGACY_WEIGHTS: [&str; 2] = ["blkio.weight", "blkio.bfq.weight"];
+
+/// Whether cgroups of this host have a weight at the disks; says so if not.
+fn has_weight() -> bool {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let blkio = own.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|it| it[1] == "blkio");
+    if let Some(place) = blkio {
+        let probe = format!("/sys/fs/cgroup/blkio{}/probe-{}", place[2], std::process::id());
+        let made = std::fs::create_dir(&probe).is_ok();
+        let weighs = LEGACY_WEIGHTS.iter().any(|file| std::path::Path::new(&probe).join(file).exists());
+        if made {
+            std::fs::remove_dir(&probe).unwrap();
+        }
+        if weighs {
+            return true;
+        }
+    }
+    println!("skipped: needs the blkio controller of cgroups, and a scheduler of disks that weighs");
+    false
 }
 
 fn below(directory: &std::path::Path, name: &str, depth: u32) -> Option<std::path::PathBuf> {
@@ -137,6 +160,7 @@ fn a_domain_is_tuned_while_it_runs_and_for_its_next_start() {
     host.says(&["define", &few_words(&host, "tuned", "<vcpu>2</vcpu>", "")]);
     host.says(&["schedinfo", "tuned", "--config", "--set", "cpu_shares=300", "--set", "vcpu_quota=40000"]);
     host.says(&["memtune", "tuned", "--config", "--soft-limit", "500000"]);
+    host.says(&["blkiotune", "tuned", "--config", "--weight", "250"]);
     let kept = host.says(&["dumpxml", "tuned", "--inactive"]);
     assert!(kept.contains("<shares>300</shares>") && kept.contains("<quota>40000</quota>"), "{kept}");
     assert!(kept.contains("<soft_limit unit='KiB'>500000</soft_limit>"), "{kept}");
@@ -146,11 +170,18 @@ fn a_domain_is_tuned_while_it_runs_and_for_its_next_start() {
     assert!(first.contains("=300 ") && first.contains("80000"), "{first}");
     assert!(first.contains("=512000000 "), "{first}");
 
+    let weighs = has_weight();
+    assert!(!weighs || first.contains("weight=250 "), "{first}");
+
     // Now, and not for the next start.
     let now = ["schedinfo", "tuned", "--live", "--set", "cpu_shares=700", "--set", "global_quota=30000"];
     host.says(&now);
     host.says(&["memtune", "tuned", "--live", "--hard-limit", "3000000"]);
+    if weighs {
+        host.says(&["blkiotune", "tuned", "--live", "--weight", "350"]);
+    }
     let second = limits(&host, "tuned");
+    assert!(!weighs || second.contains("weight=350 "), "{second}");
     assert!(second.contains("=700 ") && second.contains("30000"), "{second}");
     assert!(second.contains("=3072000000 "), "{second}");
     let said = |host: &Host, words: &[&str], line: &str| {
@@ -160,6 +191,8 @@ fn a_domain_is_tuned_while_it_runs_and_for_its_next_start() {
     };
     said(&host, &["schedinfo", "tuned"], "cpu_shares : 700");
     said(&host, &["schedinfo", "tuned", "--config"], "cpu_shares : 300");
+    said(&host, &["blkiotune", "tuned", "--config"], "weight : 250");
+    said(&host, &["blkiotune", "tuned"], if weighs { "weight : 350" } else { "weight : 250" });
     said(&host, &["memtune", "tuned"], "hard_limit : 3000000");
     said(&host, &["memtune", "tuned", "--config"], "hard_limit : unlimited");
 
@@ -181,7 +214,9 @@ fn a_domain_is_tuned_while_it_runs_and_for_its_next_start() {
         (&["schedinfo", "tuned", "--live", "--set", "vcpu_period=5"][..], "out of range"),
         (&["schedinfo", "tuned", "--config", "--set", "emulator_quota=5000"], "tunes a domain as a whole"),
         (&["memtune", "tuned", "--config", "--swap-hard-limit", "5000"], "tunes a domain as a whole"),
-        (&["blkiotune", "tuned", "--config", "--weight", "500"], "tunes a domain as a whole"),
+        (&["blkiotune", "tuned", "--config", "--weight", "99"], "'weight' is out of range [100, 1000]"),
+        (&["blkiotune", "tuned", "--config", "--device-weights", "/dev/a,500"], "tunes a domain as a whole"),
+        (&["blkiotune", "tuned", "--live", "--device-read-iops-sec", "/dev/a,5"], "use blkdeviotune"),
         (&["schedinfo", "tuned", "--live", "--config", "--set", "cpu_shares=999999999"], "shares"),
     ] {
         let told = host.complains(words);

@@ -138,7 +138,8 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         assert!(error.to_string().contains(if devices == "stray" { "line 2" } else { "line 3" }), "{error}");
         assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
     }
-    for rest in ["<iothreads>1</iothreads>", "<launchSecurity/>", "<blkiotune/>"] {
+    let device = "<blkiotune><device><path>/dev/a</path><weight>300</weight></device></blkiotune>";
+    for rest in ["<iothreads>1</iothreads>", "<launchSecurity/>", device] {
         let error = refused(&small("", rest));
         assert!(matches!(error.kind, Kind::Unsupported(_)), "{error:?}");
     }

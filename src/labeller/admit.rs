@@ -93,8 +93,13 @@ pub(super) fn cgroup(limits: &CgroupLimits, settings: &Settings) -> Result<(), R
         return Err(policy("tune the domain to", format!("{soft} bytes"), &rule, "raise <soft_limit>"));
     }
     if !limits.tuning.is_bounded() || limits.cpu_max.is_some_and(|max| !max.is_bounded()) {
-        let rule = "a share, period or quota is out of the kernel's bounds";
-        return Err(policy("tune the domain to", format!("{:?}", limits.tuning), rule, "see <cputune>"));
+        let rule = "a share, weight, period or quota is out of the kernel's bounds";
+        return Err(policy(
+            "tune the domain to",
+            format!("{:?}", limits.tuning),
+            rule,
+            "see <cputune> and <blkiotune>",
+        ));
     }
     let kept = settings.host.cpus;
     let ascending = limits.cpus.is_sorted_by(|one, next| one < next);

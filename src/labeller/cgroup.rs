@@ -51,7 +51,7 @@ fn at<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T, 
 }
 
 /// The version 1 controllers that have limits here.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "devices", "memory", "pids"];
+const CONTROLLERS: [&str; 6] = ["blkio", "cpu", "cpuset", "devices", "memory", "pids"];
 
 /// Where the labeller's own cgroups are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,8 +114,9 @@ impl CgroupHost {
     /// Makes a domain's cgroup with its limits. Whatever stands under its name already is used again.
     pub fn create(&self, uuid: &DomainUuid, limits: &CgroupLimits) -> Result<DomainCgroup, CgroupError> {
         let mut group = DomainCgroup { unified: None, join: Vec::new(), path: None, unenforced: Vec::new() };
-        // These two are only made where there is something to say.
+        // These three are only made where there is something to say.
         let wanted = |name: &&str| match *name {
+            "blkio" => limits.tuning.io_weight.is_some(),
             "cpu" => limits.tuning.has_cpu(),
             "cpuset" => !limits.cpus.is_empty(),
             _ => true,
@@ -192,11 +193,17 @@ impl CgroupHost {
         {
             enable(own, controller);
         }
+        if missing.contains(&"blkio") {
+            enable(own, tune::UNIFIED_IO);
+        }
         let dir = own.join(name(uuid));
         make(&dir)?;
         let limit = |file: &str, value: String| fs::write(dir.join(file), value).is_ok();
         if limits.tuning.has_cpu() && tune::unified_cpu(&dir, limits).is_ok() {
             missing.retain(|name| *name != "cpu");
+        }
+        if limits.tuning.io_weight.is_some() && tune::unified_io(&dir, limits).is_ok() {
+            missing.retain(|name| *name != "blkio");
         }
         if limit("memory.max", limits.memory_max.to_string()) && tune::unified_soft(&dir, limits).is_ok() {
             missing.retain(|name| *name != "memory");
@@ -322,6 +329,7 @@ fn create_legacy(controller: &'static str, dir: &Path, limits: &CgroupLimits) ->
         at("write", &path, fs::write(&path, value))
     };
     match controller {
+        "blkio" => tune::legacy_io(dir, limits)?,
         "cpu" => tune::legacy_cpu(dir, limits)?,
         "memory" => {
             write("memory.limit_in_bytes", &limits.memory_max.to_string())?;

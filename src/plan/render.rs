@@ -268,11 +268,12 @@ fn cgroup(limits: &CgroupLimits) -> String {
     )
 }
 
-/// What the definition asks of the host's processors.
+/// What the definition asks of the host's processors and disks.
 fn processor(limits: &CgroupLimits) -> String {
     let shares = limits.tuning.shares.map(|shares| format!(", {shares} shares"));
     let most = limits.cpu_max.map(|max| format!(", {} µs of every {}", max.quota, max.period));
-    shares.into_iter().chain(most).collect()
+    let weight = limits.tuning.io_weight.map(|weight| format!(", weight {weight} at the disks"));
+    shares.into_iter().chain(most).chain(weight).collect()
 }
 
 fn device(node: DeviceNode) -> &'static str {

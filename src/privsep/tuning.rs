@@ -1,4 +1,5 @@
-//! What a definition asks of the host's processors and memory for a domain as a whole: `<cputune>` and `<memtune>`.
+//! What a definition asks of the host's processors, memory and disks for a domain as a whole: `<cputune>`, `<memtune>`, and
+//! the weight of `<blkiotune>`.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,10 @@ pub const SLICE_MIN: u64 = 1000;
 pub const PERIOD_MAX: u64 = 1_000_000;
 /// The most `<shares>`: version 1's largest `cpu.shares`.
 pub const SHARES_MAX: u64 = 262_144;
+/// The least `<weight>` of `<blkiotune>`, by libvirt's schema.
+pub const WEIGHT_MIN: u64 = 100;
+/// The most of it; version 1's largest `blkio.bfq.weight` too.
+pub const WEIGHT_MAX: u64 = 1000;
 /// The lowest `<soft_limit>`, in bytes. No device model stays below that, and the kernel would do nothing but try.
 pub const SOFT_LIMIT_MIN: u64 = 16 << 20;
 /// The period where only a quota is given, in microseconds: the kernel's own.
@@ -40,6 +45,9 @@ pub struct Tuning {
     /// `<soft_limit>`, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_limit: Option<u64>,
+    /// `<weight>` of `<blkiotune>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u64>,
 }
 
 /// How much processor time a domain's processes have together.
@@ -82,7 +90,7 @@ impl Tuning {
     /// Whether something is asked of the processors.
     #[must_use]
     pub fn has_cpu(&self) -> bool {
-        let limits = Self { hard_limit: None, soft_limit: None, ..*self };
+        let limits = Self { hard_limit: None, soft_limit: None, io_weight: None, ..*self };
         !limits.is_none()
     }
 
@@ -120,6 +128,7 @@ impl Tuning {
             && [self.quota, self.global_quota].into_iter().all(quota)
             && self.hard_limit.is_none_or(|bytes| bytes > 0)
             && self.soft_limit.is_none_or(|bytes| bytes >= SOFT_LIMIT_MIN)
+            && self.io_weight.is_none_or(|weight| (WEIGHT_MIN..=WEIGHT_MAX).contains(&weight))
     }
 }
 
@@ -132,6 +141,8 @@ mod tests {
     fn the_tighter_limit_holds_for_all_threads_together() {
         let none = Tuning::default();
         assert!(none.is_none() && !none.has_cpu() && none.cpu_max(4).is_none() && none.is_bounded());
+        let weight = Tuning { io_weight: Some(WEIGHT_MAX), ..none };
+        assert!(weight.is_bounded() && !weight.has_cpu() && !weight.is_none());
         let each = Tuning { quota: Some(50_000), ..none };
         assert_eq!(each.cpu_max(4), Some(CpuMax { quota: 200_000, period: 100_000 }));
         let both = Tuning { global_quota: Some(10_000), global_period: Some(20_000), ..each };
@@ -152,6 +163,8 @@ mod tests {
             Tuning { quota: Some(999), ..none },
             Tuning { global_quota: Some(i64::MAX), ..none },
             Tuning { hard_limit: Some(0), ..none },
+            Tuning { io_weight: Some(WEIGHT_MIN - 1), ..none },
+            Tuning { io_weight: Some(WEIGHT_MAX + 1), ..none },
             Tuning { soft_limit: Some(SOFT_LIMIT_MIN - 1), ..none },
         ] {
             assert!(!wrong.is_bounded(), "{wrong:?}");

@@ -10,7 +10,7 @@ use super::tune::UNLIMITED;
 use crate::conf::definition::{Definition as Tree, cpus};
 use crate::manager::{Impact, ManagerError};
 use crate::privsep::placement::{NODES_MAX, list};
-use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SLICE_MIN};
+use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SLICE_MIN, WEIGHT_MAX, WEIGHT_MIN};
 use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
 
 /// A message has no more parameters.
@@ -27,7 +27,7 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         },
         P::DomainSetSchedulerParametersFlags => |call| with_flags(call, scheduler),
         P::DomainSetMemoryParameters => |call| with_flags(call, memory),
-        P::DomainSetBlkioParameters => |call| with_flags(call, |param| Err(lacks(param.field))),
+        P::DomainSetBlkioParameters => |call| with_flags(call, disks),
         P::DomainSetNumaParameters => numa,
         _ => return None,
     })
@@ -155,8 +155,9 @@ fn invalid(text: String) -> Failure {
 }
 
 fn lacks(field: &str) -> Failure {
-    let text =
-        format!("{field}: svirt tunes a domain as a whole, by processor time and memory, and not this");
+    let text = format!(
+        "{field}: svirt tunes a domain as a whole, by processor time, memory and weight at the disks, and not this"
+    );
     Failure::new(Code::ConfigUnsupported, From::Qemu, text)
 }
 
@@ -214,6 +215,23 @@ fn quota(field: &str, value: i64) -> Result<String, Failure> {
         return Ok(value.to_string());
     }
     Err(invalid(format!("value of '{field}' is out of range [{SLICE_MIN}, {QUOTA_MAX}]")))
+}
+
+fn disks(param: &TypedParam<'_>) -> Result<Setting, Failure> {
+    match (param.field, &param.value) {
+        ("weight", ParamValue::Uint(weight)) if (WEIGHT_MIN..=WEIGHT_MAX).contains(&u64::from(*weight)) => {
+            Ok(Setting { parent: "blkiotune", element: "weight", text: Some(weight.to_string()) })
+        }
+        ("weight", ParamValue::Uint(_)) => {
+            Err(invalid(format!("value of 'weight' is out of range [{WEIGHT_MIN}, {WEIGHT_MAX}]")))
+        }
+        ("device_weight", ParamValue::Text(_)) => Err(lacks(param.field)),
+        (field, ParamValue::Text(_)) if field.starts_with("device_") && field.ends_with("_sec") => {
+            let text = format!("{field}: svirt limits what each disk may do by itself: use blkdeviotune");
+            Err(Failure::new(Code::ConfigUnsupported, From::Qemu, text))
+        }
+        _ => Err(not_one(param, "virDomainSetBlkioParameters")),
+    }
 }
 
 fn memory(param: &TypedParam<'_>) -> Result<Setting, Failure> {

@@ -64,6 +64,7 @@ impl Definition {
             ("cputune", "global_quota", signed(tuning.global_quota)),
             ("memtune", "hard_limit", kibibytes(tuning.hard_limit)),
             ("memtune", "soft_limit", kibibytes(tuning.soft_limit)),
+            ("blkiotune", "weight", number(tuning.io_weight)),
         ] {
             self.tune(parent, name, value.as_deref());
         }

@@ -42,6 +42,7 @@ use view::{Read, View};
 const CHILDREN: &[&str] = &[
     "clock",
     "cpu",
+    "blkiotune",
     "cputune",
     "currentMemory",
     "description",

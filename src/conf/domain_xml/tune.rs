@@ -1,14 +1,14 @@
-//! `<cputune>` and `<memtune>`, as far as a domain as a whole has them; pins are read by [`super::placement`].
+//! `<cputune>`, `<memtune>` and `<blkiotune>`, as far as a domain as a whole has them; pins are read by [`super::placement`].
 
 use super::scalar::{memory, number};
 use super::view::{Read, View};
-use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SHARES_MAX, SLICE_MIN, Tuning};
+use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SHARES_MAX, SLICE_MIN, Tuning, WEIGHT_MAX, WEIGHT_MIN};
 
 /// What stands in `<cputune>` and runs; what else is said of single threads does not.
 const CPU: &[&str] =
     &["emulatorpin", "global_period", "global_quota", "period", "quota", "shares", "vcpupin"];
 
-/// Both elements.
+/// All three elements.
 pub(super) fn tuning(root: View<'_>) -> Read<Tuning> {
     let mut tuning = Tuning::default();
     if let Some(cpu) = root.one("cputune")? {
@@ -24,6 +24,10 @@ pub(super) fn tuning(root: View<'_>) -> Read<Tuning> {
         let limit = |name| limits.one(name)?.map(memory).transpose();
         tuning.hard_limit = limit("hard_limit")?.filter(|bytes| *bytes > 0);
         tuning.soft_limit = limit("soft_limit")?;
+    }
+    if let Some(disks) = root.one("blkiotune")? {
+        disks.only(&[], &["weight"])?;
+        tuning.io_weight = one(disks, "weight", WEIGHT_MIN, WEIGHT_MAX)?;
     }
     Ok(tuning)
 }

@@ -1,4 +1,4 @@
-//! Processor time and soft limits, in either version's files, at a start and later.
+//! Processor time, weights and soft limits, in either version's files, at a start and later.
 
 use std::fs;
 use std::io;
@@ -16,6 +16,14 @@ const SHARES: u64 = 1024;
 const WEIGHT_MAX: u64 = 10_000;
 /// The kernel's own period in microseconds.
 const PERIOD: u64 = 100_000;
+
+/// What version 2 calls version 1's `blkio`.
+pub(super) const UNIFIED_IO: &str = "io";
+/// The kernel's own weight at the disks, in every file that has it.
+const IO_WEIGHT: u64 = 100;
+/// The files of both versions: that of all schedulers, and that of the only one which weighs where there is no other.
+const UNIFIED_WEIGHTS: [&str; 2] = ["io.weight", "io.bfq.weight"];
+const LEGACY_WEIGHTS: [&str; 2] = ["blkio.weight", "blkio.bfq.weight"];
 
 type Done = Result<(), CgroupError>;
 
@@ -40,6 +48,20 @@ pub(super) fn legacy_cpu(dir: &Path, limits: &CgroupLimits) -> Done {
     let Some(max) = limits.cpu_max else { return Ok(()) };
     write(dir, "cpu.cfs_period_us", &max.period.to_string())?;
     write(dir, "cpu.cfs_quota_us", &max.quota.to_string())
+}
+
+pub(super) fn unified_io(dir: &Path, limits: &CgroupLimits) -> Done {
+    weigh(dir, UNIFIED_WEIGHTS, limits)
+}
+
+pub(super) fn legacy_io(dir: &Path, limits: &CgroupLimits) -> Done {
+    weigh(dir, LEGACY_WEIGHTS, limits)
+}
+
+/// Into the first file that is there.
+fn weigh(dir: &Path, [all, one]: [&str; 2], limits: &CgroupLimits) -> Done {
+    let weight = limits.tuning.io_weight.unwrap_or(IO_WEIGHT);
+    write(dir, if dir.join(all).exists() { all } else { one }, &weight.to_string())
 }
 
 pub(super) fn unified_soft(dir: &Path, limits: &CgroupLimits) -> Done {
@@ -69,6 +91,7 @@ impl CgroupHost {
         limits: &CgroupLimits,
     ) -> Result<Child, CgroupError> {
         let memory = self.memory(uuid, directories, limits)?;
+        self.tune_io(uuid, directories, limits)?;
         self.tune_cpu(uuid, directories, limits)?;
         at("fork to tune", Path::new(&name(uuid)), write_apart(memory))
     }
@@ -102,18 +125,9 @@ impl CgroupHost {
 
     fn tune_cpu(&self, uuid: &DomainUuid, directories: &[PathBuf], limits: &CgroupLimits) -> Done {
         let unified = self.unified.as_ref().and_then(|own| Some((own, own.of(uuid, directories)?)));
-        if let Some(own) = self.legacy("cpu") {
-            let known = own.of(uuid, directories);
-            if !limits.tuning.has_cpu() && known.is_none() {
-                return Ok(());
-            }
-            // Where its end looks, and not where this labeller happens to be.
-            let Some(dir) = known.or_else(|| own.place(uuid, directories)) else { return lacks(uuid, "cpu") };
-            if !dir.exists() {
-                make(&dir)?;
-                self.join(uuid, directories, &dir)?;
-            }
-            return legacy_cpu(&dir, limits);
+        if self.legacy("cpu").is_some() {
+            let dir = self.legacy_dir("cpu", uuid, directories, limits.tuning.has_cpu())?;
+            return dir.map_or(Ok(()), |dir| legacy_cpu(&dir, limits));
         }
         let there = unified.as_ref().is_some_and(|(_, dir)| dir.join("cpu.max").exists());
         if !limits.tuning.has_cpu() && !there {
@@ -122,6 +136,48 @@ impl CgroupHost {
         let Some((own, dir)) = unified else { return lacks(uuid, "cpu") };
         enable(&own.directory, "cpu");
         if dir.join("cpu.max").exists() { unified_cpu(&dir, limits) } else { lacks(uuid, "cpu") }
+    }
+
+    fn tune_io(&self, uuid: &DomainUuid, directories: &[PathBuf], limits: &CgroupLimits) -> Done {
+        let wanted = limits.tuning.io_weight.is_some();
+        if self.legacy("blkio").is_some() {
+            let dir = self.legacy_dir("blkio", uuid, directories, wanted)?;
+            return dir.map_or(Ok(()), |dir| legacy_io(&dir, limits));
+        }
+        let unified = self.unified.as_ref().and_then(|own| Some((own, own.of(uuid, directories)?)));
+        let weighs = |dir: &Path| UNIFIED_WEIGHTS.iter().any(|file| dir.join(file).exists());
+        match unified {
+            Some((own, dir)) if wanted || weighs(&dir) => {
+                enable(&own.directory, UNIFIED_IO);
+                if weighs(&dir) { unified_io(&dir, limits) } else { lacks(uuid, UNIFIED_IO) }
+            }
+            None if wanted => lacks(uuid, UNIFIED_IO),
+            _ => Ok(()),
+        }
+    }
+
+    /// A domain's cgroup of a version 1 controller that only those have which ask something of it; it is made for one
+    /// that does so only now.
+    fn legacy_dir(
+        &self,
+        controller: &str,
+        uuid: &DomainUuid,
+        directories: &[PathBuf],
+        wanted: bool,
+    ) -> Result<Option<PathBuf>, CgroupError> {
+        let own = self.legacy(controller);
+        let known = own.and_then(|own| own.of(uuid, directories));
+        if !wanted && known.is_none() {
+            return Ok(None);
+        }
+        // Where its end looks, and not where this labeller happens to be.
+        let place = || own.and_then(|own| own.place(uuid, directories));
+        let Some(dir) = known.or_else(place) else { return lacks(uuid, controller) };
+        if !dir.exists() {
+            make(&dir)?;
+            self.join(uuid, directories, &dir)?;
+        }
+        Ok(Some(dir))
     }
 
     /// Moves every process of a domain into a cgroup that was made for it only now.
@@ -213,6 +269,29 @@ mod tests {
         assert_eq!(ended(&host.tune(&uuid, &[], &none).unwrap()), Some(Exit::Code(libc::EISDIR)));
         fs::remove_file(dir.join("memory.max")).unwrap();
         assert!(host.tune(&uuid, &[], &none).is_err(), "there is no such controller");
+    }
+
+    #[test]
+    fn a_weight_goes_into_the_file_that_is_there() {
+        let mount = tempfile::tempdir().unwrap();
+        let (host, uuid, dir) = host(mount.path());
+        let weight = |weight| limits(9, Tuning { io_weight: weight, ..Tuning::default() });
+        assert!(host.tune_io(&uuid, &[], &weight(None)).is_ok(), "nothing is asked for");
+        assert!(host.tune_io(&uuid, &[], &weight(Some(300))).is_err(), "there is no such controller");
+        fs::write(dir.join("io.bfq.weight"), "").unwrap();
+        let set = |wanted: Option<u64>, file: &str| {
+            host.tune_io(&uuid, &[], &weight(wanted)).unwrap();
+            fs::read_to_string(dir.join(file)).unwrap()
+        };
+        assert_eq!(set(Some(300), "io.bfq.weight"), "300");
+        fs::write(dir.join("io.weight"), "").unwrap();
+        assert_eq!((set(Some(400), "io.weight"), set(None, "io.weight")), ("400".into(), "100".into()));
+        let own = Own { directory: mount.path().join("blkio"), mount: mount.path().to_path_buf() };
+        fs::create_dir(&own.directory).unwrap();
+        let legacy = CgroupHost { unified: None, legacy: vec![("blkio", own)] };
+        legacy.tune_io(&uuid, &[], &weight(Some(500))).unwrap();
+        let made = mount.path().join("blkio").join(name(&uuid)).join("blkio.bfq.weight");
+        assert_eq!(fs::read_to_string(made).unwrap(), "500");
     }
 
     #[test]
