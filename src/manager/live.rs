@@ -45,6 +45,8 @@ pub struct BlockStats {
     pub flushes: u64,
     /// Time of flushes.
     pub flush_time: u64,
+    /// How far into the image something was written since the start, in bytes.
+    pub highest: u64,
 }
 
 /// The sizes of a disk in bytes.
@@ -170,9 +172,9 @@ impl Manager {
         let wanted = if name.is_empty() { None } else { Some(self.disk(uuid, name)?) };
         let answer = self.ask(uuid, Ask::BlockStats)?;
         let mut sum = BlockStats::default();
-        for (target, stats) in by_target(&answer) {
+        for (target, entry) in by_target(&answer) {
             if wanted.as_ref().is_none_or(|disk| disk.target == target) {
-                sum.add(stats);
+                sum.add(entry);
             }
         }
         Ok(sum)
@@ -213,9 +215,9 @@ impl BlockStats {
     /// What each disk did, by target, from an answer to [`Ask::BlockStats`].
     #[must_use]
     pub fn each(answer: &Value) -> Vec<(String, Self)> {
-        let one = |(target, value): (&str, &Value)| {
+        let one = |(target, entry): (&str, &Value)| {
             let mut stats = Self::default();
-            stats.add(value);
+            stats.add(entry);
             (target.to_owned(), stats)
         };
         by_target(answer).map(one).collect()
@@ -253,13 +255,17 @@ fn sizes(answer: &Value, target: &str) -> BlockInfo {
 fn by_target(answer: &Value) -> impl Iterator<Item = (&str, &Value)> {
     answer.as_array().into_iter().flatten().filter_map(|entry| {
         let node = entry.get("node-name")?.as_str()?;
-        Some((node.strip_suffix("-0-format")?, entry.get("stats")?))
+        Some((node.strip_suffix("-0-format")?, entry))
     })
 }
 
 impl BlockStats {
-    fn add(&mut self, stats: &Value) {
-        let number = |key: &str| stats.get(key).and_then(Value::as_u64).unwrap_or(0);
+    fn add(&mut self, entry: &Value) {
+        let of =
+            |node: Option<&Value>, key: &str| node.and_then(|node| node.get("stats")?.get(key)?.as_u64());
+        let number = |key: &str| of(Some(entry), key).unwrap_or(0);
+        // What the image has, and not what the guest sees, is its own node's.
+        self.highest = self.highest.max(of(entry.get("parent"), "wr_highest_offset").unwrap_or(0));
         for (sum, key) in [
             (&mut self.reads, "rd_operations"),
             (&mut self.read_bytes, "rd_bytes"),
@@ -286,7 +292,7 @@ mod tests {
         let stats =
             |reads: u64| json!({"rd_operations": reads, "rd_bytes": 512 * reads, "wr_operations": -1});
         let answer = json!([
-            {"node-name": "vda-0-format", "stats": stats(3)},
+            {"node-name": "vda-0-format", "stats": stats(3), "parent": {"stats": {"wr_highest_offset": 9}}},
             {"node-name": "vda-1-format", "stats": stats(4)},
             {"stats": stats(5)},
             7,
@@ -294,7 +300,7 @@ mod tests {
         let found: Vec<_> = by_target(&answer).collect();
         assert_eq!(found.len(), 1);
         let mut sum = BlockStats::default();
-        found.iter().for_each(|(_, stats)| sum.add(stats));
-        assert_eq!((sum.reads, sum.read_bytes, sum.writes), (3, 1536, 0));
+        found.iter().for_each(|(_, entry)| sum.add(entry));
+        assert_eq!((sum.reads, sum.read_bytes, sum.writes, sum.highest), (3, 1536, 0, 9));
     }
 }

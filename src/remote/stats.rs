@@ -355,7 +355,8 @@ fn blocks(
         all.push((name("name"), Measured::Text(disk.target.clone())));
         let medium = disk.source.is_some();
         all.extend(disk.source.map(|path| (name("path"), Measured::Text(path))));
-        if let Some((_, stats)) = measured.iter().find(|(target, _)| *target == disk.target) {
+        let did = measured.iter().find(|(target, _)| *target == disk.target).map(|(_, stats)| stats);
+        if let Some(stats) = did {
             for (what, value) in [
                 ("rd.reqs", stats.reads),
                 ("rd.bytes", stats.read_bytes),
@@ -371,8 +372,10 @@ fn blocks(
         }
         let size = sizes.iter().find(|(target, _)| *target == disk.target).filter(|_| medium);
         if let Some((_, size)) = size {
+            // As libvirt tells them of what runs: how far it was written, and how much that takes on the host.
+            let written = did.map_or(0, |stats| stats.highest);
             for (what, value) in
-                [("allocation", size.allocation), ("capacity", size.capacity), ("physical", size.physical)]
+                [("allocation", written), ("capacity", size.capacity), ("physical", size.allocation)]
             {
                 all.push((name(what), Measured::Number(value)));
             }

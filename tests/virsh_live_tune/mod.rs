@@ -71,10 +71,12 @@ fn a_guest_is_changed_while_it_runs() {
 
 /// QEMU tells of a write behind a place that somebody asked for, once.
 fn threshold(host: &Host) {
-    let shown = |host: &Host| {
+    let stat = |host: &Host, name: &str| {
         let all = host.says(&["domstats", "tune", "--block"]);
-        all.lines().find_map(|line| Some(line.trim().strip_prefix("block.0.threshold=")?.to_owned()))
+        let name = format!("block.0.{name}=");
+        all.lines().find_map(|line| line.trim().strip_prefix(&name)?.parse::<u64>().ok())
     };
+    let shown = |host: &Host| stat(host, "threshold");
     assert_eq!(shown(host), None);
     for (words, why) in [
         (["nosuch", "5M"], "invalid argument: failed to find disk 'nosuch'"),
@@ -84,13 +86,17 @@ fn threshold(host: &Host) {
         assert!(told.contains(why), "{told}");
     }
     host.says(&["domblkthreshold", "tune", "vda", "8MiB"]);
-    assert_eq!(shown(host).as_deref(), Some("8388608"));
+    assert_eq!(shown(host), Some(8 << 20));
     let listener = Listener::new(host);
     types(host, "tune", "dd if=/dev/zero of=/dev/vda bs=1M seek=8 count=1 conv=fsync; echo writ''ten");
     host.rig.heard("tune", "written");
     let image = host.rig.text("images/disk.raw");
     listener.hears(&format!("event 'block-threshold' for domain 'tune': dev: vda({image}) 8388608 "));
     assert_eq!(shown(host), None);
+    // How far it was written, and how much of that is there.
+    let (far, takes) = (stat(host, "allocation"), stat(host, "physical"));
+    assert!(far >= Some(9 << 20) && far <= stat(host, "capacity"), "{far:?}");
+    assert!(takes >= Some(1 << 20) && takes < far, "{takes:?} of {far:?}");
     host.says(&["domblkthreshold", "tune", "vda", "9MiB"]);
     host.says(&["domblkthreshold", "tune", "vda", "0"]);
     assert_eq!(shown(host), None);
