@@ -921,3 +921,36 @@ fn an_ordinary_users_guests_run_under_uids_that_are_not_the_users() {
     assert_eq!(user.says(VIEW, &["domstate", "g", "--reason"]), "shut off (destroyed)");
     assert_eq!(user.says("test:///default", &["list", "--name"]), "test");
 }
+
+#[test]
+fn a_guest_is_asked_about_its_memory_as_often_as_its_definition_says() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = host.rig.path("asked.xml");
+    let text = "<domain type='qemu'><name>asked</name><memory unit='MiB'>32</memory><os><type>hvm</type></os><devices>\
+                <memballoon model='virtio'><stats period='10'/></memballoon></devices></domain>";
+    std::fs::write(&file, text).unwrap();
+    host.says(&["define", file.to_str().unwrap()]);
+    host.says(&["start", "asked"]);
+    let asked = || {
+        let property =
+            "{\"path\":\"/machine/peripheral/balloon0\",\"property\":\"guest-stats-polling-interval\"}";
+        let command = format!("{{\"execute\":\"qom-get\",\"arguments\":{property}}}");
+        let said = host.says(&["qemu-monitor-command", "asked", &command]);
+        serde_json::from_str::<serde_json::Value>(&said).unwrap()["return"].as_u64().unwrap()
+    };
+    let shown = |words: &[&str]| host.says(&[&["dumpxml", "asked"], words].concat());
+    assert_eq!(asked(), 10);
+    host.says(&["dommemstat", "asked", "--period", "3", "--live", "--config"]);
+    assert_eq!(asked(), 3);
+    for words in [&[][..], &["--inactive"]] {
+        assert!(shown(words).contains("<stats period='3'/>"), "{}", shown(words));
+    }
+    host.says(&["dommemstat", "asked", "--period", "0", "--config"]);
+    assert!(!shown(&["--inactive"]).contains("<stats"));
+    host.says(&["destroy", "asked"]);
+    host.says(&["start", "asked"]);
+    assert_eq!(asked(), 0);
+}

@@ -77,7 +77,7 @@ fn the_smallest_definition_gets_libvirts_defaults() {
     assert_eq!(domain.os.boot, Boot::Devices(vec![BootDevice::Hd]));
     assert_eq!(
         domain.devices.memballoon,
-        Some(MemBalloon { autodeflate: None, free_page_reporting: None, address: None })
+        Some(MemBalloon { autodeflate: None, free_page_reporting: None, period: None, address: None })
     );
     assert!(domain.devices.videos.is_empty());
     assert_eq!(domain.on_reboot, LifecycleAction::Restart);
@@ -119,7 +119,6 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         ("<graphics type='sdl'/>", "unsupported: type='sdl'"),
         ("<redirdev type='tcp'/>", "unsupported: type='tcp'"),
         ("<graphics type='vnc' passwd='x'/>", "unsupported: attribute passwd"),
-        ("<memballoon model='virtio'><stats period='1'/></memballoon>", "unsupported: <stats>"),
         ("<controller type='usb' index='1'/>", "unsupported: index='1'"),
         ("<input type='evdev'/>", "unsupported: type='evdev'"),
         ("<controller type='usb' model='nec-xhci'/>", "unsupported: model='nec-xhci'"),
@@ -330,6 +329,7 @@ fn hardware_becomes_its_values() {
          <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
          <channel type='unix'><target type='virtio' name='a'/></channel>\
          <channel type='unix'><source mode='connect'/><target type='virtio' name='b'/></channel>\
+         <memballoon model='virtio'><stats period='10'/></memballoon>\
          <input type='tablet'/><input type='mouse'/><sound model='ich9'/><watchdog model='itco'/>\
          <video><model type='virtio' heads='2'/></video><video><model type='qxl' vram='9216'/></video>\
          <disk><source file='/a'/><target dev='sda' bus='usb'/><address type='usb' bus='0' port='3'/></disk>\
@@ -348,6 +348,7 @@ fn hardware_becomes_its_values() {
     assert_eq!((devices.inputs.len(), devices.inputs[0].bus), (1, InputBus::Usb));
     assert_eq!((devices.sounds[0].model, devices.audios.len()), (SoundModel::Ich9, 0));
     assert_eq!(devices.watchdogs[0].action, WatchdogAction::Reset);
+    assert_eq!(devices.memballoon.unwrap().period, Some(10));
     assert_eq!((devices.videos[0].heads, devices.videos[1].vram), (2, Some(16_384)));
     let disks: Vec<_> = devices.disks.iter().map(|disk| (disk.bus, disk.port, disk.unit)).collect();
     let expected =
@@ -391,6 +392,10 @@ fn wrong_hardware_is_refused() {
         ("<watchdog model='itco'/>".repeat(2), "duplicate"),
         ("<watchdog model='itco'/><watchdog model='ib700' action='none'/>".into(), "one action"),
         ("<video><model type='vga' vram='1000'/></video>".into(), "from 1024 to"),
+        (
+            "<memballoon model='virtio'><stats period='2147483648'/></memballoon>".into(),
+            "a number of seconds up to 2147483647",
+        ),
         ("<video><model type='vga'/></video>".repeat(2), "second <video>"),
         ("<disk><source file='/a'/><target dev='nvme0n1' bus='virtio'/></disk>".into(), "bus='virtio'"),
         ("<disk device='cdrom'><target dev='nvme0n1'/></disk>".into(), "cannot be on this bus"),
@@ -458,8 +463,53 @@ fn names_for_the_guests_firmware_are_its_owners_own() {
         let text = Refusal::from(refused(&sysinfo(&entries))).to_string();
         assert!(text.contains(expected), "{expected:?} is not in: {text}");
     }
-    let smbios = small("", "<sysinfo type='smbios'><system/></sysinfo>");
-    assert!(matches!(refused(&smbios).kind, Kind::Unsupported(_)));
+}
+
+#[test]
+fn the_firmware_says_of_the_machine_what_is_asked_for() {
+    const UUID: &str = "1b4e28ba-2fa1-4d2e-883f-0016d3cca427";
+    let with = |mode: &str, sysinfo: &str| {
+        format!(
+            "<domain type='qemu'><name>a</name><uuid>{UUID}</uuid><memory>65536</memory>\
+             <os><type machine='q35'>hvm</type>{mode}</os>{sysinfo}</domain>"
+        )
+    };
+    let entries = |text: &str| format!("<sysinfo type='smbios'>{text}</sysinfo>");
+    let asked = "<smbios mode='sysinfo'/>";
+    let nova = entries(&format!(
+        "<bios><entry name='release'>1.2</entry></bios><system><entry name='manufacturer'>Open, Stack</entry>\
+         <entry name='uuid'>{UUID}</entry></system><baseBoard/><oemStrings><entry>a=b</entry></oemStrings>"
+    ));
+    let tables = accepted(&with(asked, &nova)).smbios;
+    assert_eq!(tables.iter().map(|table| table.number).collect::<Vec<_>>(), [0, 1, 11]);
+    assert_eq!(tables[1].values, [("manufacturer", "Open, Stack".to_owned()), ("uuid", UUID.to_owned())]);
+    // Nobody asks for it: it is kept, and the machine is QEMU's, as with libvirt.
+    for mode in ["", "<smbios mode='emulate'/>"] {
+        assert!(accepted(&with(mode, &nova)).smbios.is_empty());
+    }
+    let one = |element: &str, name: &str, text: &str| {
+        entries(&format!("<{element}><entry name='{name}'>{text}</entry></{element}>"))
+    };
+    let long = "x".repeat(1025);
+    for (mode, sysinfo, expected) in [
+        ("<smbios mode='host'/>", String::new(), "mode='host'"),
+        (asked, String::new(), "without a <sysinfo type='smbios'>"),
+        (asked, one("system", "uuid", "2b4e28ba-2fa1-4d2e-883f-0016d3cca427"), "is not the domain's"),
+        (asked, one("system", "uuid", "x"), "a uuid"),
+        (asked, one("system", "colour", "x"), "name='colour'"),
+        (asked, one("bios", "release", "1.256"), "two numbers from 0 to 255"),
+        (asked, one("chassis", "serial", &long), "1 to 1024 bytes"),
+        (asked, one("chassis", "serial", "a\nb"), "one line"),
+        (
+            asked,
+            entries(&format!("<oemStrings>{}</oemStrings>", "<entry>a</entry>".repeat(65))),
+            "more than 64",
+        ),
+        (asked, entries("<processor/>"), "<processor>"),
+    ] {
+        let text = Refusal::from(refused(&with(mode, &sysinfo))).to_string();
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod firmware;
 mod hardware;
 mod memory;
 mod shmem;
+mod smbios;
 
 use std::net::IpAddr;
 
@@ -25,6 +26,7 @@ pub use firmware::*;
 pub use hardware::*;
 pub use memory::*;
 pub use shmem::*;
+pub use smbios::*;
 
 /// One domain, read and defaulted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,6 +59,8 @@ pub struct Domain {
     pub os: Os,
     /// `<sysinfo type='fwcfg'>`
     pub fw_cfg: Vec<FwCfg>,
+    /// `<sysinfo type='smbios'>`, where `<smbios mode='sysinfo'>` asks for it
+    pub smbios: Vec<SmbiosTable>,
     /// `<features>`
     pub features: Features,
     /// `<cpu>`
@@ -421,6 +425,8 @@ pub struct MemBalloon {
     pub autodeflate: Option<bool>,
     /// `freePageReporting`
     pub free_page_reporting: Option<bool>,
+    /// How often the guest is asked what its memory is used for, in seconds; `None` where it is not.
+    pub period: Option<u32>,
     /// `<address>`
     pub address: Option<PciAddress>,
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::table::Live;
-use super::{Definition, Domain, Manager, ManagerError};
+use super::{Definition, Domain, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
+use crate::conf::definition::Definition as Tree;
 use crate::driver::{DriverError, disk_aliases};
 use crate::privsep::ask::Ask;
 use crate::privsep::supervisor::MONITOR_LOST;
@@ -165,6 +166,35 @@ impl Manager {
     /// The disk of a kept definition that a client names by target or path.
     pub fn kept_disk(&self, domain: &Domain, name: &str) -> Result<DiskName, ManagerError> {
         named(self.kept(domain)?.disks()?.into_iter(), name)
+    }
+
+    /// Has the guest asked what its memory is used for, so often.
+    pub fn set_balloon_period(
+        &self,
+        uuid: DomainUuid,
+        impact: Impact,
+        seconds: u32,
+    ) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = self.change(&domain.job, "DomainSetMemoryStatsPeriod")?;
+        let edit = |tree: &mut Tree| match tree.set_balloon_period(seconds) {
+            true => Ok(()),
+            false => {
+                Err(ManagerError::state("Memory balloon model must be virtio to set the collection period"))
+            }
+        };
+        // What cannot be kept is not done to what runs either.
+        if impact.config {
+            self.definition(&domain)?.edited(edit)?;
+        }
+        if impact.live {
+            self.sure(uuid, self.ask(uuid, Ask::GuestMemoryPeriod { seconds }))?;
+            self.replace_live(uuid, None, edit)?;
+        }
+        if impact.config {
+            self.edit(uuid, edit)?;
+        }
+        Ok(())
     }
 
     /// What one disk did, or, where none is named, all of them together.

@@ -48,6 +48,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         current_vcpus: None,
         os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },
         fw_cfg: vec![],
+        smbios: vec![],
         features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None },
         cpu: Cpu { mode: CpuMode::Default, topology: None, features: vec![], numa: vec![] },
         clock: Clock { offset: ClockOffset::Utc, timers: vec![] },
@@ -56,7 +57,12 @@ pub(crate) fn domain(name: &str) -> Domain {
         on_crash: LifecycleAction::Destroy,
         pm: PowerManagement::default(),
         devices: Devices {
-            memballoon: Some(MemBalloon { autodeflate: None, free_page_reporting: None, address: None }),
+            memballoon: Some(MemBalloon {
+                autodeflate: None,
+                free_page_reporting: None,
+                period: None,
+                address: None,
+            }),
             ..Devices::default()
         },
         seclabels: vec![],

@@ -223,15 +223,10 @@ fn set_period(call: &Call<'_>) -> Answer {
     call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let wrong = |text: &str| Failure::new(Code::InvalidArgument, From::Domain, text);
     let seconds = u32::try_from(period).map_err(|_| wrong("period must not be negative"))?;
-    if impact(&target, flags)?.config {
-        return Err(Failure::new(
-            Code::ConfigUnsupported,
-            From::Qemu,
-            "the period is kept for what runs only; leave --config out",
-        ));
-    }
+    let impact = impact(&target, flags)?;
     let (manager, uuid) = target.parts();
-    manager.ask(uuid, Ask::GuestMemoryPeriod { seconds })?;
+    let (live, config) = (impact.live, impact.config);
+    manager.set_balloon_period(uuid, crate::manager::Impact { live, config, force: false }, seconds)?;
     call.answer(&())
 }
 

@@ -20,6 +20,22 @@ impl Definition {
         }
     }
 
+    /// Sets how often the guest is asked what its memory is used for, in seconds; 0 is never. `false` where it has no
+    /// balloon.
+    pub fn set_balloon_period(&mut self, seconds: u32) -> bool {
+        let balloon = self.root.ensure("devices").and_then(|devices| devices.ensure("memballoon"));
+        let Some(balloon) = balloon.filter(|balloon| balloon.attribute("model") != Some("none")) else {
+            return false;
+        };
+        balloon.fill("model", "virtio");
+        if seconds == 0 {
+            balloon.remove_children("stats");
+        } else if let Some(stats) = balloon.ensure("stats") {
+            stats.set("period", seconds.to_string());
+        }
+        true
+    }
+
     /// Sets what becomes of the domain at `event`: `on_poweroff`, `on_reboot` or `on_crash`.
     pub fn set_action(&mut self, event: &str, action: &str) {
         if let Some(node) = self.root.ensure(event) {

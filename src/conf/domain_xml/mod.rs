@@ -20,6 +20,7 @@ mod platform;
 mod scalar;
 mod seclabel;
 mod shmem;
+mod smbios;
 mod sysinfo;
 mod tune;
 mod usb;
@@ -107,6 +108,7 @@ fn read(document: &Document<'_>) -> Read<Domain> {
         current_vcpus,
         os,
         fw_cfg: sysinfo::entries(root)?,
+        smbios: smbios::tables(root)?,
         features: platform::features(root)?,
         cpu: platform::cpu(root, vcpus)?,
         clock: platform::clock(root)?,

@@ -31,8 +31,10 @@ pub(super) fn vcpus(root: View<'_>) -> Read<(u32, Option<u32>)> {
 /// `<os>`, and whether it has a `<boot dev>`.
 pub(super) fn os(root: View<'_>) -> Read<(Os, bool)> {
     let view = root.one("os")?.ok_or_else(|| root.missing("<os>"))?;
-    let children =
-        ["boot", "bootmenu", "cmdline", "dtb", "firmware", "initrd", "kernel", "loader", "nvram", "type"];
+    let children = [
+        "boot", "bootmenu", "cmdline", "dtb", "firmware", "initrd", "kernel", "loader", "nvram", "smbios",
+        "type",
+    ];
     view.only(&["firmware"], &children)?;
     if let Some(menu) = view.one("bootmenu")? {
         menu.only(&["enable"], &[])?;

@@ -21,9 +21,11 @@ pub(super) fn entries(root: View<'_>) -> Read<Vec<FwCfg>> {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     let (mut entries, mut files, mut texts): (Vec<FwCfg>, usize, usize) = (Vec::new(), 0, 0);
     for sysinfo in root.all("sysinfo") {
-        sysinfo.only(&["type"], &["entry"])?;
         sysinfo.required("type")?;
-        sysinfo.word("type", &[("fwcfg", ())])?;
+        if !sysinfo.word("type", &[("fwcfg", true), ("smbios", false)])?.unwrap_or(true) {
+            continue;
+        }
+        sysinfo.only(&["type"], &["entry"])?;
         for view in sysinfo.all("entry") {
             let entry = entry(view)?;
             let name = view.required("name")?;

@@ -71,7 +71,8 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, boot: &BootOrder) -> Resul
         let object = Object::new("driver", "virtio-balloon-pci")
             .with("id", "balloon0")
             .maybe("deflate-on-oom", balloon.autodeflate)
-            .maybe("free-page-reporting", balloon.free_page_reporting);
+            .maybe("free-page-reporting", balloon.free_page_reporting)
+            .maybe("guest-stats-polling-interval", balloon.period);
         args.pci(object, Plug::new("balloon0", balloon.address, Fit::Express, 0));
     }
     video(args, guest.domain)

@@ -85,6 +85,7 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
         }
     }
     fw_cfg(args, domain);
+    smbios(args, domain);
     if !domain.devices.vncs.is_empty() {
         // The supervisor listens and hands each connection in.
         args.pair("-vnc", "none");
@@ -112,6 +113,14 @@ fn fw_cfg(args: &mut Args, domain: &Domain) {
             }
         };
         args.pair("-fw_cfg", format!("name={name},{source}"));
+    }
+}
+
+/// What the guest's firmware says of the machine.
+fn smbios(args: &mut Args, domain: &Domain) {
+    for table in &domain.smbios {
+        let values = table.values.iter().map(|(name, text)| format!(",{name}={}", text.replace(',', ",,")));
+        args.pair("-smbios", format!("type={}{}", table.number, values.collect::<String>()));
     }
 }
 
