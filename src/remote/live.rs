@@ -39,6 +39,8 @@ pub(super) const AFFECT_CONFIG: u32 = 2;
 const MAXIMUM: u32 = 4;
 /// virDomainVcpuFlags: by the guest's agent, which switches off what it does not use.
 pub(super) const GUEST: u32 = 8;
+/// virDomainVcpuFlags: so that they can be taken out again.
+const HOTPLUGGABLE: u32 = 16;
 /// virTypedParameterFlags: texts are welcome.
 pub(super) const STRING_OKAY: u32 = 4;
 
@@ -289,11 +291,15 @@ fn set_vcpus(call: &Call<'_>) -> Answer {
 fn set_vcpus_flags(call: &Call<'_>) -> Answer {
     let (reference, count, flags): (rpc::Domain<'_>, u32, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
-    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM | GUEST)?;
+    call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM | GUEST | HOTPLUGGABLE)?;
+    let invalid = |text: &str| Failure::new(Code::InvalidArgument, From::Domain, text);
+    if flags & HOTPLUGGABLE != 0 && impact(&target, flags)?.config {
+        let text = "virtual CPUs that a guest starts with stay: only those that setvcpus --live adds can be taken out again";
+        return Err(Failure::new(Code::ConfigUnsupported, From::Qemu, text));
+    }
     if flags & GUEST == 0 {
         return change_vcpus(call, &target, count, flags);
     }
-    let invalid = |text: &str| Failure::new(Code::InvalidArgument, From::Domain, text);
     if flags & (MAXIMUM | AFFECT_CONFIG) != 0 {
         return Err(invalid("the guest itself has neither a maximum nor a kept count of vcpus"));
     }

@@ -249,7 +249,9 @@ fn virtual_cpus(host: &Host) {
     }
     host.says(&["setvcpu", "tune", "1", "--enable", "--live"]);
     assert_eq!(live(host), "2");
-    host.says(&["setvcpus", "tune", "3", "--live"]);
+    host.says(&["setvcpus", "tune", "3", "--live", "--hotpluggable"]);
+    let told = host.complains(&["setvcpus", "tune", "2", "--config", "--hotpluggable"]);
+    assert!(told.contains("virtual CPUs that a guest starts with stay"), "{told}");
     types(host, "tune", "until [ -e /sys/devices/system/cpu/cpu2 ]; do sleep 1; done; echo all thr''ee");
     host.rig.heard("tune", "all three");
     let told = host.complains(&["setvcpus", "tune", "1", "--live"]);
