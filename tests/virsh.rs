@@ -483,6 +483,36 @@ fn what_runs_is_held_to_its_list(host: &mut Host, own: &str, others: &str) {
     host.says(&["destroy", "a-12"]);
 }
 
+#[test]
+fn what_a_client_saves_and_dumps_is_counted_as_its_own() {
+    if !virsh_possible() {
+        return;
+    }
+    let rules = format!("[[rule]]\nuids = [{TENANT}]\nrole = 'admin'\n");
+    let host = Host::with(
+        |settings| {
+            settings.daemon.group = "daemon".into();
+            settings.save.percent_per_user = 0;
+        },
+        &rules,
+    );
+    host.says(&["define", &host.rig.bare("much", "")]);
+    host.says(&["start", "much"]);
+    let (saved, dumped) = (host.rig.text("saved/much"), host.rig.text("dumps/much"));
+    let calls = [
+        &["save", "much", &saved][..],
+        &["managedsave", "much"],
+        &["dump", "much", &dumped, "--memory-only"],
+    ];
+    for words in calls {
+        let said = ["uid 54331 may have 0 MiB of saved domains and dumps", "save.percent_per_user"];
+        host.virsh_as(TENANT, 1, words).expect(1).says(&said);
+    }
+    host.says(&["dump", "much", &dumped, "--memory-only"]);
+    host.says(&["managedsave", "much"]);
+    host.says(&["undefine", "much", "--managed-save"]);
+}
+
 /// Makes a qcow2 image.
 fn qcow2(path: &str, more: &[&str]) {
     let mut command = std::process::Command::new("qemu-img");

@@ -14,6 +14,7 @@ use super::converse::Conversation;
 use super::domain::Phase;
 use super::places::Places;
 use super::pump::{Pump, Sink};
+use super::quota::Share;
 use super::room;
 use super::saved::{Spot, sync_directory};
 use super::server::{Server, refused};
@@ -33,6 +34,8 @@ pub(super) struct Dumping {
     client: ConnectionId,
     spot: Spot,
     file: File,
+    /// What it may have.
+    pub(super) share: Share,
     pump: Pump,
     /// What the supervisor says; nothing once it has said that QEMU is done.
     talk: Option<Conversation>,
@@ -132,18 +135,20 @@ impl Server {
             return Err(refuse(&spot.path, rule, "choose another name"));
         }
         let reserve = room::reserve(&self.settings, &spot.directory, &spot.path)?;
+        let share = self.share(dump.user, &spot.directory, &spot.path)?;
         let io = |error: io::Error| {
             kernel("make the file", &spot.path, &error, "see that its file system has room, and O_TMPFILE")
         };
         let file = File::from(path::nameless(&spot.directory, 0o600, OFlags::RDWR).map_err(io)?);
+        share.mark(&file, &spot.path)?;
         let most = room::most(&domain.plan, &self.settings, dump.most);
         let uid = self.settings.uids.imageprobe;
-        let to = Sink { file: &file, at: 0, most, reserve, quiet: Some(QUIET), uid };
+        let to = Sink { file: &file, at: 0, most, share: share.most, reserve, quiet: Some(QUIET), uid };
         let (pump, stream) = Pump::begin(to, |_, _| Ok(())).map_err(io)?;
         let verb = Verb::Dump { format: dump.format };
         let talk = Conversation::begin(&domain.started.control, &verb, &[stream.as_fd()], None)
             .map_err(|error| kernel("reach", "the domain's supervisor", &error, "try again in a moment"))?;
-        Ok(Dumping { uuid, client, spot, file, pump, talk: Some(talk) })
+        Ok(Dumping { uuid, client, spot, file, share: share.at_most(most), pump, talk: Some(talk) })
     }
 
     /// Whether a domain's memory is being written down.

@@ -614,7 +614,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::begin(dir.path(), &plan(), "boot").unwrap();
         let at = crate::privsep::save::SavedAt::Managed { uuid: plan().domain.uuid };
-        let save = Box::new(Save { at, note: String::new(), running: true, most: 1 });
+        let save = Box::new(Save { at, note: String::new(), running: true, most: 1, user: 0 });
         journal.write(&Entry::SaveBegin { save: save.clone() }).unwrap();
         let part = Part::new("/saved/.a".into(), (1, 2), None);
         journal.write(&Entry::SaveNamed(part.clone())).unwrap();

@@ -33,6 +33,7 @@ mod plug;
 mod probe;
 mod profile;
 mod pump;
+mod quota;
 mod real;
 mod recover;
 mod remember;

@@ -34,6 +34,8 @@ const IO: u8 = 5;
 const TOO_MUCH: u8 = 101;
 const QUIET: u8 = 102;
 const FULL: u8 = 103;
+/// Whose it is may have no more.
+const SHARE: u8 = 104;
 
 /// The process.
 #[derive(Debug)]
@@ -50,8 +52,10 @@ pub(super) struct Sink<'a> {
     pub(super) file: &'a File,
     /// Where the first one goes.
     pub(super) at: u64,
-    /// The most of them.
+    /// The most of them that there can be.
     pub(super) most: u64,
+    /// The most of them that whose it is may have.
+    pub(super) share: u64,
     /// What stays free on its file system, in bytes.
     pub(super) reserve: u64,
     /// How long may nothing come, where there is a limit.
@@ -181,6 +185,10 @@ fn why(path: &str, code: i32) -> Refusal {
             "its file system has only the room left that svirt's journals or definitions need",
             "remove files there, or have the place for these files on a file system of its own",
         ),
+        Ok(SHARE) => (
+            "whoever had it written has as much of its file system as saved domains and dumps of one uid may take",
+            "remove some of them, or raise save.percent_per_user",
+        ),
         _ => {
             let error = io::Error::from_raw_os_error(code);
             return kernel("write", path, &error, "see that its file system has room");
@@ -201,7 +209,7 @@ impl Drop for Pump {
 /// Takes everything until it is told that no more comes, and tells where that ends. What is on its way at that moment is
 /// the last that is taken: whoever writes could otherwise have it go on for as long as there is room.
 fn take(from: &PipeReader, told: &File, to: Sink<'_>) -> Result<u64, Wrong> {
-    let (mut at, end) = (to.at, to.at.saturating_add(to.most));
+    let (mut at, end) = (to.at, to.at.saturating_add(to.most.min(to.share)));
     let (mut left, mut closed) = (None, false);
     while left != Some(0) {
         if left.is_none() && process::readable(told.as_fd(), Duration::ZERO)? {
@@ -221,7 +229,7 @@ fn take(from: &PipeReader, told: &File, to: Sink<'_>) -> Result<u64, Wrong> {
         match splice(from, None, to.file, Some(&mut at), most, SpliceFlags::empty()) {
             Ok(0) if left.is_some() => break,
             Ok(0) => closed = true,
-            Ok(_) if at > end => return Err(Wrong::Own(TOO_MUCH)),
+            Ok(_) if at > end => return Err(Wrong::Own(if to.share < to.most { SHARE } else { TOO_MUCH })),
             Ok(taken) => left = left.map(|left| left.saturating_sub(taken as u64)),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -262,7 +270,8 @@ mod tests {
 
     fn begun(change: impl FnOnce(Sink<'_>) -> Sink<'_>) -> (File, Pump, File) {
         let file = tempfile::tempfile().unwrap();
-        let to = change(Sink { file: &file, at: 4, most: u64::MAX, reserve: 0, quiet: None, uid: 65_534 });
+        let (most, share) = (u64::MAX, u64::MAX);
+        let to = change(Sink { file: &file, at: 4, most, share, reserve: 0, quiet: None, uid: 65_534 });
         let (pump, writer) = Pump::begin(to, |file, end| {
             use std::os::unix::fs::FileExt as _;
             file.write_all_at(&u32::try_from(end).unwrap().to_be_bytes(), 0)
@@ -310,6 +319,12 @@ mod tests {
         let rule = ended(&pump).unwrap_err();
         assert!(rule.contains("more than a guest of its size"), "{rule}");
         assert!(read(file).len() <= 15);
+
+        let (file, pump, mut writer) = begun(|to| Sink { most: 10, share: 5, ..to });
+        writer.write_all(b"012345").unwrap();
+        let rule = ended(&pump).unwrap_err();
+        assert!(rule.contains("of one uid may take"), "{rule}");
+        assert!(read(file).len() <= 10);
     }
 
     #[test]
@@ -341,7 +356,8 @@ mod tests {
     fn it_has_no_other_calls_and_makes_no_longer_file() {
         let begin = |last: fn(&File, u64) -> io::Result<()>| {
             let file = tempfile::tempfile().unwrap();
-            let to = Sink { file: &file, at: 4, most: 10, reserve: 0, quiet: None, uid: 65_534 };
+            let to =
+                Sink { file: &file, at: 4, most: 10, share: u64::MAX, reserve: 0, quiet: None, uid: 65_534 };
             let (mut pump, _writer) = Pump::begin(to, last).unwrap();
             pump.no_more().unwrap();
             (ended(&pump), file)

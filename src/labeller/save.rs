@@ -30,6 +30,7 @@ use super::journal::{Entry, Part, Undo};
 use super::lease::{Hold, ObjectId};
 use super::places::Places;
 use super::pump::{Pump, Sink};
+use super::quota::Share;
 use super::room;
 use super::saved::{Spot, check_note};
 use super::server::{Server, refused};
@@ -66,6 +67,8 @@ struct Target {
     spot: Spot,
     file: File,
     id: ObjectId,
+    /// What it may have.
+    share: Share,
 }
 
 #[derive(Debug)]
@@ -127,6 +130,11 @@ impl Saving {
         self.pump().map(Pump::pid)
     }
 
+    /// What its file may have, while that has no name.
+    pub(super) fn share(&self) -> Option<Share> {
+        self.file.as_ref().map(|target| target.share)
+    }
+
     fn pump(&self) -> Option<&Pump> {
         match &self.stage {
             Stage::Writing(_, pump) | Stage::Syncing(pump, _) => Some(pump),
@@ -183,7 +191,8 @@ impl Server {
         may_replace(&self.settings, &places, &save.at, uuid)?;
         let reserve = room::reserve(&self.settings, &spot.directory, &spot.path)?;
         let most = room::most(&domain.plan, &self.settings, save.most);
-        let target = Target::new(spot)?;
+        let share = self.share(save.user, &spot.directory, &spot.path)?.at_most(most);
+        let target = Target::new(spot, share)?;
         let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
         let Some(domain) = self.domains.get_mut(&uuid) else {
             return Err(refuse("save", &name, "no such domain runs", "start it first"));
@@ -326,7 +335,7 @@ impl Server {
 }
 
 impl Target {
-    fn new(spot: Spot) -> Result<Self, Refusal> {
+    fn new(spot: Spot, share: Share) -> Result<Self, Refusal> {
         let io = |error: io::Error| {
             kernel("make the file", &spot.path, &error, "see that its file system has room, and O_TMPFILE")
         };
@@ -334,8 +343,9 @@ impl Target {
         // Room for the header, so that no memory is written for nothing where there is none.
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, STREAM_AT)
             .map_err(|error| io(error.into()))?;
+        share.mark(&file, &spot.path)?;
         let id = Found::of(&file).map_err(io)?.id();
-        Ok(Self { spot, file, id })
+        Ok(Self { spot, file, id, share })
     }
 }
 
@@ -357,7 +367,8 @@ fn begin(
         Header::put_end(&mut header, end);
         file.write_all_at(&header, 0)
     };
-    let to = Sink { file: &target.file, at: STREAM_AT, most, reserve, quiet: None, uid };
+    let share = target.share.most;
+    let to = Sink { file: &target.file, at: STREAM_AT, most, share, reserve, quiet: None, uid };
     let (pump, stream) = Pump::begin(to, last).map_err(io)?;
     let talk = Conversation::begin(&domain.started.control, &Verb::Save, &[stream.as_fd()], None)
         .map_err(|error| kernel("reach", "the domain's supervisor", &error, "try again in a moment"))?;

@@ -22,11 +22,11 @@ pub enum Afterwards {
 }
 
 impl Manager {
-    /// Writes a running domain's memory into a file that a person named.
+    /// Writes a running domain's memory into a file that a person named. `user` is the uid whose file it is counted as.
     pub fn dump(
         &self,
         uuid: DomainUuid,
-        path: &str,
+        (path, user): (&str, u32),
         format: DumpFormat,
         then: Afterwards,
     ) -> Result<(), ManagerError> {
@@ -39,7 +39,7 @@ impl Manager {
         let most = most(&definition.to_start()?);
         let mut labeller = self.core.labeller(&self.settings)?;
         self.begin_job(uuid, Job::dump());
-        let dumped = labeller.dump(uuid, Dump { path: path.into(), format, most });
+        let dumped = labeller.dump(uuid, Dump { path: path.into(), format, most, user });
         self.end_job(uuid, None);
         dumped?;
         match then {

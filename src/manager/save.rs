@@ -168,20 +168,21 @@ impl Manager {
         self.managed().note(uuid, there);
     }
 
-    /// Saves a domain into a file that a person named, with a changed definition where there is one.
+    /// Saves a domain into a file that a person named, with a changed definition where there is one. `user` is the uid
+    /// that has it saved, and whose file it is counted as.
     pub fn save(
         &self,
         uuid: DomainUuid,
         path: &str,
         xml: Option<Handed<'_>>,
-        goes: Goes,
+        (user, goes): (u32, Goes),
     ) -> Result<(), ManagerError> {
-        self.save_to(uuid, SavedAt::Path { path: path.into() }, xml, goes)
+        self.save_to(uuid, SavedAt::Path { path: path.into() }, xml, (user, goes))
     }
 
-    /// Saves a domain so that its next start goes on from there.
-    pub fn managed_save(&self, uuid: DomainUuid, goes: Goes) -> Result<(), ManagerError> {
-        self.save_to(uuid, SavedAt::Managed { uuid }, None, goes)
+    /// Saves a domain so that its next start goes on from there; for `user`, as above.
+    pub fn managed_save(&self, uuid: DomainUuid, user: u32, goes: Goes) -> Result<(), ManagerError> {
+        self.save_to(uuid, SavedAt::Managed { uuid }, None, (user, goes))
     }
 
     fn save_to(
@@ -189,7 +190,7 @@ impl Manager {
         uuid: DomainUuid,
         at: SavedAt,
         xml: Option<Handed<'_>>,
-        goes: Goes,
+        (user, goes): (u32, Goes),
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let managed = matches!(at, SavedAt::Managed { .. });
@@ -212,7 +213,7 @@ impl Manager {
         let note = Note::of(&definition, goes.on(running)).text()?;
         let most = most(&current.to_start()?);
         self.begin_job(uuid, Job::save());
-        let saved = labeller.save(uuid, Save { at, note, running, most });
+        let saved = labeller.save(uuid, Save { at, note, running, most, user });
         match saved {
             Ok(progress) => {
                 if managed {

@@ -12,6 +12,8 @@ pub struct Dump {
     pub format: DumpFormat,
     /// The most that the device model may write, in bytes.
     pub most: u64,
+    /// The uid that has it written, whose files are counted; 0 is not held to any limit.
+    pub user: u32,
 }
 
 /// How memory is written, in QEMU's words.

@@ -54,6 +54,9 @@ pub struct Save {
     /// The most that its device model may write, in bytes; journals of earlier versions have none.
     #[serde(default)]
     pub most: u64,
+    /// The uid that has it saved, whose files are counted; 0 is not held to any limit.
+    #[serde(default)]
+    pub user: u32,
 }
 
 /// What is done to files of saved domains.

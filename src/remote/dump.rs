@@ -71,7 +71,7 @@ fn dump(call: &Call<'_>, dom: &rpc::Domain<'_>, to: &str, format: u32, flags: u3
         ));
     }
     let (manager, uuid) = target.parts();
-    manager.dump(uuid, to, format_of(format)?, then)?;
+    manager.dump(uuid, (to, call.session.uid()), format_of(format)?, then)?;
     call.answer(&())
 }
 

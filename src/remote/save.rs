@@ -65,7 +65,8 @@ fn save(call: &Call<'_>, dom: &rpc::Domain<'_>, to: &str, xml: Option<&str>, fla
     let goes = goes(call, flags)?;
     let (manager, uuid) = target.parts();
     let files = call.files(&target.domain.name, uuid, flags);
-    manager.save(uuid, to, xml.map(|xml| Handed { xml, files: &files }), goes)?;
+    let xml = xml.map(|xml| Handed { xml, files: &files });
+    manager.save(uuid, to, xml, (call.session.uid(), goes))?;
     call.answer(&())
 }
 
@@ -145,7 +146,7 @@ fn managed_save(call: &Call<'_>) -> Answer {
     let target = call.domain(&dom, flags)?;
     let goes = goes(call, flags)?;
     let (manager, uuid) = target.parts();
-    manager.managed_save(uuid, goes)?;
+    manager.managed_save(uuid, call.session.uid(), goes)?;
     call.answer(&())
 }
 

@@ -169,6 +169,7 @@ impl Settings {
             ("limits.chain_depth", (1..=200).contains(&limits.chain_depth), "not in 1..=200"),
             ("limits.start_timeout", (1..=3600).contains(&limits.start_timeout), "not in 1..=3600 seconds"),
             ("daemon.change_wait", (1..=3600).contains(&self.daemon.change_wait), "not in 1..=3600 seconds"),
+            ("save.percent_per_user", self.save.percent_per_user <= 100, "more than 100 percent"),
             ("uids.domains", limits.domains <= self.uids.domains.count, "fewer than limits.domains allows"),
             ("console.scrollback", self.console.scrollback <= 16 << 20, "more than 16777216 bytes"),
             (
@@ -323,6 +324,7 @@ mod tests {
             ("[save]\ndumps = \"/var/lib/svirt/saved/d\"\n", "save.dumps", 2),
             ("[save]\ndumps = \"/var/lib/svirt\"\n", "save.dumps", 2),
             ("[save]\nplaces = [\"/var/lib/svirt/dumps\"]\n", "save.dumps", 1),
+            ("[save]\npercent_per_user = 101\n", "save.percent_per_user", 2),
             ("[images]\nreadable = [\n \"/boot\",\n \"/etc/\"]\n", "images.readable", 2),
             ("[emulators]\nallowed = []\n", "emulators.allowed", 2),
             ("[uids]\nfrontend = 0\n", "uids.frontend", 2),

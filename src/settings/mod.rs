@@ -192,6 +192,8 @@ pub struct Save {
     /// The directory of memory that `virsh dump` writes down, apart from all saved domains: a device model wrote every byte
     /// of it, and could write what looks like a saved domain. Only root may write it, and it is made if it is not there.
     pub dumps: String,
+    /// How much of a file system the files of each uid but root's may take in these directories together, in percent.
+    pub percent_per_user: u32,
 }
 
 impl Save {
@@ -484,6 +486,7 @@ impl Default for Save {
             managed: "/var/lib/svirt/managed-save".into(),
             places: vec!["/var/lib/svirt/saved".into()],
             dumps: "/var/lib/svirt/dumps".into(),
+            percent_per_user: 25,
         }
     }
 }

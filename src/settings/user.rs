@@ -83,6 +83,8 @@ impl UserDirectories {
         list(&mut settings.console.logs, &system.console.logs, &[self.state.join("logs")]);
         list(&mut settings.console.sockets, &system.console.sockets, &[self.run.join("consoles")]);
         settings.uids = UIDS;
+        // There is nobody else, and no attribute that only root may write.
+        settings.save.percent_per_user = 100;
     }
 }
 

@@ -48,6 +48,19 @@ pub fn set_owner(fd: impl AsFd, uuid: &str) -> io::Result<()> {
     Ok(fsetxattr(fd, OWNER, uuid.as_bytes(), XattrFlags::empty())?)
 }
 
+/// Which attribute says who had a file written.
+const USER: &str = "trusted.svirt.user";
+
+/// The uid that had it written; `None` where that is nobody in particular.
+pub fn user(fd: impl AsFd) -> io::Result<Option<u32>> {
+    Ok(text(fd, USER)?.and_then(|uid| uid.parse().ok()))
+}
+
+/// Says who had it written.
+pub fn set_user(fd: impl AsFd, uid: u32) -> io::Result<()> {
+    Ok(fsetxattr(fd, USER, uid.to_string().as_bytes(), XattrFlags::empty())?)
+}
+
 /// One attribute; `None` where it is not there, or the file system has none.
 pub fn remembered(fd: impl AsFd, which: Remembered) -> io::Result<Option<String>> {
     text(fd, which.name())

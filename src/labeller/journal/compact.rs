@@ -174,7 +174,7 @@ pub(super) mod tests {
     #[test]
     fn a_save_that_was_taken_back_is_left_out_and_one_that_goes_on_stays() {
         let at = SavedAt::Path { path: "/saved/a".into() };
-        let save = Box::new(Save { at, note: String::new(), running: true, most: 1 });
+        let save = Box::new(Save { at, note: String::new(), running: true, most: 1, user: 0 });
         let part = Part::new("/saved/.a".into(), (1, 2), None);
         let goes_on = vec![Entry::SaveBegin { save }, Entry::SaveNamed(part), Entry::SaveWritten];
         let mut entries = goes_on.clone();
