@@ -280,6 +280,12 @@ fn a_disk_is_a_volume_of_a_pool_and_its_file_is_found_at_each_start() {
     let plugged = host.rig.path("b.xml");
     let plugged = plugged.to_str().unwrap();
     std::fs::write(plugged, disk("b", "vdb")).unwrap();
+    // System calls are decided at the start; the refusal says so before QEMU meets it.
+    let native = disk("b", "vdb").replace("type='raw'/>", "type='raw' cache='none' io='native'/>");
+    std::fs::write(plugged, native).unwrap();
+    let refused = host.complains(&["attach-device", "v", plugged, "--live"]);
+    assert!(refused.contains("io='native'") && refused.contains("leave io out"), "{refused}");
+    std::fs::write(plugged, disk("b", "vdb")).unwrap();
     host.says(&["attach-device", "v", plugged, "--live", "--config"]);
     assert!(host.says(&["dumpxml", "v"]).contains(&file_of("b")));
     assert!(host.says(&["dumpxml", "v", "--inactive"]).contains("<source pool='p' volume='b'/>"));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
-use crate::conf::domain::{Disk, DiskDevice, DiskSource, ImageFormat};
+use crate::conf::domain::{Disk, DiskDevice, DiskSource, ImageFormat, IoMode};
 use crate::driver::throttle;
 use crate::privsep::ask::{Ask, STORAGE};
 use crate::privsep::throttle::{DISK_LIMITS, DiskTuning, Throttle};
@@ -96,6 +96,23 @@ impl Throttled {
         tree.set_disk_tuning(&self.target, &self.tuning);
         Ok(())
     }
+}
+
+/// Whether a device model that was started so has the system calls for how this disk waits: they are decided at a start.
+pub(super) fn may_wait_so(started: &crate::conf::domain::Domain, disk: &Disk) -> Result<(), ManagerError> {
+    let word = match disk.io {
+        Some(IoMode::Native) => "native",
+        Some(IoMode::IoUring) => "io_uring",
+        Some(IoMode::Threads) | None => return Ok(()),
+    };
+    if started.devices.disks.iter().any(|other| other.io == disk.io) {
+        return Ok(());
+    }
+    Err(ManagerError::Operation(format!(
+        "disk '{}' has io='{word}', and the domain was started without such a disk, so without the system calls for it; \
+         leave io out, or start the domain with one",
+        disk.target
+    )))
 }
 
 impl Manager {

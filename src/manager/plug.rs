@@ -320,8 +320,10 @@ impl Manager {
             let text = "a disk is plugged in without <iotune>; blkdeviotune limits it then";
             return Err(ManagerError::Operation(text.into()));
         }
+        let started = self.started(uuid)?;
+        super::block::may_wait_so(&started, &disk)?;
         let described = labeller.describe(uuid)?;
-        let domain = everything(self.started(uuid)?, definition.to_start()?, disk);
+        let domain = everything(started, definition.to_start()?, disk);
         let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force, files };
         let (mut plug, place) = plan_plug(labeller, &plugging, &self.facts, &self.settings)?;
         let address = if medium { None } else { address(domain.devices.disks.last(), place) };
