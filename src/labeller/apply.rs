@@ -29,7 +29,7 @@ use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing, T
 use crate::settings::Settings;
 use crate::sys::path::{self, Found};
 use crate::sys::process::Child;
-use crate::sys::{listen, lock, pidfd, pty, tap, xattr};
+use crate::sys::{listen, lock, pidfd, pty, selinux, tap, xattr};
 
 /// What a plan made, as far as it came.
 #[derive(Debug, Default)]
@@ -290,7 +290,8 @@ impl Apply<'_> {
             let now = xattr::selinux_label(fd).map_err(error)?;
             let memory = memory::look(fd).map_err(error)?;
             let first = memory == Memory::Nothing;
-            if first && now.as_deref() != Some(label) && self.is_read_elsewhere(id, fd).map_err(error)? {
+            let changes = now.as_deref() != Some(label);
+            if first && changes && self.is_read_elsewhere(id, fd, now.as_deref()).map_err(error)? {
                 return Err(read_refusal(&path, now));
             }
             let before = match memory {
@@ -310,11 +311,14 @@ impl Apply<'_> {
         fault::step("journal on disk")
     }
 
-    /// Whether another program than this plan's has an image open. libvirt counts no reader in, so that a guest of its
-    /// which reads an image has no other trace than QEMU's locks. A plan that opens an image twice locks it twice.
-    fn is_read_elsewhere(&self, id: ObjectId, fd: &OwnedFd) -> std::io::Result<bool> {
+    /// Whether another manager's guest may have an image open that it could not read under another label. libvirt counts no
+    /// reader in, so that such a guest has no other trace than QEMU's locks; but anybody who may read an image may hold
+    /// those, so that they count only where its label is one that libvirt's guests could use it under. A plan that opens an
+    /// image twice locks it twice.
+    fn is_read_elsewhere(&self, id: ObjectId, fd: &OwnedFd, now: Option<&str>) -> std::io::Result<bool> {
         let own = |op: &&Op| matches!(op, Op::OpenImage(image) if (image.identity.device, image.identity.inode) == id);
-        Ok(self.plan.ops.iter().filter(own).count() == 1 && lock::used_elsewhere(fd)?)
+        let once = self.plan.ops.iter().filter(own).count() == 1;
+        Ok(once && lock::used_elsewhere(fd)? && now.map_or(Ok(false), selinux::is_read_by_libvirt)?)
     }
 
     /// Loads the profile. What keeps it from being loaded is named where a start may be degraded.
@@ -598,8 +602,10 @@ fn read_refusal(path: &str, now: Option<String>) -> Refusal {
         Layer::Selinux,
         "label",
         path,
-        format!("another program has it open with the label {label}, and could not read it with another one"),
-        "end that program (a guest of another manager, a qemu-img; `lsof` names it), or give each a copy",
+        format!(
+            "another program has it open with the label {label}, and may be a guest of libvirt's, which could not read it with another one"
+        ),
+        "end that program (`lsof` names it), or give each a copy; if it is no guest: restorecon gives the image the label of one at rest",
     )
 }
 

@@ -68,7 +68,13 @@ struct Own {
     directory: PathBuf,
     /// Where the hierarchy is mounted.
     mount: PathBuf,
+    /// Whether the service manager starts labellers in a cgroup of their own below it (`DelegateSubgroup=`).
+    apart: bool,
 }
+
+/// The cgroup below its own one that the labeller has for itself where controllers want no process beside their children;
+/// the unit's `DelegateSubgroup=`.
+const LEAF: &str = "labeller";
 
 /// The cgroup of one domain.
 #[derive(Debug)]
@@ -108,7 +114,9 @@ impl CgroupHost {
     /// Reads where this process is in each hierarchy.
     pub fn discover() -> Result<Self, CgroupError> {
         let read = |path: &str| at("read", Path::new(path), fs::read_to_string(path));
-        Ok(parse(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?))
+        let mut host = parse(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+        host.unified = host.unified.map(|own| own.of_unit(marked));
+        Ok(host)
     }
 
     /// Makes a domain's cgroup with its limits. Whatever stands under its name already is used again.
@@ -123,7 +131,7 @@ impl CgroupHost {
         };
         let mut missing: Vec<&str> = CONTROLLERS.iter().copied().filter(wanted).collect();
         if let Some(own) = &self.unified {
-            match self.create_unified(&own.directory, uuid, limits, &mut missing) {
+            match self.create_unified(own, uuid, limits, &mut missing) {
                 Ok((dir, path)) => {
                     group.path = path.strip_prefix(&own.mount).ok().map(|path| path.display().to_string());
                     group.unified = Some(dir);
@@ -183,7 +191,7 @@ impl CgroupHost {
 
     fn create_unified(
         &self,
-        own: &Path,
+        own: &Own,
         uuid: &DomainUuid,
         limits: &CgroupLimits,
         missing: &mut Vec<&str>,
@@ -196,7 +204,7 @@ impl CgroupHost {
         if missing.contains(&"blkio") {
             enable(own, tune::UNIFIED_IO);
         }
-        let dir = own.join(name(uuid));
+        let dir = own.directory.join(name(uuid));
         make(&dir)?;
         let limit = |file: &str, value: String| fs::write(dir.join(file), value).is_ok();
         if limits.tuning.has_cpu() && tune::unified_cpu(&dir, limits).is_ok() {
@@ -260,6 +268,16 @@ impl CgroupHost {
 }
 
 impl Own {
+    /// The unit's cgroup, if this is the one that the service manager has made in it for the labeller.
+    fn of_unit(self, marked: impl Fn(&Path) -> bool) -> Self {
+        match self.directory.parent() {
+            Some(unit) if self.directory.ends_with(LEAF) && marked(unit) => {
+                Self { directory: unit.to_path_buf(), apart: true, ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Whether a directory is a domain's cgroup in this hierarchy.
     fn has(&self, uuid: &DomainUuid, dir: &Path) -> bool {
         let plain = dir.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
@@ -293,7 +311,11 @@ fn make(dir: &Path) -> Result<(), CgroupError> {
 }
 
 /// Lets children use a controller, moving the labeller out of the way: a cgroup with processes cannot have such.
-fn enable(own: &Path, controller: &str) {
+///
+/// Under a service manager that starts the unit's main process in the unit's cgroup itself, all stay off: nothing could
+/// be started there any more, and so no labeller after this one while a domain runs.
+fn enable(own: &Own, controller: &str) {
+    let Own { directory: own, apart, .. } = own;
     let control = own.join("cgroup.subtree_control");
     let on = || fs::write(&control, format!("+{controller}"));
     if fs::read_to_string(&control).is_ok_and(|text| text.split_whitespace().any(|c| c == controller)) {
@@ -303,8 +325,11 @@ fn enable(own: &Path, controller: &str) {
     if !available.is_ok_and(|text| text.split_whitespace().any(|c| c == controller)) || !delegated(own) {
         return;
     }
+    if managed() && !apart {
+        return;
+    }
     if on().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
-        let leaf = own.join("labeller");
+        let leaf = own.join(LEAF);
         let moved = make(&leaf).is_ok() && fs::write(leaf.join("cgroup.procs"), "0").is_ok();
         if moved {
             // What still fails here shows when the limit is written, and is named there.
@@ -313,13 +338,23 @@ fn enable(own: &Path, controller: &str) {
     }
 }
 
+/// Whether there is a service manager that minds its cgroups.
+fn managed() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
 /// Whether the service manager has left this cgroup to its unit; without one there is nobody to ask.
 fn delegated(own: &Path) -> bool {
+    !managed() || marked(own)
+}
+
+/// Whether the service manager has marked it as left to its unit.
+fn marked(own: &Path) -> bool {
     let mark = |name: &str| {
         let mut value = [0; 8];
         rustix::fs::getxattr(own, name, &mut value).is_ok_and(|length| value.get(..length) == Some(b"1"))
     };
-    !Path::new("/run/systemd/system").exists() || mark("trusted.delegate") || mark("user.delegate")
+    mark("trusted.delegate") || mark("user.delegate")
 }
 
 fn create_legacy(controller: &'static str, dir: &Path, limits: &CgroupLimits) -> Result<File, CgroupError> {
@@ -393,7 +428,7 @@ fn remove(dir: &Path, until: Instant) -> Result<(), CgroupError> {
 fn parse(cgroup: &str, mountinfo: &str) -> CgroupHost {
     let mut host = CgroupHost::default();
     for place in cgroup::places(cgroup, mountinfo) {
-        let own = Own { directory: place.directory, mount: place.mount };
+        let own = Own { directory: place.directory, mount: place.mount, apart: false };
         for controller in CONTROLLERS.iter().filter(|name| place.controllers.iter().any(|has| has == *name)) {
             host.legacy.push((controller, own.clone()));
         }
@@ -414,7 +449,7 @@ mod tests {
         27 20 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
 
     fn own(directory: &str, mount: &str) -> Own {
-        Own { directory: directory.into(), mount: mount.into() }
+        Own { directory: directory.into(), mount: mount.into(), apart: false }
     }
 
     #[test]
@@ -427,11 +462,22 @@ mod tests {
         assert_eq!(host.legacy, [("pids", pids), ("memory", memory)]);
     }
 
+    #[test]
+    fn domains_lie_beside_a_labeller_that_the_unit_has_a_cgroup_for() {
+        let unit = "/sys/fs/cgroup/system.slice/svirt-labeller.service";
+        let started = |directory: &str, marked: bool| own(directory, "/sys/fs/cgroup").of_unit(|_| marked);
+        let apart = Own { apart: true, ..own(unit, "/sys/fs/cgroup") };
+        assert_eq!(started(&format!("{unit}/labeller"), true), apart);
+        for (directory, marked) in [(unit.to_owned(), true), (format!("{unit}/labeller"), false)] {
+            assert_eq!(started(&directory, marked), own(&directory, "/sys/fs/cgroup"));
+        }
+    }
+
     /// A labeller in a cgroup of a hierarchy that is plain directories.
     fn labeller_in(mount: &Path, cgroup: &str) -> CgroupHost {
         let directory = mount.join(cgroup);
         fs::create_dir_all(&directory).unwrap();
-        let own = Own { directory, mount: mount.to_path_buf() };
+        let own = Own { directory, mount: mount.to_path_buf(), apart: false };
         CgroupHost { unified: Some(own), legacy: Vec::new() }
     }
 

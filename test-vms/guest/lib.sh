@@ -1,7 +1,8 @@
 # Shared by the test programs of the VMs: verdict lines, AVC lines, and what both kernels are asked.
 failures=0
 pass() { echo "ok $*"; }
-fail() { failures=$((failures + 1)); echo "FAIL $1: $2"; }
+# (So that what tells more can stand behind `||`.)
+fail() { failures=$((failures + 1)); echo "FAIL $1: $2"; return 1; }
 is() { if [ "$2" = "$3" ]; then pass "$1 ($3)"; else fail "$1" "is '$2', not '$3'"; fi; }
 verdict() { [ "$failures" = 0 ] || exit 1; exit 0; }
 # For writing tests: one part alone, and the verdict.
@@ -19,6 +20,11 @@ avc() {
     if messages | grep 'avc:' | grep -q "$2"; then pass "AVC for $1"; else fail "AVC for $1" "no kernel message matches $2"; show_avc; fi
 }
 show_avc() { messages | grep 'avc:' | sed 's/^.*avc:/note avc:/' | sort | uniq -c | sort -rn | head -n 40 | sed 's/^/note /'; }
+does() { # does WHAT VIRSH-WORDS...
+    what=$1
+    shift
+    if said=$(virsh "$@"); then pass "$what"; else fail "$what" "$said"; denials | sed 's/^.*audit/note/' | head -n 20; fi
+}
 probe_says() {
     if grep -q "^probe $1 $2 " /run/out; then
         pass "probe $1: $([ "$2" = yes ] && echo "works, as it must" || echo refused)"

@@ -22,11 +22,6 @@ qemu_of() { for pid in $(pgrep qemu-system); do tr '\0' ' ' </proc/$pid/cmdline 
 if [ -e /sys/fs/selinux/enforce ]; then denials() { messages | grep 'avc: *denied' | grep svirt_ | grep -v scontext=system_u:system_r:svirt_imageprobe_t; }
 else denials() { messages | grep 'apparmor="DENIED"' | grep svirt-; }; fi
 quiet() { is "nothing is denied $1" "$(denials | wc -l)" 0 || { denials | sed 's/^.*audit/note/' | head -n 20; }; }
-does() { # does WHAT VIRSH-WORDS...
-    what=$1
-    shift
-    if said=$(virsh "$@"); then pass "$what"; else fail "$what" "$said"; denials | sed 's/^.*audit/note/' | head -n 20; fi
-}
 # reaches LABEL FILE: what a device model with this label does with the file, as "held=yes|no opened=yes|no".
 if [ -e /sys/fs/selinux/enforce ]; then
     reaches() { launch held "$1" "$2"; echo "held=$(sed -n 's/^probe held \([a-z]*\).*/\1/p' /run/out) opened=$(sed -n 's/^probe opened \([a-z]*\).*/\1/p' /run/out)"; }
@@ -153,6 +148,8 @@ is "and no file is left" "$(ls -A /var/lib/svirt/saved)" "$there"
 [ ! -e /sys/fs/selinux/enforce ] || is "its image is labelled as before" "$(stat -c %C $images/saver.qcow2)" "$image"
 quiet "meanwhile"
 . /payload/volumes.sh
+tuned=bystander process=$(qemu_of bystander)
+. /payload/tune.sh
 for domain in saver bystander; do does "virsh ends $domain" destroy $domain; done
 [ $failures = 0 ] || tail -n 15 /run/svirtd.log /run/labeller.log | sed 's/^/note /'
 kill $(pgrep -x svirtd) $(pgrep -x svirt-labeller)

@@ -119,6 +119,10 @@ impl CgroupHost {
         let unified = self.unified.as_ref().and_then(|own| own.of(uuid, directories));
         match unified.filter(|dir| dir.join("memory.max").exists()) {
             Some(dir) => Ok(vec![(dir.join("memory.max"), hard), (dir.join("memory.high"), soft("max"))]),
+            // Its start has said that there is none; what is asked of processors does not depend on it.
+            None if limits.tuning.hard_limit.is_none() && limits.tuning.soft_limit.is_none() => {
+                Ok(Vec::new())
+            }
             None => lacks(uuid, "memory"),
         }
     }
@@ -134,7 +138,7 @@ impl CgroupHost {
             return Ok(());
         }
         let Some((own, dir)) = unified else { return lacks(uuid, "cpu") };
-        enable(&own.directory, "cpu");
+        enable(own, "cpu");
         if dir.join("cpu.max").exists() { unified_cpu(&dir, limits) } else { lacks(uuid, "cpu") }
     }
 
@@ -148,7 +152,7 @@ impl CgroupHost {
         let weighs = |dir: &Path| UNIFIED_WEIGHTS.iter().any(|file| dir.join(file).exists());
         match unified {
             Some((own, dir)) if wanted || weighs(&dir) => {
-                enable(&own.directory, UNIFIED_IO);
+                enable(own, UNIFIED_IO);
                 if weighs(&dir) { unified_io(&dir, limits) } else { lacks(uuid, UNIFIED_IO) }
             }
             None if wanted => lacks(uuid, UNIFIED_IO),
@@ -239,7 +243,7 @@ mod tests {
         let directory = mount.join("own");
         let domain = directory.join(name(&uuid));
         fs::create_dir_all(&domain).unwrap();
-        let own = Own { directory, mount: mount.to_path_buf() };
+        let own = Own { directory, mount: mount.to_path_buf(), apart: false };
         (CgroupHost { unified: Some(own), legacy: Vec::new() }, uuid, domain)
     }
 
@@ -268,7 +272,9 @@ mod tests {
         fs::create_dir(dir.join("memory.high")).unwrap();
         assert_eq!(ended(&host.tune(&uuid, &[], &none).unwrap()), Some(Exit::Code(libc::EISDIR)));
         fs::remove_file(dir.join("memory.max")).unwrap();
-        assert!(host.tune(&uuid, &[], &none).is_err(), "there is no such controller");
+        assert!(host.tune(&uuid, &[], &limits(9, tuning)).is_err(), "there is no such controller");
+        let shares = limits(9, Tuning { soft_limit: None, ..tuning });
+        assert_eq!(ended(&host.tune(&uuid, &[], &shares).unwrap()), Some(Exit::Code(0)));
     }
 
     #[test]
@@ -286,7 +292,8 @@ mod tests {
         assert_eq!(set(Some(300), "io.bfq.weight"), "300");
         fs::write(dir.join("io.weight"), "").unwrap();
         assert_eq!((set(Some(400), "io.weight"), set(None, "io.weight")), ("400".into(), "100".into()));
-        let own = Own { directory: mount.path().join("blkio"), mount: mount.path().to_path_buf() };
+        let own =
+            Own { directory: mount.path().join("blkio"), mount: mount.path().to_path_buf(), apart: false };
         fs::create_dir(&own.directory).unwrap();
         let legacy = CgroupHost { unified: None, legacy: vec![("blkio", own)] };
         legacy.tune_io(&uuid, &[], &weight(Some(500))).unwrap();
@@ -300,7 +307,8 @@ mod tests {
         let (first, uuid, dir) = host(mount.path());
         let written = first.directories(&uuid);
         fs::remove_dir(&dir).unwrap();
-        let later = Own { directory: mount.path().join("later"), mount: mount.path().to_path_buf() };
+        let later =
+            Own { directory: mount.path().join("later"), mount: mount.path().to_path_buf(), apart: false };
         fs::create_dir(&later.directory).unwrap();
         let later = CgroupHost { unified: None, legacy: vec![("cpu", later)] };
         let shares = limits(9, Tuning { shares: Some(7), ..Tuning::default() });
