@@ -2,7 +2,8 @@
 //! the pipe that is descriptor 1. Where descriptor 0 is a socket the image arrives there, as the only message: a probe
 //! can be started before there is anything to read. Before the first byte of the image is read, nothing is left to
 //! this process but those two. A line feed ends the answer: who waits for it need not wait until the kernel has
-//! taken this process and its namespaces down.
+//! taken this process and its namespaces down. Where the image came by a socket, this process then waits until it is
+//! killed: whoever was woken by the answer goes on at once, and not behind all that on the same processor.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -21,6 +22,7 @@ const ANSWER: usize = 64 << 10;
 fn main() -> ExitCode {
     let mut head = vec![0_u8; image::HEAD_MAX];
     let mut json = Vec::with_capacity(ANSWER);
+    let ahead = is_socket();
     let answer = match probe(&mut head) {
         Ok(header) => Answer::Header(header),
         Err(failure) => Answer::Failed(failure),
@@ -29,7 +31,14 @@ fn main() -> ExitCode {
         json.push(END);
         write_all(&json).is_ok()
     };
-    if written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if !written {
+        return ExitCode::FAILURE;
+    }
+    while ahead {
+        // Of nothing, for ever: no descriptor may be named here any more.
+        let _ = rustix::event::poll(&mut [], None);
+    }
+    ExitCode::SUCCESS
 }
 
 fn probe(head: &mut [u8]) -> Result<image::Header, Failure> {
@@ -47,11 +56,17 @@ fn probe(head: &mut [u8]) -> Result<image::Header, Failure> {
     Ok(image::describe(head.get(..filled).unwrap_or_default(), size))
 }
 
+/// Whether descriptor 0 is a socket that the image comes by. Where that cannot be told, it is taken for the image, which
+/// is looked at again.
+fn is_socket() -> bool {
+    rustix::fs::fstat(io::stdin())
+        .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Socket)
+}
+
 /// Waits for the image where descriptor 0 is a socket, and puts it in the socket's place.
 fn receive_image() -> Result<(), Failure> {
     let broken = |error: io::Error| Failure::Read { error: error.to_string() };
-    let found = rustix::fs::fstat(io::stdin()).map_err(|error| broken(error.into()))?;
-    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
+    if !is_socket() {
         return Ok(());
     }
     let (_, mut fds) = scm::recv(io::stdin().as_fd(), &mut [0]).map_err(broken)?;

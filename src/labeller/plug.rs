@@ -26,6 +26,7 @@ use super::fault;
 use super::journal::{Entry, Undo};
 use super::lease::ObjectId;
 use super::places::Places;
+use super::serve::PAUSE;
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::apparmor::profile_name;
@@ -274,6 +275,7 @@ impl Server {
     fn reply(&mut self, talk: &Talk, reply: Reply) {
         if let Some(client) = talk.client {
             self.outbox.push_back((client, reply));
+            self.prepare_at = Some(Instant::now() + PAUSE);
         } else if let Reply::Refused(refused) = reply {
             tracing::warn!(uuid = %talk.uuid, refusal = %refused.refusal, "not taken out yet");
         }

@@ -1,8 +1,9 @@
 //! One image header, read by a process that can do nothing else; here only its bounds are kept.
 //!
 //! One process waits ahead of the next question, confined and executed, with a socket for the image: to make one takes
-//! longer than to read a header. It is used once. An answer that is whole goes out at once; the process is waited for
-//! behind that, for its namespaces take the kernel longer to take down than the header took to read.
+//! longer than to read a header. It is used once. An answer that is whole goes out at once; the process stays until it is
+//! let go, for its namespaces take the kernel longer to take down than the header took to read, and the processor for that
+//! is better had when nobody waits.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -62,7 +63,7 @@ pub(super) struct Probe {
 enum State {
     /// Somebody waits for its answer.
     Asked,
-    /// It has answered, and its process is about to end.
+    /// It has answered, and its process ends once it is let go.
     Answered,
     /// Its process has ended.
     Over,
@@ -142,6 +143,13 @@ impl Probe {
     /// What to wait for: output first, then the end.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_ref().map_or(self.process.child.pidfd.as_fd(), AsFd::as_fd)
+    }
+
+    /// Ends its process, where it has answered.
+    pub(super) fn let_go(&self) {
+        if self.state == State::Answered {
+            let _ = pidfd::kill(&self.process.child.pidfd);
+        }
     }
 
     /// Its pid.

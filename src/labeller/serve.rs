@@ -23,8 +23,9 @@ use crate::sys::process::Child;
 
 /// Ends that are remembered for those who ask a moment too late.
 const PAST_MAX: usize = 64;
-/// How long what follows a question about an image may take to come, before what is needed next is prepared.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long what follows a question about an image may take to come, or whoever plugged a device to hear of it, before
+/// what is needed next is prepared.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 impl Server {
     /// Does what is asked; no reply yet where one has to wait.
@@ -96,6 +97,7 @@ impl Server {
         }
         let places = Places::read(&self.settings);
         let spare = self.spare_probe.take();
+        self.let_go();
         // One question is followed by a start or a plug; where others follow it, another probe is made beside each.
         self.prepare_at = spare.is_some().then(|| Instant::now() + PAUSE);
         match Probe::start(client, path, &places, spare, || self.begin_probe()) {
@@ -107,21 +109,28 @@ impl Server {
         }
     }
 
+    /// Has image probes end that have answered.
+    fn let_go(&self) {
+        self.probes.iter().for_each(Probe::let_go);
+    }
+
     fn begin_probe(&self) -> Result<Spare, Refusal> {
         Spare::begin(&self.libexec.join("svirt-imageprobe"), self.settings.uids.imageprobe)
     }
 
     /// Prepares what can be prepared ahead while nobody waits: not before what follows a question has come, and not while
-    /// a start's processes are on their way to their programs. While a device model starts, nobody needs the labeller.
+    /// a start's processes are on their way to their programs, or a device on its. While a device model starts, nobody
+    /// needs the labeller.
     /// What fails here fails again, and is told, when it is needed.
     pub(super) fn prepare_ahead(&mut self) {
         if self.prepare_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
         self.prepare_at = None;
-        if self.domains.values().any(|domain| domain.launching.is_some()) {
+        if !self.talks.is_empty() || self.domains.values().any(|domain| domain.launching.is_some()) {
             return;
         }
+        self.let_go();
         self.launcher.idle();
         if self.spare_probe.is_none() {
             self.spare_probe = self.begin_probe().ok();

@@ -8,12 +8,13 @@ use super::{cred, landlock, process, rlimit};
 /// Seconds of CPU time; a header takes less than a millisecond.
 const CPU_SECONDS: u64 = 5;
 
-/// Allowed with any argument: memory that is already the process's own, and its end.
-const PLAIN: [libc::c_long; 6] = [
+/// Allowed with any argument: memory that is already the process's own, waiting, and its end.
+const PLAIN: [libc::c_long; 7] = [
     libc::SYS_brk,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_munmap,
+    libc::SYS_ppoll,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
 ];
