@@ -13,13 +13,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::privsep::supervisor::OTHER_CALLS;
 use crate::sys::seccomp::{NotifyListener, Waiting};
 
 /// How many system call numbers are counted one by one; a filter has far fewer notified calls.
 const NUMBERS_MAX: usize = 128;
+/// How long the next call may take to come before everything else is served.
+const PAUSE: Duration = Duration::from_micros(300);
 /// Under which number all further calls are counted.
 const OTHER: i32 = OTHER_CALLS;
 
@@ -134,11 +136,18 @@ impl Gate {
         self.listener.as_ref().map(AsFd::as_fd)
     }
 
-    /// Answers up to `most` calls that wait; never sleeps.
+    /// Answers up to `most` calls. While the gate is open it waits a moment for the next: a device model that loads its
+    /// libraries makes one after the other, and all that a turn of the supervisor's is takes longer than an answer.
     pub fn answer(&mut self, most: usize) -> io::Result<()> {
+        let pause = if self.book.sealed.is_some() { Duration::ZERO } else { PAUSE };
+        self.answer_within(most, pause)
+    }
+
+    /// Answers up to `most` calls, each of which comes within `pause` of the one before.
+    fn answer_within(&mut self, most: usize, pause: Duration) -> io::Result<()> {
         let Some(listener) = &self.listener else { return Ok(()) };
         for _ in 0..most {
-            match listener.waiting()? {
+            match listener.waiting(pause)? {
                 Waiting::Call => {}
                 Waiting::Nothing => break,
                 // A descriptor that has hung up is ready for ever, and whoever polls it takes the processor that the
@@ -150,9 +159,7 @@ impl Gate {
             }
             // Without one the caller was gone before.
             let Some(call) = listener.recv()? else { continue };
-            if !listener.id_valid(call.id)? {
-                continue;
-            }
+            // Nothing is asked about the caller, so that one who is gone by now is found out by the answer.
             match self.book.decide(call.nr, Instant::now()) {
                 Verdict::Continue => listener.reply_continue(call.id)?,
                 Verdict::Refuse => listener.reply_errno(call.id, nix::errno::Errno::EPERM as i32)?,
@@ -168,7 +175,7 @@ impl Gate {
         /// A sound device model makes about 140 in a whole start.
         const WAITING_MAX: usize = 1024;
         // An error here leaves calls unanswered until the listener is closed; the gate shuts all the same.
-        let _ = self.answer(WAITING_MAX);
+        let _ = self.answer_within(WAITING_MAX, Duration::ZERO);
         self.book.seal()
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -157,10 +158,10 @@ impl NotifyListener {
         }
     }
 
-    /// Whether a call waits; does not wait for one.
-    pub fn waiting(&self) -> io::Result<Waiting> {
+    /// Whether a call waits, or comes within `pause`, which is shorter than a second.
+    pub fn waiting(&self, pause: Duration) -> io::Result<Waiting> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() }))?;
         let [fd] = fds;
         let found = fd.revents();
         Ok(match (found.contains(PollFlags::IN), found.contains(PollFlags::HUP)) {
@@ -168,16 +169,6 @@ impl NotifyListener {
             (false, true) => Waiting::Nobody,
             (false, false) => Waiting::Nothing,
         })
-    }
-
-    /// Whether the call of this notification still waits, so that its pid still names the caller.
-    pub fn id_valid(&self, id: u64) -> io::Result<bool> {
-        // SAFETY: the descriptor is open and `id` outlives the call.
-        match unsafe { ioctl::id_valid(self.0.as_raw_fd(), &raw const id) } {
-            Ok(_) => Ok(true),
-            Err(nix::errno::Errno::ENOENT) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Lets the call be made; `false` where its caller is gone.
@@ -218,5 +209,4 @@ impl From<NotifyListener> for OwnedFd {
 mod ioctl {
     nix::ioctl_readwrite!(receive, b'!', 0, libc::seccomp_notif);
     nix::ioctl_readwrite!(send, b'!', 1, libc::seccomp_notif_resp);
-    nix::ioctl_write_ptr!(id_valid, b'!', 2, u64);
 }
