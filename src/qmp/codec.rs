@@ -256,7 +256,7 @@ pub fn fuzz_qmp(bytes: &[u8]) {
         }
         assert_eq!(all, each, "a stream fails in one piece only");
         assert_eq!(whole, pieces, "messages depend on how the stream is cut");
-        let mut session = super::Session::<u8>::fresh("fuzz");
+        let mut session = super::Session::<u8>::fresh();
         for message in whole {
             if session.receive(message).is_err() {
                 break;

@@ -57,15 +57,15 @@ pub enum Heard<T> {
 }
 
 impl<T> Session<T> {
-    /// A connection on which nothing was said yet. `prefix` begins every id.
+    /// A connection on which nothing was said yet. Its ids are plain numbers: QEMU reads its monitor byte by byte.
     #[must_use]
-    pub fn fresh(prefix: &str) -> Self {
-        Self { state: State::Greeting, prefix: prefix.to_owned(), next: 0, pending: VecDeque::new() }
+    pub fn fresh() -> Self {
+        Self { state: State::Greeting, prefix: String::new(), next: 0, pending: VecDeque::new() }
     }
 
     /// A connection that somebody else used before, and the bytes that bring it into step.
     ///
-    /// `prefix` must differ from the predecessor's. The byte 0xff is an error to QEMU's parser wherever it
+    /// `prefix` begins every id; it must differ from the predecessor's, and not be a number. The byte 0xff is an error to QEMU's parser wherever it
     /// stands, which makes it forget a command that the predecessor sent in part.
     #[must_use]
     pub fn takeover(prefix: &str) -> (Self, Vec<u8>) {
@@ -101,7 +101,7 @@ impl<T> Session<T> {
     }
 
     fn id(&self, number: u64) -> String {
-        format!("{}-{number}", self.prefix)
+        format!("{}{number}", self.prefix)
     }
 
     /// Takes the next message. An error ends the connection: QEMU answers in order, so what does not fit
@@ -154,13 +154,13 @@ mod tests {
     }
 
     fn ready() -> Session<u8> {
-        let mut session = Session::fresh("s");
+        let mut session = Session::fresh();
         let Heard::Greeted { send, .. } = session.receive(Message::Greeting(7, 2, 0)).unwrap() else {
             panic!("no greeting")
         };
-        assert_eq!(send, b"{\"execute\":\"qmp_capabilities\",\"id\":\"s-0\"}\n");
+        assert_eq!(send, b"{\"execute\":\"qmp_capabilities\",\"id\":\"0\"}\n");
         assert!(session.command("cont", &Value::Null, 1).is_err(), "before the handshake");
-        assert_eq!(session.receive(reply("s-0")).unwrap(), Heard::Ready);
+        assert_eq!(session.receive(reply("0")).unwrap(), Heard::Ready);
         session
     }
 
@@ -168,23 +168,20 @@ mod tests {
     fn answers_are_matched_in_order() {
         let mut session = ready();
         let line = session.command("getfd", &json!({"fdname": "x"}), 7).unwrap();
-        assert_eq!(line, b"{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"x\"},\"id\":\"s-1\"}\n");
+        assert_eq!(line, b"{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"x\"},\"id\":\"1\"}\n");
         session.command("cont", &Value::Null, 8).unwrap();
-        assert_eq!(
-            session.receive(reply("s-1")).unwrap(),
-            Heard::Reply { purpose: 7, outcome: Ok(json!({})) }
-        );
-        assert!(session.receive(reply("s-3")).is_err());
+        assert_eq!(session.receive(reply("1")).unwrap(), Heard::Reply { purpose: 7, outcome: Ok(json!({})) });
+        assert!(session.receive(reply("3")).is_err());
     }
 
     #[test]
     fn what_does_not_fit_ends_the_connection() {
-        assert!(Session::<u8>::fresh("s").receive(reply("s-0")).is_err());
+        assert!(Session::<u8>::fresh().receive(reply("0")).is_err());
         let event = Message::Event(Event { name: "STOP".into(), data: Value::Null });
-        assert!(Session::<u8>::fresh("s").receive(event.clone()).is_err());
+        assert!(Session::<u8>::fresh().receive(event.clone()).is_err());
         let mut session = ready();
         assert!(session.receive(Message::Greeting(7, 2, 0)).is_err());
-        assert!(session.receive(reply("s-0")).is_err());
+        assert!(session.receive(reply("0")).is_err());
         assert!(session.receive(Message::Reply { id: None, outcome: Ok(Value::Null) }).is_err());
         assert!(matches!(session.receive(event), Ok(Heard::Event(_))));
         for number in 0..PENDING_MAX {
@@ -195,9 +192,9 @@ mod tests {
 
     #[test]
     fn a_takeover_ignores_what_the_predecessor_asked() {
-        let (mut session, bytes) = Session::<u8>::takeover("t");
+        let (mut session, bytes) = Session::<u8>::takeover("t-");
         assert_eq!(bytes, b"\xff\n{\"execute\":\"query-status\",\"id\":\"t-0\"}\n");
-        assert_eq!(session.receive(reply("s-9")).unwrap(), Heard::Foreign);
+        assert_eq!(session.receive(reply("9")).unwrap(), Heard::Foreign);
         let failure = Failure { class: "GenericError".into(), description: "JSON parse error".into() };
         assert_eq!(
             session.receive(Message::Reply { id: None, outcome: Err(failure) }).unwrap(),
@@ -205,15 +202,15 @@ mod tests {
         );
         assert!(!session.is_ready());
         assert_eq!(session.receive(reply("t-0")).unwrap(), Heard::Ready);
-        assert!(session.receive(reply("s-9")).is_err());
+        assert!(session.receive(reply("9")).is_err());
     }
 
     #[test]
     fn refused_capabilities_are_an_error() {
-        let mut session = Session::<u8>::fresh("s");
+        let mut session = Session::<u8>::fresh();
         session.receive(Message::Greeting(7, 2, 0)).unwrap();
         let failure = Failure { class: "C".into(), description: "D".into() };
-        let message = Message::Reply { id: Some("s-0".into()), outcome: Err(failure.clone()) };
+        let message = Message::Reply { id: Some("0".into()), outcome: Err(failure.clone()) };
         assert_eq!(session.receive(message), Err(QmpError::Refused(failure)));
     }
 }

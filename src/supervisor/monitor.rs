@@ -80,14 +80,13 @@ impl Monitor {
     /// A connection of a QEMU that just starts, or of one that another supervisor talked to.
     #[must_use]
     pub(super) fn new(socket: OwnedFd, takeover: bool) -> Self {
-        let prefix = format!("s{}", std::process::id());
         let mut out = VecDeque::new();
         let (session, decoder) = if takeover {
-            let (session, bytes) = Session::takeover(&prefix);
+            let (session, bytes) = Session::takeover(&format!("s{}-", std::process::id()));
             out.push_back((bytes, None));
             (session, Decoder::in_the_middle())
         } else {
-            (Session::fresh(&prefix), Decoder::new())
+            (Session::fresh(), Decoder::new())
         };
         Self { socket, session, decoder, out }
     }
