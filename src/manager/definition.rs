@@ -1,17 +1,16 @@
 //! One definition as it is kept, and the views of it that clients get.
 //!
 //! What is kept is the canonical text, and of what it says only what lists and statistics ask for: the tree behind
-//! it is read again when a domain is started.
+//! it is read again when a domain is started, and stays read while it runs.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::{DomainName, DomainUuid, Files, Refusal};
 use crate::conf::definition::{Choices, Definition as Tree, Running, Strictness, View};
 use crate::conf::domain::Domain;
-use crate::conf::xml::{Document, ElementId, Node};
 use crate::conf::{DefinitionError, DefinitionErrorKind, domain_xml, identity};
 pub use crate::store::Text;
 use crate::store::{self, Change};
@@ -76,6 +75,14 @@ pub struct Definition {
     summary: Arc<Summary>,
     text: Text,
     files: Files,
+    read: Arc<Read>,
+}
+
+/// What was read of a text already. What is in the store has none of it: only what runs is asked again and again.
+#[derive(Debug, Default)]
+struct Read {
+    tree: OnceLock<Tree>,
+    domain: OnceLock<Domain>,
 }
 
 impl Deref for Definition {
@@ -129,7 +136,7 @@ impl Definition {
     /// What was stored, which is not read again.
     #[must_use]
     pub fn stored(summary: Arc<Summary>, text: Text) -> Self {
-        Self { summary, text, files: Files::none() }
+        Self { summary, text, files: Files::none(), read: Arc::default() }
     }
 
     /// The same, whose images' headers may name these files.
@@ -165,12 +172,10 @@ impl Definition {
     fn of(tree: &Tree, uuid: DomainUuid) -> Result<Self, ManagerError> {
         let (secure, public) = (tree.format(SECURE), tree.format(PUBLIC));
         let text = Text { public: (public != secure).then_some(public), secure };
-        let document = Document::parse(text.secure.as_bytes());
-        let document = document.map_err(|error| ManagerError::Malformed(error.to_string()))?;
-        let values = Values(&document);
-        let memory = values.number("memory").unwrap_or(0).saturating_mul(1024);
-        let current = values.number("currentMemory").map(|kibibytes| kibibytes.saturating_mul(1024));
-        let vcpus = values.number("vcpu").and_then(|count| u32::try_from(count).ok()).unwrap_or(1);
+        let number = |name| tree.text(name).and_then(|text| text.parse::<u64>().ok());
+        let memory = number("memory").unwrap_or(0).saturating_mul(1024);
+        let current = number("currentMemory").map(|kibibytes| kibibytes.saturating_mul(1024));
+        let vcpus = number("vcpu").and_then(|count| u32::try_from(count).ok()).unwrap_or(1);
         let summary = Summary {
             uuid: tree.uuid().unwrap_or(uuid),
             name: tree.name().clone(),
@@ -179,7 +184,7 @@ impl Definition {
             vcpus,
             current_vcpus: tree.current_vcpus(),
         };
-        Ok(Self { summary: summary.into(), text, files: Files::none() })
+        Ok(Self { summary: summary.into(), text, files: Files::none(), read: Arc::default() })
     }
 
     /// What is known of it without its text.
@@ -213,22 +218,54 @@ impl Definition {
     }
 
     fn value(&self, name: &str) -> Option<String> {
-        Values(&Document::parse(self.text().as_bytes()).ok()?).text(name)
+        self.as_tree().ok()?.text(name).map(str::to_owned)
     }
 
-    /// The tree behind the text.
+    /// The tree behind the text, to change it.
     pub(super) fn tree(&self) -> Result<Tree, ManagerError> {
-        Tree::parse(self.text().as_bytes(), Strictness::Lenient).map(|(tree, _)| tree).map_err(refused)
+        self.as_tree().cloned()
+    }
+
+    fn as_tree(&self) -> Result<&Tree, ManagerError> {
+        if let Some(tree) = self.read.tree.get() {
+            return Ok(tree);
+        }
+        let (tree, _) = Tree::parse(self.text().as_bytes(), Strictness::Lenient).map_err(refused)?;
+        Ok(self.read.tree.get_or_init(|| tree))
+    }
+
+    /// Reads what is asked of a definition that runs, before anybody asks.
+    pub(super) fn read_ahead(&self) {
+        let _ = (self.as_tree(), self.to_start());
     }
 
     /// What is started.
     pub(super) fn to_start(&self) -> Result<Domain, ManagerError> {
-        domain_xml::parse(self.text().as_bytes()).map_err(refused)
+        if let Some(domain) = self.read.domain.get() {
+            return Ok(domain.clone());
+        }
+        let domain = domain_xml::parse(self.text().as_bytes()).map_err(refused)?;
+        Ok(self.read.domain.get_or_init(|| domain).clone())
+    }
+
+    /// The same with something changed, held to all rules again.
+    pub(super) fn edited(
+        &self,
+        edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
+    ) -> Result<Self, ManagerError> {
+        let mut tree = self.tree()?;
+        edit(&mut tree)?;
+        let text = tree.format(SECURE);
+        let (tree, _) = Tree::parse(text.as_bytes(), Strictness::Lenient).map_err(refused)?;
+        let edited = Self::of(&tree, self.uuid)?.with_files(self.files.clone());
+        // What was read of a canonical text is what would be read again.
+        let _ = edited.read.tree.set(tree);
+        Ok(edited)
     }
 
     /// The file that it names for its UEFI variables.
     pub fn nvram(&self) -> Result<Option<String>, ManagerError> {
-        Ok(self.tree()?.nvram().map(str::to_owned))
+        Ok(self.as_tree()?.nvram().map(str::to_owned))
     }
 
     /// What a client reads of what is kept.
@@ -239,15 +276,14 @@ impl Definition {
 
     /// What older receivers of a migration understand.
     pub fn migratable(&self) -> Result<String, ManagerError> {
-        let (tree, _) = Tree::parse(self.text().as_bytes(), Strictness::Lenient).map_err(refused)?;
-        Ok(tree.format(View { secure: true, migratable: true }))
+        Ok(self.as_tree()?.format(View { secure: true, migratable: true }))
     }
 
     /// The text of what runs.
     #[must_use]
     pub(super) fn running(&self, running: &Running) -> Text {
-        match Tree::parse(self.text().as_bytes(), Strictness::Lenient) {
-            Ok((tree, _)) => {
+        match self.as_tree() {
+            Ok(tree) => {
                 let disks = self.disks().unwrap_or_default();
                 let disks = disks.into_iter().map(|disk| (disk.target, disk.alias)).collect();
                 let running = Running { disks, ..running.clone() };
@@ -265,32 +301,6 @@ pub(super) fn refused(error: DefinitionError) -> ManagerError {
     match error.kind {
         DefinitionErrorKind::Xml(_) => ManagerError::Malformed(error.to_string()),
         _ => ManagerError::Definition(Box::new(Refusal::from(error))),
-    }
-}
-
-/// Single values of a canonical text.
-struct Values<'a>(&'a Document<'a>);
-
-impl Values<'_> {
-    fn child(&self, name: &str) -> Option<ElementId> {
-        let root = self.0.element(self.0.root())?;
-        root.children.iter().find_map(|node| match node {
-            Node::Element(id) => self.0.element(*id).filter(|child| child.name.local == name).map(|_| *id),
-            _ => None,
-        })
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        let child = self.0.element(self.child(name)?)?;
-        let text = child.children.iter().filter_map(|node| match node {
-            Node::Text(text) => Some(text.as_ref()),
-            _ => None,
-        });
-        Some(text.collect::<String>()).filter(|text| !text.is_empty())
-    }
-
-    fn number(&self, name: &str) -> Option<u64> {
-        self.text(name)?.trim().parse().ok()
     }
 }
 

@@ -1,26 +1,8 @@
 //! Changes to what a domain is defined as, by calls that name a single thing of it.
 
-use super::{Definition, Manager, ManagerError};
+use super::{Manager, ManagerError};
 use crate::base::{DomainUuid, Files};
-use crate::conf::definition::{Choices, Definition as Tree, Strictness};
-
-impl Definition {
-    /// The same with something changed, held to all rules again.
-    pub(super) fn edited(
-        &self,
-        edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
-    ) -> Result<Self, ManagerError> {
-        let mut tree = self.tree()?;
-        edit(&mut tree)?;
-        Self::read(
-            &tree.format(super::definition::SECURE),
-            self.uuid,
-            Strictness::Lenient,
-            &Choices::default(),
-        )
-        .map(|edited| edited.with_files(self.files().clone()))
-    }
-}
+use crate::conf::definition::Definition as Tree;
 
 impl Manager {
     /// Changes what a persistent domain is defined as; what runs of it goes on as it is.

@@ -360,7 +360,12 @@ impl Manager {
             Some(_) => (PAUSED_MIGRATION, RUNNING_RESTORED),
             None => (PAUSED_USER, BOOTED),
         };
-        let begun = self.core.start(&wanted)?;
+        let begun = std::thread::scope(|scope| {
+            // While the device model starts, what is shown of it is made ready. What fails here fails again below.
+            let ahead = std::thread::Builder::new().name("ahead".into());
+            let _ = ahead.spawn_scoped(scope, || definition.read_ahead());
+            self.core.start(&wanted)
+        })?;
         if !begun.listening.is_empty() {
             // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.
             let row = definition.row(id, begun.listening.clone(), definition.files());

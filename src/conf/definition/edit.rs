@@ -229,6 +229,12 @@ impl Definition {
         Ok(without_epilog(without_prolog(xml)))
     }
 
+    /// What stands in that element of `<domain>`, where it has any text; sizes in libvirt's unit of that element.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        Some(self.root.child(name)?.text.trim()).filter(|text| !text.is_empty())
+    }
+
     fn number(&mut self, name: &str, value: u64) {
         if let Some(node) = self.root.ensure(name) {
             node.text = value.to_string();
