@@ -22,8 +22,8 @@ use std::time::Instant;
 use bare::Bare;
 use daemons::{Daemon, STOCK};
 use echo::Echo;
-use svirt::base::Files;
-use svirt::driver::{self, Labeller};
+use svirt::base::DomainUuid;
+use svirt::driver::Labeller;
 use svirt::privsep::op::LaunchPlan;
 use svirt::rpc::{Domain, Procedure};
 use svirt::sys::rlimit;
@@ -291,11 +291,11 @@ fn cold(_: &mut [Daemon; 2]) {
     println!("{what:44} {ours:10.1} {stock:10.1} ms  (promise: 1000 ms)");
 }
 
-/// A whole life: created from XML until its guest runs, and ended; and the same arguments without svirtd.
+/// A whole life: created from XML until its guest runs, and ended; and the argument list that svirtd starts, without it.
 fn life(both: &mut [Daemon; 2]) {
     let images = both.each_ref().map(|daemon| daemon.image("life.qcow2"));
-    let plan = plan(&both[0], &definition("life-plan", &images[0]));
     let mut clients = both.each_ref().map(open);
+    let plan = plan(&both[0], &mut clients[0], "life-plan", &images[0]);
     let (mut created, mut ended, mut bare) =
         ([const { Vec::new() }; 2], [const { Vec::new() }; 2], Vec::new());
     for number in 0..so_many(30) {
@@ -366,15 +366,11 @@ fn plug(both: &mut [Daemon; 2]) {
     }
 }
 
-/// What the labeller is told for a definition, from a start without svirtd.
-fn plan(daemon: &Daemon, xml: &str) -> LaunchPlan {
-    let settings = daemon.settings();
-    let mut labeller = Labeller::connect(&settings).unwrap();
-    let domain = svirt::conf::domain_xml::parse(xml.as_bytes()).unwrap();
-    let host = svirt::host::read(&settings);
-    let launch =
-        driver::start(&mut labeller, (domain, &Files::ALL), &host, &settings, driver::Begin::default())
-            .unwrap();
-    labeller.kill(launch.plan.domain.uuid).unwrap();
-    launch.plan
+/// What the labeller was told for a definition when svirtd started it; the domain is ended again.
+fn plan(daemon: &Daemon, client: &mut Client, name: &str, image: &str) -> LaunchPlan {
+    let uuid = create(client, &definition(name, image));
+    let mut labeller = Labeller::connect(&daemon.settings()).unwrap();
+    let described = labeller.describe(DomainUuid(uuid::Uuid::from_bytes(uuid))).unwrap();
+    assert!(client.call(Procedure::DomainDestroy, &Domain { name, uuid, id: -1 }));
+    described.plan
 }
