@@ -34,11 +34,17 @@ fn main() -> ExitCode {
     if !written {
         return ExitCode::FAILURE;
     }
-    while ahead {
+    if ahead {
+        wait_to_be_killed();
+    }
+    ExitCode::SUCCESS
+}
+
+fn wait_to_be_killed() -> ! {
+    loop {
         // Of nothing, for ever: no descriptor may be named here any more.
         let _ = rustix::event::poll(&mut [], None);
     }
-    ExitCode::SUCCESS
 }
 
 fn probe(head: &mut [u8]) -> Result<image::Header, Failure> {
