@@ -123,7 +123,8 @@ fn carried(wanted: Transfer) -> Vec<u8> {
     };
     match way {
         Way::Down(mut source) => {
-            let _pieces = (0..8).take_while(|_| matches!(source.next(), Ok(Piece::Data(_) | Piece::Hole(_)))).count();
+            let _pieces =
+                (0..8).take_while(|_| matches!(source.next(), Ok(Piece::Data(_) | Piece::Hole(_)))).count();
         }
         Way::Up(mut sink) => {
             let _ended = sink.data(b"bytes").and_then(|()| sink.hole(u64::MAX)).and_then(|()| sink.finish());
