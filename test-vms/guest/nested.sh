@@ -38,6 +38,12 @@ ended() {
 }
 said() { if grep -aq "nested: $2" "$log-$1.log"; then pass "$1: $2"; else fail "$1: $2" "it did not say so"; fi; }
 
+# knock CID: how a connection to a port ends that nobody listens on. 104 (ECONNRESET) is the other side's own word.
+knock() {
+    perl -e 'socket(S, 40, 1, 0) or die "socket: $!\n"; setsockopt(S, 40, 6, pack("qq", 60, 0)) or die "timeout: $!\n";
+        connect(S, pack("SSLLL", 40, 0, 1024, $ARGV[0], 0)) ? print "connected\n" : print $! + 0, "\n"' "$1" 2>&1
+}
+
 if [ -e /payload/nested.kernel ]; then
     mkdir -p /var/lib/svirt/boot /var/log/svirt
     cp /payload/nested.kernel /payload/nested.initrd /var/lib/svirt/boot/
@@ -56,6 +62,8 @@ if [ -e /payload/nested.kernel ]; then
     mark
     start_nested omega
     ended omega
+    is "omega's kernel answers over its vsock" "$(knock 4242)" 104
+    is "nobody answers for another number" "$(knock 4243)" 19
     start_nested psi
     denied=$(denials)
     echo "$denied" | head -n 20 | sed 's/^/note /'
