@@ -92,9 +92,15 @@ fn described(definition: &Definition, xml: &str, replaces: bool) -> Result<(Defi
     disk.map(|disk| (with, disk)).ok_or_else(|| wrong("the device is no disk that can be plugged"))
 }
 
-/// The target that a client's disk names; nothing else of it is believed here.
+/// The target that a client's disk names; nothing else of it is believed here, or asked for.
 pub fn target(xml: &str) -> Result<String, ManagerError> {
-    named(xml).map(|(_, target)| target)
+    let named = Tree::named_disk(xml).map_err(super::definition::refused)?;
+    named.ok_or_else(no_disk)
+}
+
+fn no_disk() -> ManagerError {
+    let text = "only disks, each named by its <target>, and network interfaces come and go, and only disks change, while a domain runs";
+    ManagerError::Unsupported(text.into())
 }
 
 /// A definition of nothing but one device, so that it can be read.
@@ -113,10 +119,7 @@ fn named(xml: &str) -> Result<(String, String), ManagerError> {
     let mut disks = tree.disk_targets();
     match (disks.next(), disks.next()) {
         (Some((device, target)), None) => Ok((device.to_owned(), target.to_owned())),
-        _ => Err(ManagerError::Unsupported(
-            "only disks and network interfaces come and go, and only disks change, while a domain runs"
-                .into(),
-        )),
+        _ => Err(no_disk()),
     }
 }
 

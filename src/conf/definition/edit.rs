@@ -3,6 +3,7 @@
 use super::{Definition, Strictness};
 use crate::conf::DefinitionError;
 use crate::conf::xml::Document;
+use crate::conf::xml::walk::At;
 
 impl Definition {
     /// Sets `<currentMemory>`, in bytes.
@@ -227,6 +228,15 @@ impl Definition {
     pub fn device(xml: &str) -> Result<&str, DefinitionError> {
         Document::parse(xml.as_bytes())?;
         Ok(without_epilog(without_prolog(xml)))
+    }
+
+    /// The target of a client's disk, where its XML is one of a disk and names any: nothing else need stand there to say which
+    /// is meant.
+    pub fn named_disk(xml: &str) -> Result<Option<String>, DefinitionError> {
+        let document = Document::parse(xml.as_bytes())?;
+        let disk =
+            Some(At::root(&document)).filter(|root| root.name() == "disk" && root.namespace().is_none());
+        Ok(disk.and_then(|disk| disk.one("target")?.attribute("dev")).map(str::to_owned))
     }
 
     /// What stands in that element of `<domain>`, where it has any text; sizes in libvirt's unit of that element.
