@@ -210,7 +210,7 @@ pub struct CpuPlace {
 
 /// What the names of a disk's two topmost nodes end with: what the guest sees, and the image that it is kept in.
 const FORMAT: &str = "-0-format";
-/// See [`FORMAT`].
+/// See `FORMAT`.
 pub const STORAGE: &str = "-0-storage";
 
 /// Whether this is that node of a disk, and so nothing that lies below one.
