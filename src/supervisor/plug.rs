@@ -34,6 +34,9 @@ const RELEASE: Duration = Duration::from_secs(5);
 /// The launch-only calls that QEMU makes when a disk is plugged in: it looks where its module directory is.
 const WINDOW: &[i32] = &[libc::SYS_access as i32, libc::SYS_faccessat as i32, libc::SYS_readlink as i32];
 
+/// The most nodes that are told as one: how long QEMU takes to read those grows with the square of their depth.
+const NESTED_MAX: usize = 16;
+
 /// One command.
 #[derive(Debug)]
 struct Step {
@@ -288,7 +291,7 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
         let undo = Some(("remove-fd", json!({ "fdset-id": grant.set })));
         row.push_back(Step { fd: Some(fd), undo, ..step("add-fd", arguments) });
     }
-    if let Some(arguments) = whole(&steps.nodes)? {
+    for arguments in nodes(&steps.nodes)? {
         let undo = arguments.get("node-name").map(|name| ("blockdev-del", json!({ "node-name": name })));
         row.push_back(Step { undo, window: true, ..step("blockdev-add", arguments) });
     }
@@ -314,6 +317,15 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
     Ok((row, None))
 }
 
+/// What `blockdev-add` is told of these nodes.
+fn nodes(nodes: &[String]) -> Result<Vec<Value>, String> {
+    if nodes.len() <= NESTED_MAX {
+        return Ok(whole(nodes)?.into_iter().collect());
+    }
+    let read = |node: &String| serde_json::from_str(node).map_err(|error| error.to_string());
+    nodes.iter().map(read).collect()
+}
+
 /// All nodes as one: the topmost, each written where the one over it names it. QEMU reads its monitor byte by byte, at
 /// several microseconds each, so that one command takes half as long as one for each node; and it takes all nodes back
 /// where one of them fails.
@@ -327,7 +339,12 @@ fn whole(nodes: &[String]) -> Result<Option<Value>, String> {
             let named = node.get_mut(key).filter(|named| named.is_string());
             if let Some(named) = named {
                 let name = named.as_str().unwrap_or_default();
-                *named = below.remove(name).ok_or_else(|| format!("node {name} is not there"))?;
+                let mut node = below.remove(name).ok_or_else(|| format!("node {name} is not there"))?;
+                // Of a node that is written into another QEMU takes this for granted, and of one by itself the opposite.
+                if let Some(node) = node.as_object_mut() {
+                    node.entry("discard").or_insert_with(|| "ignore".into());
+                }
+                *named = node;
             }
         }
         // What a start says although QEMU takes it for granted, of a node and of what is written into it.
@@ -429,9 +446,10 @@ mod tests {
             node(json!({ "driver": "file", "node-name": "a1", "read-only": false })),
             node(json!({ "driver": "qcow2", "node-name": "a2", "file": "a1", "backing": "b2" })),
         ];
-        let below = json!({ "driver": "file", "node-name": "b1", "read-only": true });
-        let backing = json!({ "driver": "qcow2", "node-name": "b2", "file": below, "backing": null, "read-only": true });
-        let file = json!({ "driver": "file", "node-name": "a1" });
+        let below = json!({ "driver": "file", "node-name": "b1", "read-only": true, "discard": "ignore" });
+        let backing = json!({ "driver": "qcow2", "node-name": "b2", "file": below, "backing": null, "read-only": true,
+            "discard": "ignore" });
+        let file = json!({ "driver": "file", "node-name": "a1", "discard": "ignore" });
         let wanted = json!({ "driver": "qcow2", "node-name": "a2", "file": file, "backing": backing });
         assert_eq!(whole(&nodes), Ok(Some(wanted)));
         assert_eq!(whole(&[]), Ok(None));

@@ -161,7 +161,10 @@ impl NotifyListener {
     /// Whether a call waits, or comes within `pause`, which is shorter than a second.
     pub fn waiting(&self, pause: Duration) -> io::Result<Waiting> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() }))?;
+        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() })) {
+            Err(rustix::io::Errno::INTR) => return Ok(Waiting::Nothing),
+            done => done?,
+        };
         let [fd] = fds;
         let found = fd.revents();
         Ok(match (found.contains(PollFlags::IN), found.contains(PollFlags::HUP)) {
