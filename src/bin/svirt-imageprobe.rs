@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let mut head = vec![0_u8; image::HEAD_MAX];
     let mut json = Vec::with_capacity(ANSWER);
     let ahead = is_socket();
-    let answer = match probe(&mut head) {
+    let answer = match probe(&mut head, ahead) {
         Ok(header) => Answer::Header(header),
         Err(failure) => Answer::Failed(failure),
     };
@@ -47,11 +47,13 @@ fn wait_to_be_killed() -> ! {
     }
 }
 
-fn probe(head: &mut [u8]) -> Result<image::Header, Failure> {
+fn probe(head: &mut [u8], ahead: bool) -> Result<image::Header, Failure> {
     let confinement =
         |(step, error): (&str, io::Error)| Failure::Confinement { step: format!("cannot {step}: {error}") };
     imageprobe::prepare().map_err(confinement)?;
-    receive_image()?;
+    if ahead {
+        receive_image()?;
+    }
     let size = check_descriptors()?;
     imageprobe::seal().map_err(confinement)?;
     let mut filled = read(head, 0, image::HEAD)?;
@@ -69,12 +71,9 @@ fn is_socket() -> bool {
         .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Socket)
 }
 
-/// Waits for the image where descriptor 0 is a socket, and puts it in the socket's place.
+/// Waits for the image at the socket that is descriptor 0, and puts it in the socket's place.
 fn receive_image() -> Result<(), Failure> {
     let broken = |error: io::Error| Failure::Read { error: error.to_string() };
-    if !is_socket() {
-        return Ok(());
-    }
     let (_, mut fds) = scm::recv(io::stdin().as_fd(), &mut [0]).map_err(broken)?;
     match (fds.pop(), fds.is_empty()) {
         (Some(image), true) => rustix::stdio::dup2_stdin(image).map_err(|error| broken(error.into())),

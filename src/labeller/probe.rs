@@ -145,6 +145,11 @@ impl Probe {
         self.pipe.as_ref().map_or(self.process.child.pidfd.as_fd(), AsFd::as_fd)
     }
 
+    /// Whether somebody waits for its answer.
+    pub(super) fn is_asked(&self) -> bool {
+        self.state == State::Asked
+    }
+
     /// Ends its process, where it has answered.
     pub(super) fn let_go(&self) {
         if self.state == State::Answered {

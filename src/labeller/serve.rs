@@ -91,13 +91,13 @@ impl Server {
     }
 
     fn probe(&mut self, client: ConnectionId, path: &str) -> Option<Reply> {
+        self.let_go();
         if !self.has_room_for_probe() {
             let remedy = "try again in a moment";
             return Some(refused(Refusal::new(Layer::Policy, "probe", path, "too many probes run", remedy)));
         }
         let places = Places::read(&self.settings);
         let spare = self.spare_probe.take();
-        self.let_go();
         // One question is followed by a start or a plug; where others follow it, another probe is made beside each.
         self.prepare_at = spare.is_some().then(|| Instant::now() + PAUSE);
         match Probe::start(client, path, &places, spare, || self.begin_probe()) {

@@ -499,7 +499,7 @@ impl Server {
 
     /// Room for one more probe.
     pub(super) fn has_room_for_probe(&self) -> bool {
-        self.probes.len() < PROBES_MAX
+        self.probes.iter().filter(|probe| probe.is_asked()).count() < PROBES_MAX
     }
 }
 
