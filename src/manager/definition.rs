@@ -3,6 +3,7 @@
 //! What is kept is the canonical text, and of what it says only what lists and statistics ask for: the tree behind
 //! it is read again when a domain is started, and stays read while it runs.
 
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -21,6 +22,8 @@ pub(super) const SECURE: View = View { secure: true, migratable: false };
 const PUBLIC: View = View { secure: false, migratable: false };
 /// How a summary is written; one that was written otherwise is made anew from its text.
 const SUMMARY: u32 = 2;
+/// Of how long a text what was read stays, in bytes: virt-install's longest has 8 KiB.
+const READ_MAX: u64 = 256 << 10;
 
 /// What lists and statistics ask of a definition: all of it that stays in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,10 +78,11 @@ pub struct Definition {
     summary: Arc<Summary>,
     text: Text,
     files: Files,
-    read: Arc<Read>,
+    /// Only of what runs, which is asked again and again.
+    read: Option<Arc<Read>>,
 }
 
-/// What was read of a text already. What is in the store has none of it: only what runs is asked again and again.
+/// What was read of a text already: many times as long as that.
 #[derive(Debug, Default)]
 struct Read {
     tree: OnceLock<Tree>,
@@ -136,7 +140,7 @@ impl Definition {
     /// What was stored, which is not read again.
     #[must_use]
     pub fn stored(summary: Arc<Summary>, text: Text) -> Self {
-        Self { summary, text, files: Files::none(), read: Arc::default() }
+        Self { summary, text, files: Files::none(), read: None }
     }
 
     /// The same, whose images' headers may name these files.
@@ -184,7 +188,7 @@ impl Definition {
             vcpus,
             current_vcpus: tree.current_vcpus(),
         };
-        Ok(Self { summary: summary.into(), text, files: Files::none(), read: Arc::default() })
+        Ok(Self { summary: summary.into(), text, files: Files::none(), read: None })
     }
 
     /// What is known of it without its text.
@@ -223,15 +227,25 @@ impl Definition {
 
     /// The tree behind the text, to change it.
     pub(super) fn tree(&self) -> Result<Tree, ManagerError> {
-        self.as_tree().cloned()
+        self.as_tree().map(Cow::into_owned)
     }
 
-    fn as_tree(&self) -> Result<&Tree, ManagerError> {
-        if let Some(tree) = self.read.tree.get() {
-            return Ok(tree);
+    fn as_tree(&self) -> Result<Cow<'_, Tree>, ManagerError> {
+        let kept = self.read.as_ref().map(|read| &read.tree);
+        if let Some(tree) = kept.and_then(OnceLock::get) {
+            return Ok(Cow::Borrowed(tree));
         }
         let (tree, _) = Tree::parse(self.text().as_bytes(), Strictness::Lenient).map_err(refused)?;
-        Ok(self.read.tree.get_or_init(|| tree))
+        Ok(match kept {
+            Some(kept) => Cow::Borrowed(kept.get_or_init(|| tree)),
+            None => Cow::Owned(tree),
+        })
+    }
+
+    /// The same for what runs: what is read of it stays, but of a text that is longer than any machine needs.
+    #[must_use]
+    pub fn to_run(&self) -> Self {
+        Self { read: (self.text.bytes() <= READ_MAX).then(Arc::default), ..self.clone() }
     }
 
     /// Reads what is asked of a definition that runs, before anybody asks.
@@ -241,11 +255,12 @@ impl Definition {
 
     /// What is started.
     pub(super) fn to_start(&self) -> Result<Domain, ManagerError> {
-        if let Some(domain) = self.read.domain.get() {
+        let kept = self.read.as_ref().map(|read| &read.domain);
+        if let Some(domain) = kept.and_then(OnceLock::get) {
             return Ok(domain.clone());
         }
         let domain = domain_xml::parse(self.text().as_bytes()).map_err(refused)?;
-        Ok(self.read.domain.get_or_init(|| domain).clone())
+        Ok(kept.map_or_else(|| domain.clone(), |kept| kept.get_or_init(|| domain.clone()).clone()))
     }
 
     /// The same with something changed, held to all rules again.
@@ -258,8 +273,14 @@ impl Definition {
         let text = tree.format(SECURE);
         let (tree, _) = Tree::parse(text.as_bytes(), Strictness::Lenient).map_err(refused)?;
         let edited = Self::of(&tree, self.uuid)?.with_files(self.files.clone());
-        // What was read of a canonical text is what would be read again.
-        let _ = edited.read.tree.set(tree);
+        if self.read.is_none() {
+            return Ok(edited);
+        }
+        let edited = edited.to_run();
+        if let Some(read) = &edited.read {
+            // What was read of a canonical text is what would be read again.
+            let _ = read.tree.set(tree);
+        }
         Ok(edited)
     }
 

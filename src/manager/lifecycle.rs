@@ -355,6 +355,7 @@ impl Manager {
         restore: Option<&Restore>,
     ) -> Result<Live, ManagerError> {
         let (facts, settings) = (&self.facts, &self.settings);
+        let definition = &Arc::new(definition.to_run());
         let wanted = Wanted { definition, id, paused, restore, facts, settings };
         let (stands, goes) = match restore {
             Some(_) => (PAUSED_MIGRATION, RUNNING_RESTORED),
@@ -363,8 +364,10 @@ impl Manager {
         let begun = std::thread::scope(|scope| {
             // While the device model starts, what is shown of it is made ready. What fails here fails again below.
             let ahead = std::thread::Builder::new().name("ahead".into());
-            let _ = ahead.spawn_scoped(scope, || definition.read_ahead());
-            self.core.start(&wanted)
+            let ahead = ahead.spawn_scoped(scope, || definition.read_ahead());
+            let begun = self.core.start(&wanted);
+            let _ = ahead.map(std::thread::ScopedJoinHandle::join);
+            begun
         })?;
         if !begun.listening.is_empty() {
             // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.

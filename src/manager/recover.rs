@@ -274,7 +274,7 @@ impl Manager {
 /// What a domain was started with, by its row.
 fn started_by(row: &store::Live) -> Option<Definition> {
     let files = Files::new(row.files.clone(), Vec::new());
-    Definition::kept(&row.xml).ok().map(|definition| definition.with_files(files))
+    Definition::kept(&row.xml).ok().map(|definition| definition.with_files(files).to_run())
 }
 
 /// What the store said of domains that nobody has found again yet.
