@@ -323,6 +323,57 @@ fn a_disk_is_a_volume_of_a_pool_and_its_file_is_found_at_each_start() {
 }
 
 #[test]
+fn a_volume_brings_a_tenant_no_file_of_a_neighbour() {
+    if !virsh_possible() {
+        return;
+    }
+    let tenant = 61_004;
+    let rules = format!(
+        "[[rule]]\nuids = [{tenant}]\nrole = 'operator'\nallow = ['domain:write', 'domain:save']\ndomains = ['v']\n"
+    );
+    let host = Host::with(|settings| settings.daemon.group = "nogroup".into(), &rules);
+    let path = host.rig.text("images/pool");
+    host.says(&["pool-create-as", "--build", "p", "dir", "--target", &path]);
+    host.says(&["vol-create-as", "p", "neighbour", "1M"]);
+    // As a guest leaves a raw disk of its own: with a header that names what it wants to read.
+    host.says(&["vol-create-as", "p", "own", "1M", "--format", "qcow2", "--backing-vol", "neighbour"]);
+    let file = host.rig.path("v.xml");
+    let file = file.to_str().unwrap();
+    let layer = format!(
+        "<backingStore type='file'><format type='raw'/><source file='{path}/neighbour'/></backingStore>"
+    );
+    let write = |kind: &str, more: &str, vcpus: u32| {
+        let text = format!(
+            "<domain type='qemu'><name>v</name><memory unit='MiB'>32</memory><vcpu>{vcpus}</vcpu>\
+             <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>\
+             <disk type='volume' device='disk'><driver name='qemu' type='{kind}'/><source pool='p' volume='own'/>\
+             {more}<target dev='vda' bus='virtio'/></disk></devices></domain>"
+        );
+        std::fs::write(file, text).unwrap();
+    };
+    let theirs = |words: &[&str]| host.virsh_as(tenant, 65_534, words);
+    write("raw", "", 1);
+    host.says(&["define", file]);
+    write("qcow2", &layer, 1);
+    for word in ["define", "create"] {
+        let neighbour = format!("{path}/neighbour");
+        theirs(&[word, file]).expect(1).says(&["access denied", &neighbour, "no file of the host"]);
+    }
+    write("raw", "<shareable/>", 1);
+    theirs(&["define", file]).expect(1).says(&["access denied", "volume 'own' of pool 'p'", "as it was"]);
+    // Another format alone leaves it to the header, and that is held to the list at the start.
+    write("qcow2", "", 1);
+    theirs(&["define", file]).expect(0);
+    theirs(&["start", "v"]).expect(1).says(&["not among the files"]);
+    // What an administrator says lies below stays, whatever else the tenant changes.
+    write("qcow2", &layer, 1);
+    host.says(&["define", file]);
+    write("qcow2", &layer, 2);
+    theirs(&["define", file]).expect(0);
+    theirs(&["start", "v"]).expect(0);
+}
+
+#[test]
 fn rules_say_who_may_do_what_to_pools() {
     if !virsh_possible() {
         return;

@@ -44,20 +44,34 @@ impl Manager {
         before: Option<&Definition>,
         files: &Files,
     ) -> Result<Definition, ManagerError> {
-        if self.core.opens_files() {
+        if self.core.opens_files() && !files.is_all() {
             self.hold_volumes(&definition, before, files)?;
-            let hosts = (&self.facts, &self.settings);
-            let before = before.map(Definition::text);
-            let found =
-                outside((definition.text(), definition.uuid), before, files, hosts).map_err(refused)?;
-            if let Some((what, path)) = found {
-                return Err(self.not_among(&definition, (&what, &path), files));
+            self.hold_names(&definition, before, files)?;
+            // As what a start makes of it: a disk that is a volume says more than which one.
+            if let Some(as_file) = definition.standing_in()? {
+                let stood_in = before.map(Definition::standing_in).transpose()?.flatten();
+                self.hold_names(&as_file, stood_in.as_ref().or(before), files)?;
             }
         }
         Ok(definition.with_files(files.clone()))
     }
 
+    fn hold_names(
+        &self,
+        definition: &Definition,
+        before: Option<&Definition>,
+        files: &Files,
+    ) -> Result<(), ManagerError> {
+        let hosts = (&self.facts, &self.settings);
+        let before = before.map(Definition::text);
+        let found = outside((definition.text(), definition.uuid), before, files, hosts).map_err(refused)?;
+        found.map_or(Ok(()), |(what, path)| Err(self.not_among(definition, (&what, &path), files)))
+    }
+
     fn not_among(&self, of: &Definition, (what, path): (&str, &str), files: &Files) -> ManagerError {
+        if let Some(refused) = super::volume::not_as_it_was(of.name.as_str(), path) {
+            return refused;
+        }
         let may = match files.only().unwrap_or_default() {
             [] => "no file of the host".to_owned(),
             some => format!("only what is {}", some.join(", ")),

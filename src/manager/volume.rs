@@ -14,6 +14,9 @@ pub trait Volumes: Send + Sync {
     fn file(&self, pool: &str, volume: &str) -> Result<String, ManagerError>;
 }
 
+/// Below this, each volume has a name that is no file's: what stands here, QEMU is never given.
+const STAND_IN: &str = "/proc/volumes";
+
 /// How a kept text says that a disk, or a file system, is a volume.
 const VOLUME: &str = "type='volume'";
 
@@ -25,6 +28,34 @@ impl Definition {
         }
         Ok(self.tree()?.volumes())
     }
+
+    /// The same with a made-up file in the place of each volume, the same one for the same volume; `None` where it names
+    /// none. Files are held to a list by it, so that all that a disk says is looked at: its layers, labels and who shares it.
+    pub(super) fn standing_in(&self) -> Result<Option<Self>, ManagerError> {
+        if self.volumes()?.is_empty() {
+            return Ok(None);
+        }
+        self.edited(|tree| tree.put_files(|volume| Ok(stand_in(volume)))).map(Some)
+    }
+}
+
+/// One part of the path for each name, whatever is in them.
+fn stand_in(VolumeName { pool, volume, .. }: &VolumeName) -> String {
+    let part = |name: &str| name.replace('%', "%25").replace('/', "%2F");
+    format!("{STAND_IN}/{}/{}", part(pool), part(volume))
+}
+
+/// The refusal of a path that stands in for a volume: the domain had that volume, but for another use.
+pub(super) fn not_as_it_was(domain: &str, path: &str) -> Option<ManagerError> {
+    let (pool, volume) = path.strip_prefix(STAND_IN)?.strip_prefix('/')?.split_once('/')?;
+    let name = |part: &str| part.replace("%2F", "/").replace("%25", "%");
+    Some(ManagerError::Denied(format!(
+        "domain '{domain}' may not use the volume '{}' of pool '{}' in another way than before: whoever is held to a list \
+         of files leaves the labels of such a disk, and who shares it, as they are; hand it in as it was, or have an \
+         administrator change it",
+        name(volume),
+        name(pool)
+    )))
 }
 
 impl Manager {
@@ -101,4 +132,60 @@ fn file(volumes: &dyn Volumes, named: &VolumeName) -> Result<String, ManagerErro
         return Err(ManagerError::Malformed(text.into()));
     }
     volumes.file(&named.pool, &named.volume)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::conf::facts::HostFacts;
+    use crate::driver::outside;
+    use crate::settings::Settings;
+
+    const PLAIN: &str = "<driver name='qemu' type='raw'/><source pool='p/q' volume='v%'/>";
+    const LAYER: &str =
+        "<backingStore type='file'><format type='raw'/><source file='/srv/b/b-1.img'/></backingStore>";
+
+    fn domain(disk: &str) -> Definition {
+        Definition::kept(&format!(
+            "<domain type='qemu'><name>a</name><uuid>6e5a1b3c-8a41-4c1b-9d8e-2f6f0e6b7a10</uuid><memory>65536</memory>\
+             <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>{disk}</devices></domain>"
+        ))
+        .unwrap()
+    }
+
+    fn volume(inside: &str) -> Definition {
+        domain(&format!("<disk type='volume' device='disk'>{inside}<target dev='vda' bus='virtio'/></disk>"))
+    }
+
+    fn found(now: &Definition, before: &Definition) -> Option<String> {
+        let (now, before) = (now.standing_in().unwrap().unwrap(), before.standing_in().unwrap().unwrap());
+        let hosts = (&HostFacts::default(), &Settings::default());
+        let found = outside((now.text(), now.uuid), Some(before.text()), &Files::none(), hosts).unwrap();
+        found.map(|(_, path)| path)
+    }
+
+    #[test]
+    fn what_else_a_volume_says_is_looked_at_like_a_file() {
+        let plain = volume(PLAIN);
+        assert_eq!(found(&plain, &plain), None);
+        let qcow2 = PLAIN.replace("raw", "qcow2");
+        // Its header is held to the list at a start.
+        assert_eq!(found(&volume(&qcow2), &plain), None);
+        let layered = volume(&format!("{qcow2}{LAYER}"));
+        assert_eq!(found(&layered, &plain).as_deref(), Some("/srv/b/b-1.img"));
+        assert_eq!(found(&layered, &layered), None);
+        let stood_in = "/proc/volumes/p%2Fq/v%25";
+        let label = "<seclabel model='dac' relabel='no'/></source>";
+        for inside in [format!("{PLAIN}<shareable/>"), PLAIN.replace("v%'/>", &format!("v%'>{label}"))] {
+            assert_eq!(found(&volume(&inside), &plain).as_deref(), Some(stood_in), "{inside}");
+        }
+        let refused = not_as_it_was("a", stood_in).unwrap().to_string();
+        assert!(refused.contains("volume 'v%' of pool 'p/q'"), "{refused}");
+        assert!(
+            not_as_it_was("a", "/proc/volumes").is_none() && not_as_it_was("a", "/srv/b/b-1.img").is_none()
+        );
+        let file = domain("<disk type='file'><source file='/x'/><target dev='vda' bus='virtio'/></disk>");
+        assert!(file.standing_in().unwrap().is_none());
+    }
 }

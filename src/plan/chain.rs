@@ -296,7 +296,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The definition names the next layer; the header must name the same one.
+    /// The definition names the next layer; the header must name the same one. It may lie outside of `files`: whoever is
+    /// held to those may keep a layer that an administrator has declared, and whose word it was is not known here.
     fn agreed<'s>(
         &self,
         wanted: &Wanted<'_>,
