@@ -304,7 +304,6 @@ fn real(procedure: Procedure) -> Option<Route> {
                 .or_else(|| event::handler(procedure))
                 .or_else(|| storage::fast(procedure))
                 .or_else(|| measure::fast(procedure))
-                .or_else(|| pages::handler(procedure))
                 .or_else(|| network::handler(procedure))
                 .or_else(|| empty::handler(procedure));
             let slow = || {
@@ -314,6 +313,7 @@ fn real(procedure: Procedure) -> Option<Route> {
                         .or_else(|| block::handler(procedure))
                         .or_else(|| counters::handler(procedure))
                         .or_else(|| metadata::handler(procedure))
+                        .or_else(|| pages::handler(procedure))
                         .or_else(|| measure::slow(procedure))
                         .or_else(|| interface::handler(procedure))
                         .or_else(|| tune::handler(procedure))
@@ -409,4 +409,16 @@ fn body(header: &Header, failure: &Failure) -> Vec<u8> {
     let message = message.get(..end.unwrap_or(0)).unwrap_or_default();
     let error = ErrorBody { code: failure.code as i32, domain: failure.from as i32, message };
     Packet::bytes(header, &error).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Procedure, Route, real};
+
+    #[test]
+    fn what_reads_the_kernels_files_waits_on_a_thread_of_its_own() {
+        for procedure in [Procedure::NodeGetFreePages, Procedure::NodeGetMemoryParameters] {
+            assert!(matches!(real(procedure), Some(Route::Slow(_))), "{procedure:?}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Calls about the host's memory: pages that are free, and pages that the kernel shares.
 
+use std::collections::BTreeMap;
+
 use super::Kind;
 use super::call::{Answer, Call};
 use super::error::{Code, Failure, From};
@@ -55,15 +57,39 @@ fn free_pages(call: &Call<'_>) -> Answer {
     }
     let mut counts = Vec::new();
     for cell in wanted {
-        for size in &sizes.0 {
+        let missing = |size| {
             let text = format!("page size {size} is not available on node {}", cell.id);
-            let missing = || Failure::new(Code::OperationFailed, From::None, text);
-            let ordinary = cell.pages.first().is_some_and(|(ordinary, _)| *ordinary == u64::from(*size));
-            let known = cell.pages.iter().any(|(known, _)| *known == u64::from(*size));
-            counts.push(free(cell.id, *size, ordinary).filter(|_| known).ok_or_else(missing)?);
-        }
+            Failure::new(Code::OperationFailed, From::None, text)
+        };
+        counts.extend(
+            counted(&cell.pages, &sizes.0, |size, ordinary| free(cell.id, size, ordinary))
+                .map_err(missing)?,
+        );
     }
     call.answer(&List::<u64, COUNTS_MAX>(counts))
+}
+
+/// How many pages of each size are free in a cell that has those of `pages`, or the first size that it has none of. However
+/// often a size is asked for, it is read once.
+fn counted(
+    pages: &[(u64, u64)],
+    sizes: &[u32],
+    mut free: impl FnMut(u32, bool) -> Option<u64>,
+) -> Result<Vec<u64>, u32> {
+    let mut read: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut counts = Vec::new();
+    for size in sizes {
+        let count = match read.get(size) {
+            Some(count) => *count,
+            None => {
+                let at = pages.iter().position(|(known, _)| *known == u64::from(*size));
+                at.and_then(|at| free(*size, at == 0)).ok_or(*size)?
+            }
+        };
+        read.insert(*size, count);
+        counts.push(count);
+    }
+    Ok(counts)
 }
 
 /// How many pages of a size in KiB are free in a cell. A kernel without NUMA tells of the whole host alone.
@@ -122,7 +148,20 @@ fn shared_pages(call: &Call<'_>) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::field;
+    use super::{counted, field};
+
+    #[test]
+    fn a_size_is_read_once_and_one_that_is_not_there_never() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let free = |size: u32, ordinary| {
+            asked.borrow_mut().push((size, ordinary));
+            Some(u64::from(size) + 1)
+        };
+        let pages = [(4, 9), (2048, 0)];
+        assert_eq!(counted(&pages, &[4; 1024], free), Ok(vec![5; 1024]));
+        assert_eq!(counted(&pages, &[2048, 4, 2048, 5, 4], free), Err(5));
+        assert_eq!(*asked.borrow(), [(4, true), (2048, false), (4, true)]);
+    }
 
     #[test]
     fn a_node_names_itself_before_each_value() {
