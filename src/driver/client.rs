@@ -102,10 +102,18 @@ impl Labeller {
             .map_err(|error| self.given_up(error, patience.unwrap_or_default()))
     }
 
-    /// The same for as long as its reply is wanted; the labeller takes back what nobody waits for.
-    fn call_while(&mut self, request: &Request, wanted: &dyn Fn() -> bool) -> Result<Reply, DriverError> {
+    /// The same for as long as its reply is wanted; the labeller takes back what nobody waits for. It has to take the request
+    /// itself within a time.
+    fn call_while(
+        &mut self,
+        request: &Request,
+        within: Duration,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Reply, DriverError> {
+        let sent = self.send(request, Some(Instant::now() + within));
+        sent.map_err(|error| self.given_up(error, within))?;
         let soon = || Some(Instant::now() + ASKED_AGAIN);
-        let mut reply = self.send(request, None).and_then(|()| self.reply_by(soon()));
+        let mut reply = self.reply_by(soon());
         while matches!(&reply, Err(CallError::Stream(error)) if error.kind() == ErrorKind::TimedOut)
             && wanted()
         {
@@ -263,7 +271,7 @@ impl Labeller {
 
     /// Does something to files of a storage pool that may take long, for as long as somebody wants it.
     pub fn storage_while(&mut self, op: StorageOp, wanted: &dyn Fn() -> bool) -> Result<Stored, DriverError> {
-        match self.call_while(&Request::Storage { op }, wanted)? {
+        match self.call_while(&Request::Storage { op }, LONG, wanted)? {
             Reply::Stored(stored) => Ok(stored),
             other => Err(unexpected("storage", &other)),
         }
@@ -432,6 +440,18 @@ mod tests {
         assert_eq!(asked.get(), 4);
         // The labeller sees that it has gone.
         theirs.read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_the_labeller_does_not_take_is_given_up() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while (&ours).write(&[0; 4096]).is_ok() {}
+        ours.set_nonblocking(false).unwrap();
+        let within = Duration::from_millis(50);
+        let wanted = || -> bool { panic!("nothing was asked yet") };
+        let given_up = Labeller::from_stream(ours).call_while(&Request::Survey, within, &wanted);
+        assert!(matches!(given_up, Err(DriverError::Stalled(after)) if after == within));
     }
 
     fn answering(bytes: Vec<u8>) -> Labeller {
