@@ -17,8 +17,8 @@ use crate::conf::domain::CharTarget;
 pub(super) const CHANNEL: &str = "org.qemu.guest_agent.0";
 /// How long an agent may take to say that it is there; libvirt waits as long.
 const SYNC: Duration = Duration::from_secs(5);
-/// The longest time that a command may take, its beginning included.
-const PATIENCE_MAX: Duration = Duration::from_secs(120);
+/// The longest time that one call's commands may take, their beginnings included.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(120);
 /// The longest answer in bytes.
 const ANSWER_MAX: usize = 4 << 20;
 /// How much is written at once, in bytes.
@@ -180,8 +180,8 @@ impl Live {
 const TIMEOUT: &str = "agent-timeout";
 
 impl Live {
-    /// How long its agent may take for what a call asks it, where somebody has said so: seconds, or -2 for as long as it
-    /// wants, or -1 for what is usual.
+    /// How long its agent may take for what a call asks it, where somebody has said so: seconds, or -2 for as long as
+    /// anybody waits for one, or -1 for what is usual.
     #[must_use]
     pub fn agent_timeout(&self) -> Option<i32> {
         let noted = self.listening.iter().find(|(name, _)| name == TIMEOUT);
@@ -208,12 +208,12 @@ impl Manager {
         Ok(format!("channel{at}"))
     }
 
-    /// Has the guest's agent do something. `patience` is how long it may take; none is as long as it wants.
+    /// Has the guest's agent do something. `patience` is how long it may take, and never longer than [`PATIENCE_MAX`].
     pub fn agent(
         &self,
         uuid: DomainUuid,
         command: &Value,
-        patience: Option<Duration>,
+        patience: Duration,
         answers: bool,
     ) -> Result<Value, ManagerError> {
         let alias = self.agent_alias(uuid)?;
@@ -224,8 +224,7 @@ impl Manager {
         let control = self.core.control(&live.control, None);
         let attached = control.and_then(|control| Ok(control.console(Some(alias), false)?));
         let (_, stream, early) = self.unless_ended(uuid, live.id, attached)?;
-        let patience = patience.unwrap_or(PATIENCE_MAX).min(PATIENCE_MAX);
-        converse(stream, early, command, patience, answers).map_err(|error| match error {
+        converse(stream, early, command, patience.min(PATIENCE_MAX), answers).map_err(|error| match error {
             AgentError::Refused(text) => ManagerError::Failed(text),
             AgentError::Silent(text) => ManagerError::AgentSilent(text),
         })

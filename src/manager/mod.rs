@@ -50,6 +50,7 @@ use crate::conf::facts::HostFacts;
 use crate::settings::Settings;
 use crate::store::{Change, Store, StoreError};
 
+pub use agent::PATIENCE_MAX as AGENT_PATIENCE_MAX;
 pub use core::{Begun, Core, Wanted};
 pub use definition::{Definition, Summary, Text};
 pub use dump::Afterwards;

@@ -330,7 +330,7 @@ fn suspend(call: &Call<'_>) -> Answer {
         return Err(Failure::new(Code::OperationInvalid, From::Qemu, "domain is not running"));
     }
     let (manager, uuid) = target.parts();
-    let asked = manager.agent(uuid, &json!({ "execute": command }), Some(super::guest::FALLING_ASLEEP), true);
+    let asked = manager.agent(uuid, &json!({ "execute": command }), super::guest::FALLING_ASLEEP, true);
     match asked {
         Ok(_) => {}
         Err(ManagerError::AgentSilent(_)) if sleeps(&target) => {}

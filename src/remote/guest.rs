@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
-use crate::manager::{Manager, ManagerError};
+use crate::manager::{AGENT_PATIENCE_MAX, Manager, ManagerError};
 use crate::privsep::ask::{Ask, may_be_asked};
 use crate::rpc::{self, List, Procedure, QemuProcedure};
 
@@ -56,38 +56,37 @@ pub(super) fn ask(target: &Target<'_>, execute: &str, arguments: Value) -> Resul
     let (manager, uuid) = target.parts();
     let left = patience(target).checked_sub(target.since.elapsed()).filter(|left| !left.is_zero());
     let late = || ManagerError::AgentSilent("the agent took too long for what was asked in one call".into());
-    Ok(manager.agent(uuid, &command, Some(left.ok_or_else(late)?), true)?)
+    Ok(manager.agent(uuid, &command, left.ok_or_else(late)?, true)?)
 }
 
 /// How long an agent may take to say that it cannot suspend its guest.
 pub(super) const FALLING_ASLEEP: Duration = Duration::from_secs(5);
-/// How long an agent may take for all that one call asks it; freezing file systems may mean writing a lot.
+/// How long an agent may take for all that one call asks it, where nobody has said; freezing file systems may mean writing
+/// a lot.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// virDomainAgentResponseTimeoutValues: the smallest is as long as it takes, then what is usual, then no time at all.
 const BLOCK: i32 = -2;
 const USUAL: i32 = -1;
 
-/// How long an agent may take by a word of libvirt's for that; none is as long as it wants.
-fn timeout(seconds: i32) -> Result<Option<Duration>, Failure> {
+/// How long an agent may take by a word of libvirt's for that. As long as it wants is as long as anybody waits for one:
+/// the guest may be hostile, and a call has a thread.
+fn timeout(seconds: i32) -> Result<Duration, Failure> {
     match seconds {
-        BLOCK => Ok(None),
-        USUAL => Ok(Some(Duration::from_secs(5))),
+        BLOCK => Ok(AGENT_PATIENCE_MAX),
+        USUAL => Ok(Duration::from_secs(5)),
         seconds => {
             let least = || format!("guest agent timeout '{seconds}' is less than the minimum '{BLOCK}'");
             let seconds = u64::try_from(seconds).map_err(|_| invalid(least()))?;
-            Ok(Some(Duration::from_secs(seconds.max(1))))
+            Ok(Duration::from_secs(seconds.max(1)).min(AGENT_PATIENCE_MAX))
         }
     }
 }
 
-/// How long the agent of a domain may take for one call.
+/// How long the agent of a domain may take for all that one call asks it.
 fn patience(target: &Target<'_>) -> Duration {
     let said = target.domain.running().and_then(|live| live.agent_timeout());
-    match said.map(timeout) {
-        Some(Ok(said)) => said.unwrap_or(Duration::MAX),
-        _ => PATIENCE,
-    }
+    said.and_then(|seconds| timeout(seconds).ok()).unwrap_or(PATIENCE)
 }
 
 fn set_timeout(call: &Call<'_>) -> Answer {
@@ -128,7 +127,7 @@ fn shutdown(call: &Call<'_>) -> Answer {
 fn by_agent(target: &Target<'_>, mode: &str, otherwise: bool) -> Result<bool, Failure> {
     let (manager, uuid) = target.parts();
     let command = json!({ "execute": "guest-shutdown", "arguments": { "mode": mode } });
-    match manager.agent(uuid, &command, Some(patience(target)), false) {
+    match manager.agent(uuid, &command, patience(target), false) {
         Ok(_) => Ok(true),
         Err(ManagerError::AgentSilent(_) | ManagerError::NoAgent(_)) if otherwise => Ok(false),
         Err(error) => Err(error.into()),
@@ -289,7 +288,16 @@ fn monitor(call: &Call<'_>) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::base64;
+    use super::{AGENT_PATIENCE_MAX, BLOCK, Duration, USUAL, base64, timeout};
+
+    #[test]
+    fn no_word_lets_an_agent_take_longer_than_any_may() {
+        let seconds = |word| timeout(word).ok().map(|time| time.as_secs());
+        let most = AGENT_PATIENCE_MAX.as_secs();
+        assert_eq!([BLOCK, i32::MAX].map(seconds), [Some(most); 2]);
+        assert_eq!([USUAL, 0, 7, -3].map(seconds), [Some(5), Some(1), Some(7), None]);
+        assert!(AGENT_PATIENCE_MAX < Duration::from_secs(600));
+    }
 
     #[test]
     fn passwords_travel_as_base64() {
