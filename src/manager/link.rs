@@ -8,6 +8,7 @@ use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
 use crate::conf::domain::{Interface, InterfaceBackend};
 use crate::privsep::ask::Ask;
+use crate::store;
 
 /// What is noted of a link that was changed is called this and the interface's alias.
 const NOTE: &str = "link:";
@@ -129,14 +130,13 @@ impl Manager {
 
     fn change_link(&self, uuid: DomainUuid, one: &One) -> Result<(), ManagerError> {
         let live = self.live(uuid)?;
-        let lacks = || ManagerError::state("svirtd has no definition of what runs");
-        let definition = live.definition.as_ref().ok_or_else(lacks)?;
+        let definition = live.definition.as_ref().ok_or_else(unknown)?;
         let aliases = live.interface_aliases();
         let macs = addresses(uuid, definition, &aliases)?;
         let at = place(one, &macs)?;
         let all = definition.to_start()?.devices.interfaces;
         let (Some(alias), Some(mac), Some(before)) = (aliases.get(at), macs.get(at), all.get(at)) else {
-            return Err(lacks());
+            return Err(unknown());
         };
         if !same_but_link(before, &one.interface, *mac, live.device(alias, before).as_deref()) {
             let text = "only the link state of a network interface can be changed while its domain runs";
@@ -167,23 +167,54 @@ impl Manager {
 
     /// Notes something of a domain that runs under a name, or nothing any longer, so that a later daemon knows.
     pub(super) fn note(&self, live: &Live, name: String, value: Option<String>) -> Result<(), ManagerError> {
-        let mut noted = live.listening.clone();
-        noted.retain(|(other, _)| *other != name);
-        noted.extend(value.map(|value| (name, value)));
-        let started = live.runtime.started.as_ref().or(live.definition.as_ref());
-        let Some(started) = started.filter(|_| noted != live.listening) else { return Ok(()) };
-        let row = started.row(live.id, noted.clone(), &live.files());
-        self.note_row(row, |now| now.listening = noted)
+        match noting(live, name, value)? {
+            None => Ok(()),
+            Some(row) => {
+                let noted = row.listening.clone();
+                self.note_row(row, |now| now.listening = noted)
+            }
+        }
     }
+}
+
+/// What the store is to say of a domain that runs, with something noted of it; nothing where it says so already.
+fn noting(live: &Live, name: String, value: Option<String>) -> Result<Option<store::Live>, ManagerError> {
+    let mut noted = live.listening.clone();
+    noted.retain(|(other, _)| *other != name);
+    noted.extend(value.map(|value| (name, value)));
+    if noted == live.listening {
+        return Ok(None);
+    }
+    let started = live.runtime.started.as_ref().or(live.definition.as_ref()).ok_or_else(unknown)?;
+    Ok(Some(started.row(live.id, noted, &live.files())))
+}
+
+/// svirtd knows of what runs that it does, and no more.
+pub(super) fn unknown() -> ManagerError {
+    ManagerError::state("svirtd has no definition of what runs")
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::State;
+    use super::super::table::tests::live;
     use super::*;
 
     fn one(xml: &str) -> Interface {
         One::read(xml).unwrap().interface
+    }
+
+    #[test]
+    fn nothing_is_noted_of_what_is_not_known() {
+        let mut live = live(1, State::Running(1));
+        let noting = |live: &Live, value: Option<&str>| noting(live, "a".into(), value.map(str::to_owned));
+        let refused = noting(&live, Some("1")).unwrap_err().to_string();
+        assert!(refused.contains("svirtd has no definition of what runs"), "{refused}");
+        assert_eq!(noting(&live, None).unwrap(), None);
+        live.listening.push(("a".into(), "1".into()));
+        assert_eq!(noting(&live, Some("1")).unwrap(), None);
+        noting(&live, None).unwrap_err();
     }
 
     #[test]

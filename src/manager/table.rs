@@ -318,10 +318,10 @@ impl Table {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn live(id: i32, state: State) -> Live {
+    pub(in crate::manager) fn live(id: i32, state: State) -> Live {
         Live {
             id,
             definition: None,
