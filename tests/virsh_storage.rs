@@ -258,6 +258,10 @@ fn a_disk_is_a_volume_of_a_pool_and_its_file_is_found_at_each_start() {
     define("a");
     let inactive = host.complains(&["start", "v"]);
     assert!(inactive.contains("storage pool 'p' containing volume 'a' is not active"), "{inactive}");
+    // What else is known of its disks is told all the same.
+    let stats = host.says(&["domstats", "v", "--block"]);
+    assert!(stats.contains("block.count=1") && stats.contains("block.0.name=vda"), "{stats}");
+    assert!(!stats.contains("block.0.path"), "{stats}");
     host.says(&["pool-build", "p"]);
     host.says(&["pool-start", "p"]);
     let missing = host.complains(&["start", "v"]);

@@ -2,6 +2,7 @@
 //!
 //! What is kept names pool and volume; which file that is, is found out anew each time it is used.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::{Definition, DiskName, Domain, Manager, ManagerError};
@@ -80,9 +81,31 @@ impl Manager {
         self.resolved(self.definition(domain)?)
     }
 
-    /// The disks that a domain has, of what runs or is kept, with their files.
+    /// The disks that a domain has, of what runs or is kept, with their files. One whose volume is not found, perhaps since
+    /// its pool is inactive, has none.
     pub fn disks(&self, domain: &Domain) -> Result<Vec<DiskName>, ManagerError> {
-        self.resolved(self.current(domain)?)?.disks()
+        let definition = self.current(domain)?;
+        let Some(volumes) = &self.volumes else { return definition.disks() };
+        if definition.volumes()?.is_empty() {
+            return definition.disks();
+        }
+        let lost = RefCell::new(Vec::new());
+        let with = definition.edited(|tree| {
+            tree.put_files(|volume| {
+                let found = file(&**volumes, volume);
+                Ok(found.unwrap_or_else(|_| {
+                    let mut lost = lost.borrow_mut();
+                    lost.push(volume.target.clone());
+                    format!("/lost/{}", lost.len())
+                }))
+            })
+        })?;
+        let lost = lost.into_inner();
+        let named = with.disks()?.into_iter().map(|disk| match lost.contains(&disk.target) {
+            true => DiskName { source: None, ..disk },
+            false => disk,
+        });
+        Ok(named.collect())
     }
 
     /// The same of one disk, as a client hands it in who may name `files`.
