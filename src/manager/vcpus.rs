@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Definition, Manager, ManagerError};
+use super::{Definition, Impact, Manager, ManagerError, link};
 use crate::base::DomainUuid;
+use crate::conf::definition::{Definition as Tree, TypedCpus};
 use crate::conf::domain::VirtType;
 use crate::privsep::ask::{Ask, CpuPlace};
 
@@ -54,6 +55,67 @@ fn places(answer: &Value) -> Option<Vec<Place>> {
     Some(places)
 }
 
+/// No domain has a virtual CPU with a number beyond.
+const VCPU_MAX: u32 = 16_384;
+
+/// How many virtual CPUs there are, and how many there may be.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    now: u32,
+    most: u32,
+    /// Whether of what is kept, not of what runs.
+    kept: bool,
+}
+
+impl Count {
+    fn of(definition: &Definition, kept: bool) -> Self {
+        Self { now: definition.current_vcpus, most: definition.vcpus.min(VCPU_MAX), kept }
+    }
+
+    /// How many there are once these came or went: they come in the order of their numbers, and go in the other one.
+    fn after(self, wanted: &TypedCpus, on: bool) -> Result<u32, ManagerError> {
+        let invalid = |text: String| Err(ManagerError::Argument(text));
+        // Before it is made a list, which is as long as the domain has virtual CPUs and no longer.
+        if let Some(beyond) = wanted.highest().filter(|highest| *highest >= self.most) {
+            let of = if self.kept { "persistent" } else { "live" };
+            return invalid(format!("vcpu {beyond} is not present in {of} config"));
+        }
+        let wanted = wanted.below(self.most);
+        if self.kept && wanted.contains(&0) {
+            return invalid("vCPU '0' can't be modified".into());
+        }
+        let same = wanted.iter().find(|number| !self.kept && (**number < self.now) == on);
+        if let Some(there) = same {
+            return invalid(format!("vcpu '{there}' is already in requested state"));
+        }
+        match counted(&wanted, on, self.now) {
+            Ok(0) => invalid("the number of vcpus must not be 0".into()),
+            counted => counted.map_err(ManagerError::Argument),
+        }
+    }
+}
+
+/// How many of the virtual CPUs are there once these came or went, of which there are so many now.
+fn counted(wanted: &[u32], on: bool, now: u32) -> Result<u32, String> {
+    let mut after: std::collections::BTreeSet<u32> = (0..now).collect();
+    for number in wanted {
+        if on {
+            after.insert(*number)
+        } else {
+            after.remove(number)
+        };
+    }
+    let count = u32::try_from(after.len()).unwrap_or(u32::MAX);
+    match (wanted, after.iter().zip(0..).all(|(number, place)| *number == place)) {
+        ([], _) => Err("no vcpus selected for modification".into()),
+        (_, true) => Ok(count),
+        (_, false) if on => Err(format!("virtual CPUs come in their order: the next one is {now}")),
+        (_, false) => {
+            Err(format!("virtual CPUs go in their order: the first one to go is {}", now.saturating_sub(1)))
+        }
+    }
+}
+
 impl Definition {
     /// What runs of a definition that was started, with the virtual CPUs that were plugged in since.
     /// `answer` is what QEMU says of them.
@@ -75,6 +137,45 @@ impl Manager {
     pub fn set_live_vcpus(&self, uuid: DomainUuid, count: u32) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainSetVcpus")?;
+        self.give_vcpus(uuid, count)
+    }
+
+    /// Has virtual CPUs come or go, by their numbers.
+    pub fn set_these_vcpus(
+        &self,
+        uuid: DomainUuid,
+        impact: Impact,
+        wanted: &TypedCpus,
+        on: bool,
+    ) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = self.change(&domain.job, "DomainSetVcpu")?;
+        // Only now nobody changes how many there are.
+        let domain = self.by_uuid(uuid)?;
+        let kept = impact.config.then(|| self.definition(&domain)).transpose()?;
+        let live = impact.live.then(|| self.live(uuid)).transpose()?;
+        let live = live.map(|live| live.definition.clone().ok_or_else(link::unknown)).transpose()?;
+        let after = |of: &Definition, kept: bool| Count::of(of, kept).after(wanted, on);
+        let kept = kept.map(|kept| Ok::<_, ManagerError>((after(&kept, true)?, kept))).transpose()?;
+        let live = live.map(|live| after(&live, false)).transpose()?;
+        let edit = |count: u32| {
+            move |tree: &mut Tree| {
+                tree.set_current_vcpus(count);
+                Ok(())
+            }
+        };
+        // What cannot be kept is not done to what runs either.
+        if let Some((count, kept)) = &kept {
+            kept.edited(edit(*count))?;
+        }
+        if let Some(count) = live {
+            self.give_vcpus(uuid, count)?;
+        }
+        kept.map_or(Ok(()), |(count, _)| self.edit(uuid, edit(count)))
+    }
+
+    /// Plugs in, or takes out, until there are so many. To be called while nobody else changes the domain.
+    fn give_vcpus(&self, uuid: DomainUuid, count: u32) -> Result<(), ManagerError> {
         let places = self.places(uuid)?;
         let taken = places.iter().filter(|place| place.taken).count();
         let there = |number: &u32| places.get(*number as usize).is_some_and(|place| place.taken);
@@ -208,6 +309,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn virtual_cpus_come_and_go_in_their_order() {
+        assert_eq!((counted(&[1], true, 1), counted(&[1, 2], true, 1)), (Ok(2), Ok(3)));
+        assert_eq!((counted(&[0, 1], true, 2), counted(&[2], false, 3)), (Ok(2), Ok(2)));
+        assert_eq!(counted(&[1, 2], false, 3), Ok(1));
+        assert!(counted(&[2], true, 1).is_err_and(|text| text.ends_with("the next one is 1")));
+        assert!(counted(&[1], false, 3).is_err_and(|text| text.ends_with("the first one to go is 2")));
+        assert!(counted(&[], true, 1).is_err());
+    }
+
+    #[test]
+    fn only_those_that_a_domain_may_have_are_counted() {
+        let after = |(now, most, kept): (u32, u32, bool), map: &str, on: bool| {
+            let wanted = TypedCpus::parse(map).unwrap();
+            Count { now, most, kept }.after(&wanted, on).map_err(|error| error.to_string())
+        };
+        for kept in [false, true] {
+            assert_eq!(after((2, 4, kept), "2-3,^3", true), Ok(3));
+            assert_eq!(after((3, 3, kept), "1-2", false), Ok(1));
+        }
+        let told = |count, map, on, why: &str| {
+            let told = after(count, map, on).unwrap_err();
+            assert!(told.contains(why), "{told}");
+        };
+        told((1, 3, false), "0-4294967295,0-4294967295", true, "vcpu 4294967295 is not present in live");
+        told((1, 3, true), "3", true, "vcpu 3 is not present in persistent config");
+        told((1, 3, true), "0", false, "vCPU '0' can't be modified");
+        told((1, 3, false), "0", true, "vcpu '0' is already in requested state");
+        told((1, 3, false), "0", false, "must not be 0");
+        told((1, 3, false), "^1", true, "no vcpus selected");
+    }
 
     #[test]
     fn places_are_filled_from_the_first() {

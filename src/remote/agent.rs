@@ -126,7 +126,7 @@ fn set_vcpus(call: &Call<'_>) -> Answer {
         1 => true,
         _ => return Err(invalid("unsupported state value")),
     };
-    let wanted = crate::conf::definition::typed_cpus(map, MAX_VCPU);
+    let wanted = crate::conf::definition::TypedCpus::parse(map).map(|cpus| cpus.below(MAX_VCPU));
     let wanted = wanted.ok_or_else(|| invalid(format!("Failed to parse bitmap '{map:.80}'")))?;
     let all = guests(&target)?;
     for number in &wanted {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::keys::{self, KeyError};
-use crate::conf::definition::typed_cpus;
+use crate::conf::definition::TypedCpus;
 use crate::manager::{BlockStats, ManagerError};
 use crate::privsep::ask::Ask;
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
@@ -310,10 +310,6 @@ fn set_vcpus_flags(call: &Call<'_>) -> Answer {
     call.answer(&())
 }
 
-/// No domain has a virtual CPU with a number beyond.
-const VCPU_MAX: u32 = 16_384;
-
-/// Virtual CPUs by their numbers. They come in the order of those, and go in the other one.
 fn set_vcpu(call: &Call<'_>) -> Answer {
     let (reference, map, state, flags): (rpc::Domain<'_>, &str, i32, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
@@ -324,55 +320,12 @@ fn set_vcpu(call: &Call<'_>) -> Answer {
         1 => true,
         _ => return Err(invalid("unsupported state value".into())),
     };
-    let wanted = typed_cpus(map, VCPU_MAX);
+    let wanted = TypedCpus::parse(map);
     let wanted = wanted.ok_or_else(|| invalid(format!("Failed to parse bitmap '{map:.80}'")))?;
-    let impact = impact(&target, flags)?;
-    let count = |of: &str, (now, most): (u32, u32)| {
-        if let Some(beyond) = wanted.iter().find(|number| **number >= most) {
-            return Err(invalid(format!("vcpu {beyond} is not present in {of} config")));
-        }
-        counted(&wanted, on, now).map_err(invalid)
-    };
-    let live = target.domain.running().and_then(|live| live.definition.as_ref());
-    let live = live.map_or((0, 0), |live| (live.current_vcpus, live.vcpus));
-    if impact.live
-        && let Some(there) = wanted.iter().find(|number| (**number < live.0) == on && **number < live.1)
-    {
-        return Err(invalid(format!("vcpu '{there}' is already in requested state")));
-    }
-    let kept = target.domain.definition.as_ref().map_or((0, 0), |kept| (kept.current_vcpus, kept.vcpus));
-    if impact.config && wanted.contains(&0) && kept.1 > 0 {
-        return Err(invalid("vCPU '0' can't be modified".into()));
-    }
-    let kept = impact.config.then(|| count("persistent", kept)).transpose()?;
-    let live = impact.live.then(|| count("live", live)).transpose()?;
-    for (count, flags) in [(live, AFFECT_LIVE), (kept, AFFECT_CONFIG)] {
-        if let Some(count) = count {
-            change_vcpus(call, &target, count, flags)?;
-        }
-    }
+    let Impact { live, config } = impact(&target, flags)?;
+    let (manager, uuid) = target.parts();
+    manager.set_these_vcpus(uuid, crate::manager::Impact { live, config, force: false }, &wanted, on)?;
     call.answer(&())
-}
-
-/// How many of the virtual CPUs are there once these came or went, of which there are so many now.
-fn counted(wanted: &[u32], on: bool, now: u32) -> Result<u32, String> {
-    let mut after: std::collections::BTreeSet<u32> = (0..now).collect();
-    for number in wanted {
-        if on {
-            after.insert(*number)
-        } else {
-            after.remove(number)
-        };
-    }
-    let count = u32::try_from(after.len()).unwrap_or(u32::MAX);
-    match (wanted, after.iter().zip(0..).all(|(number, place)| *number == place)) {
-        ([], _) => Err("no vcpus selected for modification".into()),
-        (_, true) => Ok(count),
-        (_, false) if on => Err(format!("virtual CPUs come in their order: the next one is {now}")),
-        (_, false) => {
-            Err(format!("virtual CPUs go in their order: the first one to go is {}", now.saturating_sub(1)))
-        }
-    }
 }
 
 /// Virtual CPUs are plugged in while the guest runs, as many as it may have, and those taken out again.
@@ -413,19 +366,4 @@ fn change_vcpus(call: &Call<'_>, target: &Target<'_>, count: u32, flags: u32) ->
         })?;
     }
     call.answer(&())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::counted;
-
-    #[test]
-    fn virtual_cpus_come_and_go_in_their_order() {
-        assert_eq!((counted(&[1], true, 1), counted(&[1, 2], true, 1)), (Ok(2), Ok(3)));
-        assert_eq!((counted(&[0, 1], true, 2), counted(&[2], false, 3)), (Ok(2), Ok(2)));
-        assert_eq!(counted(&[1, 2], false, 3), Ok(1));
-        assert!(counted(&[2], true, 1).is_err_and(|text| text.ends_with("the next one is 1")));
-        assert!(counted(&[1], false, 3).is_err_and(|text| text.ends_with("the first one to go is 2")));
-        assert!(counted(&[], true, 1).is_err());
-    }
 }

@@ -247,8 +247,14 @@ fn virtual_cpus(host: &Host) {
         let told = host.complains(&[&["setvcpu", "tune", "--live"][..], &words].concat());
         assert!(told.contains(why), "{told}");
     }
-    host.says(&["setvcpu", "tune", "1", "--enable", "--live"]);
-    assert_eq!(live(host), "2");
+    let kept = || host.says(&["vcpucount", "tune", "--active", "--config"]);
+    host.says(&["setvcpu", "tune", "1", "--enable", "--live", "--config"]);
+    assert_eq!((live(host), kept()), ("2".into(), "2".into()));
+    host.says(&["setvcpu", "tune", "1", "--disable", "--config"]);
+    // What cannot be kept is not done to what runs.
+    let told = host.complains(&["setvcpu", "tune", "2", "--enable", "--live", "--config"]);
+    assert!(told.contains("virtual CPUs come in their order: the next one is 1"), "{told}");
+    assert_eq!((live(host), kept()), ("2".into(), "1".into()));
     host.says(&["setvcpus", "tune", "3", "--live", "--hotpluggable"]);
     let told = host.complains(&["setvcpus", "tune", "2", "--config", "--hotpluggable"]);
     assert!(told.contains("virtual CPUs that a guest starts with stay"), "{told}");

@@ -34,7 +34,7 @@ use node::Node;
 
 pub use assign::Choices;
 pub use metadata::{MetadataError, fuzz_metadata};
-pub use pins::{VcpuPins, cpus, typed_cpus};
+pub use pins::{TypedCpus, VcpuPins, cpus};
 pub use running::{Running, RunningLabel};
 pub use tune::DISK_TUNING;
 pub use volumes::VolumeName;

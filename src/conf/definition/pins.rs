@@ -134,11 +134,32 @@ pub fn cpus(text: &str, count: u32) -> Vec<u32> {
     set(parts, count)
 }
 
-/// The same, of a text that somebody typed: nothing where a part of it is no number or range.
-#[must_use]
-pub fn typed_cpus(text: &str, count: u32) -> Option<Vec<u32>> {
-    let parts = text.split(',').map(part).collect::<Option<Vec<_>>>()?;
-    Some(set(parts.into_iter(), count))
+/// The longest text of a set that somebody types, in bytes: all the numbers that there are fit.
+const TYPED_MAX: usize = 128 << 10;
+
+/// A set of CPUs, or of virtual ones, as somebody typed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypedCpus(Vec<(bool, u32, u32)>);
+
+impl TypedCpus {
+    /// Reads one; nothing where a part of it is no number or range, or it is longer than any set needs.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let short = Some(text).filter(|text| text.len() <= TYPED_MAX)?;
+        short.split(',').map(part).collect::<Option<_>>().map(Self)
+    }
+
+    /// The highest number that is put in, whether or not it is taken out again.
+    #[must_use]
+    pub fn highest(&self) -> Option<u32> {
+        self.0.iter().filter(|(without, ..)| !without).map(|(.., last)| *last).max()
+    }
+
+    /// The numbers that are below `count`.
+    #[must_use]
+    pub fn below(&self, count: u32) -> Vec<u32> {
+        set(self.0.iter().copied(), count)
+    }
 }
 
 /// One range, and whether it is taken out.
@@ -181,9 +202,12 @@ mod tests {
         assert_eq!(cpus("0-4294967295,^1", 3), [0, 2]);
         assert!(cpus("5", 0).is_empty());
         assert_eq!(cpus("7-3,x,1", 8), [1]);
-        assert_eq!(typed_cpus("1-2,^2", 8), Some(vec![1]));
-        for bad in ["", "x", "1,", "2-1", "-1", "1--2"] {
-            assert_eq!(typed_cpus(bad, 8), None, "{bad}");
+        let typed = TypedCpus::parse("1-2,^2,9-4000000000").unwrap();
+        assert_eq!((typed.below(8), typed.highest()), (vec![1], Some(4_000_000_000)));
+        assert_eq!(TypedCpus::parse("^2").unwrap().highest(), None);
+        let long = "0-16383,".repeat(16_384) + "0";
+        for bad in ["", "x", "1,", "2-1", "-1", "1--2", &long] {
+            assert_eq!(TypedCpus::parse(bad), None, "{bad:.20}");
         }
     }
 
