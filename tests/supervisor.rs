@@ -3,12 +3,14 @@
 
 mod supervisor_rig;
 
-use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use supervisor_rig::{Rig, Wish, ask_on, greet, play, possible, possible_with_qemu, read_until};
+use supervisor_rig::{
+    Rig, Wish, ask_on, greet, next_command, play, possible, possible_with_qemu, read_until,
+};
 use svirt::base::{Layer, Slot};
 use svirt::privsep::ask::Ask;
 use svirt::privsep::plug::{PlugSteps, SetGrant, Top, UnplugSteps};
@@ -223,7 +225,7 @@ fn cont_comes_after_the_seal_and_nonsense_later_ends_only_the_monitor() {
     assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }), "the seal was reported before cont came");
     assert!(rig.status().sealed);
     let mut speak = monitor;
-    speak.write_all(format!("{{\"return\": {{}}, \"id\": \"{id}\"}}\n[1,2,3]\n").as_bytes()).unwrap();
+    speak.write_all(format!("{{\"return\": {{}}, \"id\": {id}}}\n[1,2,3]\n").as_bytes()).unwrap();
     assert_eq!(rig.report().unwrap(), Report::Running);
     let until = Instant::now() + Duration::from_secs(5);
     while rig.status().state != "monitor-lost" {
@@ -263,7 +265,7 @@ fn a_guest_that_cannot_be_asked_for_memory_does_not_run() {
         let mut monitor = rig.monitor.as_ref().unwrap();
         let id = greet(monitor, "balloon");
         let error = r#"{"class": "DeviceNotActive", "desc": "No balloon device has been activated"}"#;
-        monitor.write_all(format!("{{\"error\": {error}, \"id\": \"{id}\"}}\n").as_bytes()).unwrap();
+        monitor.write_all(format!("{{\"error\": {error}, \"id\": {id}}}\n").as_bytes()).unwrap();
         assert_eq!(rig.report().unwrap(), Report::Greeted);
         assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }));
         let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
@@ -285,7 +287,7 @@ fn no_guest_runs_before_its_disks_are_limited() {
     let mut monitor = rig.monitor.as_ref().unwrap();
     let id = greet(monitor, "block_set_io_throttle");
     let error = r#"{"class": "GenericError", "desc": "no such limit"}"#;
-    monitor.write_all(format!("{{\"error\": {error}, \"id\": \"{id}\"}}\n").as_bytes()).unwrap();
+    monitor.write_all(format!("{{\"error\": {error}, \"id\": {id}}}\n").as_bytes()).unwrap();
     assert_eq!(rig.report().unwrap(), Report::Greeted);
     assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }));
     let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
@@ -371,14 +373,12 @@ fn actions_that_qemu_refuses_are_not_acted_by() {
         client.write_all(&verb).unwrap();
         let id = peer.join().unwrap();
         let mut speak = monitor;
-        speak.write_all(format!("{{\"{outcome}, \"id\": \"{id}\"}}\r\n{ended}").as_bytes()).unwrap();
+        speak.write_all(format!("{{\"{outcome}, \"id\": {id}}}\r\n{ended}").as_bytes()).unwrap();
         let answer: Answer = serde_json::from_str(&read_until(&mut client, "\n")).unwrap();
         assert_eq!(answer == Answer::Done, next != "quit", "{answer:?}");
         // Where nothing follows from the guest's end, the next command is what is asked then.
         client.write_all(b"{\"verb\":\"status\"}\n").unwrap();
-        let mut line = String::new();
-        BufReader::new(monitor.try_clone().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains(next), "{line}");
+        assert_eq!(next_command(monitor).unwrap()["execute"], next);
     }
 }
 
@@ -403,7 +403,6 @@ fn plug_answer(stream: UnixStream) -> Answer {
 
 /// A device model that the test plays by hand, beyond its start.
 struct Played {
-    lines: Lines<BufReader<UnixStream>>,
     monitor: UnixStream,
 }
 
@@ -414,8 +413,8 @@ impl Played {
         let id = std::thread::spawn(move || greet(&peer, "cont"));
         rig.report().unwrap();
         let id = id.join().unwrap();
-        let mut played = Self { lines: BufReader::new(monitor.try_clone().unwrap()).lines(), monitor };
-        played.says(&format!(r#"{{"return": {{}}, "id": "{id}"}}"#));
+        let mut played = Self { monitor };
+        played.says(&format!(r#"{{"return": {{}}, "id": {id}}}"#));
         while rig.report().unwrap() != Report::Running {}
         played.monitor.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         played
@@ -427,18 +426,18 @@ impl Played {
 
     /// The id of the next command, which must be this one.
     fn hears(&mut self, command: &str) -> String {
-        let line: serde_json::Value = serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap();
-        assert_eq!(line["execute"], command);
-        line["id"].as_str().unwrap().to_owned()
+        let came = next_command(&self.monitor).unwrap();
+        assert_eq!(came["execute"], command);
+        came["id"].to_string()
     }
 
     fn refuses(&mut self, id: &str, class: &str, text: &str) {
-        self.says(&format!(r#"{{"error": {{"class": "{class}", "desc": "{text}"}}, "id": "{id}"}}"#));
+        self.says(&format!(r#"{{"error": {{"class": "{class}", "desc": "{text}"}}, "id": {id}}}"#));
     }
 
     fn does(&mut self, command: &str) {
         let id = self.hears(command);
-        self.says(&format!(r#"{{"return": {{}}, "id": "{id}"}}"#));
+        self.says(&format!(r#"{{"return": {{}}, "id": {id}}}"#));
     }
 }
 
@@ -492,7 +491,7 @@ fn a_guest_that_cannot_go_on_after_a_save_is_not_said_to() {
     let mut played = Played::new(&rig);
     let asked = plug_verb(&rig, &Verb::Save, &());
     let id = played.hears("query-status");
-    played.says(&format!(r#"{{"return": {{"status": "running", "running": true}}, "id": "{id}"}}"#));
+    played.says(&format!(r#"{{"return": {{"status": "running", "running": true}}, "id": {id}}}"#));
     for command in ["stop", "migrate-set-parameters", "migrate-set-capabilities", "getfd"] {
         played.does(command);
     }
@@ -509,7 +508,7 @@ fn a_guest_that_cannot_go_on_after_a_save_is_not_said_to() {
         played.does("query-migrate");
         let id = played.hears("cont");
         if goes_on {
-            played.says(&format!(r#"{{"return": {{}}, "id": "{id}"}}"#));
+            played.says(&format!(r#"{{"return": {{}}, "id": {id}}}"#));
         } else {
             played.refuses(&id, "GenericError", "still locked");
         }

@@ -7,6 +7,9 @@ use serde_json::Value;
 /// `query-blockstats`, with about 2 KiB for each layer of each disk.
 pub const LINE_MAX: usize = 1 << 20;
 
+/// QEMU's name for reading on while a command is executed.
+pub(super) const OOB: &str = "oob";
+
 /// The longest name of an event or error class that is kept.
 const WORD_MAX: usize = 128;
 /// The longest error description that is kept, in bytes.
@@ -15,17 +18,42 @@ const DESCRIPTION_MAX: usize = 1024;
 /// One message from QEMU.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// The first line of a connection: QEMU's version as major, minor, micro.
-    Greeting(u32, u32, u32),
+    /// The first line of a connection.
+    Greeting {
+        /// QEMU's version as major, minor, micro.
+        version: (u32, u32, u32),
+        /// Whether it can read on while it executes a command.
+        oob: bool,
+    },
     /// The answer to a command.
     Reply {
-        /// The command's id, if it is a string; QEMU echoes what it was given.
-        id: Option<String>,
+        /// The command's id, if it is one that svirt gives; QEMU echoes what it was given.
+        id: Option<Id>,
         /// What it returned.
         outcome: Result<Value, Failure>,
     },
     /// Something happened.
     Event(Event),
+}
+
+/// The id of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Id {
+    /// Of whoever had the connection from its beginning.
+    Number(u64),
+    /// Of whoever took it over.
+    Text(String),
+}
+
+impl Id {
+    fn of(value: Value) -> Option<Self> {
+        match value {
+            Value::Number(number) => number.as_u64().map(Self::Number),
+            Value::String(text) => Some(Self::Text(text)),
+            _ => None,
+        }
+    }
 }
 
 /// An asynchronous event.
@@ -93,6 +121,8 @@ fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D
 #[derive(Deserialize)]
 struct Greeting {
     version: Version,
+    #[serde(default)]
+    capabilities: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -189,11 +219,12 @@ fn decode(line: &[u8]) -> Result<Option<Message>, QmpError> {
     }
     let envelope: Envelope =
         serde_json::from_slice(line).map_err(|error| QmpError::Malformed(error.to_string()))?;
-    let id = envelope.id.as_str().map(ToOwned::to_owned);
+    let id = Id::of(envelope.id);
     let message = match (envelope.greeting, envelope.returned, envelope.error, envelope.event) {
         (Some(greeting), None, None, None) => {
             let Numbers { major, minor, micro } = greeting.version.qemu;
-            Message::Greeting(major, minor, micro)
+            let oob = greeting.capabilities.iter().any(|capability| capability == OOB);
+            Message::Greeting { version: (major, minor, micro), oob }
         }
         (None, Some(value), None, None) => Message::Reply { id, outcome: Ok(value) },
         (None, None, Some(error), None) => {
@@ -228,15 +259,14 @@ struct Command<'a> {
     execute: &'a str,
     #[serde(skip_serializing_if = "Value::is_null")]
     arguments: &'a Value,
-    id: &'a str,
+    id: &'a Id,
 }
 
-/// One command as a line; `arguments` is an object or `null`.
-pub(super) fn encode(execute: &str, arguments: &Value, id: &str) -> Vec<u8> {
-    // Serialising values and strings into memory has no way to fail; an empty line would be harmless.
-    let mut line = serde_json::to_vec(&Command { execute, arguments, id }).unwrap_or_default();
-    line.push(b'\n');
-    line
+/// One command; `arguments` is an object or `null`. There is no end of line: QEMU executes an object at its last brace,
+/// and every byte takes its time.
+pub(super) fn encode(execute: &str, arguments: &Value, id: &Id) -> Vec<u8> {
+    // Serialising values and strings into memory has no way to fail; nothing at all would be harmless.
+    serde_json::to_vec(&Command { execute, arguments, id }).unwrap_or_default()
 }
 
 /// Feeds arbitrary bytes in two different ways and compares; for the fuzzer and the corpus.
@@ -285,6 +315,7 @@ mod tests {
             r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "#,
             "\"capabilities\": [\"oob\"]}}\r\n",
             "{\"return\": {}, \"id\": \"s-1\"}\r\n",
+            "{\"return\": {}, \"id\": 7}\r\n{\"return\": {}, \"id\": -7}\r\n",
             r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true}}"#,
             "\r\n\r\n",
             "{\"id\": \"s-2\", \"error\": {\"class\": \"GenericError\", \"desc\": \"no\\u001b[31m\"}}\r\n",
@@ -292,14 +323,31 @@ mod tests {
         );
         let (found, outcome) = all(text.as_bytes());
         outcome.unwrap();
-        assert_eq!(found[0], Message::Greeting(7, 2, 22));
-        assert_eq!(found[1], Message::Reply { id: Some("s-1".into()), outcome: Ok(json!({})) });
-        let Message::Event(event) = &found[2] else { panic!("{:?}", found[2]) };
+        let reply = |id: Option<Id>| Message::Reply { id, outcome: Ok(json!({})) };
+        assert_eq!(found[0], Message::Greeting { version: (7, 2, 22), oob: true });
+        assert_eq!(found[1], reply(Some(Id::Text("s-1".into()))));
+        assert_eq!(found[2], reply(Some(Id::Number(7))));
+        assert_eq!(found[3], reply(None));
+        let Message::Event(event) = &found[4] else { panic!("{:?}", found[4]) };
         assert_eq!((event.name.as_str(), &event.data), ("SHUTDOWN", &json!({"guest": true})));
         let failure = Failure { class: "GenericError".into(), description: "no [31m".into() };
-        assert_eq!(found[3], Message::Reply { id: Some("s-2".into()), outcome: Err(failure) });
-        assert_eq!(found[4], Message::Reply { id: None, outcome: Ok(Value::Null) });
-        assert_eq!(found.len(), 5);
+        assert_eq!(found[5], Message::Reply { id: Some(Id::Text("s-2".into())), outcome: Err(failure) });
+        assert_eq!(found[6], Message::Reply { id: None, outcome: Ok(Value::Null) });
+        assert_eq!(found.len(), 7);
+    }
+
+    #[test]
+    fn a_greeting_tells_what_qemu_can() {
+        for (capabilities, oob) in
+            [("", false), (r#", "capabilities": []"#, false), (r#", "capabilities": ["x", "oob"]"#, true)]
+        {
+            let text = format!(
+                r#"{{"QMP": {{"version": {{"qemu": {{"micro": 1, "minor": 2, "major": 7}}}}{capabilities}}}}}"#
+            );
+            let (found, outcome) = all(format!("{text}\n").as_bytes());
+            outcome.unwrap();
+            assert_eq!(found, [Message::Greeting { version: (7, 2, 1), oob }]);
+        }
     }
 
     #[test]
@@ -313,6 +361,7 @@ mod tests {
             "{\"return\":1,\"return\":2}\n",
             "{\"event\":7}\n",
             "{\"QMP\":{}}\n",
+            "{\"QMP\":{\"version\":{\"qemu\":{\"micro\":1,\"minor\":2,\"major\":7}},\"capabilities\":7}}\n",
             "\u{0}\n",
         ] {
             assert!(all(text.as_bytes()).1.is_err(), "{text:?}");

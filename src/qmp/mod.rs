@@ -8,5 +8,5 @@
 mod codec;
 mod session;
 
-pub use codec::{Decoder, Event, Failure, LINE_MAX, Message, QmpError, fuzz_qmp};
+pub use codec::{Decoder, Event, Failure, Id, LINE_MAX, Message, QmpError, fuzz_qmp};
 pub use session::{Heard, PENDING_MAX, Session};

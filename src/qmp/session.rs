@@ -7,9 +7,9 @@
 
 use std::collections::VecDeque;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::codec::{Event, Failure, Message, QmpError, encode};
+use super::codec::{Event, Failure, Id, Message, OOB, QmpError, encode};
 
 /// The most commands that wait for their reply at once.
 pub const PENDING_MAX: usize = 64;
@@ -26,7 +26,8 @@ enum State {
 #[derive(Debug)]
 pub struct Session<T> {
     state: State,
-    prefix: String,
+    /// What every id begins with; nothing where they are numbers.
+    prefix: Option<String>,
     next: u64,
     pending: VecDeque<(u64, Option<T>)>,
 }
@@ -60,17 +61,19 @@ impl<T> Session<T> {
     /// A connection on which nothing was said yet. Its ids are plain numbers: QEMU reads its monitor byte by byte.
     #[must_use]
     pub fn fresh() -> Self {
-        Self { state: State::Greeting, prefix: String::new(), next: 0, pending: VecDeque::new() }
+        Self { state: State::Greeting, prefix: None, next: 0, pending: VecDeque::new() }
     }
 
     /// A connection that somebody else used before, and the bytes that bring it into step.
     ///
-    /// `prefix` begins every id; it must differ from the predecessor's, and not be a number. The byte 0xff is an error to QEMU's parser wherever it
-    /// stands, which makes it forget a command that the predecessor sent in part.
+    /// `prefix` begins every id, which is a string; it must differ from the predecessor's. The byte 0xff is an error to
+    /// QEMU's parser wherever it stands, which makes it forget a command that the predecessor sent in part. Whether QEMU
+    /// reads on while it executes is the predecessor's doing: it answers in the order in which it was asked all the same,
+    /// errors of its parser included, so that the reply to the first command says that all before it are done.
     #[must_use]
     pub fn takeover(prefix: &str) -> (Self, Vec<u8>) {
-        let mut session =
-            Self { state: State::Resync, prefix: prefix.to_owned(), next: 0, pending: VecDeque::new() };
+        let prefix = Some(prefix.to_owned());
+        let mut session = Self { state: State::Resync, prefix, next: 0, pending: VecDeque::new() };
         let mut bytes = vec![0xff, b'\n'];
         bytes.extend(session.push("query-status", &Value::Null, None));
         (session, bytes)
@@ -100,20 +103,25 @@ impl<T> Session<T> {
         encode(execute, arguments, &self.id(number))
     }
 
-    fn id(&self, number: u64) -> String {
-        format!("{}{number}", self.prefix)
+    fn id(&self, number: u64) -> Id {
+        match &self.prefix {
+            Some(prefix) => Id::Text(format!("{prefix}{number}")),
+            None => Id::Number(number),
+        }
     }
 
     /// Takes the next message. An error ends the connection: QEMU answers in order, so what does not fit
     /// was not made by a sound QEMU.
     pub fn receive(&mut self, message: Message) -> Result<Heard<T>, QmpError> {
         match message {
-            Message::Greeting(major, minor, micro) if self.state == State::Greeting => {
+            Message::Greeting { version, oob } if self.state == State::Greeting => {
                 self.state = State::Capabilities;
-                let send = self.push("qmp_capabilities", &Value::Null, None);
-                Ok(Heard::Greeted { version: (major, minor, micro), send })
+                // Nothing is executed out of order for it, but the next commands are read meanwhile.
+                let arguments = if oob { json!({ "enable": [OOB] }) } else { Value::Null };
+                let send = self.push("qmp_capabilities", &arguments, None);
+                Ok(Heard::Greeted { version, send })
             }
-            Message::Greeting(..) => Err(QmpError::Unexpected("greeting".into())),
+            Message::Greeting { .. } => Err(QmpError::Unexpected("greeting".into())),
             Message::Event(_) if self.state == State::Greeting => {
                 Err(QmpError::Unexpected("event before the greeting".into()))
             }
@@ -122,7 +130,7 @@ impl<T> Session<T> {
         }
     }
 
-    fn reply(&mut self, id: Option<String>, outcome: Result<Value, Failure>) -> Result<Heard<T>, QmpError> {
+    fn reply(&mut self, id: Option<Id>, outcome: Result<Value, Failure>) -> Result<Heard<T>, QmpError> {
         let expected = self.pending.front().map(|(number, _)| self.id(*number));
         if id.is_none() || id != expected {
             if self.state == State::Resync {
@@ -145,43 +153,58 @@ impl<T> Session<T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn reply(id: &str) -> Message {
-        Message::Reply { id: Some(id.into()), outcome: Ok(json!({})) }
+    const GREETING: Message = Message::Greeting { version: (7, 2, 0), oob: false };
+
+    fn done(id: Id) -> Message {
+        Message::Reply { id: Some(id), outcome: Ok(json!({})) }
+    }
+
+    fn reply(id: u64) -> Message {
+        done(Id::Number(id))
+    }
+
+    fn text(id: &str) -> Message {
+        done(Id::Text(id.into()))
     }
 
     fn ready() -> Session<u8> {
         let mut session = Session::fresh();
-        let Heard::Greeted { send, .. } = session.receive(Message::Greeting(7, 2, 0)).unwrap() else {
-            panic!("no greeting")
-        };
-        assert_eq!(send, b"{\"execute\":\"qmp_capabilities\",\"id\":\"0\"}\n");
+        let Heard::Greeted { send, .. } = session.receive(GREETING).unwrap() else { panic!("no greeting") };
+        assert_eq!(send, b"{\"execute\":\"qmp_capabilities\",\"id\":0}");
         assert!(session.command("cont", &Value::Null, 1).is_err(), "before the handshake");
-        assert_eq!(session.receive(reply("0")).unwrap(), Heard::Ready);
+        assert_eq!(session.receive(reply(0)).unwrap(), Heard::Ready);
         session
+    }
+
+    #[test]
+    fn qemu_reads_on_where_it_can() {
+        let mut session = Session::<u8>::fresh();
+        let greeted = session.receive(Message::Greeting { version: (7, 2, 0), oob: true }).unwrap();
+        let Heard::Greeted { send, .. } = greeted else { panic!("no greeting") };
+        assert_eq!(send, b"{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]},\"id\":0}");
     }
 
     #[test]
     fn answers_are_matched_in_order() {
         let mut session = ready();
         let line = session.command("getfd", &json!({"fdname": "x"}), 7).unwrap();
-        assert_eq!(line, b"{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"x\"},\"id\":\"1\"}\n");
+        assert_eq!(line, b"{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"x\"},\"id\":1}");
         session.command("cont", &Value::Null, 8).unwrap();
-        assert_eq!(session.receive(reply("1")).unwrap(), Heard::Reply { purpose: 7, outcome: Ok(json!({})) });
-        assert!(session.receive(reply("3")).is_err());
+        assert_eq!(session.receive(reply(1)).unwrap(), Heard::Reply { purpose: 7, outcome: Ok(json!({})) });
+        assert!(session.receive(text("2")).is_err());
+        assert!(session.receive(reply(3)).is_err());
     }
 
     #[test]
     fn what_does_not_fit_ends_the_connection() {
-        assert!(Session::<u8>::fresh().receive(reply("0")).is_err());
+        assert!(Session::<u8>::fresh().receive(reply(0)).is_err());
         let event = Message::Event(Event { name: "STOP".into(), data: Value::Null });
         assert!(Session::<u8>::fresh().receive(event.clone()).is_err());
         let mut session = ready();
-        assert!(session.receive(Message::Greeting(7, 2, 0)).is_err());
-        assert!(session.receive(reply("0")).is_err());
+        assert!(session.receive(GREETING).is_err());
+        assert!(session.receive(reply(0)).is_err());
         assert!(session.receive(Message::Reply { id: None, outcome: Ok(Value::Null) }).is_err());
         assert!(matches!(session.receive(event), Ok(Heard::Event(_))));
         for number in 0..PENDING_MAX {
@@ -193,24 +216,26 @@ mod tests {
     #[test]
     fn a_takeover_ignores_what_the_predecessor_asked() {
         let (mut session, bytes) = Session::<u8>::takeover("t-");
-        assert_eq!(bytes, b"\xff\n{\"execute\":\"query-status\",\"id\":\"t-0\"}\n");
-        assert_eq!(session.receive(reply("9")).unwrap(), Heard::Foreign);
+        assert_eq!(bytes, b"\xff\n{\"execute\":\"query-status\",\"id\":\"t-0\"}");
+        for foreign in [reply(9), reply(0), text("0"), text("s-0")] {
+            assert_eq!(session.receive(foreign).unwrap(), Heard::Foreign);
+        }
         let failure = Failure { class: "GenericError".into(), description: "JSON parse error".into() };
         assert_eq!(
             session.receive(Message::Reply { id: None, outcome: Err(failure) }).unwrap(),
             Heard::Foreign
         );
         assert!(!session.is_ready());
-        assert_eq!(session.receive(reply("t-0")).unwrap(), Heard::Ready);
-        assert!(session.receive(reply("9")).is_err());
+        assert_eq!(session.receive(text("t-0")).unwrap(), Heard::Ready);
+        assert!(session.receive(reply(9)).is_err());
     }
 
     #[test]
     fn refused_capabilities_are_an_error() {
         let mut session = Session::<u8>::fresh();
-        session.receive(Message::Greeting(7, 2, 0)).unwrap();
+        session.receive(GREETING).unwrap();
         let failure = Failure { class: "C".into(), description: "D".into() };
-        let message = Message::Reply { id: Some("0".into()), outcome: Err(failure.clone()) };
+        let message = Message::Reply { id: Some(Id::Number(0)), outcome: Err(failure.clone()) };
         assert_eq!(session.receive(message), Err(QmpError::Refused(failure)));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -346,20 +346,24 @@ pub fn read_until(stream: &mut impl Read, wanted: &str) -> String {
     text
 }
 
-/// Speaks QEMU's part of a start up to the answer to `cont`; the last command is returned.
+/// The next command on a monitor, whose end is its last brace; nothing where nobody speaks any more.
+pub fn next_command(monitor: &UnixStream) -> Option<serde_json::Value> {
+    // Byte by byte, as QEMU reads it: what follows stays where it is.
+    serde_json::Deserializer::from_reader(monitor).into_iter().next()?.ok()
+}
+
+/// Speaks QEMU's part of a start up to the answer to `cont`; the id of the last command is returned, as it is written.
 pub fn greet(monitor: &UnixStream, upto: &str) -> String {
-    let mut lines = BufReader::new(monitor.try_clone().unwrap()).lines();
     let mut speak = monitor;
     speak
         .write_all(b"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}}, \"capabilities\": []}}\r\n")
         .unwrap();
     loop {
         // The test is over when the supervisor has gone; who waits for a command sees that it is missing.
-        let Some(Ok(line)) = lines.next() else { return String::new() };
-        let command: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let Some(command) = next_command(monitor) else { return String::new() };
         let name = command["execute"].as_str().unwrap().to_owned();
         if name == upto {
-            return command["id"].as_str().unwrap().to_owned();
+            return command["id"].to_string();
         }
         let value = if name == "query-status" { r#"{"status": "prelaunch"}"# } else { "{}" };
         speak
@@ -378,10 +382,8 @@ pub fn play(monitor: &UnixStream) -> std::sync::mpsc::Receiver<String> {
             return;
         }
         let mut speak = &monitor;
-        speak.write_all(format!("{{\"return\": {{}}, \"id\": \"{id}\"}}\r\n").as_bytes()).unwrap();
-        for line in BufReader::new(&monitor).lines() {
-            let Ok(line) = line else { return };
-            let command: serde_json::Value = serde_json::from_str(&line).unwrap();
+        speak.write_all(format!("{{\"return\": {{}}, \"id\": {id}}}\r\n").as_bytes()).unwrap();
+        while let Some(command) = next_command(&monitor) {
             let answer = format!("{{\"return\": {{}}, \"id\": {}}}\r\n", command["id"]);
             speak.write_all(answer.as_bytes()).unwrap();
             if sender.send(command["execute"].as_str().unwrap().to_owned()).is_err() {
