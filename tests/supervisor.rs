@@ -558,6 +558,65 @@ fn what_is_in_use_is_not_taken_for_gone() {
     assert!(matches!(plug_answer(asked), Answer::Refused(_)));
 }
 
+fn steps_of_a_disk(object: &str) -> PlugSteps {
+    let node = r#"{"driver":"file","node-name":"vdb-0-storage","filename":"/dev/fdset/9","locking":"off"}"#;
+    PlugSteps {
+        alias: "virtio-disk1".into(),
+        sets: vec![SetGrant { slot: Slot::new("disk:vdb:0").unwrap(), set: 9 }],
+        nodes: vec![node.into()],
+        top: Top::Device { object: object.into() },
+    }
+}
+
+/// Whether nothing more comes for a moment.
+fn is_silent(played: &Played) -> bool {
+    played.monitor.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let silent = next_command(&played.monitor).is_none();
+    played.monitor.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    silent
+}
+
+#[test]
+fn a_disk_is_told_in_one_breath_and_its_descriptor_waited_for() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish { vnc_max: 1, ..Wish::default() });
+    let mut played = Played::new(&rig);
+    let object = r#"{"driver":"virtio-blk-pci","id":"virtio-disk1","drive":"vdb-0-storage"}"#;
+    let asked = plug_verb(&rig, &Verb::Plug, &steps_of_a_disk(object));
+    let added = played.hears("add-fd");
+    // Nobody else's command overtakes it, with a descriptor or without.
+    let viewer = rig.connect("vnc");
+    // Whoever comes after the viewer is heard after it.
+    assert_eq!(rig.ask(&Verb::Listen), Answer::Done);
+    assert!(is_silent(&played));
+    played.says(&format!(r#"{{"return": {{}}, "id": {added}}}"#));
+    played.does("query-vnc-servers");
+    let (node, device) = (played.hears("blockdev-add"), played.hears("device_add"));
+    let handed = played.hears("getfd");
+    assert!(is_silent(&played));
+    played.refuses(&node, "GenericError", "the image is torn");
+    played.refuses(&device, "GenericError", "Cannot find device='' nor node-name='vdb-0-storage'");
+    // What is taken back waits for the viewer's descriptor, too.
+    assert!(is_silent(&played));
+    played.refuses(&handed, "GenericError", "no");
+    played.does("remove-fd");
+    let told = plug_answer(asked);
+    assert!(matches!(&told, Answer::Refused(refusal) if refusal.rule.contains("torn")), "{told:?}");
+    drop(viewer);
+
+    // A device that comes all the same goes again, and whether the guest lets it go is not known.
+    let asked = plug_verb(&rig, &Verb::Plug, &steps_of_a_disk(object));
+    played.does("add-fd");
+    let id = played.hears("blockdev-add");
+    played.refuses(&id, "GenericError", "there is such a node");
+    for command in ["device_add", "device_del", "remove-fd"] {
+        played.does(command);
+    }
+    assert_eq!(plug_answer(asked), Answer::Pending);
+}
+
 #[test]
 fn what_cannot_be_taken_back_is_not_said_to_be() {
     if !possible() {
@@ -565,14 +624,8 @@ fn what_cannot_be_taken_back_is_not_said_to_be() {
     }
     let rig = Rig::new(Wish::default());
     let mut played = Played::new(&rig);
-    let node = r#"{"driver":"file","node-name":"vdb-0-storage","filename":"/dev/fdset/9","locking":"off"}"#;
     let object = r#"{"driver":"virtio-blk-pci","id":"virtio-disk1","drive":"vdb-0-storage"}"#;
-    let steps = PlugSteps {
-        alias: "virtio-disk1".into(),
-        sets: vec![SetGrant { slot: Slot::new("disk:vdb:0").unwrap(), set: 9 }],
-        nodes: vec![node.into()],
-        top: Top::Device { object: object.into() },
-    };
+    let steps = steps_of_a_disk(object);
     for (class, text, known) in [
         ("GenericError", "File descriptor named 'fdset-id:9' not found", true),
         ("GenericError", "something else", false),

@@ -1,14 +1,16 @@
 //! Devices plugged in and out: one at a time, each a row of commands, taken back in reverse where one fails.
 //!
 //! ```text
-//! plug:    add-fd… ─▶ blockdev-add… ─▶ device_add, or tray and medium ─▶ done
-//!          getfd ─▶ netdev_add ─▶ device_add ─▶ done
-//!             └── one fails: everything before it is taken back, then refused
+//! plug:    add-fd… ─▶ blockdev-add… and device_add, or tray and medium ─▶ done
+//!          getfd ─▶ netdev_add and device_add ─▶ done
+//!             └── one fails: everything that was done is taken back, then refused
 //! unplug:  device_del ─▶ DEVICE_DELETED ─▶ blockdev-del… ─▶ remove-fd…, or netdev_del ─▶ done
 //! ```
 //!
 //! What QEMU is told was held to closed lists by the labeller, and is again here. While a command runs that may load a
 //! module, the gate lets the calls of [`WINDOW`] through, and nothing else.
+
+mod row;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -17,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::monitor::{MonitorError, Purpose};
+use row::{Outcome, Refused, Row, Sending, Step, step};
+
+use super::monitor::{Monitor, MonitorError, Purpose};
 use super::serve::Server;
 use crate::base::{Layer, Refusal};
 use crate::privsep::ask::Happening;
@@ -27,6 +31,8 @@ use crate::qmp::Failure;
 
 /// The longest description that is read, in bytes.
 const TEXT_MAX: u64 = 2 << 20;
+/// Room for what a disk of a few layers has, so that it is read at once.
+const TEXT_USUAL: usize = 8 << 10;
 /// How long QEMU may take over all steps.
 const LIMIT: Duration = Duration::from_secs(25);
 /// How long a guest may take to let a device go before whoever asked hears that it was asked; libvirt waits as long.
@@ -37,105 +43,21 @@ const WINDOW: &[i32] = &[libc::SYS_access as i32, libc::SYS_faccessat as i32, li
 /// The most nodes that are told as one: how long QEMU takes to read those grows with the square of their depth.
 const NESTED_MAX: usize = 16;
 
-/// One command.
-#[derive(Debug)]
-struct Step {
-    execute: &'static str,
-    arguments: Value,
-    fd: Option<OwnedFd>,
-    /// What takes it back.
-    undo: Option<(&'static str, Value)>,
-    /// What follows where QEMU refuses it.
-    refused: Refused,
-    /// Whether QEMU makes the calls of [`WINDOW`] for it.
-    window: bool,
-}
-
-/// What follows from a refused step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
-    /// Everything is taken back.
-    Fails,
-    /// It is as good as done where QEMU has nothing of this name.
-    PassesWithout,
-    /// The same, and the rest is taken back all the same where it is refused for another reason.
-    Back,
-}
-
-/// Whether QEMU refuses because it has nothing of this name: of blockdev-del and remove-fd only the text tells, which
-/// has been the same since QEMU 2.9.
-fn is_not_there(failure: &Failure) -> bool {
-    failure.class == "DeviceNotFound"
-        || failure.description.starts_with("Failed to find node with node-name=")
-        || (failure.description.starts_with("File descriptor named ")
-            && failure.description.ends_with(" not found"))
-}
-
 /// The device that is being plugged.
 #[derive(Debug)]
 pub(super) struct Plugging {
     client: u64,
     /// Which row it is: an answer to a command of an earlier one is not for this.
     ticket: u64,
-    steps: VecDeque<Step>,
-    running: Option<Step>,
-    undo: Vec<(&'static str, Value)>,
-    failure: Option<Refusal>,
-    /// Whether something could not be taken back, so that nobody knows what is there.
-    unsure: bool,
-    /// Whose DEVICE_DELETED is waited for, and until when.
-    awaited: Option<(String, Instant)>,
+    row: Row,
     until: Instant,
 }
 
 impl Plugging {
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match &self.awaited {
-            // A guest that was not asked yet has nothing to answer.
-            Some((_, until)) if self.running.is_none() => Some(*until.min(&self.until)),
-            _ => Some(self.until),
-        }
+        Some(self.row.patience().map_or(self.until, |until| until.min(self.until)))
     }
-
-    /// What follows from an answer of QEMU's.
-    fn answered(&mut self, step: Step, outcome: Result<Value, Failure>) -> Next {
-        let Err(failure) = outcome else {
-            self.undo.extend(step.undo);
-            // The guest is asked; the event says when it has let go.
-            let waits = step.execute == "device_del" && self.awaited.is_some();
-            return if waits { Next::Wait } else { Next::Goes };
-        };
-        if step.refused != Refused::Fails && is_not_there(&failure) {
-            self.awaited = None;
-        } else if step.refused == Refused::Back {
-            self.unsure = true;
-        } else {
-            self.failure = Some(Refusal::new(
-                Layer::DeviceModel,
-                step.execute.replace(['-', '_'], " "),
-                "a device",
-                failure.to_string(),
-                "see what the definition and the machine allow",
-            ));
-            let undo = std::mem::take(&mut self.undo).into_iter().rev();
-            let back =
-                |(execute, arguments)| Step { refused: Refused::Back, ..self::step(execute, arguments) };
-            self.steps = undo.map(back).collect();
-        }
-        Next::Goes
-    }
-}
-
-/// Whether a row goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    Goes,
-    Wait,
-}
-
-fn step(execute: &'static str, arguments: Value) -> Step {
-    Step { execute, arguments, fd: None, undo: None, refused: Refused::Fails, window: false }
 }
 
 impl Server {
@@ -148,43 +70,35 @@ impl Server {
         if let Some(rule) = self.busy() {
             return self.control.answer(client, &refuse(rule.into()), now);
         }
-        let steps = if *verb == Verb::Plug { plug_steps(fds) } else { unplug_steps(fds) };
-        let (steps, awaited) = match steps {
-            Ok(steps) => steps,
+        let row = if *verb == Verb::Plug { plug_steps(fds) } else { unplug_steps(fds, now) };
+        let row = match row {
+            Ok(row) => row,
             Err(rule) => return self.control.answer(client, &refuse(rule), now),
         };
         // Not a ticket of a command: the answer comes when the whole row is done.
         let ticket = self.control.wait(client, verb.clone(), now);
-        let awaited = awaited.map(|alias| (alias, now + RELEASE));
-        self.plugging = Some(Plugging {
-            client,
-            ticket,
-            steps,
-            running: None,
-            undo: Vec::new(),
-            failure: None,
-            unsure: false,
-            awaited,
-            until: now + LIMIT,
-        });
+        self.plugging = Some(Plugging { client, ticket, row, until: now + LIMIT });
         self.plug_next();
     }
 
-    /// Sends the next command, or says how it went.
+    /// Sends what can be sent, or says how it went.
     fn plug_next(&mut self) {
         let Some(plugging) = &mut self.plugging else { return };
-        let Some(mut step) = plugging.steps.pop_front() else { return self.plug_over() };
-        let fd = step.fd.take();
-        let (execute, arguments) = (step.execute, step.arguments.clone());
-        if step.window {
-            self.gate.book.open_window(WINDOW, plugging.until);
+        if plugging.row.is_over() {
+            return self.plug_over();
         }
-        plugging.running = Some(step);
         let purpose = Purpose::Plug(plugging.ticket);
-        let sent: Result<(), MonitorError> = match &mut self.monitor {
-            Some(monitor) => monitor.command(execute, &arguments, purpose, fd),
-            None => Err(MonitorError::Closed),
-        };
+        let mut sent: Result<(), MonitorError> = Ok(());
+        while let Some(Sending { execute, arguments, fd, window }) = plugging.row.next() {
+            if window {
+                self.gate.book.open_window(WINDOW, plugging.until);
+            }
+            sent = sent.and_then(|()| match &mut self.monitor {
+                Some(monitor) => monitor.queue(execute, &arguments, purpose, fd),
+                None => Err(MonitorError::Closed),
+            });
+        }
+        let sent = sent.and_then(|()| self.monitor.as_mut().map_or(Ok(()), Monitor::write));
         if let Err(error) = sent {
             self.monitor_lost(&error);
             self.plug_over();
@@ -194,59 +108,27 @@ impl Server {
     /// QEMU answered a step of the row with this ticket.
     pub(super) fn plug_reply(&mut self, ticket: u64, outcome: Result<Value, Failure>) {
         let Some(plugging) = self.plugging.as_mut().filter(|it| it.ticket == ticket) else { return };
-        let Some(step) = plugging.running.take() else { return };
-        // All calls that QEMU made for it are answered before it answers.
-        self.gate.book.close_window();
-        if plugging.answered(step, outcome) == Next::Goes {
-            self.plug_next();
+        plugging.row.answered(outcome);
+        // All calls that QEMU made for a step are answered before it answers.
+        if !plugging.row.window() {
+            self.gate.book.close_window();
         }
+        self.plug_next();
     }
 
     /// Goes on once the guest has let the device go.
     pub(super) fn plug_event(&mut self, happening: &Happening) {
         let Some(plugging) = &mut self.plugging else { return };
-        let Some((alias, _)) = &plugging.awaited else { return };
         match happening {
-            Happening::DeviceDeleted { alias: gone } if gone == alias => {
-                plugging.awaited = None;
-                // Where the event comes before its command's answer, that goes on.
-                if plugging.running.is_none() {
-                    self.plug_next();
-                }
-            }
-            Happening::DeviceKept { alias: kept } if kept == alias => {
-                plugging.awaited = None;
-                plugging.steps.clear();
-                plugging.failure = Some(Refusal::new(
-                    Layer::DeviceModel,
-                    "take out",
-                    format!("device {kept}"),
-                    "the guest keeps it",
-                    "let the guest stop using it first",
-                ));
-                self.plug_over();
-            }
+            Happening::DeviceDeleted { alias } if plugging.row.deleted(alias) => self.plug_next(),
+            Happening::DeviceKept { alias } if plugging.row.kept(alias) => self.plug_over(),
             _ => {}
         }
     }
 
     /// Gives up what takes too long.
     pub(super) fn plug_tick(&mut self, now: Instant) {
-        let Some(plugging) = &mut self.plugging else { return };
-        if plugging.awaited.as_ref().is_some_and(|(_, until)| *until <= now) && plugging.running.is_none() {
-            let client = plugging.client;
-            self.plugging = None;
-            self.control.answer(client, &Answer::Pending, now);
-        } else if plugging.until <= now {
-            plugging.failure.get_or_insert_with(|| {
-                Refusal::new(
-                    Layer::DeviceModel,
-                    "plug",
-                    "a device",
-                    "QEMU does not answer",
-                    "try again later",
-                )
-            });
+        if self.plugging.as_ref().and_then(Plugging::deadline).is_some_and(|until| until <= now) {
             self.plug_over();
         }
     }
@@ -254,23 +136,19 @@ impl Server {
     fn plug_over(&mut self) {
         let Some(plugging) = self.plugging.take() else { return };
         self.gate.book.close_window();
-        let unknown = plugging.running.is_some() || plugging.unsure || self.monitor.is_none();
-        let answer = match plugging.failure {
-            // What QEMU did not answer it may have done.
-            _ if unknown => Answer::Pending,
-            Some(refusal) => Answer::Refused(refusal),
-            None => Answer::Done,
+        let answer = match plugging.row.outcome() {
+            _ if self.monitor.is_none() => Answer::Pending,
+            Outcome::Unknown => Answer::Pending,
+            Outcome::Refused(refusal) => Answer::Refused(refusal),
+            Outcome::Done => Answer::Done,
         };
         self.control.answer(plugging.client, &answer, Instant::now());
     }
 }
 
-/// The row of commands, and whose going is waited for.
-type Row = (VecDeque<Step>, Option<String>);
-
 fn read<T: serde::de::DeserializeOwned>(fd: OwnedFd) -> Result<T, String> {
     let file = std::fs::File::from(fd);
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(TEXT_USUAL);
     file.take(TEXT_MAX).read_to_end(&mut text).map_err(|error| error.to_string())?;
     serde_json::from_slice(&text).map_err(|error| error.to_string())
 }
@@ -297,8 +175,7 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
     }
     match &steps.top {
         Top::Device { object } => {
-            let arguments = serde_json::from_str(object).map_err(|error| error.to_string())?;
-            row.push_back(Step { window: true, ..step("device_add", arguments) });
+            row.push_back(device(object, &steps.alias)?);
         }
         Top::Medium { node, force } => {
             tray(&mut row, &steps.alias, *force);
@@ -310,11 +187,17 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
         }
         Top::Interface { tap, object, .. } => {
             interface(&mut row, &steps.alias, *tap, fds.next());
-            let arguments = serde_json::from_str(object).map_err(|error| error.to_string())?;
-            row.push_back(Step { window: true, ..step("device_add", arguments) });
+            row.push_back(device(object, &steps.alias)?);
         }
     }
-    Ok((row, None))
+    // A guest's tray is no link of a chain.
+    Ok(if matches!(steps.top, Top::Medium { .. }) { Row::new(row) } else { Row::chain(row) })
+}
+
+fn device(object: &str, alias: &str) -> Result<Step, String> {
+    let arguments = serde_json::from_str(object).map_err(|error| error.to_string())?;
+    let undo = Some(("device_del", json!({ "id": alias })));
+    Ok(Step { undo, window: true, ..step("device_add", arguments) })
 }
 
 /// What `blockdev-add` is told of these nodes.
@@ -380,7 +263,7 @@ fn tray(row: &mut VecDeque<Step>, alias: &str, force: bool) {
     row.push_back(step("blockdev-remove-medium", json!({ "id": alias })));
 }
 
-fn unplug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
+fn unplug_steps(fds: Vec<OwnedFd>, now: Instant) -> Result<Row, String> {
     let steps: UnplugSteps = read(fds.into_iter().next().ok_or("it has no description")?)?;
     check_unplug(&steps).map_err(|error| error.to_string())?;
     let mut row = VecDeque::new();
@@ -401,7 +284,11 @@ fn unplug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
         // One that was handed over and never taken.
         row.push_back(gone("closefd", json!({ "fdname": name })));
     }
-    Ok((row, (!steps.medium).then(|| steps.alias.clone())))
+    let mut row = Row::new(row);
+    if !steps.medium {
+        row.awaits(steps.alias, now + RELEASE);
+    }
+    Ok(row)
 }
 
 #[cfg(test)]
@@ -420,19 +307,56 @@ mod tests {
         let device = r#"{"driver":"virtio-blk-pci","id":"d","drive":"a"}"#;
         let steps = json!({ "alias": "d", "sets": [{ "slot": "a", "set": 9 }], "nodes": [node],
             "top": { "top": "device", "object": device } });
-        let (row, _) = plug_steps(vec![text(&steps), text(&json!(0))]).unwrap();
-        let open = |row: &VecDeque<Step>| -> Vec<&str> {
-            row.iter().filter(|step| step.window).map(|step| step.execute).collect()
-        };
-        assert_eq!(open(&row), ["blockdev-add", "device_add"]);
-        assert_eq!(row.len(), 3);
+        let mut row = plug_steps(vec![text(&steps), text(&json!(0))]).unwrap();
+        assert!(!row.window());
+        assert_eq!(sent(&mut row), [("add-fd", false)]);
+        row.answered(Ok(json!({})));
+        // They are on their way together, and the window is open until the last is answered.
+        assert_eq!(sent(&mut row), [("blockdev-add", true), ("device_add", true)]);
+        row.answered(Ok(json!({})));
+        assert!(row.window() && !row.is_over());
+        row.answered(Ok(json!({})));
+        assert!(!row.window() && row.is_over());
         assert!(unplugs_without_a_window(true) && unplugs_without_a_window(false));
+    }
+
+    /// What is sent now, and whether it opens the window.
+    fn sent(row: &mut Row) -> Vec<(&'static str, bool)> {
+        std::iter::from_fn(|| row.next()).map(|sending| (sending.execute, sending.window)).collect()
     }
 
     fn unplugs_without_a_window(medium: bool) -> bool {
         let steps = json!({ "alias": "d", "medium": medium, "force": true, "nodes": ["a"], "sets": [9] });
-        let (row, _) = unplug_steps(vec![text(&steps)]).unwrap();
-        row.iter().all(|step| !step.window)
+        let mut row = unplug_steps(vec![text(&steps)], Instant::now()).unwrap();
+        let mut all = 0;
+        while !row.is_over() {
+            let now = sent(&mut row);
+            assert!(now.len() == 1 && !now.iter().any(|(_, window)| *window), "{now:?}");
+            row.answered(Ok(json!({})));
+            row.deleted("d");
+            all += 1;
+        }
+        all == if medium { 5 } else { 3 }
+    }
+
+    #[test]
+    fn a_medium_goes_step_by_step() {
+        let node = r#"{"driver":"file","node-name":"a","filename":"/dev/fdset/9","locking":"off"}"#;
+        let steps = json!({ "alias": "d", "sets": [{ "slot": "a", "set": 9 }], "nodes": [node],
+            "top": { "top": "medium", "node": "a", "force": false } });
+        let mut row = plug_steps(vec![text(&steps), text(&json!(0))]).unwrap();
+        for execute in [
+            "add-fd",
+            "blockdev-add",
+            "blockdev-open-tray",
+            "blockdev-remove-medium",
+            "blockdev-insert-medium",
+            "blockdev-close-tray",
+        ] {
+            assert_eq!(sent(&mut row), [(execute, execute == "blockdev-add")]);
+            row.answered(Ok(json!({})));
+        }
+        assert!(row.is_over());
     }
 
     #[test]
