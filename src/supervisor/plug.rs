@@ -194,8 +194,14 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
     Ok(if matches!(steps.top, Top::Medium { .. }) { Row::new(row) } else { Row::chain(row) })
 }
 
+/// What a start says of a device although QEMU takes it for granted is left out.
 fn device(object: &str, alias: &str) -> Result<Step, String> {
-    let arguments = serde_json::from_str(object).map_err(|error| error.to_string())?;
+    let mut arguments: Value = serde_json::from_str(object).map_err(|error| error.to_string())?;
+    if let Some(arguments) = arguments.as_object_mut()
+        && arguments.get("channel") == Some(&json!(0))
+    {
+        arguments.remove("channel");
+    }
     let undo = Some(("device_del", json!({ "id": alias })));
     Ok(Step { undo, window: true, ..step("device_add", arguments) })
 }
@@ -357,6 +363,16 @@ mod tests {
             row.answered(Ok(json!({})));
         }
         assert!(row.is_over());
+    }
+
+    #[test]
+    fn what_is_taken_for_granted_is_not_said() {
+        let said = |channel: u32| {
+            let object = json!({ "driver": "scsi-hd", "id": "d", "channel": channel, "lun": 0 }).to_string();
+            device(&object, "d").unwrap().arguments
+        };
+        assert_eq!(said(0), json!({ "driver": "scsi-hd", "id": "d", "lun": 0 }));
+        assert_eq!(said(1).get("channel"), Some(&json!(1)));
     }
 
     #[test]
