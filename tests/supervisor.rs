@@ -618,6 +618,54 @@ fn a_disk_is_told_in_one_breath_and_its_descriptor_waited_for() {
 }
 
 #[test]
+fn what_qemu_refuses_is_taken_back_and_what_it_takes_is_there() {
+    if !possible_with_qemu() {
+        return;
+    }
+    let mut rig = Rig::new(qemu());
+    rig.started();
+    let steps = |disk: &str, set: u32, driver: &str| {
+        let storage = format!(
+            r#"{{"driver":"file","node-name":"{disk}-0-storage","filename":"/dev/fdset/{set}","locking":"off"}}"#
+        );
+        let format = format!(
+            r#"{{"driver":"{driver}","node-name":"{disk}-0-format","file":"{disk}-0-storage"{}}}"#,
+            if driver == "qcow2" { r#","backing":null"# } else { "" }
+        );
+        let object =
+            format!(r#"{{"driver":"virtio-blk-pci","id":"virtio-{disk}","drive":"{disk}-0-format"}}"#);
+        PlugSteps {
+            alias: format!("virtio-{disk}"),
+            sets: vec![SetGrant { slot: Slot::new("disk:vdb:0").unwrap(), set }],
+            nodes: vec![storage, format],
+            top: Top::Device { object },
+        }
+    };
+    let plug = |rig: &Rig, steps: &PlugSteps| plug_answer(plug_verb(rig, &Verb::Plug, steps));
+    for set in [9, 10] {
+        // An image without a byte is no qcow2; nothing is left of it, so that the same can be asked again.
+        for _ in 0..2 {
+            let told = plug(&rig, &steps("vdb", 9, "qcow2"));
+            assert!(matches!(&told, Answer::Refused(refusal) if refusal.rule.contains("qcow2")), "{told:?}");
+            assert!(!rig.human("info block -n").contains("vdb"));
+        }
+        let disk = format!("vd{set}");
+        assert_eq!(plug(&rig, &steps(&disk, set, "raw")), Answer::Done);
+        let nodes = rig.human("info block -n");
+        assert!(nodes.contains(&format!("{disk}-0-format")), "{nodes}");
+        let viewer = rig.connect("vnc");
+        read_until(&mut { viewer }, "RFB 003.008");
+        // The next one finds a QEMU that reads ahead.
+        rig.replace();
+    }
+    // A set that is there already and a node that is there already: the disk that uses them stays.
+    let told = plug(&rig, &steps("vd9", 11, "raw"));
+    assert!(matches!(&told, Answer::Refused(refusal) if refusal.rule.contains("vd9-0-")), "{told:?}");
+    assert!(rig.human("info block -n").contains("vd9-0-format"));
+    assert_eq!(rig.status().state, "running");
+}
+
+#[test]
 fn what_cannot_be_taken_back_is_not_said_to_be() {
     if !possible() {
         return;

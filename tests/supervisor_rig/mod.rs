@@ -130,7 +130,8 @@ fn exec(program: &OwnedFd, words: &[CString]) -> i32 {
 }
 
 fn program_file(path: &str) -> OwnedFd {
-    File::open(path).unwrap().into()
+    // Above all numbers that are planned.
+    rustix::io::fcntl_dupfd_cloexec(File::open(path).unwrap(), 100).unwrap()
 }
 
 impl Rig {
