@@ -148,6 +148,12 @@ impl Definition {
         write::domain(&self.root, view, false)
     }
 
+    /// Whether it holds passwords, which only a secure view shows.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        write::has_secrets(&self.root)
+    }
+
     /// The definition of a running domain, with what was made for it.
     #[must_use]
     pub fn format_running(&self, running: &Running, view: View) -> String {

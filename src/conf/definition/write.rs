@@ -15,6 +15,11 @@ pub(super) fn domain(root: &Node, view: View, live: bool) -> String {
     writer.finish()
 }
 
+/// Whether there is anything that only a secure view shows.
+pub(super) fn has_secrets(node: &Node) -> bool {
+    node.attributes().any(|(attribute, _)| attribute.secret) || node.children().any(has_secrets)
+}
+
 struct Shown {
     secret: bool,
     live: bool,
