@@ -1,5 +1,6 @@
 //! The labeller's client: one request, one reply, over a unix stream.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -42,6 +43,8 @@ pub struct Labeller {
     brought: Option<OwnedFd>,
     /// How long a guest may take to run.
     start: Duration,
+    /// What was asked ahead, in order, and is not answered yet.
+    ahead: VecDeque<Request>,
 }
 
 impl Labeller {
@@ -64,7 +67,7 @@ impl Labeller {
     /// Speaks over a connection that there is already.
     #[must_use]
     pub fn from_stream(stream: UnixStream) -> Self {
-        Self { stream, pending: Vec::new(), brought: None, start: LONG }
+        Self { stream, pending: Vec::new(), brought: None, start: LONG, ahead: VecDeque::new() }
     }
 
     /// How long a request may take; `None` where it is about waiting. Whatever the labeller does itself has limits that
@@ -97,8 +100,13 @@ impl Labeller {
 
     /// Sends one request and waits for its reply; a refusal is an error, and so is a domain that is not there.
     pub fn call(&mut self, request: &Request) -> Result<Reply, DriverError> {
+        self.call_meanwhile(request, || {})
+    }
+
+    /// The same; `meanwhile` is done between request and reply.
+    fn call_meanwhile(&mut self, request: &Request, meanwhile: impl FnOnce()) -> Result<Reply, DriverError> {
         let patience = self.patience(request);
-        self.call_by(request, patience.map(|patience| Instant::now() + patience))
+        self.call_by(request, patience.map(|patience| Instant::now() + patience), meanwhile)
             .map_err(|error| self.given_up(error, patience.unwrap_or_default()))
     }
 
@@ -110,7 +118,7 @@ impl Labeller {
         within: Duration,
         wanted: &dyn Fn() -> bool,
     ) -> Result<Reply, DriverError> {
-        let sent = self.send(request, Some(Instant::now() + within));
+        let sent = self.begin(request, Some(Instant::now() + within));
         sent.map_err(|error| self.given_up(error, within))?;
         let soon = || Some(Instant::now() + ASKED_AGAIN);
         let mut reply = self.reply_by(soon());
@@ -134,9 +142,38 @@ impl Labeller {
         }
     }
 
-    fn call_by(&mut self, request: &Request, until: Option<Instant>) -> Result<Reply, CallError> {
-        self.send(request, until)?;
+    fn call_by(
+        &mut self,
+        request: &Request,
+        until: Option<Instant>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Reply, CallError> {
+        self.begin(request, until)?;
+        meanwhile();
         self.reply_by(until)
+    }
+
+    /// Sees to it that the next reply is the one to this request: it was asked ahead, or is sent now. What was asked ahead
+    /// and is not wanted any more is passed over.
+    fn begin(&mut self, request: &Request, until: Option<Instant>) -> Result<(), CallError> {
+        while let Some(asked) = self.ahead.pop_front() {
+            if asked == *request {
+                return Ok(());
+            }
+            match self.reply_by(until) {
+                Ok(_) | Err(CallError::Driver(DriverError::Refused(_) | DriverError::NoDomain)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.send(request, until)
+    }
+
+    /// Sends a request that is called later: the labeller works on it meanwhile, and takes one after the other.
+    fn ask_ahead(&mut self, request: Request) -> Result<(), DriverError> {
+        let sent = self.send(&request, Some(Instant::now() + SOON));
+        sent.map_err(|error| self.given_up(error, SOON))?;
+        self.ahead.push_back(request);
+        Ok(())
     }
 
     fn send(&self, request: &Request, until: Option<Instant>) -> Result<(), CallError> {
@@ -171,6 +208,12 @@ impl Labeller {
         }
     }
 
+    /// Asks ahead for what [`describe`](Self::describe) and [`probe`](Self::probe) tell when they are called.
+    pub fn look_ahead(&mut self, uuid: DomainUuid, image: Option<&str>) -> Result<(), DriverError> {
+        self.ask_ahead(Request::Describe { uuid })?;
+        image.map_or(Ok(()), |path| self.ask_ahead(Request::Probe { path: path.into() }))
+    }
+
     /// Kills a running domain and undoes its start.
     pub fn kill(&mut self, uuid: DomainUuid) -> Result<Ended, DriverError> {
         match self.call(&Request::Kill { uuid })? {
@@ -181,7 +224,17 @@ impl Labeller {
 
     /// Plugs a device into a running domain.
     pub fn plug(&mut self, uuid: DomainUuid, plug: Plug) -> Result<(), DriverError> {
-        match self.call(&Request::Plug { uuid, plug: Box::new(plug) })? {
+        self.plug_meanwhile(uuid, plug, || {})
+    }
+
+    /// The same; `meanwhile` is done while the labeller and QEMU are at it.
+    pub fn plug_meanwhile(
+        &mut self,
+        uuid: DomainUuid,
+        plug: Plug,
+        meanwhile: impl FnOnce(),
+    ) -> Result<(), DriverError> {
+        match self.call_meanwhile(&Request::Plug { uuid, plug: Box::new(plug) }, meanwhile)? {
             Reply::Done => Ok(()),
             other => Err(unexpected("plug", &other)),
         }
@@ -328,7 +381,7 @@ impl Labeller {
     /// Whether a domain has ended, or does so until then. The connection is for nothing else afterwards.
     #[must_use]
     pub fn has_ended(mut self, uuid: DomainUuid, until: Instant) -> bool {
-        let answer = self.call_by(&Request::Wait { uuid }, Some(until));
+        let answer = self.call_by(&Request::Wait { uuid }, Some(until), || {});
         matches!(answer, Ok(Reply::Ended(_)) | Err(CallError::Driver(DriverError::NoDomain)))
     }
 }
@@ -383,6 +436,7 @@ mod tests {
     use std::io::{Read as _, Write as _};
 
     use super::*;
+    use crate::privsep::op::ImageKind;
     use crate::sys::listen;
 
     #[test]
@@ -393,7 +447,8 @@ mod tests {
         let path = directory.path().join(SOCKET).to_str().unwrap().to_owned();
         let soon = || Instant::now() + Duration::from_millis(50);
         let mut labeller = Labeller::from_stream(stream::connect(&path, soon()).unwrap());
-        let CallError::Stream(error) = labeller.call_by(&Request::Survey, Some(soon())).unwrap_err() else {
+        let CallError::Stream(error) = labeller.call_by(&Request::Survey, Some(soon()), || {}).unwrap_err()
+        else {
             panic!("it answered")
         };
         assert_eq!(error.kind(), ErrorKind::TimedOut);
@@ -406,6 +461,34 @@ mod tests {
         };
         let refusal = failed("x".into(), full, SOON).refusal();
         assert!(refusal.remedy.contains("kill -CONT"), "{refusal}");
+    }
+
+    #[test]
+    fn what_was_asked_ahead_is_taken_by_whoever_wants_it() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut labeller = Labeller::from_stream(ours);
+        let uuid = DomainUuid(uuid::Uuid::nil());
+        let mut say = |reply: &Reply| theirs.write_all(&wire::encode(reply).unwrap()).unwrap();
+        let probed = |inode| Probed {
+            identity: FileIdentity { device: 1, inode },
+            kind: ImageKind::File,
+            header: String::new(),
+        };
+        labeller.look_ahead(uuid, Some("/a")).unwrap();
+        say(&Reply::NoDomain);
+        say(&Reply::Probed(probed(2)));
+        assert!(matches!(labeller.describe(uuid), Err(DriverError::NoDomain)));
+        assert_eq!(labeller.probe("/a").unwrap().identity.inode, 2);
+        // Nobody takes the answers of these for another's.
+        labeller.look_ahead(uuid, Some("/a")).unwrap();
+        say(&Reply::NoDomain);
+        say(&Reply::Probed(probed(3)));
+        say(&Reply::Probed(probed(4)));
+        assert_eq!(labeller.probe("/b").unwrap().identity.inode, 4);
+        say(&Reply::Done);
+        let mut meanwhile = false;
+        labeller.call_meanwhile(&Request::Survey, || meanwhile = true).unwrap();
+        assert!(meanwhile && labeller.ahead.is_empty());
     }
 
     #[test]

@@ -174,8 +174,8 @@ impl Definition {
     }
 
     fn of(tree: &Tree, uuid: DomainUuid) -> Result<Self, ManagerError> {
-        let (secure, public) = (tree.format(SECURE), tree.format(PUBLIC));
-        let text = Text { public: (public != secure).then_some(public), secure };
+        let text =
+            Text { public: tree.has_secrets().then(|| tree.format(PUBLIC)), secure: tree.format(SECURE) };
         let number = |name| tree.text(name).and_then(|text| text.parse::<u64>().ok());
         let memory = number("memory").unwrap_or(0).saturating_mul(1024);
         let current = number("currentMemory").map(|kibibytes| kibibytes.saturating_mul(1024));
@@ -255,12 +255,20 @@ impl Definition {
 
     /// What is started.
     pub(super) fn to_start(&self) -> Result<Domain, ManagerError> {
+        self.domain().map(Cow::into_owned)
+    }
+
+    /// The same, to look at.
+    pub(super) fn domain(&self) -> Result<Cow<'_, Domain>, ManagerError> {
         let kept = self.read.as_ref().map(|read| &read.domain);
         if let Some(domain) = kept.and_then(OnceLock::get) {
-            return Ok(domain.clone());
+            return Ok(Cow::Borrowed(domain));
         }
         let domain = domain_xml::parse(self.text().as_bytes()).map_err(refused)?;
-        Ok(kept.map_or_else(|| domain.clone(), |kept| kept.get_or_init(|| domain.clone()).clone()))
+        Ok(match kept {
+            Some(kept) => Cow::Borrowed(kept.get_or_init(|| domain)),
+            None => Cow::Owned(domain),
+        })
     }
 
     /// The same with something changed, held to all rules again.
@@ -272,6 +280,23 @@ impl Definition {
         edit(&mut tree)?;
         let text = tree.format(SECURE);
         let (tree, _) = Tree::parse(text.as_bytes(), Strictness::Lenient).map_err(refused)?;
+        self.becomes(tree)
+    }
+
+    /// The same as what `with` makes of it, which was read whole and so held to all rules.
+    pub(super) fn with(
+        &self,
+        with: impl FnOnce(&Tree) -> Result<Tree, DefinitionError>,
+    ) -> Result<Self, ManagerError> {
+        self.becomes(with(&*self.as_tree()?).map_err(refused)?)
+    }
+
+    /// The same with one more device, which is given as libvirt's clients give it.
+    pub(super) fn with_device(&self, xml: &str) -> Result<Self, ManagerError> {
+        self.becomes(Tree::with_device_in(self.text(), xml).map_err(refused)?)
+    }
+
+    fn becomes(&self, tree: Tree) -> Result<Self, ManagerError> {
         let edited = Self::of(&tree, self.uuid)?.with_files(self.files.clone());
         if self.read.is_none() {
             return Ok(edited);
@@ -308,9 +333,8 @@ impl Definition {
                 let disks = self.disks().unwrap_or_default();
                 let disks = disks.into_iter().map(|disk| (disk.target, disk.alias)).collect();
                 let running = Running { disks, ..running.clone() };
-                let (secure, public) =
-                    (tree.format_running(&running, SECURE), tree.format_running(&running, PUBLIC));
-                Text { public: (public != secure).then_some(public), secure }
+                let text = |view| tree.format_running(&running, view);
+                Text { public: tree.has_secrets().then(|| text(PUBLIC)), secure: text(SECURE) }
             }
             // What is kept was read before.
             Err(_) => self.text.clone(),

@@ -4,11 +4,12 @@
 //! What is true of devices QEMU knows, of what they hold and of limits the labeller. Cables and what an end means nobody
 //! tells: these are put again as they are shown.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::plug::Shown;
 use super::table::Live;
 use super::{Definition, Manager, ManagerError, What};
 use crate::base::DomainUuid;
@@ -203,7 +204,7 @@ impl Manager {
         let (before, after) = (before.unwrap_or_default(), aliases(&now, &interfaces));
         let mut running = live.runtime.running.clone();
         running.interfaces = interfaces;
-        self.put_running(uuid, live, Arc::new(now), running);
+        self.put_shown(uuid, live, Some(Shown::new(now, running)));
         let Ok(domain) = self.by_uuid(uuid) else { return };
         for alias in before.iter().filter(|alias| !after.contains(alias)) {
             self.tell_what(&domain, What::DeviceRemoved(alias.clone()));

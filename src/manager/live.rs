@@ -74,21 +74,22 @@ impl DiskName {
 impl Definition {
     /// Its disks as calls name them.
     pub fn disks(&self) -> Result<Vec<DiskName>, ManagerError> {
-        let disks = self.to_start()?.devices.disks;
-        let aliases = disk_aliases(&disks);
+        let domain = self.domain()?;
+        let disks = &domain.devices.disks;
+        let aliases = disk_aliases(disks);
         let alias =
             |target: &str| aliases.iter().find(|(name, _)| name == target).map(|(_, alias)| alias.clone());
-        let named = disks.into_iter().map(|disk| DiskName {
+        let named = disks.iter().map(|disk| DiskName {
             alias: alias(&disk.target).unwrap_or_default(),
-            source: disk.source.map(|source| source.path),
-            target: disk.target,
+            source: disk.source.as_ref().map(|source| source.path.clone()),
+            target: disk.target.clone(),
         });
         Ok(named.collect())
     }
 
     /// How many network interfaces it has.
     pub fn interfaces(&self) -> Result<usize, ManagerError> {
-        Ok(self.to_start()?.devices.interfaces.len())
+        Ok(self.domain()?.devices.interfaces.len())
     }
 }
 

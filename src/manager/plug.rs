@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::given::Given;
 use super::table::Live;
-use super::{Definition, Manager, ManagerError, What};
+use super::{Definition, Manager, ManagerError, Text, What};
 use crate::base::{DomainUuid, Files};
-use crate::conf::definition::{Definition as Tree, Running, Strictness};
+use crate::conf::definition::{Definition as Tree, Running};
 use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain, target_place};
 use crate::driver::{Labeller, Plugging, plan_plug};
 use crate::privsep::plug::{Gone, Plug};
@@ -18,6 +19,46 @@ struct Ready {
     domain: Domain,
     /// What the labeller said of it.
     described: Described,
+}
+
+/// What a domain runs with, and the text that shows it.
+pub(super) struct Shown {
+    definition: Arc<Definition>,
+    running: Running,
+    text: Text,
+}
+
+impl Shown {
+    /// What runs by this definition.
+    pub(super) fn new(definition: Definition, running: Running) -> Self {
+        let text = definition.running(&running);
+        Self { definition: Arc::new(definition), running, text }
+    }
+}
+
+/// Something was plugged in.
+struct Put {
+    /// What ran before.
+    before: Arc<Live>,
+    /// How it is shown with that.
+    shown: Result<Option<Shown>, ManagerError>,
+}
+
+impl Live {
+    /// How it is shown once its definition is another one, with the aliases of its interfaces where these change; nothing
+    /// where it has no definition.
+    fn shown(
+        &self,
+        interfaces: Option<Vec<String>>,
+        becomes: impl FnOnce(&Definition) -> Result<Definition, ManagerError>,
+    ) -> Result<Option<Shown>, ManagerError> {
+        let Some(before) = &self.definition else { return Ok(None) };
+        let mut running = self.runtime.running.clone();
+        if let Some(interfaces) = interfaces {
+            running.interfaces = interfaces;
+        }
+        Ok(Some(Shown::new(becomes(before)?, running)))
+    }
 }
 
 /// What a change concerns.
@@ -70,57 +111,26 @@ fn wrong(text: impl Into<String>) -> ManagerError {
     ManagerError::Argument(text.into())
 }
 
-/// The one disk that a client's XML describes, as part of a definition.
-fn described(definition: &Definition, xml: &str, replaces: bool) -> Result<(Definition, Disk), ManagerError> {
-    let before: Vec<String> = definition.disks()?.into_iter().map(|disk| disk.target).collect();
-    let mut found = None;
-    let with = definition.edited(|tree| {
-        let target = target(xml)?;
-        if replaces && !before.contains(&target) {
-            return Err(wrong(format!("target {target} not found")));
-        }
-        if !replaces && before.contains(&target) {
-            return Err(ManagerError::Failed(format!("target {target} already exists")));
-        }
-        let with = if replaces { tree.with_disk(&target, xml) } else { tree.with_device(xml) };
-        *tree = with.map_err(super::definition::refused)?;
-        found = Some(target);
-        Ok(())
-    })?;
-    let disks = with.to_start()?.devices.disks;
-    let disk = found.and_then(|target| disks.into_iter().find(|disk| disk.target == target));
-    disk.map(|disk| (with, disk)).ok_or_else(|| wrong("the device is no disk that can be plugged"))
-}
-
-/// The target that a client's disk names; nothing else of it is believed here, or asked for.
-pub fn target(xml: &str) -> Result<String, ManagerError> {
-    let named = Tree::named_disk(xml).map_err(super::definition::refused)?;
-    named.ok_or_else(no_disk)
-}
-
-fn no_disk() -> ManagerError {
-    let text = "only disks, each named by its <target>, and network interfaces come and go, and only disks change, while a domain runs";
-    ManagerError::Unsupported(text.into())
-}
-
-/// A definition of nothing but one device, so that it can be read.
-pub(super) fn carrier(xml: &str) -> Result<Tree, ManagerError> {
-    let disk = Tree::device(xml).map_err(super::definition::refused)?;
-    let carrier = format!(
-        "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices></domain>"
-    );
-    Ok(Tree::parse(carrier.as_bytes(), Strictness::Lenient).map_err(super::definition::refused)?.0)
-}
-
-/// Device and target that a client's disk names.
-fn named(xml: &str) -> Result<(String, String), ManagerError> {
-    let tree = carrier(xml)?;
-    // Which buses there are is the domain's to say: the board of this carrier means nothing.
-    let mut disks = tree.disk_targets();
-    match (disks.next(), disks.next()) {
-        (Some((device, target)), None) => Ok((device.to_owned(), target.to_owned())),
-        _ => Err(no_disk()),
+/// The one disk that a client gives, as part of a definition.
+fn described(
+    definition: &Definition,
+    given: &Given,
+    replaces: bool,
+) -> Result<(Definition, Disk), ManagerError> {
+    let target = given.target.as_str();
+    let known = definition.domain()?.devices.disks.iter().any(|disk| disk.target == target);
+    if replaces && !known {
+        return Err(wrong(format!("target {target} not found")));
     }
+    if !replaces && known {
+        return Err(ManagerError::Failed(format!("target {target} already exists")));
+    }
+    let with = match replaces {
+        true => definition.with(|tree| tree.with_disk(target, &given.xml))?,
+        false => definition.with_device(&given.xml)?,
+    };
+    let disk = with.domain()?.devices.disks.iter().find(|disk| disk.target == target).cloned();
+    disk.map(|disk| (with, disk)).ok_or_else(|| wrong("the device is no disk that can be plugged"))
 }
 
 impl Manager {
@@ -138,16 +148,16 @@ impl Manager {
             // One that can be added names no file.
             return self.attach_interface(uuid, xml, impact);
         }
-        let whole = self.resolved_disk(xml, files)?;
+        let given = self.given(xml, files)?;
         // What cannot be kept is not plugged in either.
         if impact.config {
-            self.described(&*self.kept(&domain)?, &whole, false, files)?;
+            self.described(&*self.kept(&domain)?, &given, false, files)?;
         }
         // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
-        if impact.live && self.has_drive(uuid, &whole)? {
-            self.change_medium(uuid, &whole, impact.force, files)?;
+        if impact.live && self.has_drive(uuid, &given)? {
+            self.change_medium(uuid, &given, impact.force, files)?;
         } else if impact.live {
-            self.plug(uuid, &whole, files)?;
+            self.plug(uuid, &given, files)?;
         }
         if impact.config {
             self.edit_within(uuid, files, |tree| {
@@ -158,24 +168,25 @@ impl Manager {
         Ok(())
     }
 
-    /// The one disk that a client's XML describes, as part of a definition; of the host it names what is among `files`.
+    /// The one disk that a client gives, as part of a definition; of the host it names what is among `files`.
     fn described(
         &self,
         definition: &Definition,
-        xml: &str,
+        given: &Given,
         replaces: bool,
         files: &Files,
     ) -> Result<(Definition, Disk), ManagerError> {
-        let (with, disk) = described(definition, xml, replaces)?;
+        let (with, disk) = described(definition, given, replaces)?;
         Ok((self.hold(with, Some(definition), files)?, disk))
     }
 
     /// Whether a client's disk is a drive that runs already.
-    fn has_drive(&self, uuid: DomainUuid, xml: &str) -> Result<bool, ManagerError> {
-        let (device, target) = named(xml)?;
-        let definition = self.live(uuid)?.definition.clone();
-        let disks = definition.map(|definition| definition.disks()).transpose()?.unwrap_or_default();
-        Ok(device == "cdrom" && disks.iter().any(|disk| disk.target == target))
+    fn has_drive(&self, uuid: DomainUuid, given: &Given) -> Result<bool, ManagerError> {
+        let live = self.live(uuid)?;
+        let Some(definition) = live.definition.as_ref().filter(|_| given.device == "cdrom") else {
+            return Ok(false);
+        };
+        Ok(definition.domain()?.devices.disks.iter().any(|disk| disk.target == given.target))
     }
 
     /// Takes a disk out.
@@ -249,16 +260,16 @@ impl Manager {
         }
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainUpdateDevice")?;
-        let whole = self.resolved_disk(xml, files)?;
+        let given = self.given(xml, files)?;
         if impact.config {
-            self.described(&*self.kept(&domain)?, &whole, true, files)?;
+            self.described(&*self.kept(&domain)?, &given, true, files)?;
         }
         if impact.live {
-            self.change_medium(uuid, &whole, impact.force, files)?;
+            self.change_medium(uuid, &given, impact.force, files)?;
         }
         if impact.config {
             self.edit_within(uuid, files, |tree| {
-                *tree = tree.with_disk(&target(xml)?, xml).map_err(super::definition::refused)?;
+                *tree = tree.with_disk(&given.target, xml).map_err(super::definition::refused)?;
                 Ok(())
             })?;
         }
@@ -268,15 +279,15 @@ impl Manager {
     fn change_medium(
         &self,
         uuid: DomainUuid,
-        xml: &str,
+        given: &Given,
         force: bool,
         files: &Files,
     ) -> Result<(), ManagerError> {
         let live = self.live(uuid)?;
         let definition =
             live.definition.as_ref().ok_or_else(|| ManagerError::state("it has no definition"))?;
-        let (with, disk) = self.described(definition, xml, true, files)?;
-        let before = definition.to_start()?.devices.disks.into_iter().find(|old| old.target == disk.target);
+        let (with, disk) = self.described(definition, given, true, files)?;
+        let before = definition.domain()?.devices.disks.iter().find(|old| old.target == disk.target).cloned();
         let same = before.as_ref().is_some_and(|old| {
             let medium = Disk { source: disk.source.clone(), line: old.line, ..old.clone() };
             medium == Disk { line: old.line, ..disk.clone() }
@@ -291,7 +302,7 @@ impl Manager {
         let mut labeller = self.core.labeller(&self.settings)?;
         // Its headers are looked at while the old one is there: one that is refused leaves the drive as it is.
         let new = match disk.source {
-            Some(_) => Some(self.plan(&mut labeller, uuid, xml, (true, force), files)?),
+            Some(_) => Some(self.plan(&mut labeller, uuid, given, (true, force), files)?),
             None => None,
         };
         if before.is_some_and(|old| old.source.is_some()) {
@@ -299,11 +310,11 @@ impl Manager {
         }
         let Some(Ready { plug, .. }) = new else { return Ok(()) };
         let note = plug.note.clone();
-        self.put_in(&mut labeller, uuid, plug, files)?;
-        self.replace_live(uuid, None, |tree| {
-            *tree = tree.with_disk(&target(&note)?, &note).map_err(super::definition::refused)?;
-            Ok(())
-        })
+        let shown = |live: &Live| {
+            live.shown(None, |definition| definition.with(|tree| tree.with_disk(&given.target, &note)))
+        };
+        let put = self.put_in(&mut labeller, uuid, plug, files, shown)?;
+        self.show_put(uuid, put, shown)
     }
 
     /// Reads the layers of a disk, or of a drive's medium, for what runs, and plans it.
@@ -311,14 +322,17 @@ impl Manager {
         &self,
         labeller: &mut Labeller,
         uuid: DomainUuid,
-        xml: &str,
+        given: &Given,
         (medium, force): (bool, bool),
         files: &Files,
     ) -> Result<Ready, ManagerError> {
+        // The labeller is at it while the definition is read.
+        let image = given.image.as_deref().filter(|image| files.has(image));
+        labeller.look_ahead(uuid, image)?;
         let live = self.live(uuid)?;
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
-        let (_, disk) = self.described(definition, xml, medium, files)?;
+        let (_, disk) = self.described(definition, given, medium, files)?;
         if !medium && !disk.tuning.is_none() {
             let text = "a disk is plugged in without <iotune>; blkdeviotune limits it then";
             return Err(ManagerError::Operation(text.into()));
@@ -326,47 +340,64 @@ impl Manager {
         let started = self.started(uuid)?;
         super::block::may_wait_so(&started, &disk)?;
         let described = labeller.describe(uuid)?;
-        let domain = everything(started, definition.to_start()?, disk);
+        let domain = everything(started, &*definition.domain()?, disk);
         let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force, files };
         let (mut plug, place) = plan_plug(labeller, &plugging, &self.facts, &self.settings)?;
         let address = if medium { None } else { address(domain.devices.disks.last(), place) };
-        plug.note = placed(Tree::device(xml).map_err(super::definition::refused)?, address);
+        plug.note = placed(Tree::device(&given.xml).map_err(super::definition::refused)?, address);
         Ok(Ready { plug, domain, described })
     }
 
     /// Plugs a disk into what runs.
-    fn plug(&self, uuid: DomainUuid, xml: &str, files: &Files) -> Result<(), ManagerError> {
+    fn plug(&self, uuid: DomainUuid, given: &Given, files: &Files) -> Result<(), ManagerError> {
         let mut labeller = self.core.labeller(&self.settings)?;
-        let Ready { plug, domain, described } = self.plan(&mut labeller, uuid, xml, (false, false), files)?;
+        let Ready { plug, domain, described } =
+            self.plan(&mut labeller, uuid, given, (false, false), files)?;
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
         let plugging =
             Plugging { domain: &domain, uuid, described: &described, medium: false, force: false, files };
         let brought = self.bring_controller(&mut labeller, &plugging)?;
-        let plugged = self.put_in(&mut labeller, uuid, plug, files);
-        if plugged.is_err() && brought {
+        let shown = |live: &Live| live.shown(None, |definition| definition.with_device(&note));
+        let put = self.put_in(&mut labeller, uuid, plug, files, shown);
+        if put.is_err() && brought {
             self.take_controller_back(uuid);
         }
-        plugged?;
-        self.replace_live(uuid, None, |tree| {
-            *tree = tree.with_device(&note).map_err(super::definition::refused)?;
-            Ok(())
-        })?;
+        self.show_put(uuid, put?, shown)?;
         if let Ok(domain) = self.by_uuid(uuid) {
             self.tell_what(&domain, What::DeviceAdded(alias));
         }
         Ok(())
     }
 
-    /// Has the labeller plug in what was planned, which is held to these files from then on.
+    /// Has the labeller plug in what was planned, which is held to these files from then on. How the domain is shown with it
+    /// is found out while QEMU is at it.
     fn put_in(
         &self,
         labeller: &mut Labeller,
         uuid: DomainUuid,
         plug: Plug,
         files: &Files,
-    ) -> Result<(), ManagerError> {
+        shown: impl Fn(&Live) -> Result<Option<Shown>, ManagerError>,
+    ) -> Result<Put, ManagerError> {
         self.hold_live(uuid, files)?;
-        self.sure(uuid, labeller.plug(uuid, plug).map_err(Into::into))
+        let before = self.live(uuid)?;
+        let mut found = Ok(None);
+        let plugged = labeller.plug_meanwhile(uuid, plug, || found = shown(&before));
+        self.sure(uuid, plugged.map_err(Into::into))?;
+        Ok(Put { before, shown: found })
+    }
+
+    /// Shows what is there now; that is found out once more where something else changed meanwhile.
+    fn show_put(
+        &self,
+        uuid: DomainUuid,
+        put: Put,
+        shown: impl Fn(&Live) -> Result<Option<Shown>, ManagerError>,
+    ) -> Result<(), ManagerError> {
+        let now = self.live(uuid)?;
+        let found = if Arc::ptr_eq(&put.before, &now) { put.shown? } else { shown(&now)? };
+        self.put_shown(uuid, &now, found);
+        Ok(())
     }
 
     /// What the domain was started with.
@@ -384,25 +415,14 @@ impl Manager {
         edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
     ) -> Result<(), ManagerError> {
         let live = self.live(uuid)?;
-        let Some(before) = &live.definition else { return Ok(()) };
-        let definition = Arc::new(before.edited(edit)?);
-        let mut running = live.runtime.running.clone();
-        if let Some(interfaces) = interfaces {
-            running.interfaces = interfaces;
-        }
-        self.put_running(uuid, &live, definition, running);
+        let shown = live.shown(interfaces, |definition| definition.edited(edit))?;
+        self.put_shown(uuid, &live, shown);
         Ok(())
     }
 
-    /// Notes what this very start of a domain runs with.
-    pub(super) fn put_running(
-        &self,
-        uuid: DomainUuid,
-        live: &Live,
-        definition: Arc<Definition>,
-        running: Running,
-    ) {
-        let text = definition.running(&running);
+    /// Notes what this very start of a domain runs with, where it is known what that is.
+    pub(super) fn put_shown(&self, uuid: DomainUuid, live: &Live, shown: Option<Shown>) {
+        let Some(Shown { definition, running, text }) = shown else { return };
         let mut table = self.table();
         let now = table.get(uuid).and_then(|domain| domain.live.as_mut());
         if let Some(now) = now.filter(|now| now.id == live.id) {
@@ -463,11 +483,11 @@ impl Manager {
 }
 
 /// Everything that has or had a place in the machine: what was started, what was plugged in, and last the new disk.
-fn everything(started: Domain, now: Domain, disk: Disk) -> Domain {
+fn everything(started: Domain, now: &Domain, disk: Disk) -> Domain {
     let mut all = started;
-    for plugged in now.devices.disks {
+    for plugged in &now.devices.disks {
         if !all.devices.disks.iter().any(|known| known.target == plugged.target) {
-            all.devices.disks.push(plugged);
+            all.devices.disks.push(plugged.clone());
         }
     }
     all.devices.disks.retain(|known| known.target != disk.target);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Definition, DiskName, Domain, Manager, ManagerError};
 use crate::base::Files;
-use crate::conf::definition::VolumeName;
+use crate::conf::definition::{Definition as Tree, VolumeName};
 
 /// Who knows the volumes of pools.
 pub trait Volumes: Send + Sync {
@@ -108,17 +108,13 @@ impl Manager {
         Ok(named.collect())
     }
 
-    /// The same of one disk, as a client hands it in who may name `files`.
-    pub(super) fn resolved_disk(&self, xml: &str, files: &Files) -> Result<String, ManagerError> {
-        let Some(volumes) = &self.volumes else { return Ok(xml.to_owned()) };
-        let mut tree = super::plug::carrier(xml)?;
-        let named = tree.volumes();
-        if named.is_empty() {
-            return Ok(xml.to_owned());
-        }
+    /// Puts the file of each volume in its place that a client's disk names; `false` where it names none.
+    pub(super) fn put_volumes(&self, disk: &mut Tree, files: &Files) -> Result<bool, ManagerError> {
+        let named = disk.volumes();
+        let Some(volumes) = self.volumes.as_ref().filter(|_| !named.is_empty()) else { return Ok(false) };
         may_name(&named, files)?;
-        tree.put_files(|volume| file(&**volumes, volume))?;
-        tree.first_disk().ok_or_else(|| ManagerError::Malformed("it is no disk".into()))
+        disk.put_files(|volume| file(&**volumes, volume))?;
+        Ok(true)
     }
 
     /// Refuses a definition that names a volume which was not in the one before it, of whoever may name only some files:

@@ -187,8 +187,10 @@ impl Words {
         })?;
         let alias = qemu::disk_alias(disks, last).unwrap_or_default();
         let target = disks.last().map(|disk| disk.target.clone()).unwrap_or_default();
+        // Each of the disk's own objects is named by its alias, or its target.
+        let named = |text: &&String| text.contains(&*alias) || text.contains(&*target);
         let objects: Vec<Value> =
-            line.argv.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+            line.argv.iter().filter(named).filter_map(|text| serde_json::from_str(text).ok()).collect();
         let word = |object: &Value, key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
         let device = objects.iter().find(|object| word(object, "id").as_ref() == Some(&alias)).cloned();
         let device = device.ok_or_else(|| refuse(format!("disk {target}"), "it has no device", ""))?;

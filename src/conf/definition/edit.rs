@@ -70,6 +70,12 @@ impl Definition {
         })
     }
 
+    /// The image of each of its disks that is a file, in order.
+    pub fn disk_files(&self) -> impl Iterator<Item = &str> {
+        let disks = self.root.child("devices").into_iter().flat_map(|devices| devices.all("disk"));
+        disks.filter_map(|disk| disk.child("source")?.attribute("file"))
+    }
+
     /// Whether it has a disk of this target or image.
     #[must_use]
     pub fn has_disk(&self, name: &str) -> bool {
@@ -214,11 +220,15 @@ impl Definition {
 
     /// The same with one more device, which is given as libvirt's clients give it: an element of its own.
     pub fn with_device(&self, xml: &str) -> Result<Self, DefinitionError> {
+        Self::with_device_in(&self.format(super::View { secure: true, migratable: false }), xml)
+    }
+
+    /// The same of a definition whose text this is, as it is kept.
+    pub fn with_device_in(text: &str, xml: &str) -> Result<Self, DefinitionError> {
         let element = Self::device(xml)?;
-        let text = self.format(super::View { secure: true, migratable: false });
         let text = match text.rfind("</devices>").map(|at| text.split_at(at)) {
             Some((before, after)) => format!("{before}{element}\n{after}"),
-            None => text,
+            None => text.to_owned(),
         };
         Self::parse(text.as_bytes(), Strictness::Lenient).map(|(tree, _)| tree)
     }
