@@ -85,8 +85,8 @@ pub(super) struct NewLog {
 pub(super) struct Apply<'a> {
     /// The configuration.
     pub(super) settings: &'a Settings,
-    /// The configured places as they are now.
-    pub(super) places: &'a Places,
+    /// The configured places.
+    pub(super) places: &'a Places<'a>,
     /// What is in use.
     pub(super) leases: &'a mut Leases,
     /// The domain's journal.

@@ -119,7 +119,7 @@ impl Server {
         {
             return Err(refuse(&dump.path, "the domain is busy", "try again in a moment"));
         }
-        let spot = Spot::dump(&self.settings, &Places::read(&self.settings), &dump.path)?;
+        let spot = Spot::dump(&self.settings, &Places::of(&self.settings), &dump.path)?;
         match path::look(&spot.directory, spot.name.as_ref()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(kernel("dump memory to", &spot.path, &error, "look at its directory")),

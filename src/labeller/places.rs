@@ -10,7 +10,9 @@
 
 mod closed;
 
+use std::cell::OnceCell;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::slice;
 
 use rustix::fs::OFlags;
 
@@ -23,34 +25,18 @@ use crate::sys::path::{self, Found, Resolved, WalkError};
 /// Never handed out, whatever place they turn up in (a bind mount, a hard link).
 const NEVER: [&str; 4] = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/svirt/svirt.toml"];
 
-/// The configured places as they are now, by device and inode.
+/// The configured places: each list is looked up, by device and inode, when it is first asked for, and once. A value is
+/// made for each request.
 #[derive(Debug)]
-pub(super) struct Places {
-    relabelable: Vec<(u64, u64)>,
-    readable: Vec<(u64, u64)>,
-    own: Vec<(u64, u64)>,
-    logs: Vec<(u64, u64)>,
-    sockets: Vec<(u64, u64)>,
+pub(super) struct Places<'a> {
+    settings: &'a Settings,
+    relabelable: OnceCell<Vec<ObjectId>>,
+    readable: OnceCell<Vec<ObjectId>>,
+    own: OnceCell<Vec<ObjectId>>,
     /// Where directories that guests mount lie.
-    shares: Vec<(u64, u64)>,
-    /// Directories that no guest may mount, nor one above them.
-    closed: Vec<String>,
-    /// The directory of UEFI variables, looked up when it is needed: it may have just been made.
-    nvram: String,
-    /// The same for TPMs.
-    tpm: String,
-    /// The same for memory of several guests.
-    shmem: String,
-    /// The same for domains whose next start goes on from there.
-    managed: String,
-    /// Where domains are saved by name.
-    saves: Vec<String>,
-    /// Where memory is dumped.
-    dumps: String,
+    shares: OnceCell<Vec<ObjectId>>,
     /// Device numbers of listed block devices.
-    blocks: Vec<u64>,
-    /// Uids that device models and their helpers run under.
-    ranges: [crate::settings::UidRange; 4],
+    blocks: OnceCell<Vec<u64>>,
 }
 
 /// In which kind of place something lies.
@@ -84,15 +70,31 @@ pub(super) struct Candidate {
     place: PlaceKind,
 }
 
-impl Places {
-    /// Looks the configured directories up; one that is not there admits nothing.
-    pub(super) fn read(settings: &Settings) -> Self {
-        let ids = |paths: &[String]| paths.iter().filter_map(|path| directory_id(path)).collect();
-        let blocks = settings.images.block_devices.iter().filter_map(|path| {
-            let found = path::resolve(path).ok()?.found;
-            found.is(libc::S_IFBLK).then_some(found.rdev)
-        });
-        // Variables, TPM states, saved domains and definitions are files of one domain each, which no other may name as its disk.
+impl<'a> Places<'a> {
+    /// Those of this configuration; a directory that is not there admits nothing.
+    pub(super) fn of(settings: &'a Settings) -> Self {
+        Self {
+            settings,
+            relabelable: OnceCell::new(),
+            readable: OnceCell::new(),
+            own: OnceCell::new(),
+            shares: OnceCell::new(),
+            blocks: OnceCell::new(),
+        }
+    }
+
+    fn relabelable(&self) -> &[ObjectId] {
+        self.relabelable.get_or_init(|| ids(&self.settings.images.relabelable))
+    }
+
+    fn readable(&self) -> &[ObjectId] {
+        self.readable.get_or_init(|| ids(&self.settings.images.readable))
+    }
+
+    /// Variables, TPM states, saved domains and definitions are files of one domain each, which no other may name as its
+    /// disk.
+    fn own(&self) -> &[ObjectId] {
+        let settings = self.settings;
         let own = [
             &settings.paths.run,
             &settings.paths.state,
@@ -104,28 +106,25 @@ impl Places {
             &settings.save.managed,
             &settings.save.dumps,
         ];
-        Self {
-            relabelable: ids(&settings.images.relabelable),
-            readable: ids(&settings.images.readable),
-            own: own.into_iter().chain(&settings.save.places).filter_map(|path| directory_id(path)).collect(),
-            logs: ids(&settings.console.logs),
-            sockets: ids(&settings.console.sockets),
-            shares: ids(&settings.shares.places),
-            closed: closed::paths(settings),
-            nvram: settings.images.nvram.clone(),
-            tpm: settings.tpm.state.clone(),
-            shmem: settings.shmem.place.clone(),
-            managed: settings.save.managed.clone(),
-            saves: settings.save.places.clone(),
-            dumps: settings.save.dumps.clone(),
-            blocks: blocks.collect(),
-            ranges: [
-                settings.uids.domains,
-                settings.uids.helpers,
-                settings.uids.supervisors,
-                settings.uids.guests,
-            ],
-        }
+        self.own.get_or_init(|| ids(own.into_iter().chain(&settings.save.places)))
+    }
+
+    fn shares(&self) -> &[ObjectId] {
+        self.shares.get_or_init(|| ids(&self.settings.shares.places))
+    }
+
+    fn blocks(&self) -> &[u64] {
+        let rdev = |path: &String| {
+            let found = path::resolve(path).ok()?.found;
+            found.is(libc::S_IFBLK).then_some(found.rdev)
+        };
+        self.blocks.get_or_init(|| self.settings.images.block_devices.iter().filter_map(rdev).collect())
+    }
+
+    /// Whether device models or their helpers run under this uid.
+    fn is_in_ranges(&self, uid: u32) -> bool {
+        let uids = &self.settings.uids;
+        [uids.domains, uids.helpers, uids.supervisors, uids.guests].iter().any(|range| range.contains(uid))
     }
 
     /// Opens an image exactly as the plan says.
@@ -182,7 +181,7 @@ impl Places {
     /// is followed.
     fn resolve(&self, path: &str) -> Result<Resolved, Refusal> {
         let resolved = path::resolve(path).map_err(|error| walk_refusal(path, &error))?;
-        if resolved.before_links.iter().any(|id| self.shares.contains(id)) {
+        if resolved.before_links.iter().any(|id| self.shares().contains(id)) {
             let rule = "leads through a symbolic link in a directory of shares.places, which a guest could have made";
             return Err(refusal(path, rule, "name the file or directory itself"));
         }
@@ -197,10 +196,10 @@ impl Places {
             return Err(refusal(path, "is no directory", "share the directory that holds it"));
         }
         let chain = || resolved.directories.iter().chain([&found]).map(Found::id);
-        if chain().any(|id| self.own.contains(&id)) {
+        if chain().any(|id| self.own().contains(&id)) {
             return Err(refusal(path, "lies in one of svirt's own directories", ""));
         }
-        if !chain().any(|id| self.shares.contains(&id)) {
+        if !chain().any(|id| self.shares().contains(&id)) {
             return Err(refusal(
                 path,
                 "lies in no directory of shares.places",
@@ -208,7 +207,7 @@ impl Places {
             ));
         }
         self.keeps_closed(path, &resolved)?;
-        if self.ranges.iter().any(|range| range.contains(found.uid) || range.contains(found.gid)) {
+        if self.is_in_ranges(found.uid) || self.is_in_ranges(found.gid) {
             return Err(refusal(
                 path,
                 "belongs to a uid or gid of svirt's own ranges",
@@ -235,7 +234,7 @@ impl Places {
     }
 
     fn admit_block(&self, path: &str, resolved: Resolved) -> Result<Candidate, Refusal> {
-        if !self.blocks.contains(&resolved.found.rdev) {
+        if !self.blocks().contains(&resolved.found.rdev) {
             return Err(refusal(
                 path,
                 "images.block_devices does not list this block device",
@@ -247,14 +246,14 @@ impl Places {
     }
 
     fn place(&self, path: &str, resolved: &Resolved) -> Result<PlaceKind, Refusal> {
-        let through = |ids: &[(u64, u64)]| resolved.directories.iter().any(|dir| ids.contains(&dir.id()));
-        if through(&self.own) {
+        let through = |ids: &[ObjectId]| resolved.directories.iter().any(|dir| ids.contains(&dir.id()));
+        if through(self.own()) {
             return Err(refusal(path, "lies in one of svirt's own directories", ""));
         }
-        if through(&self.relabelable) {
+        if through(self.relabelable()) {
             return Ok(PlaceKind::Relabelable);
         }
-        if through(&self.readable) {
+        if through(self.readable()) {
             return Ok(PlaceKind::Readable);
         }
         // For the message alone: links of root's are followed, and the place is that of where they lead.
@@ -277,7 +276,7 @@ impl Places {
         if never(found.id()) {
             return refuse("is one of the host's own secrets", "");
         }
-        if self.ranges.iter().any(|range| range.contains(found.uid)) {
+        if self.is_in_ranges(found.uid) {
             return refuse(
                 "belongs to a uid of the device models, which could change its mode",
                 "chown it to root or to its user",
@@ -307,11 +306,11 @@ impl Places {
     pub(super) fn pool(&self, path: &str, change: bool) -> Result<Resolved, Refusal> {
         let resolved = self.resolve(path)?;
         let chain = || resolved.directories.iter().chain([&resolved.found]);
-        let through = |ids: &[(u64, u64)]| chain().any(|directory| ids.contains(&directory.id()));
-        if through(&self.own) {
+        let through = |ids: &[ObjectId]| chain().any(|directory| ids.contains(&directory.id()));
+        if through(self.own()) {
             return Err(refusal(path, "lies in one of svirt's own directories", "choose another directory"));
         }
-        if !through(&self.relabelable) && (change || !through(&self.readable)) {
+        if !through(self.relabelable()) && (change || !through(self.readable())) {
             let rule = match change {
                 true => "lies in no directory of images.relabelable",
                 false => "lies in no directory of images.relabelable or images.readable",
@@ -331,30 +330,19 @@ impl Places {
 
     /// Resolves the directory of a log or a socket and checks that it lies in a place where only root writes.
     pub(super) fn directory_of(&self, path: &str, use_: DirectoryUse) -> Result<(OwnedFd, String), Refusal> {
-        let looked_up: Vec<(u64, u64)>;
-        let mut named: &[String] = &[];
-        let (ids, setting) = match use_ {
-            DirectoryUse::Logs => (&self.logs, "console.logs"),
-            DirectoryUse::Dumps
-            | DirectoryUse::ManagedSaves
-            | DirectoryUse::Nvram
-            | DirectoryUse::Saves
-            | DirectoryUse::Shmem
-            | DirectoryUse::Tpm => {
-                let (places, setting) = match use_ {
-                    DirectoryUse::Dumps => (std::slice::from_ref(&self.dumps), "save.dumps"),
-                    DirectoryUse::ManagedSaves => (std::slice::from_ref(&self.managed), "save.managed"),
-                    DirectoryUse::Saves => (self.saves.as_slice(), "save.places"),
-                    DirectoryUse::Shmem => (std::slice::from_ref(&self.shmem), "shmem.place"),
-                    DirectoryUse::Tpm => (std::slice::from_ref(&self.tpm), "tpm.state"),
-                    _ => (std::slice::from_ref(&self.nvram), "images.nvram"),
-                };
-                named = places;
-                looked_up = places.iter().filter_map(|place| directory_id(place)).collect();
-                (&looked_up, setting)
-            }
-            DirectoryUse::Sockets => (&self.sockets, "console.sockets"),
+        let settings = self.settings;
+        // Looked up each time: some of them are made when they are needed.
+        let (places, setting) = match use_ {
+            DirectoryUse::Dumps => (slice::from_ref(&settings.save.dumps), "save.dumps"),
+            DirectoryUse::Logs => (settings.console.logs.as_slice(), "console.logs"),
+            DirectoryUse::ManagedSaves => (slice::from_ref(&settings.save.managed), "save.managed"),
+            DirectoryUse::Nvram => (slice::from_ref(&settings.images.nvram), "images.nvram"),
+            DirectoryUse::Saves => (settings.save.places.as_slice(), "save.places"),
+            DirectoryUse::Shmem => (slice::from_ref(&settings.shmem.place), "shmem.place"),
+            DirectoryUse::Sockets => (settings.console.sockets.as_slice(), "console.sockets"),
+            DirectoryUse::Tpm => (slice::from_ref(&settings.tpm.state), "tpm.state"),
         };
+        let ids = ids(places);
         let split = path.rsplit_once('/').filter(|_| path::is_plain(path));
         let Some((directory, name)) = split else {
             return Err(refusal(path, "is no plain absolute path", "write it without `..`, `.` and `//`"));
@@ -371,7 +359,7 @@ impl Places {
             Ok(resolved) => resolved,
             // What is there and what is not elsewhere is not told.
             Err(_)
-                if matches!(use_, DirectoryUse::Dumps | DirectoryUse::Saves) && !named.iter().any(below) =>
+                if matches!(use_, DirectoryUse::Dumps | DirectoryUse::Saves) && !places.iter().any(below) =>
             {
                 return Err(outside());
             }
@@ -381,7 +369,7 @@ impl Places {
         if !inside {
             return Err(outside());
         }
-        let managed = || directory_id(&self.managed);
+        let managed = || directory_id(&settings.save.managed);
         if use_ == DirectoryUse::Saves && Some(resolved.found.id()) == managed() {
             return Err(refusal(path, "lies in save.managed", "choose a directory of save.places"));
         }
@@ -399,12 +387,13 @@ impl Places {
     /// Refuses a directory that is both for saved domains and for dumps, by a link or a mount: what a device model wrote
     /// there could be read as a saved domain.
     fn keeps_dumps_apart(&self, path: &str, resolved: &Resolved, use_: DirectoryUse) -> Result<(), Refusal> {
+        let save = &self.settings.save;
         let others: Vec<(&str, &String)> = match use_ {
             DirectoryUse::Dumps => {
-                let saves = self.saves.iter().map(|place| ("save.places", place));
-                saves.chain([("save.managed", &self.managed)]).collect()
+                let saves = save.places.iter().map(|place| ("save.places", place));
+                saves.chain([("save.managed", &save.managed)]).collect()
             }
-            DirectoryUse::ManagedSaves | DirectoryUse::Saves => vec![("save.dumps", &self.dumps)],
+            DirectoryUse::ManagedSaves | DirectoryUse::Saves => vec![("save.dumps", &save.dumps)],
             _ => return Ok(()),
         };
         let chain = resolved.directories.iter().chain([&resolved.found]);
@@ -456,9 +445,13 @@ impl Candidate {
     }
 }
 
+fn ids<'p>(paths: impl IntoIterator<Item = &'p String>) -> Vec<ObjectId> {
+    paths.into_iter().filter_map(|path| directory_id(path)).collect()
+}
+
 /// Where no link is on the way, as nearly always, one step finds what a walk would: there are a dozen places, and they
 /// are looked up for each question and each start.
-fn directory_id(path: &str) -> Option<(u64, u64)> {
+fn directory_id(path: &str) -> Option<ObjectId> {
     if !path::is_plain(path) {
         return None;
     }

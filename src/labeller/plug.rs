@@ -112,7 +112,7 @@ impl Server {
 
     /// Opens and labels what is plugged in, and hands it over.
     fn apply_plug(&mut self, client: ConnectionId, uuid: DomainUuid, plug: Plug) -> Result<(), Refusal> {
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let Some(domain) = self.domains.get_mut(&uuid) else { return Ok(()) };
         let begin = Entry::PlugBegin { plug: Box::new(plug.clone()) };
         domain.journal.write(&begin).map_err(|error| journal_refusal(&error))?;

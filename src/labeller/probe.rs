@@ -108,7 +108,7 @@ impl Probe {
     pub(super) fn start(
         client: ConnectionId,
         path: &str,
-        places: &Places,
+        places: &Places<'_>,
         spare: Option<Spare>,
         fresh: impl FnOnce() -> Result<Spare, Refusal>,
     ) -> Result<Self, Refusal> {

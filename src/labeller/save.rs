@@ -184,7 +184,7 @@ impl Server {
             };
             return Err(refuse("save", &name, rule, "try again in a moment"));
         }
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let spot = Spot::make(&self.settings, &places, &save.at)?;
         check_note(&save.note, &spot.path)?;
         self.nobody_else_saves_to(&spot, &save.at)?;

@@ -55,14 +55,14 @@ pub(super) struct Managed {
 
 impl Spot {
     /// As [`Spot::find`], and makes a configured directory that is not there.
-    pub(super) fn make(settings: &Settings, places: &Places, at: &SavedAt) -> Result<Self, Refusal> {
+    pub(super) fn make(settings: &Settings, places: &Places<'_>, at: &SavedAt) -> Result<Self, Refusal> {
         let (path, use_) = Self::path(settings, at);
         Self::make_directory(settings, &path)?;
         Self::at(places, path, use_)
     }
 
     /// Where memory is dumped, apart from saved domains; makes the configured directory if it is not there.
-    pub(super) fn dump(settings: &Settings, places: &Places, path: &str) -> Result<Self, Refusal> {
+    pub(super) fn dump(settings: &Settings, places: &Places<'_>, path: &str) -> Result<Self, Refusal> {
         Self::make_directory(settings, path)?;
         Self::at(places, path.to_owned(), DirectoryUse::Dumps)
     }
@@ -92,12 +92,12 @@ impl Spot {
     }
 
     /// Finds the directory. Nothing is made: whoever only looks changes nothing.
-    pub(super) fn find(settings: &Settings, places: &Places, at: &SavedAt) -> Result<Self, Refusal> {
+    pub(super) fn find(settings: &Settings, places: &Places<'_>, at: &SavedAt) -> Result<Self, Refusal> {
         let (path, use_) = Self::path(settings, at);
         Self::at(places, path, use_)
     }
 
-    fn at(places: &Places, path: String, use_: DirectoryUse) -> Result<Self, Refusal> {
+    fn at(places: &Places<'_>, path: String, use_: DirectoryUse) -> Result<Self, Refusal> {
         let (directory, name) = places.directory_of(&path, use_)?;
         // Names that begin so are those of saves that go on.
         if name.starts_with('.') {
@@ -195,7 +195,7 @@ impl Opened {
 /// Opens what a domain is to go on from, at its stream.
 pub(super) fn open_stream(
     settings: &Settings,
-    places: &Places,
+    places: &Places<'_>,
     (uuid, saved): (DomainUuid, &Restore),
 ) -> Result<(OwnedFd, Found, String), Refusal> {
     let opened = Spot::find(settings, places, &saved.at)?.must_open()?;
@@ -218,7 +218,7 @@ pub(super) fn open_stream(
 impl Server {
     /// Looks at a saved domain, or changes what is kept of it.
     pub(super) fn saved(&mut self, op: &SavedOp) -> Result<Reply, Refusal> {
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let spot = |at: &SavedAt| Spot::find(&self.settings, &places, at);
         match op {
             SavedOp::Look { at } => Ok(Reply::Saved(Box::new(spot(at)?.must_open()?.told()))),
@@ -252,7 +252,7 @@ impl Server {
         if there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(());
         }
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let spot = Spot::find(&self.settings, &places, &SavedAt::Managed { uuid })?;
         let io = |error: io::Error| kernel("remove", &spot.path, &error, "look at its directory");
         let found = match path::look(&spot.directory, spot.name.as_ref()) {
@@ -357,7 +357,7 @@ mod tests {
             write_header(&file, 0, &header).unwrap();
         }
         std::os::unix::fs::symlink("dumps", format!("{root}/both")).unwrap();
-        let places = Places::read(&settings);
+        let places = Places::of(&settings);
         let at = |path: &str| SavedAt::Path { path: format!("{root}/{path}") };
         if rustix::process::getuid().is_root() {
             let saved = Spot::find(&settings, &places, &at("saved/forged")).unwrap().must_open().unwrap();
@@ -373,12 +373,12 @@ mod tests {
             assert!(refusal.to_string().contains("save.dumps"), "{refusal}");
         }
         settings.save.places.pop();
-        let places = Places::read(&settings);
+        let places = Places::of(&settings);
         let dump = Spot::dump(&settings, &places, &format!("{root}/dumps/new"));
         assert!(dump.is_ok() || !rustix::process::getuid().is_root());
         settings.save.dumps = format!("{root}/both");
         settings.save.places = vec![format!("{root}/dumps")];
-        let places = Places::read(&settings);
+        let places = Places::of(&settings);
         let rule = Spot::dump(&settings, &places, &format!("{root}/both/new")).unwrap_err().rule;
         assert!(rule.contains("kept apart"), "{rule}");
         let rule = Spot::find(&settings, &places, &at("dumps/new")).unwrap_err().rule;
@@ -393,7 +393,7 @@ mod tests {
         settings.save.places = vec![format!("{root}/saved")];
         settings.save.managed = format!("{root}/managed");
         std::fs::create_dir(format!("{root}/other")).unwrap();
-        let places = Places::read(&settings);
+        let places = Places::of(&settings);
         let rule = |path: &str| {
             let at = SavedAt::Path { path: format!("{root}/{path}") };
             Spot::find(&settings, &places, &at).unwrap_err().rule

@@ -57,7 +57,7 @@ impl Server {
             Request::Unplug { uuid, which, force } => self.unplug(Some(client), uuid, which, force),
             Request::Probe { path } => self.probe(client, &path),
             Request::Share { path } => {
-                let found = Places::read(&self.settings).open_share(&path);
+                let found = Places::of(&self.settings).open_share(&path);
                 Some(found.map_or_else(refused, |(_, found)| {
                     let (device, inode) = found.id();
                     Reply::Share(FileIdentity { device, inode })
@@ -96,7 +96,7 @@ impl Server {
             let remedy = "try again in a moment";
             return Some(refused(Refusal::new(Layer::Policy, "probe", path, "too many probes run", remedy)));
         }
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let spare = self.spare_probe.take();
         // One question is followed by a start or a plug; where others follow it, another probe is made beside each.
         self.prepare_at = spare.is_some().then(|| Instant::now() + PAUSE);

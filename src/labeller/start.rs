@@ -48,7 +48,7 @@ impl Server {
             }
         };
         let mut out = Applied::default();
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let applied = Apply {
             settings: &self.settings,
             places: &places,

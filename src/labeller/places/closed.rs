@@ -5,14 +5,15 @@ use crate::base::Refusal;
 use crate::settings::Settings;
 use crate::sys::path::{self, Resolved, WalkError};
 
-impl Places {
+impl Places<'_> {
     /// Refuses a directory that holds one of those which are not for guests, or lies in one. Of one that is not there the
     /// directory counts in which it would be made.
     pub(super) fn keeps_closed(&self, path: &str, share: &Resolved) -> Result<(), Refusal> {
         let found = share.found;
-        for closed in &self.closed {
+        let shmem = &self.settings.shmem.place;
+        for closed in &paths(self.settings) {
             // No region gets there, and whoever put a link in its place must not keep guests from their directories.
-            if *closed == self.shmem && self.shmem_is_roots().is_err() {
+            if closed == shmem && self.shmem_is_roots().is_err() {
                 continue;
             }
             let mut nearest = closed.as_str();
@@ -42,10 +43,11 @@ impl Places {
 
     /// Refuses a place of shared memory that somebody else than root could make, or put another one in the place of.
     pub(in crate::labeller) fn shmem_is_roots(&self) -> Result<(), Refusal> {
-        let mut nearest = self.shmem.as_str();
+        let place = &self.settings.shmem.place;
+        let mut nearest = place.as_str();
         let holder = loop {
             match path::resolve(nearest) {
-                Ok(there) if nearest == self.shmem => break there.directories.last().copied(),
+                Ok(there) if nearest == place => break there.directories.last().copied(),
                 // It would be made there.
                 Ok(there) => break Some(there.found),
                 Err(WalkError::Kernel(_, error)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -62,12 +64,12 @@ impl Places {
             return Ok(());
         }
         let rule = "shmem.place lies in a directory that others than root can write, who could make it first";
-        Err(refusal(&self.shmem, rule, "choose a directory below paths.run in [shmem]"))
+        Err(refusal(place, rule, "choose a directory below paths.run in [shmem]"))
     }
 }
 
 /// What a share that holds one of these would open: other domains' disks, states, sockets and svirt's own files.
-pub(super) fn paths(settings: &Settings) -> Vec<String> {
+fn paths(settings: &Settings) -> Vec<String> {
     let images = &settings.images;
     let one = [
         &settings.paths.run,
@@ -113,7 +115,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.shares.places = vec![at("share")];
         settings.shmem.place = at("open/svirt");
-        let places = Places::read(&settings);
+        let places = Places::of(&settings);
         let mode = |mode| fs::set_permissions(at("open"), Permissions::from_mode(mode)).unwrap();
         let is_roots = || {
             places.open_share(&at("share")).unwrap();
@@ -135,7 +137,7 @@ mod tests {
         // A link of root's counts, and so does who may write where it leads.
         settings.shmem.place = at("link");
         symlink(at("open/svirt"), at("link")).unwrap();
-        let places = Places::read(&settings);
+        let places = Places::of(&settings);
         places.shmem_is_roots().unwrap_err();
         mode(0o755);
         places.shmem_is_roots().unwrap();

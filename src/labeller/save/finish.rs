@@ -20,7 +20,7 @@ use crate::sys::path;
 /// A file that is there is replaced only by a later save of the same domain. Tells which one that is.
 pub(super) fn may_replace(
     settings: &Settings,
-    places: &Places,
+    places: &Places<'_>,
     at: &SavedAt,
     uuid: DomainUuid,
 ) -> Result<Option<ObjectId>, Refusal> {
@@ -46,7 +46,7 @@ pub(super) fn may_replace(
 /// Gives the file a name for the meantime; from then on it counts, and the guest does not.
 pub(super) fn name(settings: &Settings, domain: &mut Domain, saving: &Saving) -> Result<Part, Refusal> {
     // What it replaces may have changed since the save began, and when the guest is gone it is too late to say no.
-    let replaces = may_replace(settings, &Places::read(settings), &saving.save.at, domain.plan.domain.uuid)?;
+    let replaces = may_replace(settings, &Places::of(settings), &saving.save.at, domain.plan.domain.uuid)?;
     let lost = || refuse("save", "the domain", "its file is not open", "save it again");
     let target = saving.file.as_ref().ok_or_else(lost)?;
     let io = |error: io::Error| kernel("name", &target.spot.path, &error, "look at its directory");
@@ -84,7 +84,7 @@ fn short(name: &str) -> &str {
 
 /// Whether the file is there that the journal speaks of, under the name that it has meanwhile or its own.
 pub(in crate::labeller) fn is_there(settings: &Settings, save: &Save, part: &Part) -> bool {
-    let Ok(spot) = Spot::find(settings, &Places::read(settings), &save.at) else { return false };
+    let Ok(spot) = Spot::find(settings, &Places::of(settings), &save.at) else { return false };
     let meanwhile = part.path.rsplit_once('/').map(|(_, name)| name).unwrap_or_default();
     let mut names = [meanwhile, spot.name.as_str()].into_iter();
     names.any(|name| path::look(&spot.directory, name.as_ref()).is_ok_and(|found| found.id() == part.id))
@@ -92,7 +92,7 @@ pub(in crate::labeller) fn is_there(settings: &Settings, save: &Save, part: &Par
 
 /// Removes the name that a file had meanwhile, and with it the file.
 pub(in crate::labeller) fn forget_part(settings: &Settings, save: &Save, part: &Part) {
-    let places = Places::read(settings);
+    let places = Places::of(settings);
     let Ok(spot) = Spot::find(settings, &places, &save.at) else { return };
     let Some((_, name)) = part.path.rsplit_once('/') else { return };
     if let Err(error) = path::unlink_if(&spot.directory, name.as_ref(), part.id)
@@ -105,7 +105,7 @@ pub(in crate::labeller) fn forget_part(settings: &Settings, save: &Save, part: &
 /// The device model is gone: the file gets its name.
 pub(super) fn finish(settings: &Settings, uuid: DomainUuid, save: &Save, part: &Part) -> Result<(), Refusal> {
     fault::step("save finish")?;
-    let places = Places::read(settings);
+    let places = Places::of(settings);
     let spot = Spot::find(settings, &places, &save.at)?;
     if part.end.is_some() {
         let rule = format!("{} was written by an earlier version of svirt, and has no header yet", part.path);

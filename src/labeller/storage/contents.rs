@@ -55,7 +55,7 @@ impl Server {
                 "try again when one of them is done",
             ));
         }
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let writes = passage == Passage::Up;
         let (directory, name) = within(&places, path, writes)?;
         let file = if writes {

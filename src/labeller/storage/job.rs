@@ -131,7 +131,7 @@ impl Server {
             let rule = format!("{JOBS_MAX} volumes are copied, wiped or resized already");
             return Err(policy(operation, &path, &rule, "try again when one of them is done"));
         }
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         let (worker, named) = match op {
             StorageOp::Copy { from, copy, mode, .. } => {
                 let (worker, named) = self.begin_copy(&places, &from, &path, copy, mode)?;
@@ -152,7 +152,7 @@ impl Server {
     }
 
     /// A file that is nobody's, for writing.
-    fn whole(&self, places: &Places, operation: &str, path: &str) -> Result<File, Refusal> {
+    fn whole(&self, places: &Places<'_>, operation: &str, path: &str) -> Result<File, Refusal> {
         let (directory, name) = within(places, path, true)?;
         self.exclusive(&directory, name, operation, path).map(|(file, _)| File::from(file))
     }
@@ -173,7 +173,7 @@ impl Server {
 
     fn begin_copy(
         &self,
-        places: &Places,
+        places: &Places<'_>,
         from: &str,
         path: &str,
         copy: Copied,

@@ -59,7 +59,7 @@ impl Server {
     }
 
     fn change(&self, op: &StorageOp) -> Result<Stored, Refusal> {
-        let places = Places::read(&self.settings);
+        let places = Places::of(&self.settings);
         match op {
             StorageOp::BuildDirectory { path, mode } => build(&places, path, *mode),
             StorageOp::Create { path, content, mode } => {
@@ -93,7 +93,7 @@ impl Server {
     /// A domain's own store of UEFI variables: whether it is there, and that it is not any longer.
     fn variables(
         &self,
-        places: &Places,
+        places: &Places<'_>,
         path: &str,
         uuid: DomainUuid,
         fate: Fate,
@@ -219,7 +219,7 @@ fn open(
 }
 
 /// Splits a path and opens its directory.
-fn within<'a>(places: &Places, path: &'a str, change: bool) -> Result<(OwnedFd, &'a str), Refusal> {
+fn within<'a>(places: &Places<'_>, path: &'a str, change: bool) -> Result<(OwnedFd, &'a str), Refusal> {
     let split = path.rsplit_once('/').filter(|(directory, _)| path::is_plain(path) && !directory.is_empty());
     let (directory, name) = split.ok_or_else(|| {
         policy("use", path, "is no plain absolute path", "write it without `..`, `.`, `//` and a last `/`")
@@ -227,7 +227,7 @@ fn within<'a>(places: &Places, path: &'a str, change: bool) -> Result<(OwnedFd, 
     Ok((places.pool(directory, change)?.fd, name))
 }
 
-fn build(places: &Places, path: &str, mode: u32) -> Result<Stored, Refusal> {
+fn build(places: &Places<'_>, path: &str, mode: u32) -> Result<Stored, Refusal> {
     // One that is there is only looked at: others may have their files in it.
     if let Ok(resolved) = path::resolve(path)
         && resolved.found.is(libc::S_IFDIR)
@@ -241,7 +241,7 @@ fn build(places: &Places, path: &str, mode: u32) -> Result<Stored, Refusal> {
     Ok(Stored::Done)
 }
 
-fn remove_directory(places: &Places, path: &str) -> Result<Stored, Refusal> {
+fn remove_directory(places: &Places<'_>, path: &str) -> Result<Stored, Refusal> {
     // The places themselves stay: their parents are no places.
     let (directory, name) = within(places, path, true)?;
     fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).map_err(failed("remove", path))?;
@@ -265,7 +265,7 @@ fn admit_mode(path: &str, mode: u32) -> Result<(), Refusal> {
 }
 
 fn create(
-    places: &Places,
+    places: &Places<'_>,
     settings: &Settings,
     path: &str,
     content: &Content,
@@ -333,7 +333,7 @@ fn sync(directory: &OwnedFd, path: &str) -> Result<(), Refusal> {
     fs::fsync(directory).map_err(|error| io(error.into()))
 }
 
-fn scan(places: &Places, path: &str) -> Result<Stored, Refusal> {
+fn scan(places: &Places<'_>, path: &str) -> Result<Stored, Refusal> {
     let resolved = places.pool(path, false)?;
     let io = |error: io::Error| kernel("read the directory", path, &error, "see its file system");
     let directory = path::reopen(&resolved.fd, OFlags::RDONLY | OFlags::DIRECTORY).map_err(io)?;
