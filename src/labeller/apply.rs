@@ -23,9 +23,9 @@ use super::places::{DirectoryUse, PlaceKind, Places};
 use super::remember::Memory;
 use super::spawn::Launching;
 use super::{memory, profile};
-use crate::base::{Layer, Refusal, Slot};
+use crate::base::{DomainRef, Layer, Refusal, Slot};
 use crate::privsep::apparmor::{DEGRADED, ProfilePart, ProfileRule, part_name, profile_name};
-use crate::privsep::op::{Access, LaunchPlan, ListenAt, Op, OpenImage, Sharing, TpmVersion};
+use crate::privsep::op::{Access, ListenAt, Op, OpenImage, Sharing, TpmVersion};
 use crate::settings::Settings;
 use crate::sys::path::{self, Found};
 use crate::sys::process::Child;
@@ -93,8 +93,10 @@ pub(super) struct Apply<'a> {
     pub(super) journal: &'a mut Journal,
     /// Who starts processes.
     pub(super) launcher: &'a mut dyn Launcher,
+    /// Whose.
+    pub(super) domain: &'a DomainRef,
     /// What is applied.
-    pub(super) plan: &'a LaunchPlan,
+    pub(super) ops: &'a [Op],
     /// What came of it.
     pub(super) out: &'a mut Applied,
 }
@@ -102,7 +104,7 @@ pub(super) struct Apply<'a> {
 impl Apply<'_> {
     /// Applies everything. An error names the operation, counted from 0.
     pub(super) fn run(&mut self) -> Result<(), (usize, Refusal)> {
-        for (at, op) in self.plan.ops.iter().enumerate() {
+        for (at, op) in self.ops.iter().enumerate() {
             fault::step(op.name())
                 .and_then(|()| self.op(op))
                 .and_then(|()| fault::step(op.name()))
@@ -112,7 +114,7 @@ impl Apply<'_> {
     }
 
     fn op(&mut self, op: &Op) -> Result<(), Refusal> {
-        let uuid = self.plan.domain.uuid;
+        let uuid = self.domain.uuid;
         match op {
             Op::LeaseUid { role, uid } => self.leases.uid(uuid, *role, *uid),
             Op::LeaseCategories { pair } => self.leases.pair(uuid, *pair),
@@ -205,7 +207,7 @@ impl Apply<'_> {
     }
 
     fn hold(&mut self, id: ObjectId, hold: Hold, path: &str) -> Result<(), Refusal> {
-        self.leases.object(self.plan.domain.uuid, id, hold, path)?;
+        self.leases.object(self.domain.uuid, id, hold, path)?;
         self.write(&Entry::Held { path: path.to_owned(), id, access: hold.access, sharing: hold.sharing })
     }
 
@@ -230,7 +232,7 @@ impl Apply<'_> {
     }
 
     fn is_labelled(&self, wanted: &Slot) -> bool {
-        self.plan.ops.iter().any(|op| matches!(op, Op::LabelSelinux { slot, .. } if slot == wanted))
+        self.ops.iter().any(|op| matches!(op, Op::LabelSelinux { slot, .. } if slot == wanted))
     }
 
     fn image_of(&self, wanted: &Slot) -> Result<(String, ObjectId), Refusal> {
@@ -241,7 +243,7 @@ impl Apply<'_> {
         if let Some((_, path, id, _)) = self.out.directories.iter().find(|(slot, ..)| slot == wanted) {
             return Ok((path.clone(), *id));
         }
-        let image = self.plan.ops.iter().find_map(|op| match op {
+        let image = self.ops.iter().find_map(|op| match op {
             Op::OpenImage(image) if image.slot == *wanted => Some(image),
             _ => None,
         });
@@ -275,7 +277,6 @@ impl Apply<'_> {
 
     fn prepare_labels(&mut self) -> Result<(), Refusal> {
         let wanted: Vec<(&Slot, &String)> = self
-            .plan
             .ops
             .iter()
             .filter_map(|op| match op {
@@ -301,7 +302,7 @@ impl Apply<'_> {
                 }
                 _ => now,
             };
-            let before = self.leases.label(self.plan.domain.uuid, id, before, label, &path)?;
+            let before = self.leases.label(self.domain.uuid, id, before, label, &path)?;
             let undo = Undo::Label { path, id, before, after: label.clone(), first };
             if !self.out.logs.iter_mut().any(|file| file.takes(id, &undo)) {
                 self.intent(undo)?;
@@ -317,13 +318,13 @@ impl Apply<'_> {
     /// image twice locks it twice.
     fn is_read_elsewhere(&self, id: ObjectId, fd: &OwnedFd, now: Option<&str>) -> std::io::Result<bool> {
         let own = |op: &&Op| matches!(op, Op::OpenImage(image) if (image.identity.device, image.identity.inode) == id);
-        let once = self.plan.ops.iter().filter(own).count() == 1;
+        let once = self.ops.iter().filter(own).count() == 1;
         Ok(once && lock::used_elsewhere(fd)? && now.map_or(Ok(false), selinux::is_read_by_libvirt)?)
     }
 
     /// Loads the profile. What keeps it from being loaded is named where a start may be degraded.
     fn profile(&mut self, rules: &[ProfileRule], required: bool) -> Result<(), Refusal> {
-        let uuid = self.plan.domain.uuid;
+        let uuid = self.domain.uuid;
         self.intent(Undo::Profile)?;
         let parts = self.profile_parts();
         let wanted = profile::Wanted { uuid, rules, parts: &parts, states: &self.settings.tpm.state };
@@ -341,14 +342,14 @@ impl Apply<'_> {
     fn profile_parts(&self) -> Vec<(ProfilePart, Vec<String>)> {
         let supervisor = self.launcher.supervisor().display().to_string();
         let mut parts = vec![(ProfilePart::Supervisor, vec![supervisor])];
-        let has = |name: &str| self.plan.ops.iter().any(|op| op.name() == name);
+        let has = |name: &str| self.ops.iter().any(|op| op.name() == name);
         if has("spawn-passt") {
             parts.push((ProfilePart::Passt, vec![self.settings.network.passt.clone()]));
         }
         if has("spawn-swtpm") {
             parts.push((ProfilePart::Swtpm, vec![self.settings.tpm.swtpm.clone()]));
         }
-        let servers: BTreeSet<&str> = self.plan.ops.iter().filter_map(server).collect();
+        let servers: BTreeSet<&str> = self.ops.iter().filter_map(server).collect();
         if !servers.is_empty() {
             parts.push((ProfilePart::Virtiofsd, servers.into_iter().map(ToOwned::to_owned).collect()));
         }
@@ -357,7 +358,7 @@ impl Apply<'_> {
 
     /// The profile of a helper, where this domain's were loaded.
     fn part(&self, part: ProfilePart) -> Option<String> {
-        self.out.profile.as_ref().map(|_| part_name(self.plan.domain.uuid, part))
+        self.out.profile.as_ref().map(|_| part_name(self.domain.uuid, part))
     }
 
     fn listen(&mut self, slot: &Slot, at: &ListenAt) -> Result<(), Refusal> {
@@ -371,7 +372,7 @@ impl Apply<'_> {
             }
             ListenAt::Control => {
                 let directory = Path::new(&self.settings.paths.run).join("control");
-                let name = format!("{}.sock", self.plan.domain.uuid);
+                let name = format!("{}.sock", self.domain.uuid);
                 let path = directory.join(&name).to_string_lossy().into_owned();
                 let fd = path::directory(&directory.to_string_lossy())
                     .map_err(|error| kernel("open", &directory.to_string_lossy(), &error, ""))?;
@@ -445,7 +446,7 @@ impl Apply<'_> {
         let Some(channel) = self.out.slots.get(slot) else {
             return Err(Refusal::new(Layer::Policy, "start passt for", alias, "its channel is not open", ""));
         };
-        let child = self.launcher.passt(&self.plan.domain, channel, uid, labels, &self.out.cgroups)?;
+        let child = self.launcher.passt(self.domain, channel, uid, labels, &self.out.cgroups)?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;
@@ -474,7 +475,7 @@ impl Apply<'_> {
                 "",
             ));
         };
-        let child = self.launcher.swtpm(&self.plan.domain, (channel, file), uid, version, labels)?;
+        let child = self.launcher.swtpm(self.domain, (channel, file), uid, version, labels)?;
         let noted = note(self.journal, ProcessRole::Helper(alias.to_owned()), child.pid);
         self.out.helpers.push((alias.to_owned(), child));
         noted?;
@@ -484,11 +485,11 @@ impl Apply<'_> {
     }
 
     fn spawn(&mut self) -> Result<(), Refusal> {
-        let Some(Op::Spawn(spawn)) = self.plan.ops.last() else {
+        let Some(Op::Spawn(spawn)) = self.ops.last() else {
             return Err(Refusal::new(Layer::Policy, "apply", "the plan", "it has no spawn", ""));
         };
         let profile = self.out.profile.clone();
-        let request = LaunchRequest { domain: &self.plan.domain, spawn, slots: &self.out.slots, profile };
+        let request = LaunchRequest { domain: self.domain, spawn, slots: &self.out.slots, profile };
         self.out.launching = Some(self.launcher.launch(&request)?);
         // What the supervisor has is kept for a later one; images and the rest are the device model's alone, so
         // that their locks end with it.

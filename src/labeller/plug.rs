@@ -30,7 +30,6 @@ use super::serve::PAUSE;
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::apparmor::profile_name;
-use crate::privsep::op::LaunchPlan;
 use crate::privsep::plug::{Gone, Plug, Top, UnplugSteps};
 use crate::privsep::request::Reply;
 use crate::privsep::supervisor::{Answer, Verb};
@@ -125,7 +124,8 @@ impl Server {
             leases: &mut self.leases,
             journal: &mut domain.journal,
             launcher: &mut *self.launcher,
-            plan: &LaunchPlan { ops: plug.ops.clone(), notes: Vec::new(), ..domain.plan.clone() },
+            domain: &domain.plan.domain,
+            ops: &plug.ops,
             out: &mut out,
         }
         .run();

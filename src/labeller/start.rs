@@ -55,7 +55,8 @@ impl Server {
             leases: &mut self.leases,
             journal: &mut journal,
             launcher: &mut *self.launcher,
-            plan: &plan,
+            domain: &plan.domain,
+            ops: &plan.ops,
             out: &mut out,
         }
         .run();

@@ -104,7 +104,7 @@ impl Apply<'_> {
     /// Variables are those of one domain, by their name or by the mark that they got when they were made: a client may
     /// name any file of the directory.
     fn check_owner(&self, fd: &OwnedFd, path: &str) -> Result<(), Refusal> {
-        let uuid = self.plan.domain.uuid;
+        let uuid = self.domain.uuid;
         let owned = owned_by(fd, path, uuid);
         if owned.map_err(|error| kernel("read the owner of", path, &error, "look at its file system"))? {
             return Ok(());
@@ -117,7 +117,7 @@ impl Apply<'_> {
     }
 
     fn mark_owner(&self, fd: &OwnedFd, path: &str) -> Result<(), Refusal> {
-        let uuid = self.plan.domain.uuid;
+        let uuid = self.domain.uuid;
         if named_for(path) == Some(uuid) {
             return Ok(());
         }

@@ -30,7 +30,7 @@ impl Apply<'_> {
     }
 
     fn is_fw_cfg(&self, wanted: &Slot) -> bool {
-        let Some(Op::Spawn(spawn)) = self.plan.ops.last() else { return false };
+        let Some(Op::Spawn(spawn)) = self.ops.last() else { return false };
         spawn.confinement.root.files.iter().any(|file| file.slot == *wanted && file.place.is_fw_cfg())
     }
 }

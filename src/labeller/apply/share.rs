@@ -57,7 +57,7 @@ impl Apply<'_> {
 
     /// The uid of the process that a share is for.
     fn server_of(&self, share: &Slot) -> Option<u32> {
-        self.plan.ops.iter().find_map(|op| match op {
+        self.ops.iter().find_map(|op| match op {
             Op::SpawnVirtiofsd(spawn) if spawn.share == *share => Some(spawn.uid),
             Op::Spawn(spawn) if spawn.confinement.root.shares.iter().any(|one| one.slot == *share) => {
                 Some(spawn.confinement.uid)
@@ -75,7 +75,7 @@ impl Apply<'_> {
         };
         let profile = self.part(ProfilePart::Virtiofsd);
         let labels = HelperLabels { selinux: spawn.selinux_label.as_deref(), apparmor: profile.as_deref() };
-        let child = self.launcher.virtiofsd(&self.plan.domain, spawn, (listener, share), labels)?;
+        let child = self.launcher.virtiofsd(self.domain, spawn, (listener, share), labels)?;
         let noted = note(self.journal, ProcessRole::Helper(spawn.alias.clone()), child.pid);
         self.out.helpers.push((spawn.alias.clone(), child));
         noted?;

@@ -2,6 +2,7 @@
 //!
 //! Within the plug [`check`](crate::privsep::plug::check) has seen to that; this is about what runs.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::domain::Domain;
@@ -17,19 +18,30 @@ struct Taken {
     sets: Vec<u32>,
 }
 
+/// The names in one of QEMU's objects: a domain has a hundred of these, and nothing else is kept of them here.
+#[derive(Deserialize)]
+struct Names {
+    id: Option<Value>,
+    #[serde(rename = "node-name")]
+    node: Option<Value>,
+}
+
 impl Taken {
     fn object(&mut self, text: &str) {
-        let Ok(object) = serde_json::from_str::<Value>(text) else { return };
-        let word = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
-        self.aliases.extend(word("id"));
-        self.nodes.extend(word("node-name"));
+        let Ok(Names { id, node }) = serde_json::from_str(text) else { return };
+        let word = |value: Option<Value>| value?.as_str().map(str::to_owned);
+        self.aliases.extend(word(id));
+        self.nodes.extend(word(node));
     }
 
     fn spawn(&mut self, spawn: &Spawn) {
         for text in &spawn.argv {
-            self.object(text);
-            let words = text.split(',').filter(|_| text.starts_with("fd="));
-            self.sets.extend(words.filter_map(|word| word.strip_prefix("set=")?.parse::<u32>().ok()));
+            if text.starts_with('{') {
+                self.object(text);
+            } else if text.starts_with("fd=") {
+                let sets = text.split(',').filter_map(|word| word.strip_prefix("set=")?.parse::<u32>().ok());
+                self.sets.extend(sets);
+            }
         }
     }
 
