@@ -52,6 +52,8 @@ fn probe(head: &mut [u8], ahead: bool) -> Result<image::Header, Failure> {
         |(step, error): (&str, io::Error)| Failure::Confinement { step: format!("cannot {step}: {error}") };
     imageprobe::prepare().map_err(confinement)?;
     if ahead {
+        // So that the kernel finds the memory for these bytes now, and not while somebody waits.
+        head.get_mut(..image::HEAD).unwrap_or_default().fill(u8::MAX);
         receive_image()?;
     }
     let size = check_descriptors()?;
