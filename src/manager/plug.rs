@@ -12,6 +12,9 @@ use crate::driver::{Labeller, Plugging, plan_plug};
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::Described;
 
+/// Bytes of a path, with the one that ends it (`PATH_MAX` of the kernel).
+const PATH_MAX: usize = 4096;
+
 /// A disk or a medium that is planned.
 struct Ready {
     plug: Plug,
@@ -111,6 +114,15 @@ fn wrong(text: impl Into<String>) -> ManagerError {
     ManagerError::Argument(text.into())
 }
 
+/// Refuses a target that is taken, or that is to be replaced and is not there.
+fn may_be(definition: &Definition, target: &str, replaces: bool) -> Result<(), ManagerError> {
+    match (replaces, definition.domain()?.devices.disks.iter().any(|disk| disk.target == target)) {
+        (true, false) => Err(wrong(format!("target {target} not found"))),
+        (false, true) => Err(ManagerError::Failed(format!("target {target} already exists"))),
+        _ => Ok(()),
+    }
+}
+
 /// The one disk that a client gives, as part of a definition.
 fn described(
     definition: &Definition,
@@ -118,13 +130,7 @@ fn described(
     replaces: bool,
 ) -> Result<(Definition, Disk), ManagerError> {
     let target = given.target.as_str();
-    let known = definition.domain()?.devices.disks.iter().any(|disk| disk.target == target);
-    if replaces && !known {
-        return Err(wrong(format!("target {target} not found")));
-    }
-    if !replaces && known {
-        return Err(ManagerError::Failed(format!("target {target} already exists")));
-    }
+    may_be(definition, target, replaces)?;
     let with = match replaces {
         true => definition.with(|tree| tree.with_disk(target, &given.xml))?,
         false => definition.with_device(&given.xml)?,
@@ -326,12 +332,13 @@ impl Manager {
         (medium, force): (bool, bool),
         files: &Files,
     ) -> Result<Ready, ManagerError> {
-        // The labeller is at it while the definition is read.
-        let image = given.image.as_deref().filter(|image| files.has(image));
-        labeller.look_ahead(uuid, image)?;
         let live = self.live(uuid)?;
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
+        may_be(definition, &given.target, medium)?;
+        // The labeller is at it while the definition is read. What is no path of the host's it need not hear of.
+        let image = given.image.as_deref().filter(|image| files.has(image) && image.len() < PATH_MAX);
+        labeller.look_ahead(uuid, image)?;
         let (_, disk) = self.described(definition, given, medium, files)?;
         if !medium && !disk.tuning.is_none() {
             let text = "a disk is plugged in without <iotune>; blkdeviotune limits it then";

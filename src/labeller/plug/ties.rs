@@ -26,9 +26,18 @@ struct Names {
     node: Option<Value>,
 }
 
+impl Names {
+    fn of(object: &Value) -> Self {
+        let name = |key: &str| object.get(key).cloned();
+        Self { id: name("id"), node: name("node-name") }
+    }
+}
+
 impl Taken {
     fn object(&mut self, text: &str) {
-        let Ok(Names { id, node }) = serde_json::from_str(text) else { return };
+        // Where a name is there twice, the last counts, as for everybody else who reads it.
+        let whole = |text: &str| serde_json::from_str::<Value>(text).map(|object| Names::of(&object));
+        let Ok(Names { id, node }) = serde_json::from_str(text).or_else(|_| whole(text)) else { return };
         let word = |value: Option<Value>| value?.as_str().map(str::to_owned);
         self.aliases.extend(word(id));
         self.nodes.extend(word(node));
@@ -115,4 +124,23 @@ pub(super) fn check(plug: &Plug, domain: &Domain) -> Result<(), Refusal> {
         return refuse(format!("the domain has a set {set} of descriptors already"), "plan again");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_counts_that_everybody_else_reads() {
+        let mut taken = Taken::default();
+        for text in [
+            r#"{"driver":"file","node-name":"a","drive":"b","id":"x"}"#,
+            r#"{"node-name":"z","node-name":"c","id":7}"#,
+            r#"{"node-name":"#,
+            "no object",
+        ] {
+            taken.object(text);
+        }
+        assert_eq!((taken.nodes, taken.aliases), (vec!["a".to_owned(), "c".into()], vec!["x".to_owned()]));
+    }
 }
