@@ -371,6 +371,8 @@ fn clients_that_fight_over_a_domain_leave_what_is_told_and_nothing_else() {
     let (before, daemon) = (host.rig.snapshot(), host.daemon_pid());
     let open = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let labeller = u32::try_from(host.rig.labeller_pid().unwrap()).unwrap();
+    // Its socket is there before everything else is that it opens.
+    assert_eq!(host.says(&["list", "--all", "--name"]), "");
     let (held, labelled) = (open(host.daemon_pid()), open(labeller));
     std::thread::scope(|scope| {
         for fighter in 1..=6_u64 {
