@@ -388,3 +388,55 @@ fn uefi_variables_go_or_stay_as_somebody_says() {
     let told = host.complains(&["create", &file]);
     assert!(told.contains("no <uuid>") && told.contains("uuidgen"), "{told}");
 }
+
+#[test]
+fn cpus_are_held_against_the_hosts_and_each_other() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = |name: &str, text: &str| {
+        let path = host.rig.text(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let own = file("own.xml", &host.says(&["capabilities"]));
+    assert!(host.says(&["cpu-compare", &own]).contains("is identical to host CPU"));
+    let model = |name: &str| file("model.xml", &format!("<cpu><model>{name}</model></cpu>"));
+    assert!(host.says(&["cpu-compare", &model("486")]).contains("is a superset of CPU"));
+    assert!(
+        host.complains(&["cpu-compare", &model("none")]).contains("internal error: Unknown CPU model none")
+    );
+    let foreign = file("foreign.xml", "<cpu><arch>aarch64</arch><model>x</model></cpu>");
+    let said = host.virsh(&["cpu-compare", &foreign]).expect(1).out;
+    assert!(said.contains("is incompatible with host CPU"), "{said}");
+    let said = host.complains(&["cpu-compare", "--error", &foreign]);
+    assert!(said.contains("the CPU is incompatible with host CPU: CPU arch aarch64"), "{said}");
+    // What an emulated guest gets is not what the host has.
+    let kind = ["--virttype", "qemu"];
+    let emulated = |call: &'static str, file: &str| host.virsh(&[&[call, file][..], &kind].concat());
+    assert!(emulated("hypervisor-cpu-compare", &model("qemu64")).out.contains("is a superset of CPU"));
+    let most = file("most.xml", "<cpu><model>qemu64</model><feature name='amx-tile'/></cpu>");
+    assert!(emulated("hypervisor-cpu-compare", &most).out.contains("is incompatible with the CPU"));
+    // What all of several hosts have; one alone is what it says it is.
+    let told = host.says(&["cpu-baseline", &own]);
+    let name = |text: &str| text.split("</model>").next().unwrap().rsplit('>').next().unwrap().to_owned();
+    assert_eq!(name(&told), name(std::fs::read_to_string(&own).unwrap().split_once("<cpu>").unwrap().1));
+    let again = file("again.xml", &told);
+    assert!(host.says(&["cpu-compare", &again]).contains("is identical to host CPU"));
+    let cpu =
+        |model: &str| format!("<cpu><arch>x86_64</arch><model>{model}</model><vendor>Intel</vendor></cpu>");
+    let both = file("both.xml", &(cpu("Haswell-noTSX") + &cpu("Westmere")));
+    let told = host.says(&["cpu-baseline", &both]);
+    assert!(
+        told.contains("<model fallback='allow'>Westmere</model>") && told.contains("<vendor>Intel"),
+        "{told}"
+    );
+    assert!(
+        host.says(&["cpu-baseline", "--features", &both]).contains("<feature policy='require' name='fpu'/>")
+    );
+    let apart = file("apart.xml", &(cpu("Westmere") + &cpu("EPYC").replace("Intel", "AMD")));
+    assert!(host.complains(&["cpu-baseline", &apart]).contains("operation failed: CPU vendors do not match"));
+    let runs = emulated("hypervisor-cpu-baseline", &both).out;
+    assert!(runs.contains("<model fallback='allow'>Westmere</model>"), "{runs}");
+}

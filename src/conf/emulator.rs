@@ -24,8 +24,27 @@ pub struct EmulatorFacts {
     pub has: Vec<String>,
     /// Named CPU models that libvirt knows too.
     pub cpus: Vec<CpuDefinition>,
+    /// What CPUs have, in so far as this emulator has a name for it.
+    pub cpu_features: CpuFeatures,
     /// The model that is closest to this host's CPU.
     pub host: Option<HostModel>,
+}
+
+/// Features of CPUs; which a CPU has is told by their places among the names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuFeatures {
+    /// QEMU's names, sorted.
+    pub names: Vec<String>,
+    /// Those of which the kernel's flags say whether the host's CPU has them.
+    pub shown: Vec<u16>,
+    /// Those of them that it has.
+    pub host: Vec<u16>,
+    /// Those of them that a description of it has, by its model's name or by their own.
+    pub listed: Vec<u16>,
+    /// Those that the best emulated CPU has.
+    pub emulated: Vec<u16>,
+    /// The vendor of that one, such as `AMD`.
+    pub emulated_vendor: Option<String>,
 }
 
 /// A named CPU model.
@@ -41,6 +60,8 @@ pub struct CpuDefinition {
     pub emulated: bool,
     /// Whether this host's CPU has everything that it needs.
     pub host: bool,
+    /// What it has, by place among [`CpuFeatures::names`].
+    pub features: Vec<u16>,
 }
 
 /// A host's CPU as a named model and what it has beyond it.

@@ -3,6 +3,7 @@
 
 pub mod appliance;
 pub mod capabilities;
+pub mod cpu;
 pub mod definition;
 pub mod domain;
 pub mod domain_capabilities;

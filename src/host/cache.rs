@@ -14,7 +14,7 @@ use crate::sys::cred::effective_uid;
 use crate::sys::file::read_owned;
 
 /// Changes whenever what is asked or kept does.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The most bytes of the file.
 const FILE_MAX: u64 = 4 << 20;
 /// Its name in the cache directory.

@@ -8,7 +8,7 @@ use std::io::Read as _;
 
 use serde_json::Value;
 
-use crate::conf::emulator::HostModel;
+use crate::conf::emulator::{CpuFeatures, HostModel};
 
 /// How much of `/proc/cpuinfo` is read: one CPU's part has 2 to 4 KiB, and all are made of the same.
 const CPUINFO_MAX: u64 = 16 << 10;
@@ -98,10 +98,8 @@ pub(super) fn classic<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 /// The models, each with the features that tell it from others.
 pub(super) fn models(names: &[String], expanded: &BTreeMap<String, Value>) -> Vec<Model> {
-    let all: Vec<(&String, &serde_json::Map<String, Value>)> = names
-        .iter()
-        .filter_map(|name| Some((name, expanded.get(name)?.get("model")?.get("props")?.as_object()?)))
-        .collect();
+    let all: Vec<(&String, &serde_json::Map<String, Value>)> =
+        names.iter().filter_map(|name| Some((name, properties(expanded.get(name)?)?))).collect();
     let on = |properties: &serde_json::Map<String, Value>, key: &str| {
         properties.get(key).and_then(Value::as_bool).unwrap_or(false)
     };
@@ -131,6 +129,73 @@ pub(super) fn models(names: &[String], expanded: &BTreeMap<String, Value>) -> Ve
         .collect()
 }
 
+/// All features that a CPU of an emulator may have, and those of this host.
+pub(super) fn features(expanded: &BTreeMap<String, Value>, host: &HostFlags) -> CpuFeatures {
+    let all = expanded.values().filter_map(properties).flatten();
+    let names: BTreeSet<&String> =
+        all.filter(|(name, value)| value.is_boolean() && is_feature(name)).map(|(name, _)| name).collect();
+    let names: Vec<String> = names.into_iter().take(FEATURES_MAX).cloned().collect();
+    let places = |which: &dyn Fn(&str) -> bool| -> Vec<u16> {
+        (0..).zip(&names).filter(|(_, name)| which(name)).map(|(place, _)| place).collect()
+    };
+    let shown = places(&shown_by_flags);
+    let has = places(&|name| shown_by_flags(name) && host.flags.contains(&flag(name)));
+    let in_a_model: BTreeSet<u16> = expanded
+        .iter()
+        .filter(|(name, _)| *name != BEST)
+        .flat_map(|(_, model)| places(&|name| is_on(model, name)))
+        .collect();
+    let described = |place: &&u16| {
+        in_a_model.contains(place) && names.get(usize::from(**place)).is_some_and(|name| told_by_flags(name))
+    };
+    let listed = has.iter().filter(described).copied().collect();
+    let best = expanded.get(BEST);
+    let vendor = best.and_then(properties).and_then(|all| self::vendor(all.get("vendor")?.as_str()?));
+    let emulated = places(&|name| best.is_some_and(|best| is_on(best, name)));
+    CpuFeatures { shown, host: has, listed, emulated, emulated_vendor: vendor, names }
+}
+
+/// Whether a model has a feature.
+fn is_on(model: &Value, feature: &str) -> bool {
+    properties(model).and_then(|all| all.get(feature)?.as_bool()).unwrap_or(false)
+}
+
+/// What an emulator says of a model.
+fn properties(expanded: &Value) -> Option<&serde_json::Map<String, Value>> {
+    expanded.get("model")?.get("props")?.as_object()
+}
+
+/// Which of these features a model has.
+pub(super) fn has(features: &CpuFeatures, expanded: Option<&Value>) -> Vec<u16> {
+    let on = |name: &str| expanded.is_some_and(|model| is_on(model, name));
+    (0..).zip(&features.names).filter(|(_, name)| on(name)).map(|(place, _)| place).collect()
+}
+
+/// Whether a property of QEMU's is a CPU's feature under the one name that counts: others have `_` for `-`, or are
+/// another vendor's words.
+fn is_feature(property: &str) -> bool {
+    const ALIASES: [&str; 7] = ["ffxsr", "i64", "pclmuldq", "sse3", "sse4-1", "sse4-2", "xd"];
+    const APART: [&str; 5] = ["hv-", "kvm", "vmware-", "vmx-", "x-"];
+    !property.contains('_')
+        && !ALIASES.contains(&property)
+        && !APART.iter().any(|prefix| property.starts_with(prefix))
+}
+
+/// Whether the kernel's flags say if the host's CPU has a feature, whether or not a guest gets it.
+fn shown_by_flags(feature: &str) -> bool {
+    // What Linux does not list, or not where it does not use it itself.
+    const HIDDEN: [&str; 4] = ["la57", "svme-addr-chk", "virt-ssbd", "xfd"];
+    !HIDDEN.contains(&feature) && (told_by_flags(feature) || APART.contains(&feature))
+}
+
+/// Nested virtualisation, and what a guest never gets from the host's CPU.
+const APART: [&str; 10] =
+    ["acpi", "monitor", "npt", "nrip-save", "osvw", "perfctr-core", "ss", "svm", "svme-addr-chk", "vmx"];
+/// The name of the best CPU that there is.
+pub(super) const BEST: &str = "max";
+/// The most features that are kept; QEMU 7.2 has about 220.
+const FEATURES_MAX: usize = 1000;
+
 /// Whether the kernel's flags say yes or no to one of QEMU's features.
 fn told_by_flags(feature: &str) -> bool {
     // Bits of IA32_ARCH_CAPABILITIES and IA32_CORE_CAPABILITY, which only the model-specific registers hold.
@@ -144,9 +209,6 @@ fn told_by_flags(feature: &str) -> bool {
         "fb-clear",
         "arch-capabilities",
     ];
-    // Nested virtualisation, and what a guest never gets from the host's CPU.
-    const APART: [&str; 10] =
-        ["acpi", "monitor", "npt", "nrip-save", "osvw", "perfctr-core", "ss", "svm", "svme-addr-chk", "vmx"];
     !feature.ends_with("-no")
         && !feature.starts_with("vmx-")
         && !feature.starts_with("kvm")
@@ -164,9 +226,11 @@ fn flag(feature: &str) -> String {
         "avx512vbmi2" => "avx512_vbmi2".into(),
         "avx512vnni" => "avx512_vnni".into(),
         "cr8legacy" => "cr8_legacy".into(),
+        "invtsc" => "nonstop_tsc".into(),
         // Intel's one bit for both; the kernel shows each.
         "spec-ctrl" => "ibrs".into(),
         "tsc-deadline" => "tsc_deadline_timer".into(),
+        "tsx-ldtrk" => "tsxldtrk".into(),
         other => other.replace(['-', '.'], "_"),
     }
 }
@@ -257,6 +321,38 @@ mod tests {
         let poor = parse(&CPUINFO.replace("avx2 ", ""));
         assert_eq!(missing(&models[1], &poor).collect::<Vec<_>>(), ["avx2"]);
         assert_eq!(closest(&models, &poor).unwrap().name, "qemu64");
+    }
+
+    #[test]
+    fn features_have_one_name_and_those_of_the_host_are_known() {
+        let (_, mut expanded) = expanded();
+        let mut best = expanded["near"].clone();
+        best["model"]["props"]["rtm"] = json!(true);
+        for other in ["sse4-1", "kvm_asyncpf", "hv-time", "x-force-features", "svm"] {
+            best["model"]["props"][other] = json!(false);
+        }
+        expanded.insert(BEST.into(), best);
+        let features = features(&expanded, &parse(CPUINFO));
+        let named = |places: &[u16]| -> Vec<&str> {
+            places.iter().map(|place| features.names[usize::from(*place)].as_str()).collect()
+        };
+        let all = ["avx2", "fpu", "mds-no", "rtm", "spec-ctrl", "sse4.1", "svm", "tsc-deadline"];
+        assert_eq!(features.names, all);
+        assert_eq!(
+            named(&features.shown),
+            all.into_iter().filter(|name| *name != "mds-no").collect::<Vec<_>>()
+        );
+        let host = ["avx2", "fpu", "rtm", "spec-ctrl", "sse4.1", "tsc-deadline"];
+        assert_eq!(named(&features.host), host);
+        // No model has rtm, so that no description of the host would say it.
+        assert_eq!(
+            named(&features.listed),
+            host.into_iter().filter(|name| *name != "rtm").collect::<Vec<_>>()
+        );
+        assert_eq!(named(&features.emulated), ["avx2", "fpu", "mds-no", "rtm", "spec-ctrl", "sse4.1"]);
+        assert_eq!(features.emulated_vendor.as_deref(), Some("Intel"));
+        assert_eq!(named(&has(&features, expanded.get("old"))), ["fpu"]);
+        assert!(has(&features, None).is_empty());
     }
 
     #[test]

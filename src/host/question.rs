@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::cpu::{self, HostFlags};
 use crate::conf::capabilities::Machine;
-use crate::conf::emulator::{CpuDefinition, EmulatorFacts};
+use crate::conf::emulator::{CpuDefinition, CpuFeatures, EmulatorFacts};
 use crate::profile::{self, Part};
 use crate::settings::Settings;
 use crate::sys::asked::{self, Answering, Asked};
@@ -191,16 +191,20 @@ impl Conversation {
         let mut facts = first(path, &answers)?;
         let definitions = list(answers.remove("cpus"));
         let names = cpu::classic(definitions.iter().filter_map(|one| word(one, "name")));
-        if let Some(last) = names.last() {
+        if !names.is_empty() {
             let mut text = String::new();
-            for name in &names {
+            for name in names.iter().map(String::as_str).chain([cpu::BEST]) {
                 let arguments = json!({ "type": "static", "model": { "name": name } });
                 text.push_str(&command(name, "query-cpu-model-expansion", &arguments));
             }
             self.say(&text)?;
-            let expanded = self.answers(last)?;
+            let expanded = self.answers(cpu::BEST)?;
             let models = cpu::models(&names, &expanded);
             (facts.cpus, facts.host) = cpus(&definitions, &models, flags);
+            facts.cpu_features = cpu::features(&expanded, flags);
+            for model in &mut facts.cpus {
+                model.features = cpu::has(&facts.cpu_features, expanded.get(&model.name));
+            }
         }
         Ok(facts)
     }
@@ -310,6 +314,7 @@ fn first(path: &str, answers: &BTreeMap<String, Value>) -> Result<EmulatorFacts,
         machines: machines(&list(answers.get("machines").cloned())),
         has,
         cpus: Vec::new(),
+        cpu_features: CpuFeatures::default(),
         host: None,
     })
 }
@@ -351,6 +356,7 @@ fn cpus(
                 == Some(true),
             emulated: unavailable.and_then(Value::as_array).is_some_and(Vec::is_empty),
             host: cpu::missing(model, flags).next().is_none(),
+            features: Vec::new(),
         }
     });
     let mut described: Vec<CpuDefinition> = described.collect();

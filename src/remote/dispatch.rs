@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::{
-    Kind as ViewKind, Relay, Service, Session, Transfer, agent, block, connect, counters, display, domain,
-    dump, empty, event, guest, interface, lifecycle, live, measure, metadata, native, network, pages, pin,
-    plug, pretend, save, stats, storage, tune, tuning, volume,
+    Kind as ViewKind, Relay, Service, Session, Transfer, agent, block, connect, counters, cpu, display,
+    domain, dump, empty, event, guest, interface, lifecycle, live, measure, metadata, native, network, pages,
+    pin, plug, pretend, save, stats, storage, tune, tuning, volume,
 };
 use crate::manager::Live;
 use crate::rpc::{
@@ -312,6 +312,7 @@ fn real(procedure: Procedure) -> Option<Route> {
                         .or_else(|| agent::handler(procedure))
                         .or_else(|| block::handler(procedure))
                         .or_else(|| counters::handler(procedure))
+                        .or_else(|| cpu::handler(procedure))
                         .or_else(|| metadata::handler(procedure))
                         .or_else(|| pages::handler(procedure))
                         .or_else(|| measure::slow(procedure))

@@ -44,6 +44,7 @@ pub(super) enum Code {
     NoCheckpoint = 103,
     NoBackup = 104,
     VolumeExists = 90,
+    CpuIncompatible = 91,
     DeviceMissing = 99,
 }
 
@@ -60,6 +61,7 @@ pub(super) enum From {
     NodeDevice = 22,
     Interface = 26,
     Secret = 30,
+    Cpu = 31,
     Nwfilter = 33,
     Streams = 38,
     Access = 55,
@@ -203,6 +205,7 @@ impl Code {
             Self::NoMetadata => "metadata not found",
             Self::AccessDenied => "access denied",
             Self::DeviceMissing => "device not found",
+            Self::CpuIncompatible => "the CPU is incompatible with host CPU",
         }
     }
 }

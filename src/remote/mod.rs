@@ -9,6 +9,7 @@ mod block;
 mod call;
 mod connect;
 mod counters;
+mod cpu;
 mod dispatch;
 mod display;
 mod domain;
