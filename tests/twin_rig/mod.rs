@@ -128,6 +128,13 @@ impl Side {
         std::fs::File::create(format!("{directory}/images/rich.img")).unwrap().set_len(1 << 20).unwrap();
         write("broken.xml", "<domain type='qemu'><name>x</name>");
         write("nameless.xml", "<domain type='qemu'><memory>1</memory></domain>");
+        let cpu = |model: &str| {
+            format!("<cpu><arch>x86_64</arch><model>{model}</model><vendor>Intel</vendor></cpu>")
+        };
+        write("cpu.xml", "<cpu><model>486</model></cpu>");
+        write("nocpu.xml", "<cpu><model>nosuch</model></cpu>");
+        write("oddcpu.xml", "<cpu><model>486</model><feature name='fpu' policy='odd'/></cpu>");
+        write("cpus.xml", &(cpu("Haswell-noTSX") + &cpu("Westmere")));
         Self { uri: uri.to_owned(), directory }
     }
 
