@@ -262,6 +262,21 @@ fn a_disk_is_a_volume_of_a_pool_and_its_file_is_found_at_each_start() {
     let stats = host.says(&["domstats", "v", "--block"]);
     assert!(stats.contains("block.count=1") && stats.contains("block.0.name=vda"), "{stats}");
     assert!(!stats.contains("block.0.path"), "{stats}");
+    assert!(host.complains(&["domblkinfo", "v", "vda"]).contains("is not active"));
+    // And changed, where nobody needs to know which file it is.
+    let plain = host.rig.text("images/plain.img");
+    std::fs::File::create(&plain).unwrap().set_len(1 << 20).unwrap();
+    host.says(&["attach-disk", "v", &plain, "vdc", "--config"]);
+    assert!(host.says(&["domblkinfo", "v", "vdc"]).contains("Capacity:       1048576"));
+    for words in [
+        ["blkdeviotune", "v", "vdc", "--total-bytes-sec", "1000000", "--config"].as_slice(),
+        &["set-lifecycle-action", "v", "poweroff", "destroy", "--config"],
+        &["setmem", "v", "32768", "--config"],
+        &["desc", "v", "--config", "d"],
+        &["detach-disk", "v", "vdc", "--config"],
+    ] {
+        host.says(words);
+    }
     host.says(&["pool-build", "p"]);
     host.says(&["pool-start", "p"]);
     let missing = host.complains(&["start", "v"]);

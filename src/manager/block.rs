@@ -119,8 +119,12 @@ impl Manager {
     /// The image of the disk that a client names by target or path, of what runs or is kept; `None` where there is no such
     /// disk.
     pub fn image(&self, domain: &super::Domain, name: &str) -> Result<Option<DiskSource>, ManagerError> {
-        let mut disks = self.resolved(self.current(domain)?)?.to_start()?.devices.disks;
+        let (definition, mut unknown) = self.as_far_as_known(self.current(domain)?)?;
+        let mut disks = definition.to_start()?.devices.disks;
         let Some(at) = place(&disks, name) else { return Ok(None) };
+        if let Some(error) = disks.get(at).and_then(|disk| unknown.remove(&disk.target)) {
+            return Err(error);
+        }
         let none = || format!("disk '{name}' does not currently have a source assigned");
         disks.swap_remove(at).source.map(Some).ok_or_else(|| ManagerError::Argument(none()))
     }

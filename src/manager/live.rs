@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::table::Live;
-use super::{Definition, Domain, Impact, Manager, ManagerError};
+use super::{Definition, Impact, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::definition::Definition as Tree;
 use crate::driver::{DriverError, disk_aliases};
@@ -164,11 +164,6 @@ impl Manager {
         named(disks.into_iter().flatten(), name)
     }
 
-    /// The disk of a kept definition that a client names by target or path.
-    pub fn kept_disk(&self, domain: &Domain, name: &str) -> Result<DiskName, ManagerError> {
-        named(self.kept(domain)?.disks()?.into_iter(), name)
-    }
-
     /// Has the guest asked what its memory is used for, so often.
     pub fn set_balloon_period(
         &self,
@@ -237,7 +232,7 @@ impl Manager {
     }
 }
 
-fn named(mut disks: impl Iterator<Item = DiskName>, name: &str) -> Result<DiskName, ManagerError> {
+pub(super) fn named(mut disks: impl Iterator<Item = DiskName>, name: &str) -> Result<DiskName, ManagerError> {
     let found = disks.find(|disk| disk.target == name || disk.source.as_deref() == Some(name));
     found.ok_or_else(|| ManagerError::Argument(format!("invalid path {name} not assigned to domain")))
 }

@@ -182,6 +182,7 @@ impl Manager {
         replaces: bool,
         files: &Files,
     ) -> Result<(Definition, Disk), ManagerError> {
+        super::volume::no_stand_in(definition, given.image.as_deref(), files)?;
         let (with, disk) = described(definition, given, replaces)?;
         Ok((self.hold(with, Some(definition), files)?, disk))
     }

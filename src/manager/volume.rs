@@ -3,6 +3,7 @@
 //! What is kept names pool and volume; which file that is, is found out anew each time it is used.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Definition, DiskName, Domain, Manager, ManagerError};
@@ -14,6 +15,9 @@ pub trait Volumes: Send + Sync {
     /// The file of a volume.
     fn file(&self, pool: &str, volume: &str) -> Result<String, ManagerError>;
 }
+
+/// Why the file of a disk's volume is not known, by the disk's target.
+pub(super) type Unknown = BTreeMap<String, ManagerError>;
 
 /// Below this, each volume has a name that is no file's: what stands here, QEMU is never given.
 const STAND_IN: &str = "/proc/volumes";
@@ -59,6 +63,17 @@ pub(super) fn not_as_it_was(domain: &str, path: &str) -> Option<ManagerError> {
     )))
 }
 
+/// Refuses what stands in for a volume whose file is not known as a file of whoever may name only some: the domain that it
+/// is added to seems to have had it.
+pub(super) fn no_stand_in(
+    definition: &Definition,
+    image: Option<&str>,
+    files: &Files,
+) -> Result<(), ManagerError> {
+    let image = image.filter(|_| !files.is_all());
+    image.and_then(|path| not_as_it_was(definition.name.as_str(), path)).map_or(Ok(()), Err)
+}
+
 impl Manager {
     /// Lets definitions name the volumes that these know.
     #[must_use]
@@ -76,36 +91,48 @@ impl Manager {
         Ok(Arc::new(with))
     }
 
-    /// What a domain is defined as, with the files of the volumes that it names.
+    /// What a domain is defined as, with the files of the volumes that it names. Where a file is not known, perhaps since
+    /// its pool is inactive, a made-up one stands in: what else a domain has can be looked at and changed, and the next
+    /// start says what is wrong.
     pub(super) fn kept(&self, domain: &Domain) -> Result<Arc<Definition>, ManagerError> {
-        self.resolved(self.definition(domain)?)
+        Ok(self.as_far_as_known(self.definition(domain)?)?.0)
     }
 
     /// The disks that a domain has, of what runs or is kept, with their files. One whose volume is not found, perhaps since
     /// its pool is inactive, has none.
     pub fn disks(&self, domain: &Domain) -> Result<Vec<DiskName>, ManagerError> {
-        let definition = self.current(domain)?;
-        let Some(volumes) = &self.volumes else { return definition.disks() };
+        let (definition, unknown) = self.as_far_as_known(self.current(domain)?)?;
+        Ok(named_disks(&definition, &unknown)?.collect())
+    }
+
+    /// The disk of a kept definition that a client names by target or path. Only its own volume needs to be found.
+    pub fn kept_disk(&self, domain: &Domain, name: &str) -> Result<DiskName, ManagerError> {
+        let (definition, mut unknown) = self.as_far_as_known(self.definition(domain)?)?;
+        let disk = super::live::named(named_disks(&definition, &unknown)?, name)?;
+        unknown.remove(&disk.target).map_or(Ok(disk), Err)
+    }
+
+    /// A definition with the file of each volume, and a made-up one for each that is not found; with it the targets of
+    /// those disks, and why.
+    pub(super) fn as_far_as_known(
+        &self,
+        definition: Arc<Definition>,
+    ) -> Result<(Arc<Definition>, Unknown), ManagerError> {
+        let Some(volumes) = &self.volumes else { return Ok((definition, Unknown::new())) };
         if definition.volumes()?.is_empty() {
-            return definition.disks();
+            return Ok((definition, Unknown::new()));
         }
-        let lost = RefCell::new(Vec::new());
+        let unknown = RefCell::new(Unknown::new());
         let with = definition.edited(|tree| {
             tree.put_files(|volume| {
                 let found = file(&**volumes, volume);
-                Ok(found.unwrap_or_else(|_| {
-                    let mut lost = lost.borrow_mut();
-                    lost.push(volume.target.clone());
-                    format!("/lost/{}", lost.len())
+                Ok(found.unwrap_or_else(|error| {
+                    unknown.borrow_mut().insert(volume.target.clone(), error);
+                    stand_in(volume)
                 }))
             })
         })?;
-        let lost = lost.into_inner();
-        let named = with.disks()?.into_iter().map(|disk| match lost.contains(&disk.target) {
-            true => DiskName { source: None, ..disk },
-            false => disk,
-        });
-        Ok(named.collect())
+        Ok((Arc::new(with), unknown.into_inner()))
     }
 
     /// Puts the file of each volume in its place that a client's disk names; `false` where it names none.
@@ -135,6 +162,17 @@ impl Manager {
     }
 }
 
+/// The disks of a definition; those whose file is not known have none.
+fn named_disks(
+    definition: &Definition,
+    unknown: &Unknown,
+) -> Result<impl Iterator<Item = DiskName>, ManagerError> {
+    Ok(definition.disks()?.into_iter().map(|disk| match unknown.contains_key(&disk.target) {
+        true => DiskName { source: None, ..disk },
+        false => disk,
+    }))
+}
+
 fn may_name(volumes: &[VolumeName], files: &Files) -> Result<(), ManagerError> {
     match volumes.first().filter(|_| !files.is_all()) {
         None => Ok(()),
@@ -157,8 +195,10 @@ fn file(volumes: &dyn Volumes, named: &VolumeName) -> Result<String, ManagerErro
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::base::DomainUuid;
     use crate::conf::facts::HostFacts;
     use crate::driver::outside;
+    use crate::manager::{Event, Impact, Memory, Sink, StartFlags};
     use crate::settings::Settings;
 
     const PLAIN: &str = "<driver name='qemu' type='raw'/><source pool='p/q' volume='v%'/>";
@@ -206,5 +246,84 @@ mod tests {
         );
         let file = domain("<disk type='file'><source file='/x'/><target dev='vda' bus='virtio'/></disk>");
         assert!(file.standing_in().unwrap().is_none());
+    }
+
+    struct Silent;
+
+    impl Sink for Silent {
+        fn tell(&self, _: &Event) {}
+    }
+
+    /// Knows of one pool that it is active.
+    struct Active(&'static str);
+
+    impl Volumes for Active {
+        fn file(&self, pool: &str, volume: &str) -> Result<String, ManagerError> {
+            let why = || ManagerError::Operation(format!("storage pool '{pool}' is not active"));
+            (pool == self.0).then(|| format!("/srv/{pool}/{volume}")).ok_or_else(why)
+        }
+    }
+
+    /// A manager with a domain that has a volume of an active pool, one of an inactive one, and a file.
+    fn manager() -> (Manager, DomainUuid) {
+        let (settings, facts) = (Settings::default(), HostFacts::default());
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Silent), |_, _| {});
+        let manager = manager.with_volumes(Arc::new(Active("on")));
+        let disk = |kind: &str, source: &str, target: &str| {
+            format!(
+                "<disk type='{kind}' device='disk'><driver name='qemu' type='raw'/><source {source}/>\
+                 <target dev='{target}' bus='virtio'/></disk>"
+            )
+        };
+        let disks = [
+            disk("volume", "pool='off' volume='a'", "vda"),
+            disk("volume", "pool='on' volume='b'", "vdb"),
+            disk("file", "file='/srv/c'", "vdc"),
+        ];
+        let definition = domain(&disks.concat());
+        let uuid = definition.uuid;
+        manager.define(definition, 0).unwrap();
+        (manager, uuid)
+    }
+
+    #[test]
+    fn one_pool_that_is_inactive_hides_no_other_disk() {
+        let (manager, uuid) = manager();
+        let domain = manager.by_uuid(uuid).unwrap();
+        let file = |name: &str| manager.kept_disk(&domain, name).map(|disk| disk.source.unwrap());
+        assert_eq!(file("vdb").unwrap(), "/srv/on/b");
+        assert_eq!(file("/srv/c").unwrap(), "/srv/c");
+        assert!(file("vda").unwrap_err().to_string().contains("pool 'off' is not active"));
+        assert!(file("/proc/volumes/off/a").is_err());
+        let image = |name: &str| manager.image(&domain, name).map(|image| image.unwrap().path);
+        assert_eq!(image("vdc").unwrap(), "/srv/c");
+        assert!(image("vda").unwrap_err().to_string().contains("pool 'off' is not active"));
+        let all = manager.disks(&domain).unwrap().into_iter().map(|disk| disk.source);
+        assert_eq!(all.collect::<Vec<_>>(), [None, Some("/srv/on/b".into()), Some("/srv/c".into())]);
+    }
+
+    #[test]
+    fn one_pool_that_is_inactive_keeps_nobody_from_changing_what_is_kept() {
+        let (manager, uuid) = manager();
+        let config = Impact { live: false, config: true, force: false };
+        let disk = |source: &str, target: &str| {
+            format!("<disk type='file'><source file='{source}'/><target dev='{target}' bus='virtio'/></disk>")
+        };
+        manager.attach(uuid, &disk("/srv/d", "vdd"), config, &Files::ALL).unwrap();
+        manager.set_lifecycle(uuid, config, "on_poweroff", "destroy").unwrap();
+        manager.throttle(uuid, config, "vda", |old| Ok(old.clone())).unwrap();
+        let text = manager.definition(&manager.by_uuid(uuid).unwrap()).unwrap().text().to_owned();
+        assert!(text.contains("<source pool='off' volume='a'/>") && text.contains("/srv/d"), "{text}");
+        // What is brought is looked for, as libvirt does.
+        let brought =
+            disk("", "vde").replace("'file'", "'volume'").replace("file=''", "pool='off' volume='e'");
+        let refused = manager.attach(uuid, &brought, config, &Files::ALL).unwrap_err().to_string();
+        assert!(refused.contains("pool 'off' is not active"), "{refused}");
+        // Nobody puts a file in the place of what stands in, or starts without the volume.
+        let none = Files::none();
+        let refused = manager.update(uuid, &disk("/proc/volumes/off/a", "vda"), config, &none).unwrap_err();
+        assert!(refused.to_string().contains("volume 'a' of pool 'off'"), "{refused}");
+        let refused = manager.start(uuid, StartFlags::default()).unwrap_err().to_string();
+        assert!(refused.contains("pool 'off' is not active"), "{refused}");
     }
 }
