@@ -144,6 +144,10 @@ impl Manager {
             true => Some(Throttled::new(&*self.kept(&domain)?, name, missing, &change)?),
             false => None,
         };
+        // What cannot be kept is not done to what runs either.
+        if let Some(kept) = &kept {
+            self.may_edit(uuid, |tree| kept.edit(tree))?;
+        }
         if impact.live {
             let live = self.live(uuid)?;
             let lacks = || ManagerError::state("svirtd has no definition of what runs");

@@ -116,8 +116,14 @@ pub(super) fn addresses(
 }
 
 /// Adds a device.
-fn with(tree: &mut Tree, device: &str) -> Result<(), ManagerError> {
+pub(super) fn with(tree: &mut Tree, device: &str) -> Result<(), ManagerError> {
     *tree = tree.with_device(device).map_err(refused)?;
+    Ok(())
+}
+
+/// Removes an interface.
+fn without(tree: &mut Tree, at: usize) -> Result<(), ManagerError> {
+    tree.remove_interface(at);
     Ok(())
 }
 
@@ -161,6 +167,7 @@ impl Manager {
             let kept = self.kept(&self.by_uuid(uuid)?)?;
             free(&addresses(uuid, &kept, &[])?)?;
             kept.edited(|tree| with(tree, &text))?.to_start()?;
+            self.may_edit(uuid, |tree| with(tree, &text))?;
         }
         if impact.live {
             let live = self.live(uuid)?;
@@ -240,7 +247,9 @@ impl Manager {
         let kept = if impact.config {
             let definition = self.definition(&domain)?;
             let count = definition.interfaces()?;
-            Some(found(&definition, &(0..count).map(|at| format!("net{at}")).collect::<Vec<_>>())?)
+            let at = found(&definition, &(0..count).map(|at| format!("net{at}")).collect::<Vec<_>>())?;
+            self.may_edit(uuid, |tree| without(tree, at))?;
+            Some(at)
         } else {
             None
         };
@@ -256,10 +265,7 @@ impl Manager {
             }
         }
         if let Some(at) = kept {
-            self.edit(uuid, |tree| {
-                tree.remove_interface(at);
-                Ok(())
-            })?;
+            self.edit(uuid, |tree| without(tree, at))?;
         }
         Ok(())
     }
@@ -269,10 +275,7 @@ impl Manager {
         let mut aliases = live.interface_aliases();
         let Some(at) = aliases.iter().position(|other| other == alias) else { return false };
         aliases.remove(at);
-        let removed = self.replace_live(uuid, Some(aliases), |tree| {
-            tree.remove_interface(at);
-            Ok(())
-        });
+        let removed = self.replace_live(uuid, Some(aliases), |tree| without(tree, at));
         if let Err(error) = removed {
             tracing::error!(%uuid, alias, %error, "a device that is gone is still shown");
         }

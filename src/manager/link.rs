@@ -115,6 +115,7 @@ impl Manager {
             let definition = self.kept(&domain)?;
             let at = place(&one, &addresses(uuid, &definition, &[])?)?;
             definition.edited(|tree| replace(tree, at))?.to_start()?;
+            self.may_edit(uuid, |tree| replace(tree, at))?;
             Some(at)
         } else {
             None

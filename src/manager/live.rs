@@ -181,7 +181,7 @@ impl Manager {
         };
         // What cannot be kept is not done to what runs either.
         if impact.config {
-            self.definition(&domain)?.edited(edit)?;
+            self.may_edit(uuid, edit)?;
         }
         if impact.live {
             self.sure(uuid, self.ask(uuid, Ask::GuestMemoryPeriod { seconds }))?;
@@ -220,14 +220,32 @@ impl Manager {
         actual.ok_or_else(|| ManagerError::state("QEMU does not tell how much memory the guest has"))
     }
 
-    /// Asks the guest to keep so much memory, in bytes.
-    pub fn set_memory(&self, uuid: DomainUuid, bytes: u64) -> Result<(), ManagerError> {
-        let live = self.live(uuid)?;
-        let most = live.definition.as_ref().map_or(u64::MAX, |definition| definition.memory);
-        if bytes > most {
+    /// Asks the guest to keep so much memory, in bytes, and has it keep as much at its next start.
+    pub fn set_memory(&self, uuid: DomainUuid, impact: Impact, bytes: u64) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = self.change(&domain.job, "DomainSetMemoryFlags")?;
+        // Only now nobody changes how much it may have.
+        let domain = self.by_uuid(uuid)?;
+        let live = impact.live.then(|| self.live(uuid)).transpose()?;
+        let runs = live.and_then(|live| live.definition.as_ref().map(|definition| definition.memory));
+        let kept = domain.definition.as_ref().filter(|_| impact.config).map(|kept| kept.memory);
+        if runs.into_iter().chain(kept).any(|most| bytes > most) {
             return Err(ManagerError::Argument("cannot set memory higher than max memory".into()));
         }
-        self.ask(uuid, Ask::Balloon { bytes })?;
+        let edit = |tree: &mut Tree| {
+            tree.set_current_memory(bytes);
+            Ok(())
+        };
+        // What cannot be kept is not done to what runs either.
+        if impact.config {
+            self.may_edit(uuid, edit)?;
+        }
+        if impact.live {
+            self.ask(uuid, Ask::Balloon { bytes })?;
+        }
+        if impact.config {
+            self.edit(uuid, edit)?;
+        }
         Ok(())
     }
 }

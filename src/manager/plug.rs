@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::definition::refused;
 use super::given::Given;
 use super::table::Live;
-use super::{Definition, Manager, ManagerError, Text, What};
+use super::{Definition, Manager, ManagerError, Text, What, interface};
 use crate::base::{DomainUuid, Files};
 use crate::conf::definition::{Definition as Tree, Running};
 use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain, target_place};
@@ -84,7 +85,7 @@ impl Definition {
         let targets: Vec<(String, String)> =
             self.disks().into_iter().flatten().map(|disk| (disk.alias, disk.target)).collect();
         let edited = self.edited(|tree| {
-            super::interface::without_gone(tree, described);
+            interface::without_gone(tree, described);
             for gone in &described.gone {
                 let Some((_, target)) = targets.iter().find(|(alias, _)| *alias == gone.alias) else {
                     continue;
@@ -101,7 +102,7 @@ impl Definition {
                     Some((_, target)) => tree.with_disk(target, &plug.note),
                     None => tree.with_device(&plug.note),
                 };
-                *tree = with.map_err(super::definition::refused)?;
+                *tree = with.map_err(refused)?;
             }
             Ok(())
         });
@@ -121,6 +122,12 @@ fn may_be(definition: &Definition, target: &str, replaces: bool) -> Result<(), M
         (false, true) => Err(ManagerError::Failed(format!("target {target} already exists"))),
         _ => Ok(()),
     }
+}
+
+/// Puts a client's disk in the place of one that there is.
+fn instead(tree: &mut Tree, target: &str, xml: &str) -> Result<(), ManagerError> {
+    *tree = tree.with_disk(target, xml).map_err(refused)?;
+    Ok(())
 }
 
 /// The one disk that a client gives, as part of a definition.
@@ -150,7 +157,7 @@ impl Manager {
     ) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainAttachDevice")?;
-        if super::interface::is_interface(xml) {
+        if interface::is_interface(xml) {
             // One that can be added names no file.
             return self.attach_interface(uuid, xml, impact);
         }
@@ -158,6 +165,7 @@ impl Manager {
         // What cannot be kept is not plugged in either.
         if impact.config {
             self.described(&*self.kept(&domain)?, &given, false, files)?;
+            self.may_edit_within(uuid, files, |tree| interface::with(tree, xml))?;
         }
         // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
         if impact.live && self.has_drive(uuid, &given)? {
@@ -166,10 +174,7 @@ impl Manager {
             self.plug(uuid, &given, files)?;
         }
         if impact.config {
-            self.edit_within(uuid, files, |tree| {
-                *tree = tree.with_device(xml).map_err(super::definition::refused)?;
-                Ok(())
-            })?;
+            self.edit_within(uuid, files, |tree| interface::with(tree, xml))?;
         }
         Ok(())
     }
@@ -201,18 +206,22 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainDetachDevice")?;
         let missing = || ManagerError::NoDevice(format!("no target device {target}"));
-        if impact.config && !self.definition(&domain)?.tree()?.disk_targets().any(|(_, disk)| disk == target)
-        {
-            return Err(missing());
+        let without = |tree: &mut Tree| {
+            if !tree.disk_targets().any(|(_, disk)| disk == target) {
+                return Err(missing());
+            }
+            tree.remove_disk(target);
+            Ok(())
+        };
+        // What cannot be kept is not done to what runs either.
+        if impact.config {
+            self.may_edit(uuid, without)?;
         }
         if impact.live {
             self.detach_live(uuid, target, impact.force)?;
         }
         if impact.config {
-            self.edit(uuid, |tree| {
-                tree.remove_disk(target);
-                Ok(())
-            })?;
+            self.edit(uuid, without)?;
         }
         Ok(())
     }
@@ -262,7 +271,7 @@ impl Manager {
         impact: Impact,
         files: &Files,
     ) -> Result<(), ManagerError> {
-        if super::interface::is_interface(xml) {
+        if interface::is_interface(xml) {
             return self.update_interface(uuid, xml, impact);
         }
         let domain = self.by_uuid(uuid)?;
@@ -270,15 +279,13 @@ impl Manager {
         let given = self.given(xml, files)?;
         if impact.config {
             self.described(&*self.kept(&domain)?, &given, true, files)?;
+            self.may_edit_within(uuid, files, |tree| instead(tree, &given.target, xml))?;
         }
         if impact.live {
             self.change_medium(uuid, &given, impact.force, files)?;
         }
         if impact.config {
-            self.edit_within(uuid, files, |tree| {
-                *tree = tree.with_disk(&given.target, xml).map_err(super::definition::refused)?;
-                Ok(())
-            })?;
+            self.edit_within(uuid, files, |tree| instead(tree, &given.target, xml))?;
         }
         Ok(())
     }
@@ -352,7 +359,7 @@ impl Manager {
         let plugging = Plugging { domain: &domain, uuid, described: &described, medium, force, files };
         let (mut plug, place) = plan_plug(labeller, &plugging, &self.facts, &self.settings)?;
         let address = if medium { None } else { address(domain.devices.disks.last(), place) };
-        plug.note = placed(Tree::device(&given.xml).map_err(super::definition::refused)?, address);
+        plug.note = placed(Tree::device(&given.xml).map_err(refused)?, address);
         Ok(Ready { plug, domain, described })
     }
 

@@ -80,6 +80,7 @@ impl Manager {
         if impact.config {
             // What could not be started is not kept.
             restarts(actions(&self.kept(&domain)?.edited(edit)?.to_start()?))?;
+            self.may_edit(uuid, edit)?;
         }
         if impact.live {
             let live = self.live(uuid)?;
@@ -133,7 +134,7 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, call)?;
         if impact.config {
-            self.definition(&domain)?.edited(&edit)?;
+            self.may_edit(uuid, &edit)?;
         }
         if impact.live {
             let live = self.live(uuid)?;

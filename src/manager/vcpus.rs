@@ -116,6 +116,14 @@ fn counted(wanted: &[u32], on: bool, now: u32) -> Result<u32, String> {
     }
 }
 
+/// Changes how many of the virtual CPUs are there.
+fn counting(count: u32) -> impl Fn(&mut Tree) -> Result<(), ManagerError> {
+    move |tree| {
+        tree.set_current_vcpus(count);
+        Ok(())
+    }
+}
+
 impl Definition {
     /// What runs of a definition that was started, with the virtual CPUs that were plugged in since.
     /// `answer` is what QEMU says of them.
@@ -133,11 +141,21 @@ impl Definition {
 }
 
 impl Manager {
-    /// Gives a domain that runs so many of the virtual CPUs that it may have.
-    pub fn set_live_vcpus(&self, uuid: DomainUuid, count: u32) -> Result<(), ManagerError> {
+    /// Gives a domain so many of the virtual CPUs that it may have, while it runs and when it starts again.
+    pub fn set_vcpus(&self, uuid: DomainUuid, impact: Impact, count: u32) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainSetVcpus")?;
-        self.give_vcpus(uuid, count)
+        // What cannot be kept is not done to what runs either.
+        if impact.config {
+            self.may_edit(uuid, counting(count))?;
+        }
+        if impact.live {
+            self.give_vcpus(uuid, count)?;
+        }
+        if impact.config {
+            self.edit(uuid, counting(count))?;
+        }
+        Ok(())
     }
 
     /// Has virtual CPUs come or go, by their numbers.
@@ -156,22 +174,16 @@ impl Manager {
         let live = impact.live.then(|| self.live(uuid)).transpose()?;
         let live = live.map(|live| live.definition.clone().ok_or_else(link::unknown)).transpose()?;
         let after = |of: &Definition, kept: bool| Count::of(of, kept).after(wanted, on);
-        let kept = kept.map(|kept| Ok::<_, ManagerError>((after(&kept, true)?, kept))).transpose()?;
+        let kept = kept.map(|kept| after(&kept, true)).transpose()?;
         let live = live.map(|live| after(&live, false)).transpose()?;
-        let edit = |count: u32| {
-            move |tree: &mut Tree| {
-                tree.set_current_vcpus(count);
-                Ok(())
-            }
-        };
         // What cannot be kept is not done to what runs either.
-        if let Some((count, kept)) = &kept {
-            kept.edited(edit(*count))?;
+        if let Some(count) = kept {
+            self.may_edit(uuid, counting(count))?;
         }
         if let Some(count) = live {
             self.give_vcpus(uuid, count)?;
         }
-        kept.map_or(Ok(()), |(count, _)| self.edit(uuid, edit(count)))
+        kept.map_or(Ok(()), |count| self.edit(uuid, counting(count)))
     }
 
     /// Plugs in, or takes out, until there are so many. To be called while nobody else changes the domain.

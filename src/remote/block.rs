@@ -5,7 +5,7 @@ use super::domain::definition;
 use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
 use crate::conf::domain::ImageFormat;
-use crate::manager::{DiskName, Impact, ManagerError};
+use crate::manager::{DiskName, ManagerError};
 use crate::privsep::storage::Part;
 use crate::privsep::throttle::{DISK_LIMITS, DiskTuning};
 use crate::rpc::{self, List, Opaque, ParamValue, Procedure, TypedParam};
@@ -182,8 +182,7 @@ fn throttle(call: &Call<'_>) -> Answer {
     let change = Change::read(&params.0)?;
     let impact = impact(&target, flags)?;
     let (manager, uuid) = target.parts();
-    let impact = Impact { live: impact.live, config: impact.config, force: false };
-    manager.throttle(uuid, impact, disk, |old| change.of(old))?;
+    manager.throttle(uuid, impact.unforced(), disk, |old| change.of(old))?;
     call.answer(&())
 }
 

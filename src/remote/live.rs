@@ -6,7 +6,7 @@ use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::keys::{self, KeyError};
 use crate::conf::definition::TypedCpus;
-use crate::manager::{BlockStats, ManagerError};
+use crate::manager::{self, BlockStats};
 use crate::privsep::ask::Ask;
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
 
@@ -51,6 +51,13 @@ pub(super) struct Impact {
     pub(super) live: bool,
     /// What is kept.
     pub(super) config: bool,
+}
+
+impl Impact {
+    /// The same for the manager, which forces nothing.
+    pub(super) fn unforced(self) -> manager::Impact {
+        manager::Impact { live: self.live, config: self.config, force: false }
+    }
 }
 
 /// Reads libvirt's flags of impact for one domain.
@@ -227,8 +234,7 @@ fn set_period(call: &Call<'_>) -> Answer {
     let seconds = u32::try_from(period).map_err(|_| wrong("period must not be negative"))?;
     let impact = impact(&target, flags)?;
     let (manager, uuid) = target.parts();
-    let (live, config) = (impact.live, impact.config);
-    manager.set_balloon_period(uuid, crate::manager::Impact { live, config, force: false }, seconds)?;
+    manager.set_balloon_period(uuid, impact.unforced(), seconds)?;
     call.answer(&())
 }
 
@@ -263,22 +269,13 @@ fn change_memory(call: &Call<'_>, target: &Target<'_>, memory: u64, flags: u32) 
         let text = "cannot resize the maximum memory on an active domain";
         return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
     }
-    if impact.config {
+    if maximum {
         manager.edit(uuid, |tree| {
-            if maximum {
-                tree.set_memory(bytes);
-                return Ok(());
-            }
-            let most = target.domain.definition.as_ref().map_or(u64::MAX, |definition| definition.memory);
-            if bytes > most {
-                return Err(ManagerError::Argument("cannot set memory higher than max memory".into()));
-            }
-            tree.set_current_memory(bytes);
+            tree.set_memory(bytes);
             Ok(())
         })?;
-    }
-    if impact.live {
-        manager.set_memory(uuid, bytes)?;
+    } else {
+        manager.set_memory(uuid, impact.unforced(), bytes)?;
     }
     call.answer(&())
 }
@@ -322,9 +319,9 @@ fn set_vcpu(call: &Call<'_>) -> Answer {
     };
     let wanted = TypedCpus::parse(map);
     let wanted = wanted.ok_or_else(|| invalid(format!("Failed to parse bitmap '{map:.80}'")))?;
-    let Impact { live, config } = impact(&target, flags)?;
+    let impact = impact(&target, flags)?;
     let (manager, uuid) = target.parts();
-    manager.set_these_vcpus(uuid, crate::manager::Impact { live, config, force: false }, &wanted, on)?;
+    manager.set_these_vcpus(uuid, impact.unforced(), &wanted, on)?;
     call.answer(&())
 }
 
@@ -352,18 +349,13 @@ fn change_vcpus(call: &Call<'_>, target: &Target<'_>, count: u32, flags: u32) ->
     if impact.config && !maximum && count > kept {
         return Err(invalid(beyond("persistent", kept)));
     }
-    if impact.live {
-        manager.set_live_vcpus(uuid, count)?;
-    }
-    if impact.config {
+    if maximum {
         manager.edit(uuid, |tree| {
-            if maximum {
-                tree.set_vcpus(count);
-            } else {
-                tree.set_current_vcpus(count);
-            }
+            tree.set_vcpus(count);
             Ok(())
         })?;
+    } else {
+        manager.set_vcpus(uuid, impact.unforced(), count)?;
     }
     call.answer(&())
 }

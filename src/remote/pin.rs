@@ -58,7 +58,7 @@ fn target<'a>(
     let target = call.domain(reference, flags)?;
     call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let impact = impact(&target, flags)?;
-    Ok((target, Impact { live: impact.live, config: impact.config, force: false }))
+    Ok((target, impact.unforced()))
 }
 
 fn pin(call: &Call<'_>, reference: &rpc::Domain<'_>, threads: Threads, cpus: &CpuMap, flags: u32) -> Answer {

@@ -8,7 +8,7 @@ use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
 use super::tune::UNLIMITED;
 use crate::conf::definition::{Definition as Tree, cpus};
-use crate::manager::{Impact, ManagerError};
+use crate::manager::ManagerError;
 use crate::privsep::placement::{NODES_MAX, list};
 use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SLICE_MIN, WEIGHT_MAX, WEIGHT_MIN};
 use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
@@ -135,9 +135,8 @@ fn lifecycle(call: &Call<'_>) -> Answer {
         _ => return refuse(format!("Lifecycle event '{event}' doesn't support '{action}' action")),
     }
     let impact = impact(&target, flags)?;
-    let impact = Impact { live: impact.live, config: impact.config, force: false };
     let (manager, uuid) = target.parts();
-    manager.set_lifecycle(uuid, impact, &format!("on_{event}"), action)?;
+    manager.set_lifecycle(uuid, impact.unforced(), &format!("on_{event}"), action)?;
     call.answer(&())
 }
 
@@ -178,7 +177,7 @@ fn set(call: &Call<'_>, reference: &rpc::Domain<'_>, params: &Params<'_>, flags:
         }
         Ok(())
     };
-    manager.tune(uuid, Impact { live: impact.live, config: impact.config, force: false }, edit)?;
+    manager.tune(uuid, impact.unforced(), edit)?;
     call.answer(&())
 }
 
