@@ -164,6 +164,7 @@ fn a_domain_lives_and_dies() {
     });
 
     assert_eq!(host.says(&["define", &file]), format!("Domain 'd1' defined from {file}"));
+    host.says(&["guest-agent-timeout", "d1", "--timeout", "5"]);
     assert_eq!(host.says(&["domstate", "d1", "--reason"]), "shut off (unknown)");
     assert!(host.says(&["list", "--all", "--title"]).contains("T d1"));
     host.says(&["start", "d1"]);

@@ -180,22 +180,31 @@ impl Live {
 const TIMEOUT: &str = "agent-timeout";
 
 impl Live {
-    /// How long its agent may take for what a call asks it, where somebody has said so: seconds, or -2 for as long as
-    /// anybody waits for one, or -1 for what is usual.
-    #[must_use]
-    pub fn agent_timeout(&self) -> Option<i32> {
+    /// What was noted of how long its agent may take.
+    pub(super) fn agent_timeout(&self) -> Option<i32> {
         let noted = self.listening.iter().find(|(name, _)| name == TIMEOUT);
         noted.and_then(|(_, seconds)| seconds.parse().ok())
     }
 }
 
 impl Manager {
-    /// Says how long a domain's agent may take from now on, as [`Live::agent_timeout`] tells it. It is forgotten when the
-    /// domain ends.
+    /// Says how long a domain's agent may take from now on, as [`Domain::agent_timeout`] tells it, whether it runs or not. As
+    /// by libvirt it is forgotten with the domain, or when the daemon ends while the domain is off.
     pub fn set_agent_timeout(&self, uuid: DomainUuid, seconds: i32) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainAgentSetResponseTimeout")?;
-        self.note(&*self.live(uuid)?, TIMEOUT.to_owned(), Some(seconds.to_string()))
+        // For a later daemon, where there is anything to note it beside.
+        if let Some(live) = self.by_uuid(uuid)?.running().filter(|live| live.definition.is_some()) {
+            self.note(live, TIMEOUT.to_owned(), Some(seconds.to_string()))?;
+        }
+        self.table().get(uuid).ok_or(ManagerError::NoUuid(uuid))?.agent_timeout = Some(seconds);
+        Ok(())
+    }
+
+    /// What is noted of how long the agent of a domain may take that starts; nothing where nobody has said.
+    pub(super) fn agent_note(&self, uuid: DomainUuid) -> Option<(String, String)> {
+        let seconds = self.by_uuid(uuid).ok()?.agent_timeout?;
+        Some((TIMEOUT.to_owned(), seconds.to_string()))
     }
 
     /// The alias of the channel that the agent listens to.
@@ -235,8 +244,19 @@ impl Manager {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::io::{BufRead, BufReader};
+    use std::sync::Arc;
 
     use super::*;
+    use crate::conf::definition::Strictness;
+    use crate::conf::facts::HostFacts;
+    use crate::manager::{Event, Memory, Sink, StartFlags};
+    use crate::settings::Settings;
+
+    struct Silent;
+
+    impl Sink for Silent {
+        fn tell(&self, _: &Event) {}
+    }
 
     /// A guest that answers each line with what `answer` makes of it.
     fn guest(answer: impl Fn(&Value) -> Vec<u8> + Send + 'static) -> UnixStream {
@@ -332,5 +352,25 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
         assert!(matches!(ask(ours), Err(AgentError::Silent(_))));
+    }
+
+    #[test]
+    fn how_long_an_agent_may_take_is_said_of_a_domain_that_is_off_too() {
+        let settings = Settings::default();
+        let (facts, sink) = (HostFacts::default(), Arc::new(Silent));
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, sink, |_, _| {});
+        let uuid = DomainUuid(uuid::Uuid::from_u128(9));
+        let xml = "<domain type='test'><name>a</name><memory>1024</memory><os><type>hvm</type></os></domain>";
+        manager.define(manager.read(xml, uuid, Strictness::Strict).unwrap(), 0).unwrap();
+        let said = || manager.by_uuid(uuid).unwrap().agent_timeout;
+        assert_eq!(said(), None);
+        manager.set_agent_timeout(uuid, 5).unwrap();
+        manager.start(uuid, StartFlags::default()).unwrap();
+        let noted = || manager.live(uuid).unwrap().agent_timeout();
+        assert_eq!((said(), noted()), (Some(5), Some(5)));
+        manager.set_agent_timeout(uuid, -2).unwrap();
+        assert_eq!((said(), noted()), (Some(-2), Some(-2)));
+        manager.destroy(uuid).unwrap();
+        assert_eq!(said(), Some(-2));
     }
 }

@@ -361,7 +361,7 @@ impl Manager {
             Some(_) => (PAUSED_MIGRATION, RUNNING_RESTORED),
             None => (PAUSED_USER, BOOTED),
         };
-        let begun = std::thread::scope(|scope| {
+        let mut begun = std::thread::scope(|scope| {
             // While the device model starts, what is shown of it is made ready. What fails here fails again below.
             let ahead = std::thread::Builder::new().name("ahead".into());
             let ahead = ahead.spawn_scoped(scope, || definition.read_ahead());
@@ -369,6 +369,7 @@ impl Manager {
             let _ = ahead.map(std::thread::ScopedJoinHandle::join);
             begun
         })?;
+        begun.listening.extend(self.agent_note(definition.uuid));
         if !begun.listening.is_empty() {
             // Nobody else remembers what the kernel chose. The row is there; what is added is only shown.
             let row = definition.row(id, begun.listening.clone(), definition.files());

@@ -23,6 +23,9 @@ pub struct Domain {
     pub live: Option<Arc<Live>>,
     /// How it ended, while nothing runs: libvirt's reason for being shut off.
     pub ended: i32,
+    /// How long its agent may take for what a call asks it, where somebody has said so: seconds, or -2 for as long as
+    /// anybody waits for one, or -1 for what is usual. Kept while the daemon runs, and in what is noted of what runs.
+    pub agent_timeout: Option<i32>,
     /// Held by whoever changes what runs; one and the same for its uuid while anybody has it.
     pub(super) job: Arc<ChangeLock>,
 }
@@ -179,7 +182,16 @@ impl Table {
             // Only here: one that there is keeps its name, and a second one would outlive it.
             names.insert(name.to_string(), uuid);
             let job = job.unwrap_or_default();
-            Domain { uuid, name: name.clone(), definition: None, autostart: false, live: None, ended: 0, job }
+            Domain {
+                uuid,
+                name: name.clone(),
+                definition: None,
+                autostart: false,
+                live: None,
+                ended: 0,
+                agent_timeout: None,
+                job,
+            }
         })
     }
 
@@ -266,6 +278,8 @@ impl Table {
         self.last_id = self.last_id.max(live.id);
         self.ids.insert(live.id, uuid);
         if let Some(domain) = self.domains.get_mut(&uuid) {
+            // What an earlier daemon was told of it.
+            domain.agent_timeout = live.agent_timeout().or(domain.agent_timeout);
             domain.live = Some(Arc::new(live));
         }
     }

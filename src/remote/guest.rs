@@ -85,8 +85,7 @@ fn timeout(seconds: i32) -> Result<Duration, Failure> {
 
 /// How long the agent of a domain may take for all that one call asks it.
 fn patience(target: &Target<'_>) -> Duration {
-    let said = target.domain.running().and_then(|live| live.agent_timeout());
-    said.and_then(|seconds| timeout(seconds).ok()).unwrap_or(PATIENCE)
+    target.domain.agent_timeout.and_then(|seconds| timeout(seconds).ok()).unwrap_or(PATIENCE)
 }
 
 fn set_timeout(call: &Call<'_>) -> Answer {
