@@ -9,6 +9,7 @@
 //! the one that is opened could be two, and a hard link could bring somebody else's file here.
 
 mod closed;
+mod known;
 
 use std::cell::OnceCell;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -16,6 +17,7 @@ use std::slice;
 
 use rustix::fs::OFlags;
 
+use self::known::{Known, directory_id, not_told_apart};
 use super::lease::ObjectId;
 use crate::base::{Layer, Refusal};
 use crate::privsep::op::{Access, FileIdentity, ImageKind, OpenImage};
@@ -30,11 +32,11 @@ const NEVER: [&str; 4] = ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/s
 #[derive(Debug)]
 pub(super) struct Places<'a> {
     settings: &'a Settings,
-    relabelable: OnceCell<Vec<ObjectId>>,
-    readable: OnceCell<Vec<ObjectId>>,
-    own: OnceCell<Vec<ObjectId>>,
+    relabelable: OnceCell<Known>,
+    readable: OnceCell<Known>,
+    own: OnceCell<Known>,
     /// Where directories that guests mount lie.
-    shares: OnceCell<Vec<ObjectId>>,
+    shares: OnceCell<Known>,
     /// Device numbers of listed block devices.
     blocks: OnceCell<Vec<u64>>,
 }
@@ -83,17 +85,19 @@ impl<'a> Places<'a> {
         }
     }
 
-    fn relabelable(&self) -> &[ObjectId] {
-        self.relabelable.get_or_init(|| ids(&self.settings.images.relabelable))
+    /// It admits: less is relabelled without one that is not known.
+    fn relabelable(&self) -> &Known {
+        self.relabelable.get_or_init(|| Known::of(&self.settings.images.relabelable))
     }
 
-    fn readable(&self) -> &[ObjectId] {
-        self.readable.get_or_init(|| ids(&self.settings.images.readable))
+    /// It admits: less is read without one that is not known.
+    fn readable(&self) -> &Known {
+        self.readable.get_or_init(|| Known::of(&self.settings.images.readable))
     }
 
     /// Variables, TPM states, saved domains and definitions are files of one domain each, which no other may name as its
-    /// disk.
-    fn own(&self) -> &[ObjectId] {
+    /// disk. It keeps away: nothing is opened while one of them is not known.
+    fn own(&self) -> &Known {
         let settings = self.settings;
         let own = [
             &settings.paths.run,
@@ -101,18 +105,25 @@ impl<'a> Places<'a> {
             &settings.paths.cache,
             &settings.images.nvram,
             &settings.tpm.state,
-            &settings.shmem.place,
             &settings.daemon.store,
             &settings.save.managed,
             &settings.save.dumps,
         ];
-        self.own.get_or_init(|| ids(own.into_iter().chain(&settings.save.places)))
+        // No region gets where others made a link, and whoever made it must not keep domains from their images.
+        let shmem = &settings.shmem.place;
+        let linked = || matches!(path::resolve(shmem), Err(WalkError::ForeignLink(_)));
+        self.own.get_or_init(|| {
+            let shmem = Some(shmem).filter(|place| directory_id(place).is_ok() || !linked());
+            Known::of(own.into_iter().chain(shmem).chain(&settings.save.places))
+        })
     }
 
-    fn shares(&self) -> &[ObjectId] {
-        self.shares.get_or_init(|| ids(&self.settings.shares.places))
+    /// It does both: it admits directories that guests mount, and keeps away links that guests may have made.
+    fn shares(&self) -> &Known {
+        self.shares.get_or_init(|| Known::of(&self.settings.shares.places))
     }
 
+    /// It admits: a device that cannot be looked up is none that is listed.
     fn blocks(&self) -> &[u64] {
         let rdev = |path: &String| {
             let found = path::resolve(path).ok()?.found;
@@ -181,7 +192,8 @@ impl<'a> Places<'a> {
     /// is followed.
     fn resolve(&self, path: &str) -> Result<Resolved, Refusal> {
         let resolved = path::resolve(path).map_err(|error| walk_refusal(path, &error))?;
-        if resolved.before_links.iter().any(|id| self.shares().contains(id)) {
+        let before = &resolved.before_links;
+        if !before.is_empty() && self.shares().keeps(path, before.iter().copied())? {
             let rule = "leads through a symbolic link in a directory of shares.places, which a guest could have made";
             return Err(refusal(path, rule, "name the file or directory itself"));
         }
@@ -196,10 +208,10 @@ impl<'a> Places<'a> {
             return Err(refusal(path, "is no directory", "share the directory that holds it"));
         }
         let chain = || resolved.directories.iter().chain([&found]).map(Found::id);
-        if chain().any(|id| self.own().contains(&id)) {
+        if self.own().keeps(path, chain())? {
             return Err(refusal(path, "lies in one of svirt's own directories", ""));
         }
-        if !chain().any(|id| self.shares().contains(&id)) {
+        if !self.shares().admits(chain()) {
             return Err(refusal(
                 path,
                 "lies in no directory of shares.places",
@@ -246,14 +258,14 @@ impl<'a> Places<'a> {
     }
 
     fn place(&self, path: &str, resolved: &Resolved) -> Result<PlaceKind, Refusal> {
-        let through = |ids: &[ObjectId]| resolved.directories.iter().any(|dir| ids.contains(&dir.id()));
-        if through(self.own()) {
+        let chain = || resolved.directories.iter().map(Found::id);
+        if self.own().keeps(path, chain())? {
             return Err(refusal(path, "lies in one of svirt's own directories", ""));
         }
-        if through(self.relabelable()) {
+        if self.relabelable().admits(chain()) {
             return Ok(PlaceKind::Relabelable);
         }
-        if through(self.readable()) {
+        if self.readable().admits(chain()) {
             return Ok(PlaceKind::Readable);
         }
         // For the message alone: links of root's are followed, and the place is that of where they lead.
@@ -305,12 +317,11 @@ impl<'a> Places<'a> {
     /// Opens a directory of images: one that is only read, or one in which files are made and removed.
     pub(super) fn pool(&self, path: &str, change: bool) -> Result<Resolved, Refusal> {
         let resolved = self.resolve(path)?;
-        let chain = || resolved.directories.iter().chain([&resolved.found]);
-        let through = |ids: &[ObjectId]| chain().any(|directory| ids.contains(&directory.id()));
-        if through(self.own()) {
+        let chain = || resolved.directories.iter().chain([&resolved.found]).map(Found::id);
+        if self.own().keeps(path, chain())? {
             return Err(refusal(path, "lies in one of svirt's own directories", "choose another directory"));
         }
-        if !through(self.relabelable()) && (change || !through(self.readable())) {
+        if !self.relabelable().admits(chain()) && (change || !self.readable().admits(chain())) {
             let rule = match change {
                 true => "lies in no directory of images.relabelable",
                 false => "lies in no directory of images.relabelable or images.readable",
@@ -342,7 +353,7 @@ impl<'a> Places<'a> {
             DirectoryUse::Sockets => (settings.console.sockets.as_slice(), "console.sockets"),
             DirectoryUse::Tpm => (slice::from_ref(&settings.tpm.state), "tpm.state"),
         };
-        let ids = ids(places);
+        let known = Known::of(places);
         let split = path.rsplit_once('/').filter(|_| path::is_plain(path));
         let Some((directory, name)) = split else {
             return Err(refusal(path, "is no plain absolute path", "write it without `..`, `.` and `//`"));
@@ -365,12 +376,10 @@ impl<'a> Places<'a> {
             }
             Err(error) => return Err(walk_refusal(directory, &error)),
         };
-        let inside = resolved.directories.iter().chain([&resolved.found]).any(|dir| ids.contains(&dir.id()));
-        if !inside {
+        if !known.admits(resolved.directories.iter().chain([&resolved.found]).map(Found::id)) {
             return Err(outside());
         }
-        let managed = || directory_id(&settings.save.managed);
-        if use_ == DirectoryUse::Saves && Some(resolved.found.id()) == managed() {
+        if use_ == DirectoryUse::Saves && Some(resolved.found.id()) == apart(path, &settings.save.managed)? {
             return Err(refusal(path, "lies in save.managed", "choose a directory of save.places"));
         }
         self.keeps_dumps_apart(path, &resolved, use_)?;
@@ -398,7 +407,7 @@ impl<'a> Places<'a> {
         };
         let chain = resolved.directories.iter().chain([&resolved.found]);
         for (setting, other) in others {
-            if directory_id(other).is_some_and(|id| chain.clone().any(|dir| dir.id() == id)) {
+            if apart(path, other)?.is_some_and(|id| chain.clone().any(|dir| dir.id() == id)) {
                 let rule =
                     format!("lies in {other} of {setting} as well: dumps and saved domains are kept apart");
                 return Err(refusal(path, &rule, "choose another directory, or correct that setting"));
@@ -445,22 +454,9 @@ impl Candidate {
     }
 }
 
-fn ids<'p>(paths: impl IntoIterator<Item = &'p String>) -> Vec<ObjectId> {
-    paths.into_iter().filter_map(|path| directory_id(path)).collect()
-}
-
-/// Where no link is on the way, as nearly always, one step finds what a walk would: there are a dozen places, and they
-/// are looked up for each question and each start.
-fn directory_id(path: &str) -> Option<ObjectId> {
-    if !path::is_plain(path) {
-        return None;
-    }
-    let found = match path::find_known(path) {
-        Ok((_, found)) => found,
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => path::resolve(path).ok()?.found,
-        Err(_) => return None,
-    };
-    found.is(libc::S_IFDIR).then(|| found.id())
+/// Which directory a place is that a path must not lie in; refused where that is not known.
+fn apart(path: &str, place: &str) -> Result<Option<ObjectId>, Refusal> {
+    directory_id(place).map_err(|why| not_told_apart(path, place, &why))
 }
 
 fn never(id: (u64, u64)) -> bool {
