@@ -3,7 +3,7 @@
 //! A kept definition names pool and volume; what runs has the file that the volume was at that moment.
 
 use super::node::Node;
-use super::{Definition, View};
+use super::{Definition, write};
 
 /// A volume as a disk names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +51,9 @@ impl Definition {
     /// Its first disk, as an element of its own.
     #[must_use]
     pub fn first_disk(&self) -> Option<String> {
-        let text = self.format(View { secure: true, migratable: false });
-        let (begin, end) = (text.find("<disk ")?, text.find(END)? + END.len());
-        text.get(begin..end).map(str::to_owned)
+        self.root.child("devices")?.child("disk").map(write::element)
     }
 }
-
-const END: &str = "</disk>";
 
 fn volume(disk: &Node) -> Option<VolumeName> {
     if disk.attribute("type") != Some("volume") {
@@ -77,11 +73,12 @@ fn volume(disk: &Node) -> Option<VolumeName> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::conf::definition::Strictness;
+    use crate::conf::definition::{Strictness, View};
 
     #[test]
     fn a_file_takes_the_place_of_a_volume_and_its_labels_stay() {
-        let xml = "<domain type='qemu'><name>a</name><memory>1024</memory><os><type>hvm</type></os><devices>\
+        let xml = "<domain type='qemu'><name>a</name><memory>1024</memory>\
+            <metadata><disk xmlns='urn:other' type='no'></disk></metadata><os><type>hvm</type></os><devices>\
             <disk type='volume' device='disk'><driver name='qemu' type='qcow2'/>\
             <source pool='p' volume='v'><seclabel model='dac' relabel='no'/></source><target dev='vda' bus='virtio'/></disk>\
             <disk type='file'><source file='/a'/><target dev='vdb' bus='virtio'/></disk></devices></domain>";
@@ -98,7 +95,9 @@ mod tests {
         assert_eq!(refused, Err("no"));
         tree.put_files(|volume| Ok::<_, ()>(format!("/{}/{}", volume.pool, volume.volume))).unwrap();
         assert_eq!(tree.volumes(), []);
-        assert!(tree.first_disk().unwrap().starts_with("<disk type='file' device='disk'>"));
+        let disk = tree.first_disk().unwrap();
+        assert!(disk.starts_with("<disk type='file' device='disk'>") && disk.contains("/p/v"), "{disk}");
+        assert!(disk.trim_end().ends_with("</disk>") && !disk.contains("/a"), "{disk}");
         let text = tree.format(View { secure: true, migratable: false });
         assert!(text.contains("<source file='/p/v'>") && text.contains("<source file='/a'/>"), "{text}");
         assert!(text.contains("<seclabel model='dac' relabel='no'/>") && !text.contains("pool="), "{text}");

@@ -15,6 +15,13 @@ pub(super) fn domain(root: &Node, view: View, live: bool) -> String {
     writer.finish()
 }
 
+/// Writes one element of it as what is kept, secrets too.
+pub(super) fn element(element: &Node) -> String {
+    let mut writer = Writer::new();
+    node(&mut writer, element, &Shown { secret: true, live: false });
+    writer.finish()
+}
+
 /// Whether there is anything that only a secure view shows.
 pub(super) fn has_secrets(node: &Node) -> bool {
     node.attributes().any(|(attribute, _)| attribute.secret) || node.children().any(has_secrets)
