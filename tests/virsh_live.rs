@@ -4,6 +4,7 @@
 #[path = "common/bridge.rs"]
 mod bridge;
 mod e2e_rig;
+mod virsh_live_panic;
 mod virsh_live_save;
 mod virsh_live_tune;
 mod virsh_rig;

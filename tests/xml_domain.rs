@@ -126,6 +126,11 @@ fn what_does_not_run_is_refused_by_name_and_line() {
         ("<tpm><backend type='emulator' version='3.0'/></tpm>", "unsupported: version='3.0'"),
         ("<vsock model='virtio-transitional'/>", "unsupported: model='virtio-transitional'"),
         ("<watchdog model='diag288'/>", "unsupported: model='diag288'"),
+        ("<panic model='hyperv'/>", "unsupported: model='hyperv' of <panic>"),
+        ("<panic model='pseries'/>", "unsupported: model='pseries' of <panic>"),
+        ("<panic model='s390'/>", "unsupported: model='s390' of <panic>"),
+        ("<panic model='isa'><address type='pci'/></panic>", "unsupported: type='pci' of <address>"),
+        ("<panic model='pvpanic'><address type='isa'/></panic>", "unsupported: type='isa' of <address>"),
         ("<video><model type='vga' ram='1024'/></video>", "unsupported: attribute ram of <model>"),
         ("<video><model type='vga' heads='2'/></video>", "unsupported: more than 1 heads"),
         ("<hostdev mode='subsystem'/>", "unsupported: <hostdev>"),
@@ -331,6 +336,7 @@ fn hardware_becomes_its_values() {
          <channel type='unix'><source mode='connect'/><target type='virtio' name='b'/></channel>\
          <memballoon model='virtio'><stats period='10'/></memballoon>\
          <input type='tablet'/><input type='mouse'/><sound model='ich9'/><watchdog model='itco'/>\
+         <panic model='pvpanic'/><panic><address type='isa' iobase='0x505'/></panic>\
          <video><model type='virtio' heads='2'/></video><video><model type='qxl' vram='9216'/></video>\
          <disk><source file='/a'/><target dev='sda' bus='usb'/><address type='usb' bus='0' port='3'/></disk>\
          <disk><source file='/b'/><target dev='sdb'/><address type='drive' unit='9'/></disk>\
@@ -348,6 +354,8 @@ fn hardware_becomes_its_values() {
     assert_eq!((devices.inputs.len(), devices.inputs[0].bus), (1, InputBus::Usb));
     assert_eq!((devices.sounds[0].model, devices.audios.len()), (SoundModel::Ich9, 0));
     assert_eq!(devices.watchdogs[0].action, WatchdogAction::Reset);
+    let panics: Vec<_> = devices.panics.iter().map(|panic| panic.model).collect();
+    assert_eq!(panics, [PanicModel::Pci { address: None }, PanicModel::Isa { port: Some(0x505) }]);
     assert_eq!(devices.memballoon.unwrap().period, Some(10));
     assert_eq!((devices.videos[0].heads, devices.videos[1].vram), (2, Some(16_384)));
     let disks: Vec<_> = devices.disks.iter().map(|disk| (disk.bus, disk.port, disk.unit)).collect();
@@ -390,6 +398,8 @@ fn wrong_hardware_is_refused() {
         ("<redirdev type='spicevmc'/>".into(), "needs a <graphics"),
         ("<audio id='1' type='spice'/>".into(), "needs a <graphics"),
         ("<watchdog model='itco'/>".repeat(2), "duplicate"),
+        ("<panic/><panic model='isa'/>".into(), "duplicate"),
+        ("<panic><address type='isa' iobase='0x10000'/></panic>".into(), "at most 0xffff"),
         ("<watchdog model='itco'/><watchdog model='ib700' action='none'/>".into(), "one action"),
         ("<video><model type='vga' vram='1000'/></video>".into(), "from 1024 to"),
         (

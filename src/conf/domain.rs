@@ -291,6 +291,8 @@ pub struct Devices {
     pub vsock: Option<Vsock>,
     /// `<watchdog>`
     pub watchdogs: Vec<Watchdog>,
+    /// `<panic>`: at most one of each model.
+    pub panics: Vec<Panic>,
 }
 
 /// `<interface>`

@@ -10,7 +10,7 @@ use crate::privsep::ask::{Happening, STORAGE};
 /// libvirt's reasons for a state.
 const PAUSED_IO_ERROR: i32 = 5;
 const PAUSED_WATCHDOG: i32 = 6;
-const PAUSED_CRASHED: i32 = 10;
+pub(super) const PAUSED_CRASHED: i32 = 10;
 /// libvirt's number for an agent that its channel tells of.
 const AGENT_CHANNEL: i32 = 2;
 
@@ -37,8 +37,11 @@ impl Manager {
                 return self.save_stopped(uuid, id);
             }
             Happening::MigrationPass { pass } => return self.save_turned(uuid, *pass),
-            // A save that was taken back without whoever asked for it.
-            Happening::Resumed => return self.save_undone(uuid, id, State::Running(0)),
+            Happening::Resumed => {
+                self.revived(uuid, id);
+                // A save that was taken back without whoever asked for it.
+                return self.save_undone(uuid, id, State::Running(0));
+            }
             _ => {}
         }
         if let Happening::DeviceDeleted { alias } = &happening {
@@ -64,7 +67,7 @@ fn note(live: &mut Arc<Live>, happening: &Happening) -> bool {
         Happening::Balloon { actual } => Arc::make_mut(live).runtime.balloon = Some(*actual),
         Happening::IoError { action, .. } if action == "stop" => paused(live, PAUSED_IO_ERROR),
         Happening::Watchdog { action } if action == "pause" => paused(live, PAUSED_WATCHDOG),
-        Happening::Panicked => paused(live, PAUSED_CRASHED),
+        Happening::Panicked => Arc::make_mut(live).state = State::Crashed,
         _ => {}
     }
     true

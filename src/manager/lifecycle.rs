@@ -11,7 +11,7 @@ use crate::conf::definition::{Running, RunningLabel, Strictness};
 use crate::driver::{DriverError, stores};
 use crate::privsep::save::Restore;
 use crate::privsep::storage::Fate;
-use crate::privsep::supervisor::{Ended, SAVED, Verb};
+use crate::privsep::supervisor::{Ended, PANICKED, SAVED, Verb};
 use crate::store::Change;
 
 /// libvirt's reasons for a state.
@@ -464,7 +464,8 @@ impl Manager {
     /// Asks the guest to power off.
     pub fn shutdown(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
-        let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
+        let runs = domain.running().filter(|live| live.state != State::Crashed);
+        let live = runs.ok_or_else(|| ManagerError::state("domain is not running"))?;
         let ended = self.core.order(&live.control, &Verb::Shutdown);
         if let Some(ended) = self.unless_ended(uuid, live.id, ended)? {
             self.ended(uuid, live.id, Some(&ended));
@@ -495,10 +496,12 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
         match (verb, live.state) {
-            (Verb::Pause, State::Paused(_)) => return Ok(()),
+            (Verb::Pause, State::Paused(_) | State::Crashed) => return Ok(()),
             (Verb::Resume, State::Running(_)) => {
                 return Err(ManagerError::state("domain is already running"));
             }
+            // Its supervisor tells that it goes on, too, which is not to be taken for what follows from <on_crash>.
+            (Verb::Resume, State::Crashed) => self.stand_after_crash(uuid, live.id),
             _ => {}
         }
         self.unless_ended(uuid, live.id, self.core.order(&live.control, verb))?;
@@ -523,7 +526,8 @@ impl Manager {
             live.map_or((false, false), |live| (live.ending, live.crashes))
         };
         let guest = ended.is_some_and(|ended| ended.signal.is_none() && ended.code == Some(0));
-        let saved = ended.is_some_and(|ended| ended.reason.as_deref() == Some(SAVED));
+        let reason = ended.and_then(|ended| ended.reason.as_deref());
+        let (saved, panicked) = (reason == Some(SAVED), reason == Some(PANICKED));
         // Before anybody can start it: whoever asked for the save may have lost the labeller on the way.
         if saved && let Err(error) = self.still_managed(uuid) {
             tracing::warn!(%uuid, %error, "whether its next start goes on from there is not known yet");
@@ -532,6 +536,7 @@ impl Manager {
             _ if saved => (None, Lifecycle::StoppedSaved, SHUTOFF_SAVED),
             _ if crashes => (None, Lifecycle::StoppedCrashed, SHUTOFF_CRASHED),
             (true, _) => (Some(Lifecycle::Ending), Lifecycle::StoppedDestroyed, SHUTOFF_DESTROYED),
+            (false, _) if panicked => (None, Lifecycle::StoppedCrashed, SHUTOFF_CRASHED),
             (false, true) => (Some(Lifecycle::PoweredOff), Lifecycle::StoppedShutdown, SHUTOFF_SHUTDOWN),
             (false, false) => (None, Lifecycle::StoppedFailed, SHUTOFF_CRASHED),
         };

@@ -10,6 +10,7 @@ mod agent;
 mod block;
 mod change;
 mod core;
+mod crash;
 mod definition;
 mod display;
 mod doubt;

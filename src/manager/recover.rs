@@ -216,7 +216,11 @@ impl Manager {
         let (definition, interfaces) = definition.map(as_it_runs).unzip();
         let interfaces = interfaces.unwrap_or_default();
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
-        let goes_on = found.as_ref().is_none_or(|found| found.state == "running");
+        let state = match found.as_ref().map(|found| found.state.as_str()) {
+            None | Some("running") => State::Running(UNKNOWN),
+            Some("guest-panicked") => State::Crashed,
+            Some(_) => State::Paused(UNKNOWN),
+        };
         let mut table = self.table();
         if table.by_name(name.as_str()).is_some_and(|other| other.uuid != uuid) {
             // Its name is a defined domain's; the labeller goes by uuid and lets both be.
@@ -239,7 +243,7 @@ impl Manager {
             id,
             text: definition.as_ref().map(|definition| definition.running(&running)).unwrap_or_default(),
             definition: definition.map(Into::into),
-            state: if goes_on { State::Running(UNKNOWN) } else { State::Paused(UNKNOWN) },
+            state,
             control: status.control.clone(),
             labels,
             cgroup: described.cgroup,

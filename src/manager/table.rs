@@ -94,6 +94,8 @@ pub enum State {
     Running(i32),
     /// They stand; libvirt's number for why.
     Paused(i32),
+    /// They stand, because the guest has panicked.
+    Crashed,
 }
 
 /// The label that one model gave a domain.

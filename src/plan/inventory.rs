@@ -64,6 +64,7 @@ pub fn of(
         // Back-ends that play nowhere.
         audios: _,
         watchdogs: _,
+        panics: _,
         tpm,
         vsock,
     } = &domain.devices;

@@ -78,6 +78,9 @@ pub const PICTURE_MAX: usize = 16 << 20;
 /// The word by which a saved domain's end is known from any other one, in [`Ended::reason`].
 pub const SAVED: &str = "saved";
 
+/// QEMU's word for an end that a guest's panic led to, in [`Ended::reason`].
+pub const PANICKED: &str = "guest-panic";
+
 /// What happens to the domain on a guest's own request or fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -240,7 +240,7 @@ const GROUPS: &[Group] = &[
         (16, |_, domain| super::domain::state(domain).0 == 1),
         (32, |_, domain| super::domain::state(domain).0 == 3),
         (64, |_, domain| super::domain::state(domain).0 == 5),
-        (128, |_, _| false),
+        (128, |_, domain| !matches!(super::domain::state(domain).0, 1 | 3 | 5)),
     ],
     &[
         (256, |manager, domain| manager.has_managed_save(domain.uuid)),

@@ -12,6 +12,9 @@ use crate::rpc::{self, Chars, Encode, Encoder, List, Procedure, XdrError};
 const RUNNING: i32 = 1;
 const PAUSED: i32 = 3;
 const SHUTOFF: i32 = 5;
+const CRASHED: i32 = 6;
+/// virDomainCrashedReason
+const PANICKED: i32 = 1;
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
     use Procedure as P;
@@ -100,6 +103,7 @@ pub(super) fn state(domain: &Domain) -> (i32, i32) {
     match domain.running().map(|live| live.state) {
         Some(State::Running(reason)) => (RUNNING, reason),
         Some(State::Paused(reason)) => (PAUSED, reason),
+        Some(State::Crashed) => (CRASHED, PANICKED),
         Some(State::Starting) | None => (SHUTOFF, domain.ended),
     }
 }

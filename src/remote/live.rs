@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
 use super::keys::{self, KeyError};
+use crate::base::DomainUuid;
 use crate::conf::definition::TypedCpus;
-use crate::manager::{self, BlockStats};
+use crate::manager::{self, BlockStats, Manager, ManagerError};
 use crate::privsep::ask::Ask;
 use crate::rpc::{self, Encode, Encoder, List, ParamValue, Procedure, TypedParam, XdrError};
 
@@ -17,9 +18,9 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainBlockStatsFlags => block_stats_flags,
         P::DomainGetBlockInfo => block_info,
         P::DomainGetDiskErrors => disk_errors,
-        P::DomainInjectNmi => |call| order(call, 0, Ask::InjectNmi),
+        P::DomainInjectNmi => |call| order(call, |manager, uuid| manager.ask(uuid, Ask::InjectNmi).map(drop)),
         P::DomainMemoryStats => memory_stats,
-        P::DomainReset => |call| order(call, 0, Ask::Reset),
+        P::DomainReset => |call| order(call, Manager::reset),
         P::DomainSendKey => send_key,
         P::DomainSetMaxMemory => set_max_memory,
         P::DomainSetMemory => set_memory,
@@ -77,12 +78,12 @@ pub(super) fn impact(target: &Target<'_>, flags: u32) -> Result<Impact, Failure>
     Ok(impact)
 }
 
-fn order(call: &Call<'_>, known: u32, ask: Ask) -> Answer {
+fn order(call: &Call<'_>, order: impl FnOnce(&Manager, DomainUuid) -> Result<(), ManagerError>) -> Answer {
     let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
-    call.only_flags(flags, known)?;
+    call.only_flags(flags, 0)?;
     let (manager, uuid) = target.parts();
-    manager.ask(uuid, ask)?;
+    order(manager, uuid)?;
     call.answer(&())
 }
 

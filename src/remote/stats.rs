@@ -122,6 +122,7 @@ const TRANSIENT: u32 = 8;
 const STATE_RUNNING: u32 = 16;
 const STATE_PAUSED: u32 = 32;
 const STATE_SHUTOFF: u32 = 64;
+const STATE_OTHER: u32 = 128;
 /// virDomainMemoryStatTags as the balloon's group names them, in libvirt's order.
 const BALLOON_STATS: &[(i32, &str)] = &[
     (0, "swap_in"),
@@ -142,7 +143,8 @@ const ENFORCE: u32 = 1 << 31;
 
 fn all_stats(call: &Call<'_>) -> Answer {
     let (wanted, stats, flags): (List<rpc::Domain<'_>, 16_384>, u32, u32) = call.arguments()?;
-    let filters = ACTIVE | INACTIVE | PERSISTENT | TRANSIENT | STATE_RUNNING | STATE_PAUSED | STATE_SHUTOFF;
+    let states = STATE_RUNNING | STATE_PAUSED | STATE_SHUTOFF | STATE_OTHER;
+    let filters = ACTIVE | INACTIVE | PERSISTENT | TRANSIENT | states;
     call.only_flags(flags, filters | NOWAIT | BACKING | ENFORCE)?;
     if flags & ENFORCE != 0 && stats & !KNOWN != 0 {
         let text = format!("Stats types bits 0x{:x} are not supported by this daemon", stats & !KNOWN);
@@ -247,7 +249,12 @@ fn selected(domain: &Domain, flags: u32) -> bool {
     let (active, defined, state) = (domain.is_active(), domain.definition.is_some(), state(domain).0);
     group(&[(ACTIVE, active), (INACTIVE, !active)])
         && group(&[(PERSISTENT, defined), (TRANSIENT, !defined)])
-        && group(&[(STATE_RUNNING, state == 1), (STATE_PAUSED, state == 3), (STATE_SHUTOFF, state == 5)])
+        && group(&[
+            (STATE_RUNNING, state == 1),
+            (STATE_PAUSED, state == 3),
+            (STATE_SHUTOFF, state == 5),
+            (STATE_OTHER, !matches!(state, 1 | 3 | 5)),
+        ])
 }
 
 /// What is in memory, up to the balloon.

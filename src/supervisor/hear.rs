@@ -7,8 +7,11 @@ use super::launch::{Action, Input, Step};
 use super::monitor::{Monitor, MonitorError, Purpose};
 use super::serve::Server;
 use crate::base::{Layer, Refusal};
-use crate::privsep::supervisor::{LifecycleAction, Report};
+use crate::privsep::supervisor::{LifecycleAction, PANICKED, Report};
 use crate::qmp::{Event, Failure, Heard};
+
+/// QEMU's word for an end that somebody asked it for.
+const QUIT: &str = "host-qmp-quit";
 
 impl Server {
     /// Reads the monitor and acts on each message.
@@ -206,18 +209,21 @@ impl Server {
                     "guest-shutdown" if self.rebooting => Some(LifecycleAction::Restart),
                     "guest-shutdown" => Some(self.lifecycle.on_poweroff),
                     "guest-reset" => Some(self.lifecycle.on_reboot),
-                    "guest-panic" => Some(self.lifecycle.on_crash),
+                    PANICKED => Some(self.lifecycle.on_crash),
                     _ => None,
                 };
                 if reason == "guest-shutdown" {
                     self.stay_at_poweroff(false);
                 }
-                self.reason = Some(reason);
+                // What follows from a panic is no reason of its own.
+                if reason != QUIT || self.reason.as_deref() != Some(PANICKED) {
+                    self.reason = Some(reason);
+                }
                 self.live(action);
             }
             // Where QEMU shuts down for a panic, SHUTDOWN follows and is acted on.
             "GUEST_PANICKED" if word("action") == "pause" => {
-                self.reason = Some("guest-panic".into());
+                self.reason = Some(PANICKED.into());
                 self.live(Some(self.lifecycle.on_crash));
             }
             "RESUME" | "RESET" => self.reason = None,

@@ -355,6 +355,9 @@ fn machine_devices(devices: &mut Node) {
     {
         balloon.set("model", "virtio");
     }
+    for panic in devices.children_mut().filter(|child| child.name() == "panic") {
+        panic.fill("model", "isa");
+    }
     for tpm in devices.children_mut().filter(|child| child.name() == "tpm") {
         let emulator = tpm.child("backend").and_then(|backend| backend.attribute("type")) == Some("emulator");
         if let Some(backend) = tpm.child_mut("backend").filter(|_| emulator) {

@@ -140,7 +140,6 @@ fn stem(device: &Node) -> Option<String> {
         "iommu" => "iommu".into(),
         "memballoon" => "balloon".into(),
         "memory" => own("model").replace('-', ""),
-        "panic" => "panic".into(),
         "parallel" => "parallel".into(),
         "redirdev" => "redir".into(),
         "rng" => "rng".into(),

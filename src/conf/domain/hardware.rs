@@ -223,6 +223,31 @@ pub enum WatchdogAction {
     Shutdown,
 }
 
+/// `<panic>`: what tells the host that the guest's kernel has given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Panic {
+    /// `model`, and where it is.
+    pub model: PanicModel,
+    /// Line of the element in the definition.
+    pub line: u32,
+}
+
+/// `<panic model>`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PanicModel {
+    /// `isa`: a port of its own, QEMU's where the definition names none.
+    Isa {
+        /// `<address type='isa' iobase>`
+        port: Option<u16>,
+    },
+    /// `pvpanic`: a PCI device.
+    Pci {
+        /// `<address>`
+        address: Option<PciAddress>,
+    },
+}
+
 /// `<video>`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Video {

@@ -5,14 +5,18 @@ use super::view::{Read, View};
 use crate::conf::domain::{PciAddress, UsbPort};
 
 /// A number in decimal or, after `0x`, in hexadecimal digits, as libvirt writes addresses.
-fn number(view: View<'_>, name: &str, most: u8) -> Read<Option<u8>> {
+fn number<T: TryFrom<u32> + PartialOrd + std::fmt::LowerHex>(
+    view: View<'_>,
+    name: &str,
+    most: T,
+) -> Read<Option<T>> {
     let Some(text) = view.attribute(name) else { return Ok(None) };
     let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) if hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => u32::from_str_radix(hex, 16).ok(),
         Some(_) => None,
         None => super::scalar::number::<u32>(text),
     };
-    match parsed.and_then(|value| u8::try_from(value).ok()).filter(|value| *value <= most) {
+    match parsed.and_then(|value| T::try_from(value).ok()).filter(|value| *value <= most) {
         Some(value) => Ok(Some(value)),
         None => {
             let what = format!("attribute {name} of {}", view.tag());
@@ -41,6 +45,15 @@ pub(super) fn pci(device: View<'_>) -> Read<Option<PciAddress>> {
     }
     let (bus, slot, function) = (bus.unwrap_or(0), slot.unwrap_or(0), function.unwrap_or(0));
     Ok(Some(PciAddress { bus, slot, function, multifunction }))
+}
+
+/// The port of an `<address type='isa'>`.
+pub(super) fn isa(device: View<'_>) -> Read<Option<u16>> {
+    let Some(view) = device.one("address")? else { return Ok(None) };
+    view.only(&["iobase", "type"], &[])?;
+    view.required("type")?;
+    view.fixed("type", &["isa"])?;
+    number(view, "iobase", u16::MAX)
 }
 
 /// The `unit` of an `<address type='drive'>` on the first controller.

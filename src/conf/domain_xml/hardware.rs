@@ -1,11 +1,11 @@
-//! `<controller>`, `<input>`, `<sound>`, `<audio>`, `<watchdog>`, `<tpm>` and `<vsock>`.
+//! `<controller>`, `<input>`, `<sound>`, `<audio>`, `<watchdog>`, `<panic>`, `<tpm>` and `<vsock>`.
 
 use super::scalar::{alias, number_attribute};
 use super::view::{Read, View};
 use super::{address, usb};
 use crate::conf::domain::{
-    Audio, AudioBackend, Controller, ControllerModel, Input, InputBus, InputKind, Sound, SoundCodec,
-    SoundModel, Tpm, TpmModel, Vsock, Watchdog, WatchdogAction, WatchdogModel,
+    Audio, AudioBackend, Controller, ControllerModel, Input, InputBus, InputKind, Panic, PanicModel, Sound,
+    SoundCodec, SoundModel, Tpm, TpmModel, Vsock, Watchdog, WatchdogAction, WatchdogModel,
 };
 use crate::privsep::op::TpmVersion;
 
@@ -296,6 +296,27 @@ pub(super) fn watchdogs(devices: View<'_>) -> Read<Vec<Watchdog>> {
         watchdogs.push(Watchdog { model, action, address, line: view.line() });
     }
     Ok(watchdogs)
+}
+
+/// All `<panic>`s: as in libvirt, one of each model.
+pub(super) fn panics(devices: View<'_>) -> Read<Vec<Panic>> {
+    let mut panics: Vec<Panic> = Vec::new();
+    for view in devices.all("panic") {
+        view.only(&["model"], &["address", "alias"])?;
+        alias(view)?;
+        let pci = view.word("model", &[("isa", false), ("pvpanic", true)])?.unwrap_or(false);
+        let model = if pci {
+            PanicModel::Pci { address: address::pci(view)? }
+        } else {
+            PanicModel::Isa { port: address::isa(view)? }
+        };
+        let same = |other: &&Panic| matches!(other.model, PanicModel::Pci { .. }) == pci;
+        if let Some(first) = panics.iter().find(same) {
+            return Err(view.duplicate("<panic> of this model", first.line));
+        }
+        panics.push(Panic { model, line: view.line() });
+    }
+    Ok(panics)
 }
 
 /// `<tpm>`: an emulated one.

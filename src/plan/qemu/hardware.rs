@@ -1,11 +1,11 @@
-//! Controllers, input, sound and watchdogs.
+//! Controllers, input, sound, watchdogs and what tells of a panic.
 
 use super::pci::{Fit, Plug};
 use super::usb::{self, Ports};
 use super::{Args, Guest, Object};
 use crate::conf::domain::{
     AudioBackend, CharTarget, Controller, ControllerModel, DiskBus, Domain, Input, InputBus, InputKind,
-    Sound, SoundCodec, SoundModel, TpmModel, WatchdogAction, WatchdogModel,
+    PanicModel, Sound, SoundCodec, SoundModel, TpmModel, WatchdogAction, WatchdogModel,
 };
 use crate::plan::ports::TPM;
 use crate::plan::{PlanError, slots};
@@ -53,7 +53,7 @@ fn bus(args: &mut Args, controller: &Controller) {
     args.pci(object, Plug::new(id, controller.address, fit, controller.line));
 }
 
-/// Inputs, sound and watchdogs.
+/// Inputs, sound, watchdogs, TPM, vsock, redirections and what tells of a panic.
 pub(super) fn add(args: &mut Args, guest: &Guest<'_>, ports: &mut Ports) -> Result<(), PlanError> {
     let devices = &guest.domain.devices;
     for (index, one) in devices.inputs.iter().enumerate() {
@@ -111,7 +111,25 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, ports: &mut Ports) -> Resu
     if let Some(watchdog) = devices.watchdogs.first() {
         args.pair("-action", format!("watchdog={}", action(watchdog.action)));
     }
+    panics(args, guest.domain);
     Ok(())
+}
+
+/// What tells of a panic, numbered through whatever the models are.
+fn panics(args: &mut Args, domain: &Domain) {
+    for (index, panic) in domain.devices.panics.iter().enumerate() {
+        let id = format!("panic{index}");
+        match panic.model {
+            PanicModel::Isa { port } => {
+                let object = Object::new("driver", "pvpanic").with("id", id).maybe("ioport", port);
+                args.json("-device", object);
+            }
+            PanicModel::Pci { address } => {
+                let object = Object::new("driver", "pvpanic-pci").with("id", id.clone());
+                args.pci(object, Plug::new(id, address, Fit::Fixed, panic.line));
+            }
+        }
+    }
 }
 
 fn action(action: WatchdogAction) -> &'static str {

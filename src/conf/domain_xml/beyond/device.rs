@@ -42,6 +42,7 @@ pub(super) fn items(element: At<'_>) -> Vec<Item> {
         "audio" if !matches!(kind, "none" | "spice") => Item::bare(BeyondWay::Refused(SOUND)),
         "pstore" => Item::at(element.one("path").and_then(text), BeyondWay::File),
         "lease" => Item::bare(BeyondWay::Refused("svirt holds the locks of images itself")),
+        "panic" if matches!(element.attribute("model"), None | Some("isa" | "pvpanic")) => Vec::new(),
         "panic" | "iommu" | "hub" | "crypto" | "nvram" => Item::bare(BeyondWay::Nothing),
         _ => Vec::new(),
     }

@@ -1,0 +1,128 @@
+//! What becomes of a domain whose guest has panicked and that `<on_crash>` does not end.
+
+use std::sync::Arc;
+
+use super::happen::PAUSED_CRASHED;
+use super::table::State;
+use super::{Domain, Lifecycle, Manager, ManagerError};
+use crate::base::DomainUuid;
+use crate::privsep::ask::Ask;
+
+/// libvirt's reason: it goes on after a crash.
+const RUNNING_CRASHED: i32 = 9;
+
+impl Manager {
+    /// Resets the guest; one that has panicked stands until somebody lets it go on.
+    pub fn reset(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        let id = self.live(uuid)?.id;
+        self.ask(uuid, Ask::Reset)?;
+        self.stand_after_crash(uuid, id);
+        Ok(())
+    }
+
+    /// Notes of a guest that has panicked that it only stands now.
+    pub(super) fn stand_after_crash(&self, uuid: DomainUuid, id: i32) {
+        self.after_crash(uuid, id, State::Paused(PAUSED_CRASHED));
+    }
+
+    /// A guest's virtual CPUs go on: after a panic, because its supervisor has reset it as `<on_crash>` says.
+    pub(super) fn revived(&self, uuid: DomainUuid, id: i32) {
+        if let Some(domain) = self.after_crash(uuid, id, State::Running(RUNNING_CRASHED)) {
+            self.tell(&domain, Lifecycle::Unpaused);
+        }
+    }
+
+    /// Notes what follows a crash; nothing where nothing has crashed.
+    fn after_crash(&self, uuid: DomainUuid, id: i32, state: State) -> Option<Domain> {
+        let mut table = self.table();
+        let live = table.get(uuid)?.live.as_mut()?;
+        if live.id != id || live.state != State::Crashed {
+            return None;
+        }
+        Arc::make_mut(live).state = state;
+        table.by_uuid(uuid)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::conf::definition::Strictness;
+    use crate::conf::facts::HostFacts;
+    use crate::manager::{Event, Memory, Sink, StartFlags, What};
+    use crate::privsep::ask::Happening;
+    use crate::privsep::supervisor::{Ended, PANICKED};
+    use crate::settings::Settings;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<What>>);
+
+    impl Sink for Heard {
+        fn tell(&self, event: &Event) {
+            self.0.lock().unwrap().push(event.what.clone());
+        }
+    }
+
+    impl Heard {
+        fn steps(&self) -> Vec<What> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    fn runs() -> (Manager, Arc<Heard>, DomainUuid, i32) {
+        let heard = Arc::new(Heard::default());
+        let (settings, facts) = (Settings::default(), HostFacts::default());
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, heard.clone(), |_, _| {});
+        let xml = "<domain type='test'><name>a</name><memory>1024</memory><os><type>hvm</type></os></domain>";
+        let uuid = DomainUuid(uuid::Uuid::from_u128(9));
+        manager.define(manager.read(xml, uuid, Strictness::Strict).unwrap(), 0).unwrap();
+        manager.start(uuid, StartFlags::default()).unwrap();
+        let id = manager.live(uuid).unwrap().id;
+        heard.steps();
+        (manager, heard, uuid, id)
+    }
+
+    #[test]
+    fn a_guest_that_panicked_goes_on_once_whoever_lets_it() {
+        let (manager, heard, uuid, id) = runs();
+        let state = || manager.live(uuid).unwrap().state;
+        let step = What::Lifecycle;
+        // By its supervisor, as its definition says.
+        manager.happened(uuid, id, Happening::Panicked);
+        assert_eq!(state(), State::Crashed);
+        manager.happened(uuid, id, Happening::Stopped);
+        manager.happened(uuid, id, Happening::Reset);
+        assert_eq!(state(), State::Crashed);
+        manager.happened(uuid, id, Happening::Resumed);
+        assert_eq!(state(), State::Running(RUNNING_CRASHED));
+        manager.happened(uuid, id, Happening::Resumed);
+        let expected = [step(Lifecycle::Panicked), What::Reboot, step(Lifecycle::Unpaused)];
+        assert_eq!(heard.steps(), expected);
+
+        // By a person: what the supervisor tells of it comes before or after.
+        manager.happened(uuid, id, Happening::Panicked);
+        manager.suspend(uuid).unwrap();
+        assert_eq!(state(), State::Crashed);
+        assert!(manager.shutdown(uuid).is_err());
+        manager.stand_after_crash(uuid, id);
+        manager.happened(uuid, id, Happening::Resumed);
+        assert_eq!(state(), State::Paused(PAUSED_CRASHED));
+        manager.resume(uuid).unwrap();
+        manager.happened(uuid, id, Happening::Resumed);
+        assert_eq!(heard.steps(), [step(Lifecycle::Panicked), step(Lifecycle::Unpaused)]);
+    }
+
+    #[test]
+    fn an_end_by_a_panic_is_a_crash() {
+        let (manager, heard, uuid, id) = runs();
+        manager.happened(uuid, id, Happening::Panicked);
+        let reason = Some(PANICKED.to_owned());
+        let ended = Ended { code: Some(0), signal: None, reason, stderr: String::new() };
+        manager.ended(uuid, id, Some(&ended));
+        let told = [Lifecycle::Panicked, Lifecycle::StoppedCrashed].map(What::Lifecycle);
+        assert_eq!(heard.steps(), told);
+    }
+}
