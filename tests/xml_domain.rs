@@ -38,7 +38,7 @@ fn a_typical_definition_becomes_its_values() {
     assert_eq!(domain.os.boot, Boot::Devices(vec![]));
     assert_eq!(
         domain.features,
-        Features { acpi: true, apic: true, pae: false, smm: None, vmport: Some(false) }
+        Features { acpi: true, apic: true, pae: false, smm: None, vmport: Some(false), vmcoreinfo: false }
     );
     assert_eq!(domain.cpu.mode, CpuMode::HostPassthrough);
     assert_eq!(domain.cpu.features, [("vmx".to_owned(), false)]);
@@ -422,6 +422,19 @@ fn wrong_hardware_is_refused() {
     for devices in ["<watchdog model='itco'/>", "<controller type='pci' model='pcie-root-port'/>"] {
         let xml = small(devices, "").replace("machine='q35'", "machine='pc'");
         assert!(refused(&xml).to_string().contains("needs a q35"));
+    }
+}
+
+#[test]
+fn a_guest_may_say_where_its_kernels_notes_are() {
+    for (feature, on) in [
+        ("<vmcoreinfo state='on'/>", true),
+        ("<vmcoreinfo/>", true),
+        ("<vmcoreinfo state='off'/>", false),
+        ("<acpi/>", false),
+    ] {
+        let domain = accepted(&small("", &format!("<features>{feature}</features>")));
+        assert_eq!(domain.features.vmcoreinfo, on, "{feature}");
     }
 }
 

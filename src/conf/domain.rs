@@ -147,6 +147,8 @@ pub struct Features {
     pub smm: Option<bool>,
     /// `<vmport state=…/>`
     pub vmport: Option<bool>,
+    /// `<vmcoreinfo state=…/>`: the guest's kernel tells where its own notes are, for whoever reads a dump of it.
+    pub vmcoreinfo: bool,
 }
 
 /// `<cpu>`

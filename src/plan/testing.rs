@@ -49,7 +49,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },
         fw_cfg: vec![],
         smbios: vec![],
-        features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None },
+        features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None, vmcoreinfo: false },
         cpu: Cpu { mode: CpuMode::Default, topology: None, features: vec![], numa: vec![] },
         clock: Clock { offset: ClockOffset::Utc, timers: vec![] },
         on_poweroff: LifecycleAction::Destroy,

@@ -6,6 +6,7 @@ use super::*;
 fn define(host: &Host, name: &str, device: &str, on_crash: &str) {
     let file = host.rig.linux(name, "demo.devices", device);
     let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("<acpi/>", "<acpi/><vmcoreinfo state='on'/>");
     let crash = format!("<on_crash>{on_crash}</on_crash>");
     std::fs::write(&file, text.replace("<on_reboot>destroy</on_reboot>", &crash)).unwrap();
     host.says(&["define", &file]);
@@ -61,6 +62,14 @@ fn a_guest_that_panicked_stays_for_inspection() {
     assert!(shown.contains(device), "{shown}");
     assert!(host.complains(&["shutdown", "kept"]).contains("domain is not running"));
     host.says(&["suspend", "kept"]);
+
+    // Its kernel's notes stand in a dump of it, before the memory that they are about.
+    let dump = host.rig.text("dumps/kept");
+    host.says(&["dump", "kept", &dump, "--memory-only"]);
+    let written = std::fs::read(&dump).unwrap();
+    let notes = String::from_utf8_lossy(&written[..32_768]);
+    assert!(notes.contains("VMCOREINFO") && notes.contains("OSRELEASE="), "{notes}");
+    assert_eq!(reason(&host, "kept"), "crashed (panicked)");
 
     // Another daemon finds it so.
     drop(listener);

@@ -6,7 +6,7 @@ use crate::conf::xml::write::Writer;
 /// What libvirt lists and svirt does not run in this version.
 const FEATURES: [(&str, bool); 6] = [
     ("gic", false),
-    ("vmcoreinfo", false),
+    ("vmcoreinfo", true),
     ("genid", false),
     ("backingStoreInput", true),
     ("backup", false),

@@ -114,7 +114,7 @@ fn boot_devices(os: View<'_>) -> Read<Vec<BootDevice>> {
 /// `<features>`
 pub(super) fn features(root: View<'_>) -> Read<Features> {
     let Some(view) = root.one("features")? else { return Ok(Features::default()) };
-    view.only(&[], &["acpi", "apic", "pae", "smm", "vmport"])?;
+    view.only(&[], &["acpi", "apic", "pae", "smm", "vmcoreinfo", "vmport"])?;
     let state = |name: &str| -> Read<Option<bool>> {
         let Some(feature) = view.one(name)? else { return Ok(None) };
         feature.only(&["state"], &[])?;
@@ -126,6 +126,7 @@ pub(super) fn features(root: View<'_>) -> Read<Features> {
         pae: view.flag("pae")?,
         smm: state("smm")?,
         vmport: state("vmport")?,
+        vmcoreinfo: state("vmcoreinfo")?.unwrap_or(false),
     })
 }
 

@@ -112,6 +112,9 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>, ports: &mut Ports) -> Resu
         args.pair("-action", format!("watchdog={}", action(watchdog.action)));
     }
     panics(args, guest.domain);
+    if guest.domain.features.vmcoreinfo {
+        args.json("-device", Object::new("driver", "vmcoreinfo"));
+    }
     Ok(())
 }
 
