@@ -439,6 +439,29 @@ fn a_guest_may_say_where_its_kernels_notes_are() {
 }
 
 #[test]
+fn a_boot_menu_waits_as_long_as_it_says() {
+    let with = |menu: &str| small("", "").replace("</os>", &format!("{menu}</os>"));
+    let menu = |timeout| Some(BootMenu { timeout });
+    for (text, expected) in [
+        ("<bootmenu enable='yes'/>", menu(None)),
+        ("<bootmenu enable='yes' timeout='0'/>", menu(Some(0))),
+        ("<bootmenu enable='yes' timeout='65535'/>", menu(Some(65_535))),
+        ("<bootmenu enable='no'/>", None),
+    ] {
+        assert_eq!(accepted(&with(text)).os.menu, expected, "{text}");
+    }
+    for (text, expected) in [
+        ("<bootmenu enable='yes' timeout='65536'/>", "milliseconds, 0 to 65535"),
+        ("<bootmenu enable='yes' timeout='-1'/>", "milliseconds, 0 to 65535"),
+        ("<bootmenu enable='maybe'/>", "yes or no"),
+        ("<bootmenu enable='no' timeout='3000'/>", "attribute timeout"),
+    ] {
+        let text = Refusal::from(refused(&with(text))).to_string();
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
+}
+
+#[test]
 fn names_for_the_guests_firmware_are_its_owners_own() {
     let sysinfo = |entries: &str| small("", &format!("<sysinfo type='fwcfg'>\n{entries}\n</sysinfo>"));
     let entry = |name: &str| format!("<entry name='{name}'>x</entry>");

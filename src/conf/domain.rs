@@ -100,8 +100,17 @@ pub struct Os {
     pub machine: String,
     /// What boots.
     pub boot: Boot,
+    /// `<bootmenu enable='yes'>`
+    pub menu: Option<BootMenu>,
     /// UEFI firmware, where it is not the machine's own.
     pub firmware: Option<Firmware>,
+}
+
+/// `<bootmenu enable='yes'>`: the firmware lets a person choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BootMenu {
+    /// `timeout`: for so many milliseconds; the firmware's own time without one.
+    pub timeout: Option<u16>,
 }
 
 /// What a guest boots from.

@@ -46,7 +46,7 @@ pub(crate) fn domain(name: &str) -> Domain {
         placement: Default::default(),
         vcpus: 1,
         current_vcpus: None,
-        os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), firmware: None },
+        os: Os { machine: "q35".into(), boot: Boot::Devices(vec![]), menu: None, firmware: None },
         fw_cfg: vec![],
         smbios: vec![],
         features: Features { acpi: true, apic: true, pae: false, smm: None, vmport: None, vmcoreinfo: false },

@@ -5,7 +5,7 @@ use super::numa;
 use super::scalar::{number, number_attribute, option_name, path_text};
 use super::view::{Read, View};
 use crate::conf::domain::{
-    Boot, BootDevice, Clock, ClockOffset, Cpu, CpuMode, CpuTopology, Features, Os, PowerManagement,
+    Boot, BootDevice, BootMenu, Clock, ClockOffset, Cpu, CpuMode, CpuTopology, Features, Os, PowerManagement,
     TickPolicy, Timer, TimerName,
 };
 
@@ -36,10 +36,6 @@ pub(super) fn os(root: View<'_>) -> Read<(Os, bool)> {
         "type",
     ];
     view.only(&["firmware"], &children)?;
-    if let Some(menu) = view.one("bootmenu")? {
-        menu.only(&["enable"], &[])?;
-        menu.fixed("enable", &["no"])?;
-    }
     let machine = machine(view)?;
     let devices = boot_devices(view)?;
     let given = !devices.is_empty();
@@ -55,7 +51,22 @@ pub(super) fn os(root: View<'_>) -> Read<(Os, bool)> {
             Boot::Devices(devices)
         }
     };
-    Ok((Os { machine, boot, firmware: firmware(view)? }, given))
+    Ok((Os { machine, boot, menu: menu(view)?, firmware: firmware(view)? }, given))
+}
+
+/// `<bootmenu>`; a time without a menu would mean nothing.
+fn menu(os: View<'_>) -> Read<Option<BootMenu>> {
+    let Some(view) = os.one("bootmenu")? else { return Ok(None) };
+    view.only(&["enable", "timeout"], &[])?;
+    if view.switch("enable", "yes", "no")? != Some(true) {
+        view.only(&["enable"], &[])?;
+        return Ok(None);
+    }
+    let milliseconds = |text| {
+        let wrong = || view.value("attribute timeout of <bootmenu>", text, "milliseconds, 0 to 65535");
+        number::<u16>(text).ok_or_else(wrong)
+    };
+    Ok(Some(BootMenu { timeout: view.attribute("timeout").map(milliseconds).transpose()? }))
 }
 
 fn direct(os: View<'_>, kernel: View<'_>) -> Read<Boot> {

@@ -71,7 +71,7 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     clock(args, domain)?;
     sleep_states(args, domain)?;
     args.pair("-action", lifecycle(domain));
-    args.pair("-boot", "menu=off,strict=on");
+    args.pair("-boot", boot(domain));
     if let Boot::Kernel { initrd, cmdline, dtb, .. } = &domain.os.boot {
         args.pair("-kernel", RootPlace::Kernel.path());
         if initrd.is_some() {
@@ -325,6 +325,12 @@ fn clock(args: &mut Args, domain: &Domain) -> Result<(), PlanError> {
         return refuse("hpet or kvmclock");
     }
     Ok(())
+}
+
+fn boot(domain: &Domain) -> String {
+    let Some(menu) = domain.os.menu else { return "menu=off,strict=on".into() };
+    let time = menu.timeout.map(|time| format!("splash-time={time},")).unwrap_or_default();
+    format!("menu=on,{time}strict=on")
 }
 
 fn lifecycle(domain: &Domain) -> String {
