@@ -188,8 +188,8 @@ impl Live {
 }
 
 impl Manager {
-    /// Says how long a domain's agent may take from now on, as [`Domain::agent_timeout`] tells it, whether it runs or not. As
-    /// by libvirt it is forgotten with the domain, or when the daemon ends while the domain is off.
+    /// Says how long a domain's agent may take from now on, as [`agent_timeout`](super::Domain::agent_timeout) tells it, whether
+    /// it runs or not. As by libvirt it is forgotten with the domain, or when the daemon ends while the domain is off.
     pub fn set_agent_timeout(&self, uuid: DomainUuid, seconds: i32) -> Result<(), ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainAgentSetResponseTimeout")?;
