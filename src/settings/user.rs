@@ -34,10 +34,16 @@ pub struct UserDirectories {
 impl UserDirectories {
     /// Finds them; `variable` gives what stands in the environment. `None` where `HOME` is no absolute path.
     pub fn find(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        // A link on the way to a home is root's, and root is a stranger in a session: what lies there is named without.
+        let without_links = |path: PathBuf| path.canonicalize().unwrap_or(path);
         // A relative one is to be ignored, says the specification.
-        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute = |name: &str| {
+            variable(name).map(PathBuf::from).filter(|path| path.is_absolute()).map(without_links)
+        };
         let home = absolute("HOME")?;
-        let or = |name: &str, below: &str| absolute(name).unwrap_or_else(|| home.join(below)).join("svirt");
+        let or = |name: &str, below: &str| {
+            absolute(name).unwrap_or_else(|| without_links(home.join(below))).join("svirt")
+        };
         let cache = or("XDG_CACHE_HOME", ".cache");
         Some(Self {
             run: absolute("XDG_RUNTIME_DIR").map_or_else(|| cache.join("run"), |run| run.join("svirt")),
@@ -101,6 +107,19 @@ mod tests {
         UserDirectories::find(|name| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })
+    }
+
+    #[test]
+    fn directories_behind_links_are_named_without_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        std::fs::create_dir_all(at("real/u")).unwrap();
+        std::fs::create_dir(at("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(at("real"), at("home")).unwrap();
+        std::os::unix::fs::symlink(at("elsewhere"), at("real/u/.cache")).unwrap();
+        let found = find(&[("HOME", at("home/u").to_str().unwrap())]).unwrap();
+        assert_eq!(found.state, at("real/u/.local/state/svirt"), "not there yet");
+        assert_eq!(found.cache, at("elsewhere/svirt"));
     }
 
     #[test]
