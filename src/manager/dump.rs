@@ -46,6 +46,7 @@ impl Manager {
             Afterwards::GoesOn => {}
             Afterwards::Reset => {
                 self.core.order(&live.control, &Verb::Ask(Ask::Reset))?;
+                self.stand_after_crash(uuid, id);
             }
             Afterwards::Ends => {
                 if let Some(live) = self.table().get(uuid).and_then(|domain| domain.live.as_mut())
