@@ -507,8 +507,10 @@ impl Manager {
         self.unless_ended(uuid, live.id, self.core.order(&live.control, verb))?;
         let domain = {
             let mut table = self.table();
-            if let Some(live) = table.get(uuid).and_then(|domain| domain.live.as_mut()) {
-                Arc::make_mut(live).state = state;
+            let now = table.get(uuid).and_then(|domain| domain.live.as_mut());
+            // A guest that goes on may have panicked already.
+            if let Some(now) = now.filter(|now| now.id == live.id && now.state != State::Crashed) {
+                Arc::make_mut(now).state = state;
             }
             table.by_uuid(uuid)
         };
