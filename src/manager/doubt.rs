@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::plug::Shown;
+use super::shown::Shown;
 use super::table::Live;
 use super::{Definition, Manager, ManagerError, What};
 use crate::base::DomainUuid;

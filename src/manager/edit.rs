@@ -1,5 +1,6 @@
 //! Changes to what a domain is defined as, by calls that name a single thing of it.
 
+use super::definition::refused;
 use super::{Definition, Manager, ManagerError};
 use crate::base::{DomainUuid, Files};
 use crate::conf::definition::Definition as Tree;
@@ -9,6 +10,12 @@ struct Changed {
     definition: Definition,
     autostart: bool,
     owner: u32,
+}
+
+/// Adds a device.
+pub(super) fn add_device(tree: &mut Tree, device: &str) -> Result<(), ManagerError> {
+    *tree = tree.with_device(device).map_err(refused)?;
+    Ok(())
 }
 
 impl Manager {

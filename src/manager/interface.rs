@@ -1,6 +1,7 @@
 //! Network interfaces that come to a domain and leave it.
 
 use super::definition::{SECURE, refused};
+use super::edit::add_device;
 use super::table::Live;
 use super::{Definition, Impact, Manager, ManagerError, What};
 use crate::base::{DomainUuid, Files};
@@ -115,12 +116,6 @@ pub(super) fn addresses(
     Ok(interfaces.iter().enumerate().map(address).collect())
 }
 
-/// Adds a device.
-pub(super) fn with(tree: &mut Tree, device: &str) -> Result<(), ManagerError> {
-    *tree = tree.with_device(device).map_err(refused)?;
-    Ok(())
-}
-
 /// Removes an interface.
 fn without(tree: &mut Tree, at: usize) -> Result<(), ManagerError> {
     tree.remove_interface(at);
@@ -166,8 +161,8 @@ impl Manager {
         if impact.config {
             let kept = self.kept(&self.by_uuid(uuid)?)?;
             free(&addresses(uuid, &kept, &[])?)?;
-            kept.edited(|tree| with(tree, &text))?.to_start()?;
-            self.may_edit(uuid, |tree| with(tree, &text))?;
+            kept.edited(|tree| add_device(tree, &text))?.to_start()?;
+            self.may_edit(uuid, |tree| add_device(tree, &text))?;
         }
         if impact.live {
             let live = self.live(uuid)?;
@@ -176,7 +171,7 @@ impl Manager {
             self.plug_interface(uuid, one)?;
         }
         if impact.config {
-            self.edit(uuid, |tree| with(tree, &text))?;
+            self.edit(uuid, |tree| add_device(tree, &text))?;
         }
         Ok(())
     }
@@ -207,7 +202,7 @@ impl Manager {
         // First of all it is shown: QEMU has it, whatever becomes of its cable.
         let mut aliases = live.interface_aliases();
         aliases.push(alias.clone());
-        self.replace_live(uuid, Some(aliases), |tree| with(tree, &note))?;
+        self.replace_live(uuid, Some(aliases), |tree| add_device(tree, &note))?;
         if let Ok(domain) = self.by_uuid(uuid) {
             self.tell_what(&domain, What::DeviceAdded(alias.clone()));
         }

@@ -1,13 +1,13 @@
 //! Disks and media that come to a domain and leave it.
 
-use std::sync::Arc;
-
 use super::definition::refused;
+use super::edit::add_device;
 use super::given::Given;
+use super::shown::{Put, Shown};
 use super::table::Live;
-use super::{Definition, Manager, ManagerError, Text, What, interface};
+use super::{Definition, Manager, ManagerError, What, interface};
 use crate::base::{DomainUuid, Files};
-use crate::conf::definition::{Definition as Tree, Running};
+use crate::conf::definition::Definition as Tree;
 use crate::conf::domain::{Disk, DiskBus, DiskDevice, Domain, target_place};
 use crate::driver::{Labeller, Plugging, plan_plug};
 use crate::privsep::plug::{Gone, Plug};
@@ -17,52 +17,12 @@ use crate::privsep::request::Described;
 const PATH_MAX: usize = 4096;
 
 /// A disk or a medium that is planned.
-struct Ready {
-    plug: Plug,
+pub(super) struct Ready {
+    pub(super) plug: Plug,
     /// What runs, with it as the last disk.
     domain: Domain,
     /// What the labeller said of it.
     described: Described,
-}
-
-/// What a domain runs with, and the text that shows it.
-pub(super) struct Shown {
-    definition: Arc<Definition>,
-    running: Running,
-    text: Text,
-}
-
-impl Shown {
-    /// What runs by this definition.
-    pub(super) fn new(definition: Definition, running: Running) -> Self {
-        let text = definition.running(&running);
-        Self { definition: Arc::new(definition), running, text }
-    }
-}
-
-/// Something was plugged in.
-struct Put {
-    /// What ran before.
-    before: Arc<Live>,
-    /// How it is shown with that.
-    shown: Result<Option<Shown>, ManagerError>,
-}
-
-impl Live {
-    /// How it is shown once its definition is another one, with the aliases of its interfaces where these change; nothing
-    /// where it has no definition.
-    fn shown(
-        &self,
-        interfaces: Option<Vec<String>>,
-        becomes: impl FnOnce(&Definition) -> Result<Definition, ManagerError>,
-    ) -> Result<Option<Shown>, ManagerError> {
-        let Some(before) = &self.definition else { return Ok(None) };
-        let mut running = self.runtime.running.clone();
-        if let Some(interfaces) = interfaces {
-            running.interfaces = interfaces;
-        }
-        Ok(Some(Shown::new(becomes(before)?, running)))
-    }
 }
 
 /// What a change concerns.
@@ -124,12 +84,6 @@ fn may_be(definition: &Definition, target: &str, replaces: bool) -> Result<(), M
     }
 }
 
-/// Puts a client's disk in the place of one that there is.
-fn instead(tree: &mut Tree, target: &str, xml: &str) -> Result<(), ManagerError> {
-    *tree = tree.with_disk(target, xml).map_err(refused)?;
-    Ok(())
-}
-
 /// The one disk that a client gives, as part of a definition.
 fn described(
     definition: &Definition,
@@ -165,7 +119,7 @@ impl Manager {
         // What cannot be kept is not plugged in either.
         if impact.config {
             self.described(&*self.kept(&domain)?, &given, false, files)?;
-            self.may_edit_within(uuid, files, |tree| interface::with(tree, xml))?;
+            self.may_edit_within(uuid, files, |tree| add_device(tree, xml))?;
         }
         // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
         if impact.live && self.has_drive(uuid, &given)? {
@@ -174,13 +128,13 @@ impl Manager {
             self.plug(uuid, &given, files)?;
         }
         if impact.config {
-            self.edit_within(uuid, files, |tree| interface::with(tree, xml))?;
+            self.edit_within(uuid, files, |tree| add_device(tree, xml))?;
         }
         Ok(())
     }
 
     /// The one disk that a client gives, as part of a definition; of the host it names what is among `files`.
-    fn described(
+    pub(super) fn described(
         &self,
         definition: &Definition,
         given: &Given,
@@ -190,15 +144,6 @@ impl Manager {
         super::volume::no_stand_in(definition, given.image.as_deref(), files)?;
         let (with, disk) = described(definition, given, replaces)?;
         Ok((self.hold(with, Some(definition), files)?, disk))
-    }
-
-    /// Whether a client's disk is a drive that runs already.
-    fn has_drive(&self, uuid: DomainUuid, given: &Given) -> Result<bool, ManagerError> {
-        let live = self.live(uuid)?;
-        let Some(definition) = live.definition.as_ref().filter(|_| given.device == "cdrom") else {
-            return Ok(false);
-        };
-        Ok(definition.domain()?.devices.disks.iter().any(|disk| disk.target == given.target))
     }
 
     /// Takes a disk out.
@@ -253,86 +198,8 @@ impl Manager {
         self.sure(uuid, labeller.unplug(uuid, which, force).map_err(Into::into))
     }
 
-    /// Takes the medium out of a drive.
-    fn eject(&self, uuid: DomainUuid, target: &str, alias: &str, force: bool) -> Result<(), ManagerError> {
-        let which = Gone { alias: alias.to_owned(), medium: true };
-        self.unplug(uuid, which, force)?;
-        self.replace_live(uuid, None, |tree| {
-            tree.eject(target);
-            Ok(())
-        })
-    }
-
-    /// Changes the medium of a drive, or an interface; of the host it names what is among `files`.
-    pub fn update(
-        &self,
-        uuid: DomainUuid,
-        xml: &str,
-        impact: Impact,
-        files: &Files,
-    ) -> Result<(), ManagerError> {
-        if interface::is_interface(xml) {
-            return self.update_interface(uuid, xml, impact);
-        }
-        let domain = self.by_uuid(uuid)?;
-        let _job = self.change(&domain.job, "DomainUpdateDevice")?;
-        let given = self.given(xml, files)?;
-        if impact.config {
-            self.described(&*self.kept(&domain)?, &given, true, files)?;
-            self.may_edit_within(uuid, files, |tree| instead(tree, &given.target, xml))?;
-        }
-        if impact.live {
-            self.change_medium(uuid, &given, impact.force, files)?;
-        }
-        if impact.config {
-            self.edit_within(uuid, files, |tree| instead(tree, &given.target, xml))?;
-        }
-        Ok(())
-    }
-
-    fn change_medium(
-        &self,
-        uuid: DomainUuid,
-        given: &Given,
-        force: bool,
-        files: &Files,
-    ) -> Result<(), ManagerError> {
-        let live = self.live(uuid)?;
-        let definition =
-            live.definition.as_ref().ok_or_else(|| ManagerError::state("it has no definition"))?;
-        let (with, disk) = self.described(definition, given, true, files)?;
-        let before = definition.domain()?.devices.disks.iter().find(|old| old.target == disk.target).cloned();
-        let same = before.as_ref().is_some_and(|old| {
-            let medium = Disk { source: disk.source.clone(), line: old.line, ..old.clone() };
-            medium == Disk { line: old.line, ..disk.clone() }
-        });
-        if !same {
-            return Err(ManagerError::Unsupported(
-                "only the medium of a drive can be changed while it runs".into(),
-            ));
-        }
-        let alias =
-            with.disks()?.into_iter().find(|named| named.target == disk.target).map(|named| named.alias);
-        let mut labeller = self.core.labeller(&self.settings)?;
-        // Its headers are looked at while the old one is there: one that is refused leaves the drive as it is.
-        let new = match disk.source {
-            Some(_) => Some(self.plan(&mut labeller, uuid, given, (true, force), files)?),
-            None => None,
-        };
-        if before.is_some_and(|old| old.source.is_some()) {
-            self.eject(uuid, &disk.target, &alias.unwrap_or_default(), force)?;
-        }
-        let Some(Ready { plug, .. }) = new else { return Ok(()) };
-        let note = plug.note.clone();
-        let shown = |live: &Live| {
-            live.shown(None, |definition| definition.with(|tree| tree.with_disk(&given.target, &note)))
-        };
-        let put = self.put_in(&mut labeller, uuid, plug, files, shown)?;
-        self.show_put(uuid, put, shown)
-    }
-
     /// Reads the layers of a disk, or of a drive's medium, for what runs, and plans it.
-    fn plan(
+    pub(super) fn plan(
         &self,
         labeller: &mut Labeller,
         uuid: DomainUuid,
@@ -386,7 +253,7 @@ impl Manager {
 
     /// Has the labeller plug in what was planned, which is held to these files from then on. How the domain is shown with it
     /// is found out while QEMU is at it.
-    fn put_in(
+    pub(super) fn put_in(
         &self,
         labeller: &mut Labeller,
         uuid: DomainUuid,
@@ -402,53 +269,11 @@ impl Manager {
         Ok(Put { before, shown: found })
     }
 
-    /// Shows what is there now; that is found out once more where something else changed meanwhile.
-    fn show_put(
-        &self,
-        uuid: DomainUuid,
-        put: Put,
-        shown: impl Fn(&Live) -> Result<Option<Shown>, ManagerError>,
-    ) -> Result<(), ManagerError> {
-        let now = self.live(uuid)?;
-        let found = if Arc::ptr_eq(&put.before, &now) { put.shown? } else { shown(&now)? };
-        self.put_shown(uuid, &now, found);
-        Ok(())
-    }
-
     /// What the domain was started with.
     pub(super) fn started(&self, uuid: DomainUuid) -> Result<Domain, ManagerError> {
         let live = self.live(uuid)?;
         let started = live.runtime.started.as_ref().or(live.definition.as_ref());
         started.ok_or_else(|| ManagerError::state("svirtd has no definition of what runs"))?.to_start()
-    }
-
-    /// Changes what a domain runs with, and so its text; with the aliases of its interfaces where these change.
-    pub(super) fn replace_live(
-        &self,
-        uuid: DomainUuid,
-        interfaces: Option<Vec<String>>,
-        edit: impl FnOnce(&mut Tree) -> Result<(), ManagerError>,
-    ) -> Result<(), ManagerError> {
-        let live = self.live(uuid)?;
-        let shown = live.shown(interfaces, |definition| definition.edited(edit))?;
-        self.put_shown(uuid, &live, shown);
-        Ok(())
-    }
-
-    /// Notes what this very start of a domain runs with, where it is known what that is.
-    pub(super) fn put_shown(&self, uuid: DomainUuid, live: &Live, shown: Option<Shown>) {
-        let Some(Shown { definition, running, text }) = shown else { return };
-        let mut table = self.table();
-        let now = table.get(uuid).and_then(|domain| domain.live.as_mut());
-        if let Some(now) = now.filter(|now| now.id == live.id) {
-            let now = Arc::make_mut(now);
-            if now.runtime.started.is_none() {
-                now.runtime.started.clone_from(&live.definition);
-            }
-            now.runtime.running = running;
-            now.definition = Some(definition);
-            now.text = text;
-        }
     }
 
     /// A device is gone from a domain: it is not shown any longer, and everybody hears of it.
