@@ -32,6 +32,16 @@ impl Manager {
         }
     }
 
+    /// Takes that back: whoever wanted it to go on was told that it does not.
+    pub(super) fn crashed_still(&self, uuid: DomainUuid, id: i32) {
+        let mut table = self.table();
+        let live = table.get(uuid).and_then(|domain| domain.live.as_mut());
+        let stands = State::Paused(PAUSED_CRASHED);
+        if let Some(live) = live.filter(|live| live.id == id && live.state == stands) {
+            Arc::make_mut(live).state = State::Crashed;
+        }
+    }
+
     /// Notes what follows a crash; nothing where nothing has crashed.
     fn after_crash(&self, uuid: DomainUuid, id: i32, state: State) -> Option<Domain> {
         let mut table = self.table();
@@ -48,13 +58,15 @@ impl Manager {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Mutex;
+    use std::time::Instant;
 
     use super::*;
     use crate::conf::definition::Strictness;
     use crate::conf::facts::HostFacts;
-    use crate::manager::{Event, Memory, Sink, StartFlags, What};
+    use crate::driver::{Control, Labeller};
+    use crate::manager::{Begun, Core, Event, Memory, Sink, StartFlags, Wanted, What};
     use crate::privsep::ask::Happening;
-    use crate::privsep::supervisor::{Ended, PANICKED};
+    use crate::privsep::supervisor::{Ended, PANICKED, Verb};
     use crate::settings::Settings;
 
     #[derive(Default)]
@@ -72,10 +84,47 @@ mod tests {
         }
     }
 
+    /// As nothing but memory, and refuses whatever it is ordered.
+    struct Refuses;
+
+    impl Core for Refuses {
+        fn start(&self, wanted: &Wanted<'_>) -> Result<Begun, ManagerError> {
+            Memory.start(wanted)
+        }
+
+        fn kill(&self, uuid: DomainUuid, settings: &Settings) -> Result<Option<Ended>, ManagerError> {
+            Memory.kill(uuid, settings)
+        }
+
+        fn order(&self, _control: &str, _verb: &Verb) -> Result<Option<Ended>, ManagerError> {
+            Err(ManagerError::state("refused"))
+        }
+
+        fn control(&self, control: &str, until: Option<Instant>) -> Result<Control, ManagerError> {
+            Memory.control(control, until)
+        }
+
+        fn labeller(&self, settings: &Settings) -> Result<Labeller, ManagerError> {
+            Memory.labeller(settings)
+        }
+
+        fn tells_between(&self) -> bool {
+            false
+        }
+
+        fn opens_files(&self) -> bool {
+            false
+        }
+    }
+
     fn runs() -> (Manager, Arc<Heard>, DomainUuid, i32) {
+        runs_by(Box::new(Memory))
+    }
+
+    fn runs_by(core: Box<dyn Core>) -> (Manager, Arc<Heard>, DomainUuid, i32) {
         let heard = Arc::new(Heard::default());
         let (settings, facts) = (Settings::default(), HostFacts::default());
-        let manager = Manager::new(settings, facts, Box::new(Memory), None, heard.clone(), |_, _| {});
+        let manager = Manager::new(settings, facts, core, None, heard.clone(), |_, _| {});
         let xml = "<domain type='test'><name>a</name><memory>1024</memory><os><type>hvm</type></os></domain>";
         let uuid = DomainUuid(uuid::Uuid::from_u128(9));
         manager.define(manager.read(xml, uuid, Strictness::Strict).unwrap(), 0).unwrap();
@@ -113,6 +162,15 @@ mod tests {
         manager.resume(uuid).unwrap();
         manager.happened(uuid, id, Happening::Resumed);
         assert_eq!(heard.steps(), [step(Lifecycle::Panicked), step(Lifecycle::Unpaused)]);
+    }
+
+    #[test]
+    fn a_guest_that_panicked_and_may_not_go_on_is_still_crashed() {
+        let (manager, heard, uuid, id) = runs_by(Box::new(Refuses));
+        manager.happened(uuid, id, Happening::Panicked);
+        assert!(manager.resume(uuid).is_err());
+        assert_eq!(manager.live(uuid).unwrap().state, State::Crashed);
+        assert_eq!(heard.steps(), [What::Lifecycle(Lifecycle::Panicked)]);
     }
 
     #[test]

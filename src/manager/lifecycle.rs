@@ -335,7 +335,11 @@ impl Manager {
             (Verb::Resume, State::Crashed) => self.stand_after_crash(uuid, live.id),
             _ => {}
         }
-        self.unless_ended(uuid, live.id, self.core.order(&live.control, verb))?;
+        let ordered = self.core.order(&live.control, verb);
+        if live.state == State::Crashed && ordered.as_ref().is_err_and(|error| !error.is_unclear()) {
+            self.crashed_still(uuid, live.id);
+        }
+        self.unless_ended(uuid, live.id, ordered)?;
         let domain = {
             let mut table = self.table();
             let now = table.get(uuid).and_then(|domain| domain.live.as_mut());
