@@ -5,6 +5,7 @@
 use super::Warning;
 use super::node::Node;
 use crate::conf::DefinitionErrorKind;
+use crate::conf::domain::target_place;
 
 /// Fills in all of them.
 pub(super) fn fill(root: &mut Node, warnings: &mut Vec<Warning>) {
@@ -162,6 +163,25 @@ fn disks(devices: &mut Node, qemu: bool) {
             disk.add("readonly");
         }
     }
+    in_places(devices);
+}
+
+/// libvirt keeps the disks of one bus together, where the first of them stood, in the order of their targets.
+fn in_places(devices: &mut Node) {
+    fn target<'a>(disk: &'a Node, name: &str) -> Option<&'a str> {
+        disk.child("target")?.attribute(name)
+    }
+    let mut buses: Vec<Option<String>> = Vec::new();
+    for disk in devices.all("disk") {
+        let bus = target(disk, "bus").map(str::to_owned);
+        if !buses.contains(&bus) {
+            buses.push(bus);
+        }
+    }
+    devices.order("disk", |disk| {
+        let bus = target(disk, "bus");
+        (buses.iter().position(|one| one.as_deref() == bus), target(disk, "dev").and_then(target_place))
+    });
 }
 
 /// The next free number of its type for each controller without one.

@@ -1,5 +1,6 @@
 //! Changes to single values of a kept definition, as calls for them make them.
 
+use super::node::Node;
 use super::{Definition, Strictness};
 use crate::conf::DefinitionError;
 use crate::conf::xml::Document;
@@ -96,14 +97,14 @@ impl Definition {
         })
     }
 
-    fn has(&self, device: &str, is: impl Fn(&super::node::Node) -> bool) -> bool {
+    fn has(&self, device: &str, is: impl Fn(&Node) -> bool) -> bool {
         self.root.child("devices").is_some_and(|devices| devices.all(device).any(is))
     }
 
     /// Takes a disk out, by its target; `false` where there is none.
     pub fn remove_disk(&mut self, target: &str) -> bool {
         let Some(devices) = self.root.child_mut("devices") else { return false };
-        let is = |disk: &super::node::Node| {
+        let is = |disk: &Node| {
             let dev = disk.child("target").and_then(|node| node.attribute("dev"));
             disk.name() == "disk" && dev == Some(target)
         };
@@ -115,8 +116,7 @@ impl Definition {
     /// Takes the SCSI controller out; `false` where there is none.
     pub fn remove_scsi_controller(&mut self) -> bool {
         let Some(devices) = self.root.child_mut("devices") else { return false };
-        let is =
-            |one: &super::node::Node| one.name() == "controller" && one.attribute("type") == Some("scsi");
+        let is = |one: &Node| one.name() == "controller" && one.attribute("type") == Some("scsi");
         let found = devices.children().any(is);
         devices.retain(|child| !is(child));
         found
@@ -124,7 +124,7 @@ impl Definition {
 
     /// Takes the medium out of a drive.
     pub fn eject(&mut self, target: &str) {
-        let disks = self.root.child_mut("devices").into_iter().flat_map(super::node::Node::children_mut);
+        let disks = self.root.child_mut("devices").into_iter().flat_map(Node::children_mut);
         for disk in disks.filter(|child| child.name() == "disk") {
             if disk.child("target").and_then(|node| node.attribute("dev")) == Some(target) {
                 disk.remove_children("source");
@@ -135,20 +135,43 @@ impl Definition {
 
     /// The same with another disk for the one of that target; the address stays where the new one names none.
     pub fn with_disk(&self, target: &str, xml: &str) -> Result<Self, DefinitionError> {
-        let is = |disk: &&super::node::Node| {
+        self.with_disk_keeping(target, xml, |new, old| adopt(new, old, &["address"]))
+    }
+
+    /// The same with another medium in the drive of that target. What the client says nothing of stays, as with libvirt,
+    /// but for what the medium is: its image, the image's format and the layers below.
+    pub fn with_medium(&self, target: &str, xml: &str) -> Result<Self, DefinitionError> {
+        self.with_disk_keeping(target, xml, |new, old| {
+            adopt(new, old, &DRIVE);
+            let Some((new, old)) = new.ensure("driver").zip(old.child("driver")) else { return };
+            for (attribute, value) in old.attributes().filter(|(attribute, _)| attribute.name != "type") {
+                new.fill(attribute.name, value);
+            }
+        })
+    }
+
+    fn with_disk_keeping(
+        &self,
+        target: &str,
+        xml: &str,
+        keep: impl FnOnce(&mut Node, &Node),
+    ) -> Result<Self, DefinitionError> {
+        let is = |disk: &Node| {
             let dev = disk.child("target").and_then(|node| node.attribute("dev"));
             disk.name() == "disk" && dev == Some(target)
         };
-        let before = self.root.child("devices").and_then(|devices| devices.children().find(is));
-        let address = before.and_then(|disk| disk.child("address")).cloned();
+        let mut disks = self.root.child("devices").into_iter().flat_map(|devices| devices.all("disk"));
+        let Some((place, before)) = disks.by_ref().enumerate().find(|(_, disk)| is(disk)) else {
+            return self.with_device(xml);
+        };
         let mut without = self.clone();
         without.remove_disk(target);
         let mut with = without.with_device(xml)?;
-        let disks = with.root.child_mut("devices").into_iter().flat_map(super::node::Node::children_mut);
-        for disk in disks.filter(|disk| is(&&**disk)) {
-            if let Some(address) = address.as_ref().filter(|_| disk.child("address").is_none()) {
-                disk.adopt(address);
+        if let Some(devices) = with.root.child_mut("devices") {
+            if let Some(new) = devices.children_mut().find(|disk| is(disk)) {
+                keep(new, before);
             }
+            devices.put_at("disk", is, place);
         }
         Ok(with)
     }
@@ -213,7 +236,7 @@ impl Definition {
         Ok(with)
     }
 
-    fn interface_mut(&mut self, at: usize) -> Option<&mut super::node::Node> {
+    fn interface_mut(&mut self, at: usize) -> Option<&mut Node> {
         let devices = self.root.child_mut("devices")?;
         devices.children_mut().filter(|child| child.name() == "interface").nth(at)
     }
@@ -258,6 +281,19 @@ impl Definition {
     fn number(&mut self, name: &str, value: u64) {
         if let Some(node) = self.root.ensure(name) {
             node.text = value.to_string();
+        }
+    }
+}
+
+/// What a drive has whatever medium is in it.
+const DRIVE: [&str; 10] =
+    ["address", "blockio", "boot", "geometry", "iotune", "product", "serial", "shareable", "vendor", "wwn"];
+
+/// Takes over those children of another element that this one has none of.
+fn adopt(new: &mut Node, old: &Node, names: &[&str]) {
+    for kept in names.iter().filter_map(|name| old.child(name)) {
+        if new.child(kept.name()).is_none() {
+            new.adopt(kept);
         }
     }
 }
@@ -307,6 +343,55 @@ mod tests {
         assert_eq!(counts(&one), (2, 2));
         one.set_vcpus(2);
         assert_eq!((one.domain().unwrap().vcpus, one.domain().unwrap().current_vcpus), (2, None));
+    }
+
+    fn with_disks(disks: &[(&str, &str)]) -> Definition {
+        let disk = |(target, more): &(&str, &str)| {
+            format!(
+                "<disk type='file' device='{}'>{more}<source file='/{target}'/><target dev='{target}'/></disk>",
+                if target.starts_with("hd") { "cdrom" } else { "disk" }
+            )
+        };
+        let disks: String = disks.iter().map(disk).collect();
+        let xml = format!(
+            "<domain type='qemu'><name>a</name><memory>1024</memory><os><type>hvm</type></os><devices>{disks}</devices></domain>"
+        );
+        Definition::parse(xml.as_bytes(), Strictness::Lenient).unwrap().0
+    }
+
+    fn targets(one: &Definition) -> Vec<&str> {
+        one.disk_targets().map(|(_, target)| target).collect()
+    }
+
+    #[test]
+    fn the_disks_of_a_bus_stand_in_the_order_of_their_targets() {
+        let mut one =
+            with_disks(&[("vdb", ""), ("sdc", ""), ("vda", ""), ("hdc", ""), ("sdb", ""), ("vdaa", "")]);
+        assert_eq!(targets(&one), ["vda", "vdb", "vdaa", "sdb", "sdc", "hdc"]);
+        for target in ["vdc", "sda", "nvme0n1"] {
+            let disk = format!("<disk type='file'><source file='/x'/><target dev='{target}'/></disk>");
+            one = one.with_device(&disk).unwrap();
+        }
+        assert_eq!(targets(&one), ["vda", "vdb", "vdc", "vdaa", "sda", "sdb", "sdc", "hdc", "nvme0n1"]);
+    }
+
+    #[test]
+    fn a_medium_changes_nothing_of_its_drive_and_another_disk_all_but_its_place() {
+        let drive = "<driver name='qemu' type='qcow2' cache='none' io='threads'/><serial>s</serial>";
+        let one = with_disks(&[("hdc", drive), ("vda", ""), ("sda", "")]);
+        let new = "<disk type='file' device='cdrom'><source file='/new'/><target dev='hdc'/></disk>";
+        let medium = one.with_medium("hdc", new).unwrap();
+        assert_eq!(targets(&medium), ["hdc", "vda", "sda"]);
+        let text = medium.format(super::super::View { secure: true, migratable: false });
+        assert!(text.contains("<driver name='qemu' type='raw' cache='none' io='threads'/>"), "{text}");
+        assert!(text.contains("<serial>s</serial>") && text.contains("<source file='/new'/>"), "{text}");
+        let other = one.with_disk("hdc", new).unwrap();
+        assert_eq!(targets(&other), ["hdc", "vda", "sda"]);
+        let text = other.format(super::super::View { secure: true, migratable: false });
+        assert!(!text.contains("cache='none'") && !text.contains("<serial>"), "{text}");
+        let cached = new.replace("<source", "<driver cache='unsafe'/><source");
+        let text = one.with_medium("hdc", &cached).unwrap().format(super::super::View::default());
+        assert!(text.contains("cache='unsafe'"), "{text}");
     }
 
     #[test]

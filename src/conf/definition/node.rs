@@ -196,6 +196,24 @@ impl Node {
         self.children.push((at, child));
     }
 
+    /// Puts the children of that name into this order among themselves; those of one key stay as they are.
+    pub(super) fn order<K: Ord>(&mut self, name: &str, key: impl Fn(&Node) -> K) {
+        let first = self.children.iter().position(|(_, child)| child.name() == name).unwrap_or(0);
+        let count = self.all(name).count();
+        if let Some(all) = self.children.get_mut(first..first + count) {
+            all.sort_by_cached_key(|(_, child)| key(child));
+        }
+    }
+
+    /// Puts the first child of that name that `which` tells at a place among those of its name.
+    pub(super) fn put_at(&mut self, name: &str, which: impl Fn(&Node) -> bool, place: usize) {
+        let first = self.children.iter().position(|(_, child)| child.name() == name).unwrap_or(0);
+        let Some(from) = self.all(name).position(which).map(|at| first + at) else { return };
+        let child = self.children.remove(from);
+        let last = first + self.all(name).count();
+        self.children.insert((first + place).min(last), child);
+    }
+
     pub(super) fn sort(&mut self) {
         self.children.sort_by_key(|(at, _)| *at);
     }
