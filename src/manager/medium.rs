@@ -2,7 +2,7 @@
 
 use super::definition::refused;
 use super::given::Given;
-use super::plug::Ready;
+use super::plug::{Comes, Ready};
 use super::table::Live;
 use super::{Impact, Manager, ManagerError, interface};
 use crate::base::{DomainUuid, Files};
@@ -57,7 +57,7 @@ impl Manager {
         let _job = self.change(&domain.job, "DomainUpdateDevice")?;
         let given = self.given(xml, files)?;
         if impact.config {
-            self.described(&*self.kept(&domain)?, &given, true, files)?;
+            self.described(&*self.kept(&domain)?, &given, Comes::Instead, files)?;
             self.may_edit_within(uuid, files, |tree| instead(tree, &given.target, xml))?;
         }
         if impact.live {
@@ -79,7 +79,7 @@ impl Manager {
         let live = self.live(uuid)?;
         let definition =
             live.definition.as_ref().ok_or_else(|| ManagerError::state("it has no definition"))?;
-        let (with, disk) = self.described(definition, given, true, files)?;
+        let (with, disk) = self.described(definition, given, Comes::Medium, files)?;
         let before = definition.domain()?.devices.disks.iter().find(|old| old.target == disk.target).cloned();
         let same = before.as_ref().is_some_and(|old| {
             let medium = Disk { source: disk.source.clone(), line: old.line, ..old.clone() };
@@ -95,7 +95,7 @@ impl Manager {
         let mut labeller = self.core.labeller(&self.settings)?;
         // Its headers are looked at while the old one is there: one that is refused leaves the drive as it is.
         let new = match disk.source {
-            Some(_) => Some(self.plan(&mut labeller, uuid, given, (true, force), files)?),
+            Some(_) => Some(self.plan(&mut labeller, uuid, given, (Comes::Medium, force), files)?),
             None => None,
         };
         if before.is_some_and(|old| old.source.is_some()) {
@@ -104,7 +104,7 @@ impl Manager {
         let Some(Ready { plug, .. }) = new else { return Ok(()) };
         let note = plug.note.clone();
         let shown = |live: &Live| {
-            live.shown(None, |definition| definition.with(|tree| tree.with_disk(&given.target, &note)))
+            live.shown(None, |definition| definition.with(|tree| tree.with_medium(&given.target, &note)))
         };
         let put = self.put_in(&mut labeller, uuid, plug, files, shown)?;
         self.show_put(uuid, put, shown)

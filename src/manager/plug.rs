@@ -59,7 +59,7 @@ impl Definition {
             for plug in &described.plugs {
                 let known = targets.iter().find(|(alias, _)| *alias == plug.alias);
                 let with = match known {
-                    Some((_, target)) => tree.with_disk(target, &plug.note),
+                    Some((_, target)) => tree.with_medium(target, &plug.note),
                     None => tree.with_device(&plug.note),
                 };
                 *tree = with.map_err(refused)?;
@@ -75,11 +75,23 @@ fn wrong(text: impl Into<String>) -> ManagerError {
     ManagerError::Argument(text.into())
 }
 
+/// How a client's disk comes into a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comes {
+    /// As one more.
+    New,
+    /// In the place of one that there is.
+    Instead,
+    /// As the medium of a drive that there is.
+    Medium,
+}
+
 /// Refuses a target that is taken, or that is to be replaced and is not there.
-fn may_be(definition: &Definition, target: &str, replaces: bool) -> Result<(), ManagerError> {
-    match (replaces, definition.domain()?.devices.disks.iter().any(|disk| disk.target == target)) {
-        (true, false) => Err(wrong(format!("target {target} not found"))),
-        (false, true) => Err(ManagerError::Failed(format!("target {target} already exists"))),
+fn may_be(definition: &Definition, target: &str, comes: Comes) -> Result<(), ManagerError> {
+    let taken = definition.domain()?.devices.disks.iter().any(|disk| disk.target == target);
+    match comes {
+        Comes::New if taken => Err(ManagerError::Failed(format!("target {target} already exists"))),
+        Comes::Instead | Comes::Medium if !taken => Err(wrong(format!("target {target} not found"))),
         _ => Ok(()),
     }
 }
@@ -88,13 +100,14 @@ fn may_be(definition: &Definition, target: &str, replaces: bool) -> Result<(), M
 fn described(
     definition: &Definition,
     given: &Given,
-    replaces: bool,
+    comes: Comes,
 ) -> Result<(Definition, Disk), ManagerError> {
     let target = given.target.as_str();
-    may_be(definition, target, replaces)?;
-    let with = match replaces {
-        true => definition.with(|tree| tree.with_disk(target, &given.xml))?,
-        false => definition.with_device(&given.xml)?,
+    may_be(definition, target, comes)?;
+    let with = match comes {
+        Comes::New => definition.with_device(&given.xml)?,
+        Comes::Instead => definition.with(|tree| tree.with_disk(target, &given.xml))?,
+        Comes::Medium => definition.with(|tree| tree.with_medium(target, &given.xml))?,
     };
     let disk = with.domain()?.devices.disks.iter().find(|disk| disk.target == target).cloned();
     disk.map(|disk| (with, disk)).ok_or_else(|| wrong("the device is no disk that can be plugged"))
@@ -118,7 +131,7 @@ impl Manager {
         let given = self.given(xml, files)?;
         // What cannot be kept is not plugged in either.
         if impact.config {
-            self.described(&*self.kept(&domain)?, &given, false, files)?;
+            self.described(&*self.kept(&domain)?, &given, Comes::New, files)?;
             self.may_edit_within(uuid, files, |tree| add_device(tree, xml))?;
         }
         // A medium for a drive that is there: what clients did before there was a call for it, and some still do.
@@ -138,11 +151,11 @@ impl Manager {
         &self,
         definition: &Definition,
         given: &Given,
-        replaces: bool,
+        comes: Comes,
         files: &Files,
     ) -> Result<(Definition, Disk), ManagerError> {
         super::volume::no_stand_in(definition, given.image.as_deref(), files)?;
-        let (with, disk) = described(definition, given, replaces)?;
+        let (with, disk) = described(definition, given, comes)?;
         Ok((self.hold(with, Some(definition), files)?, disk))
     }
 
@@ -204,17 +217,18 @@ impl Manager {
         labeller: &mut Labeller,
         uuid: DomainUuid,
         given: &Given,
-        (medium, force): (bool, bool),
+        (comes, force): (Comes, bool),
         files: &Files,
     ) -> Result<Ready, ManagerError> {
+        let medium = comes == Comes::Medium;
         let live = self.live(uuid)?;
         let lacks = || ManagerError::state("svirtd has no definition of what runs");
         let definition = live.definition.as_ref().ok_or_else(lacks)?;
-        may_be(definition, &given.target, medium)?;
+        may_be(definition, &given.target, comes)?;
         // The labeller is at it while the definition is read. What is no path of the host's it need not hear of.
         let image = given.image.as_deref().filter(|image| files.has(image) && image.len() < PATH_MAX);
         labeller.look_ahead(uuid, image)?;
-        let (_, disk) = self.described(definition, given, medium, files)?;
+        let (_, disk) = self.described(definition, given, comes, files)?;
         if !medium && !disk.tuning.is_none() {
             let text = "a disk is plugged in without <iotune>; blkdeviotune limits it then";
             return Err(ManagerError::Operation(text.into()));
@@ -234,7 +248,7 @@ impl Manager {
     fn plug(&self, uuid: DomainUuid, given: &Given, files: &Files) -> Result<(), ManagerError> {
         let mut labeller = self.core.labeller(&self.settings)?;
         let Ready { plug, domain, described } =
-            self.plan(&mut labeller, uuid, given, (false, false), files)?;
+            self.plan(&mut labeller, uuid, given, (Comes::New, false), files)?;
         let (alias, note) = (plug.alias.clone(), plug.note.clone());
         let plugging =
             Plugging { domain: &domain, uuid, described: &described, medium: false, force: false, files };
