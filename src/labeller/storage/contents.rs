@@ -78,7 +78,7 @@ impl Server {
         };
         let worker = Worker::begin(bounds, &[own.as_fd(), file.as_fd()], |buffer| {
             let done = match passage {
-                Passage::Up => fill(&own, &file, part.offset, end, buffer),
+                Passage::Up => fill(&own, &file, part, end, buffer),
                 Passage::Down { sparse } => send(&file, &own, part, sparse, buffer),
             };
             done.map_err(|why| {
@@ -140,12 +140,16 @@ pub(super) fn extent(file: &File, at: u64) -> io::Result<(u64, u64)> {
     }
 }
 
-/// Writes what comes into a file, from a place on and up to another one.
-fn fill(from: &File, file: &File, mut at: u64, end: u64, buffer: &mut Buffer) -> Result<(), Why> {
+/// Writes what comes into a part of a file, and nothing from `end` on. What is meant for all of it and ends with a hole ends
+/// the file there, as with libvirt; a part that is named leaves the rest alone.
+fn fill(from: &File, file: &File, part: Part, end: u64, buffer: &mut Buffer) -> Result<(), Why> {
+    let all = part == Part { offset: 0, length: 0 };
+    let (mut at, mut hollow) = (part.offset, false);
     while let Some(frame) = next(from)? {
         let after = |length: u64| at.checked_add(length).filter(|after| *after <= end).ok_or(Why::TooMuch);
         match frame {
             Frame::Data(length) => {
+                hollow = false;
                 let after = after(length as u64)?;
                 let data = buffer.get_mut(..length).ok_or(Why::Nonsense)?;
                 if !whole(from, data)? {
@@ -155,11 +159,15 @@ fn fill(from: &File, file: &File, mut at: u64, end: u64, buffer: &mut Buffer) ->
                 at = after;
             }
             Frame::Hole(length) => {
+                hollow = true;
                 let after = after(length)?;
                 punch(file, at, after, buffer)?;
                 at = after;
             }
             Frame::End => {
+                if all && hollow {
+                    file.set_len(at)?;
+                }
                 file.sync_all()?;
                 return Ok((&*from).write_all(&Frame::End.head())?);
             }
@@ -216,6 +224,9 @@ pub(super) fn zero(file: &File, mut at: u64, end: u64, buffer: &mut Buffer) -> i
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
     use super::*;
+
+    const ALL: Part = Part { offset: 0, length: 0 };
+    const PART: Part = Part { offset: 10, length: 110 };
 
     /// A carrier, the other end of its socket, and the file.
     fn carrier(
@@ -309,7 +320,7 @@ mod tests {
     fn nothing_is_written_behind_the_end_and_what_came_before_stays() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[7; 100], 0).unwrap();
-        let (worker, other) = carrier(&file, 4096, |from, file, buffer| fill(from, file, 10, 120, buffer));
+        let (worker, other) = carrier(&file, 4096, |from, file, buffer| fill(from, file, PART, 120, buffer));
         give(&other, Frame::Data(3), b"abc");
         give(&other, Frame::Hole(20), b"");
         give(&other, Frame::Data(1), b"d");
@@ -324,16 +335,39 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_at_the_end_of_all_of_it_ends_the_file_and_no_other() {
+        type Fills = fn(&File, &File, &mut Buffer) -> Result<(), Why>;
+        let all: Fills = |from, file, buffer| fill(from, file, ALL, 120, buffer);
+        let part: Fills = |from, file, buffer| fill(from, file, PART, 120, buffer);
+        for (fills, given, length) in [
+            (all, &[Frame::Data(3), Frame::Hole(20)][..], 23),
+            (all, &[Frame::Hole(20), Frame::Data(3)], 100),
+            (all, &[Frame::Data(3)], 100),
+            (part, &[Frame::Data(3), Frame::Hole(20)], 100),
+        ] {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(100).unwrap();
+            let (worker, other) = carrier(&file, 4096, fills);
+            for frame in given {
+                give(&other, *frame, if matches!(frame, Frame::Data(_)) { b"abc" } else { b"" });
+            }
+            give(&other, Frame::End, b"");
+            assert_eq!((frame(&other), ended(&worker)), (Frame::End, Some(0)));
+            assert_eq!(file.metadata().unwrap().len(), length, "{given:?}");
+        }
+    }
+
+    #[test]
     fn an_end_is_acknowledged_and_who_leaves_without_one_ends_it() {
         let file = tempfile::tempfile().unwrap();
-        let (worker, other) = carrier(&file, 4096, |from, file, buffer| fill(from, file, 0, 4096, buffer));
+        let (worker, other) = carrier(&file, 4096, |from, file, buffer| fill(from, file, ALL, 4096, buffer));
         give(&other, Frame::Data(3), b"abc");
         give(&other, Frame::End, b"");
         assert_eq!((frame(&other), ended(&worker)), (Frame::End, Some(0)));
         // Between two frames, and within one.
         for left in [&Frame::Data(3).head()[..], b"d\0", b""] {
             let (worker, other) =
-                carrier(&file, 4096, |from, file, buffer| fill(from, file, 0, 4096, buffer));
+                carrier(&file, 4096, |from, file, buffer| fill(from, file, ALL, 4096, buffer));
             give(&other, Frame::Data(3), b"xyz");
             (&other).write_all(left).unwrap();
             drop(other);
@@ -355,14 +389,14 @@ mod tests {
     #[test]
     fn no_room_and_nonsense_are_told() {
         let full = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let (worker, other) = carrier(&full, 4096, |from, file, buffer| fill(from, file, 0, 4096, buffer));
+        let (worker, other) = carrier(&full, 4096, |from, file, buffer| fill(from, file, ALL, 4096, buffer));
         give(&other, Frame::Data(3), b"abc");
         assert_eq!(frame(&other), Frame::Failed(Why::Kernel(libc::ENOSPC)));
         assert_eq!(ended(&worker), Some(1));
         let file = tempfile::tempfile().unwrap();
         for head in [[b'x'; HEAD], Frame::Failed(Why::TooMuch).head(), Frame::Data(DATA_MAX + 1).head()] {
             let (worker, other) =
-                carrier(&file, 4096, |from, file, buffer| fill(from, file, 0, 4096, buffer));
+                carrier(&file, 4096, |from, file, buffer| fill(from, file, ALL, 4096, buffer));
             (&other).write_all(&head).unwrap();
             assert_eq!((frame(&other), ended(&worker)), (Frame::Failed(Why::Nonsense), Some(1)));
         }
@@ -383,7 +417,7 @@ mod tests {
         assert_eq!(ended(&worker), None);
         assert_eq!(file.metadata().unwrap().len(), 0);
         // Killed from outside, it leaves the socket closed.
-        let (worker, other) = carrier(&file, 4096, |from, file, buffer| fill(from, file, 0, 4096, buffer));
+        let (worker, other) = carrier(&file, 4096, |from, file, buffer| fill(from, file, ALL, 4096, buffer));
         drop(worker);
         assert_eq!((&other).read(&mut [0]).unwrap(), 0);
     }
