@@ -110,6 +110,10 @@ impl Pools {
 
     fn make_directory(&self, definition: &xml::Pool) -> Result<(), StorageError> {
         let mode = definition.mode.unwrap_or(DIRECTORY_MODE);
+        if !xml::is_roots(mode) {
+            let text = format!("the mode {mode:04o} lets others than root write the directory");
+            return Err(StorageError::Unsupported(text));
+        }
         self.ask(StorageOp::BuildDirectory { path: definition.path.clone(), mode })?;
         Ok(())
     }

@@ -66,7 +66,7 @@ fn name(at: At<'_>, what: &str) -> Result<String, StorageXmlError> {
 
 /// A number of bytes with a unit, bytes without one.
 fn bytes(at: At<'_>) -> Result<u64, StorageXmlError> {
-    let (text, unit) = (at.text(), at.attribute("unit").unwrap_or("bytes"));
+    let (text, unit) = (at.text(), at.attribute("unit").filter(|unit| !unit.is_empty()).unwrap_or("bytes"));
     let factor = value::unit(unit).ok_or_else(|| malformed(format!("unknown suffix '{unit}'")))?;
     let count = value::decimal(text.trim())
         .ok_or_else(|| malformed(format!("malformed {} element: {:?}", at.name(), clip(&text))))?;
@@ -74,8 +74,24 @@ fn bytes(at: At<'_>) -> Result<u64, StorageXmlError> {
     bytes.ok_or_else(|| malformed(format!("{} is too large", at.name())))
 }
 
-/// What `<permissions>` asks for: a mode. Files and directories are root's, whoever uses them.
+/// What `<permissions>` of something that is made now asks for: a mode that lets nobody but root write.
 fn mode(target: Option<At<'_>>) -> Result<Option<u32>, StorageXmlError> {
+    match any_mode(target)? {
+        Some(mode) if !is_roots(mode) => {
+            Err(unsupported(format!("the mode {mode:04o} lets others than root write it")))
+        }
+        mode => Ok(mode),
+    }
+}
+
+/// Whether a mode lets nobody but root write.
+#[must_use]
+pub fn is_roots(mode: u32) -> bool {
+    mode & 0o022 == 0
+}
+
+/// What `<permissions>` asks for: a mode. Files and directories are root's, whoever uses them.
+fn any_mode(target: Option<At<'_>>) -> Result<Option<u32>, StorageXmlError> {
     let Some(permissions) = target.and_then(|target| target.one("permissions")) else { return Ok(None) };
     for who in ["owner", "group"] {
         let asked = permissions.one(who).map(|who| who.text().trim().to_owned()).unwrap_or_default();
@@ -90,9 +106,6 @@ fn mode(target: Option<At<'_>>) -> Result<Option<u32>, StorageXmlError> {
     let mode =
         Some(text.trim()).filter(|text| octal(text)).and_then(|text| u32::from_str_radix(text, 8).ok());
     let mode = mode.filter(|mode| *mode <= 0o777).ok_or_else(|| malformed("malformed octal mode"))?;
-    if mode & 0o022 != 0 {
-        return Err(unsupported(format!("the mode {mode:04o} lets others than root write it")));
-    }
     Ok(Some(mode))
 }
 
