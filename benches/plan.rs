@@ -44,6 +44,7 @@ impl Prober for Store {
             needs_data_file: false,
             encrypted: false,
             unknown_features: 0,
+            qcow2: None,
         };
         Ok(Found {
             identity: FileIdentity { device: 1, inode: disk * 100 + depth + 1 },

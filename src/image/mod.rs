@@ -39,6 +39,20 @@ pub struct Header {
     pub encrypted: bool,
     /// Incompatible feature bits that nobody here knows; such an image is refused.
     pub unknown_features: u64,
+    /// What a qcow2 header says of itself.
+    pub qcow2: Option<Qcow2>,
+}
+
+/// What a qcow2 header says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Qcow2 {
+    /// 2 or 3, which QEMU calls the compatibility levels 0.10 and 1.1.
+    pub version: u32,
+    /// Whether refcounts may be written late.
+    pub lazy_refcounts: bool,
+    /// Whether clusters are allocated in parts.
+    pub extended_l2: bool,
 }
 
 impl Header {
@@ -53,6 +67,7 @@ impl Header {
             needs_data_file: false,
             encrypted: format == "luks",
             unknown_features: 0,
+            qcow2: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The qcow2 header, versions 2 and 3: QEMU's `docs/interop/qcow2.txt`, and the limits of `block/qcow2.c`.
 
-use super::Header;
+use super::{Header, Qcow2};
 
 /// Versions 2 and 3 begin alike up to here.
 const V2_LENGTH: usize = 72;
@@ -22,6 +22,9 @@ const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 /// Dirty, corrupt, external data file, compression type, extended L2 entries.
 const KNOWN_FEATURES: u64 = 0x1f;
 const FEATURE_DATA_FILE: u64 = 1 << 2;
+const FEATURE_EXTENDED_L2: u64 = 1 << 4;
+/// A compatible feature.
+const FEATURE_LAZY_REFCOUNTS: u64 = 1;
 
 /// How a header lies about its own layout.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +105,8 @@ pub(super) fn parse(head: &[u8]) -> Result<Header, ImageError> {
     if first.len() < V2_LENGTH {
         return Err(ImageError::Truncated);
     }
-    let (features, length) = if version == 2 { (0, V2_LENGTH) } else { version_3(first, cluster)? };
+    let ([features, compatible], length) =
+        if version == 2 { ([0; 2], V2_LENGTH) } else { version_3(first, cluster)? };
     let backing = backing_place(first, length, cluster)?;
     let end = backing.map_or(cluster, |(offset, _)| offset);
     let extensions = extensions(first, length, end)?;
@@ -122,12 +126,17 @@ pub(super) fn parse(head: &[u8]) -> Result<Header, ImageError> {
         needs_data_file: features & FEATURE_DATA_FILE != 0,
         encrypted: method != 0,
         unknown_features: features & !KNOWN_FEATURES,
+        qcow2: Some(Qcow2 {
+            version,
+            lazy_refcounts: compatible & FEATURE_LAZY_REFCOUNTS != 0,
+            extended_l2: features & FEATURE_EXTENDED_L2 != 0,
+        }),
     })
 }
 
-/// The incompatible features, and the header's own length.
-fn version_3(first: &[u8], cluster: usize) -> Result<(u64, usize), ImageError> {
-    let features = u64_at(first, 72)?;
+/// The incompatible and the compatible features, and the header's own length.
+fn version_3(first: &[u8], cluster: usize) -> Result<([u64; 2], usize), ImageError> {
+    let features = [u64_at(first, 72)?, u64_at(first, 80)?];
     let said = u32_at(first, 100)?;
     let length = usize::try_from(said).map_err(|_| ImageError::HeaderLength(said))?;
     if length < V3_LENGTH || length > cluster {

@@ -116,6 +116,7 @@ impl Store {
             needs_data_file: false,
             encrypted: false,
             unknown_features: 0,
+            qcow2: None,
         };
         let identity = FileIdentity { device: 1, inode: self.0.len() as u64 + 2 };
         self.0.insert(path.into(), Found { identity, kind: ImageKind::File, header });

@@ -163,13 +163,15 @@ pub enum Fate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "format", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Content {
-    /// An empty qcow2 image of version 3 with clusters of 64 KiB.
+    /// An empty qcow2 image with clusters of 64 KiB.
     Qcow2 {
+        /// The version of its header.
+        version: Qcow2Version,
         /// What a guest sees, in bytes; a multiple of 512.
         size: u64,
         /// Whether each cluster has a place from the beginning; the places are holes.
         preallocate: bool,
-        /// Whether refcounts may be written late, and repaired after a crash.
+        /// Whether refcounts may be written late, and repaired after a crash; not of version 2.
         lazy_refcounts: bool,
         /// What it is a layer above.
         backing: Option<BackingFile>,
@@ -181,6 +183,28 @@ pub enum Content {
         /// How many bytes from the beginning on take room at once.
         allocation: u64,
     },
+}
+
+/// Versions of a qcow2 header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Qcow2Version {
+    /// Of QEMU before 1.1.
+    #[serde(rename = "2")]
+    Two,
+    /// With features, and clusters of zeros.
+    #[serde(rename = "3")]
+    Three,
+}
+
+impl Qcow2Version {
+    /// As it stands in the header.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Two => 2,
+            Self::Three => 3,
+        }
+    }
 }
 
 /// The layer below a new image. It is only named, never opened.

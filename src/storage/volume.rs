@@ -3,10 +3,10 @@
 use super::{Contents, Pool, Pools, Seen, StorageError, Taken};
 use crate::conf::storage::{self as xml, Below, FileFacts, VolumeState};
 use crate::driver::DriverError;
-use crate::image::{self, Header};
+use crate::image::{self, Header, Qcow2};
 use crate::manager::ManagerError;
 use crate::privsep::storage::{
-    BackingFile, BackingFormat, Content, Copied, FileState, Part, Passage, StorageOp, Stored,
+    BackingFile, BackingFormat, Content, Copied, FileState, Part, Passage, Qcow2Version, StorageOp, Stored,
 };
 
 /// Mode of a volume that nobody gave one, as libvirt's.
@@ -141,10 +141,11 @@ impl Pools {
             return Err(StorageError::Lacks("metadata preallocation only available with qcow2".into()));
         }
         let lazy_refcounts = wanted.lazy_refcounts;
+        let version = wanted.version.unwrap_or(Qcow2Version::Two);
         let Some(backing) = &wanted.backing else {
             let size = wanted.capacity.unwrap_or(0);
             return Ok(if wanted.is("qcow2") {
-                Content::Qcow2 { size: whole(size), preallocate, lazy_refcounts, backing: None }
+                Content::Qcow2 { size: whole(size), preallocate, version, lazy_refcounts, backing: None }
             } else {
                 let allocation = wanted.allocation.unwrap_or(size);
                 Content::Raw { size: size.max(allocation), allocation }
@@ -169,6 +170,7 @@ impl Pools {
         Ok(Content::Qcow2 {
             size: whole(size),
             preallocate: false,
+            version,
             lazy_refcounts,
             backing: Some(BackingFile { path: backing.path.clone(), format }),
         })
@@ -249,6 +251,16 @@ impl Pools {
             let text = format!(
                 "a volume of format {asked} of the volume '{}', which has the format {format}: svirt copies within a \
                  format, and `qemu-img convert` does the rest",
+                source.name
+            );
+            return Err(StorageError::Unsupported(text));
+        }
+        let of = header.and_then(|header| header.qcow2).map(|qcow2| qcow2.version);
+        if let Some((of, asked)) = of.zip(wanted.version).filter(|(of, asked)| asked.number() != *of) {
+            let text = format!(
+                "a volume of qcow2's version {} of the volume '{}', which has version {of}: svirt copies it as it is, and \
+                 `qemu-img convert` does the rest",
+                asked.number(),
                 source.name
             );
             return Err(StorageError::Unsupported(text));
@@ -403,6 +415,7 @@ impl Pools {
             allocation: if file.directory { 0 } else { file.allocated },
             physical: file.size,
             format: header.as_ref().map_or("dir", shown_format),
+            features: header.as_ref().and_then(|header| header.qcow2).and_then(features),
             luks: header.as_ref().is_some_and(|header| header.format == "luks"),
             permissions: (file.mode & 0o777, file.uid, file.gid),
             times: [file.accessed, file.modified, file.changed],
@@ -502,6 +515,12 @@ fn shown_format(header: &Header) -> &str {
         // An encrypted one is said to be raw, and to be encrypted.
         _ => "raw",
     }
+}
+
+/// The features of a qcow2 image, whose first version has none.
+fn features(qcow2: Qcow2) -> Option<Vec<&'static str>> {
+    let has = [("lazy_refcounts", qcow2.lazy_refcounts), ("extended_l2", qcow2.extended_l2)];
+    (qcow2.version > 2).then(|| has.into_iter().filter_map(|(feature, has)| has.then_some(feature)).collect())
 }
 
 /// Whole kibibytes, as libvirt asks `qemu-img` for.

@@ -53,6 +53,7 @@ impl Prober for Store {
             needs_data_file: false,
             encrypted: false,
             unknown_features: 0,
+            qcow2: None,
         };
         Ok(Found { identity, kind, header })
     }

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::conf::xml::walk::At;
 use crate::conf::xml::write::Writer;
+use crate::privsep::storage::Qcow2Version;
 
 /// libvirt's formats of files.
 const FORMATS: [&str; 20] = [
@@ -23,6 +24,8 @@ pub struct Volume {
     pub allocation: Option<u64>,
     /// Its format, one of libvirt's.
     pub format: &'static str,
+    /// The version of a qcow2 image, where the client names one.
+    pub version: Option<Qcow2Version>,
     /// Whether a qcow2 image's refcounts may be written late.
     pub lazy_refcounts: bool,
     /// Permission bits.
@@ -57,6 +60,8 @@ pub struct VolumeState<'a> {
     pub physical: u64,
     /// Its format.
     pub format: &'a str,
+    /// The features of a qcow2 image of version 3.
+    pub features: Option<Vec<&'static str>>,
     /// Whether it is encrypted as LUKS has it.
     pub luks: bool,
     /// Mode, owner, group.
@@ -106,18 +111,27 @@ impl Volume {
         let target = root.one("target");
         let format = known_format(target)?;
         let backing = root.one("backingStore").map(backing).transpose()?.flatten();
-        let size = |name| root.one(name).map(bytes).transpose();
+        // An empty one says nothing.
+        let size = |name| root.one(name).filter(|at| !at.text().is_empty()).map(bytes).transpose();
         let (capacity, allocation) = (size("capacity")?, size("allocation")?);
         if let Some(target) = target {
             only_what_is_made(target)?;
         }
         let features = target.and_then(|target| target.one("features"));
         let lazy_refcounts = features.is_some_and(|features| features.one("lazy_refcounts").is_some());
+        // libvirt 9.0 asks for the older version where nobody asks for what only the newer one has.
+        let version = match target.and_then(|target| target.one("compat")) {
+            Some(compat) => Some(compat_level(&compat.text())?),
+            None => features.map(|_| Qcow2Version::Three),
+        };
         let mode = mode(target)?;
         if lazy_refcounts && format != "qcow2" {
             return Err(unsupported("format features only available with qcow2"));
         }
-        Ok(Self { name, capacity, allocation, format, lazy_refcounts, mode, backing })
+        if lazy_refcounts && version == Some(Qcow2Version::Two) {
+            return Err(unsupported("lazy_refcounts not supported with compat level 0.10"));
+        }
+        Ok(Self { name, capacity, allocation, format, version, lazy_refcounts, mode, backing })
     }
 
     /// Whether it has this format.
@@ -130,7 +144,7 @@ impl Volume {
 /// The format that is asked for.
 fn known_format(target: Option<At<'_>>) -> Result<&'static str, StorageXmlError> {
     let format = target.and_then(|target| target.one("format")).and_then(|format| format.attribute("type"));
-    let format = format.unwrap_or("raw");
+    let format = format.filter(|format| !format.is_empty()).unwrap_or("raw");
     let known = FORMATS.into_iter().find(|known| *known == format);
     known.ok_or_else(|| unsupported(format!("unknown volume format type {}", clip(format))))
 }
@@ -160,18 +174,26 @@ fn backing(store: At<'_>) -> Result<Option<Backing>, StorageXmlError> {
     Ok(Some(Backing { path, qcow2: made(known_format(Some(store))?)? == "qcow2" }))
 }
 
+/// What QEMU calls the version of a qcow2 image.
+fn compat_level(text: &str) -> Result<Qcow2Version, StorageXmlError> {
+    match text.trim() {
+        "0.10" => Ok(Qcow2Version::Two),
+        "1.1" => Ok(Qcow2Version::Three),
+        other => Err(unsupported(format!("compat level {:?}: qcow2 has 0.10 and 1.1", clip(other)))),
+    }
+}
+
 /// Refuses properties that a new image would not have.
 fn only_what_is_made(target: At<'_>) -> Result<(), StorageXmlError> {
     for inner in target.elements() {
-        let text = inner.text();
         match inner.name() {
             "path" | "format" | "permissions" | "timestamps" => {}
-            "compat" if text.trim() == "1.1" => {}
+            "compat" => {}
             "clusterSize" if bytes(inner)? == 65_536 => {}
             "features" if inner.elements().all(|feature| feature.name() == "lazy_refcounts") => {}
             other => {
                 let text = format!(
-                    "<{}> of a volume: svirt makes plain images, qcow2 of version 1.1 in clusters of 64 KiB",
+                    "<{}> of a volume: svirt makes plain images, qcow2 in clusters of 64 KiB",
                     clip(other)
                 );
                 return Err(unsupported(text));
@@ -202,6 +224,9 @@ impl VolumeState<'_> {
         if self.luks {
             w.empty("encryption", &[("format", &"luks")]);
         }
+        if let Some(features) = &self.features {
+            write_features(&mut w, features);
+        }
         w.close();
         if let Some(below) = &self.backing {
             w.open("backingStore", &[]);
@@ -216,6 +241,17 @@ impl VolumeState<'_> {
         }
         w.finish()
     }
+}
+
+/// What only a qcow2 image of version 3 has.
+fn write_features(w: &mut Writer, features: &[&'static str]) {
+    w.text("compat", &[], "1.1");
+    if features.is_empty() {
+        return w.empty("features", &[]);
+    }
+    w.open("features", &[]);
+    features.iter().for_each(|feature| w.empty(feature, &[]));
+    w.close();
 }
 
 fn write_times(w: &mut Writer, times: [(i64, u32); 3]) {
@@ -244,6 +280,21 @@ mod tests {
         assert_eq!((volume.capacity, volume.allocation), (Some(10 << 20), Some(512)));
         assert_eq!(volume.backing, Some(Backing { path: "/images/base".into(), qcow2: false }));
         assert!(volume.is("qcow2") && volume.mode == Some(0o640));
+        for (compat, version) in [
+            ("<features/>", Some(Qcow2Version::Three)),
+            ("<compat>1.1</compat>", Some(Qcow2Version::Three)),
+            ("<compat>0.10</compat><features/>", Some(Qcow2Version::Two)),
+            ("", None),
+        ] {
+            assert_eq!(
+                Volume::parse(&XML.replace("<features/>", compat)).unwrap().version,
+                version,
+                "{compat}"
+            );
+        }
+        // As libvirt's conformance kit writes it.
+        let empty = XML.replace(">512<", "><");
+        assert_eq!(Volume::parse(&empty).unwrap().allocation, None);
         let plain = Volume::parse("<volume><name>a</name><capacity>7</capacity></volume>").unwrap();
         assert_eq!((plain.format, plain.allocation, plain.backing), ("raw", None, None));
     }
@@ -255,7 +306,8 @@ mod tests {
             ("type='qcow2'", "type='vmdk'"),
             ("type='qcow2'", "type='foo'"),
             ("<features/>", "<features><extended_l2/></features>"),
-            ("<features/>", "<compat>0.10</compat>"),
+            ("<features/>", "<compat>1.2</compat>"),
+            ("<features/>", "<compat>0.10</compat><features><lazy_refcounts/></features>"),
             ("<features/>", "<clusterSize unit='KiB'>4</clusterSize>"),
             ("<features/>", "<encryption format='luks'/>"),
             ("<features/>", "<nocow/>"),
@@ -284,10 +336,19 @@ mod tests {
             format: "qcow2",
             permissions: (0o600, 0, 0),
             times: [(5, 0), (6, 7), (8, 9)],
+            features: Some(vec!["lazy_refcounts"]),
             backing: Some(Below { path: "/images/b<", format: Some("raw"), file: None }),
             ..VolumeState::default()
         };
         let text = state.format();
+        assert!(
+            text.contains(
+                "    <compat>1.1</compat>\n    <features>\n      <lazy_refcounts/>\n    </features>\n"
+            ),
+            "{text}"
+        );
+        let bare = VolumeState { features: Some(Vec::new()), ..VolumeState::default() };
+        assert!(bare.format().contains("    <compat>1.1</compat>\n    <features/>\n"));
         assert!(
             text.starts_with("<volume type='file'>\n  <name>v</name>\n  <key>/images/v</key>\n"),
             "{text}"

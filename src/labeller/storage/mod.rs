@@ -25,7 +25,9 @@ use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::nvram::named_for;
 use crate::privsep::request::Reply;
-use crate::privsep::storage::{Content, FILES_MAX, Fate, FileState, Scanned, StorageOp, Stored};
+use crate::privsep::storage::{
+    Content, FILES_MAX, Fate, FileState, Qcow2Version, Scanned, StorageOp, Stored,
+};
 use crate::settings::Settings;
 use crate::sys::lock::{self, ImageLock};
 use crate::sys::path::{self, Found};
@@ -287,8 +289,12 @@ fn create(
                 })?;
             }
         }
-        Content::Qcow2 { size, preallocate, lazy_refcounts, backing } => {
+        Content::Qcow2 { size, preallocate, version, lazy_refcounts, backing } => {
             admit_size(settings, "create", path, *size)?;
+            if *lazy_refcounts && *version == Qcow2Version::Two {
+                let rule = "a qcow2 image of version 2 has no lazy refcounts";
+                return Err(policy("create", path, rule, "make it of version 3"));
+            }
             let named = backing.as_ref().map_or("/-", |backing| backing.path.as_str());
             if *size % 512 != 0 || *size > qcow2::SIZE_MAX || named.len() > qcow2::NAME_MAX {
                 let rule = "a qcow2 image has whole sectors of 512 bytes, at most 128 TiB, and a backing file's name of at most 1023 bytes";
@@ -306,7 +312,7 @@ fn create(
                 let rule = "tables are made ahead only up to 1 TiB, and not above a backing file";
                 return Err(policy("create", path, rule, "create it without preallocation"));
             }
-            let layout = qcow2::Layout::new(*size, *preallocate, *lazy_refcounts);
+            let layout = qcow2::Layout::new(*size, *preallocate, *version, *lazy_refcounts);
             let mut out = BufWriter::with_capacity(1 << 16, &file);
             layout.write(&mut out, backing.as_ref()).and_then(|()| out.flush()).map_err(io)?;
             drop(out);

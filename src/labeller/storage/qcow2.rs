@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use crate::privsep::storage::{BackingFile, BackingFormat};
+use crate::privsep::storage::{BackingFile, BackingFormat, Qcow2Version};
 
 const CLUSTER_BITS: u32 = 16;
 /// Bytes of one cluster.
@@ -15,8 +15,10 @@ const PER_L1_ENTRY: u64 = CLUSTER / 8 * CLUSTER;
 pub(super) const NAME_MAX: usize = 1023;
 /// The largest image: its table has 2 MiB, and one block counts all of its clusters.
 pub(super) const SIZE_MAX: u64 = 128 << 40;
+/// Header of version 2.
+const HEADER_2: u32 = 72;
 /// Header of version 3 without optional fields.
-const HEADER: u32 = 104;
+const HEADER_3: u32 = 104;
 /// The header extension that names the backing file's format.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 
@@ -36,17 +38,18 @@ pub(super) struct Layout {
     l1: u64,
     l2: u64,
     data: u64,
+    version: Qcow2Version,
     lazy_refcounts: bool,
 }
 
 impl Layout {
     /// Of an image of `size` bytes; `preallocate` gives each of its clusters a place from the beginning.
-    pub(super) fn new(size: u64, preallocate: bool, lazy_refcounts: bool) -> Self {
+    pub(super) fn new(size: u64, preallocate: bool, version: Qcow2Version, lazy_refcounts: bool) -> Self {
         let entries = size.div_ceil(PER_L1_ENTRY).max(1);
         let data = if preallocate { size.div_ceil(CLUSTER) } else { 0 };
         let l2 = data.div_ceil(CLUSTER / 8);
-        let mut layout =
-            Self { size, entries, blocks: 1, l1: (entries * 8).div_ceil(CLUSTER), l2, data, lazy_refcounts };
+        let l1 = (entries * 8).div_ceil(CLUSTER);
+        let mut layout = Self { size, entries, blocks: 1, l1, l2, data, version, lazy_refcounts };
         // Blocks count themselves too; each round adds fewer.
         while layout.blocks < layout.clusters().div_ceil(PER_BLOCK) {
             layout.blocks = layout.clusters().div_ceil(PER_BLOCK);
@@ -96,26 +99,27 @@ fn table(out: &mut impl Write, clusters: u64, entries: impl Iterator<Item = u64>
 }
 
 fn header(layout: &Layout, l1_table: u64, backing: Option<&BackingFile>) -> Vec<u8> {
-    let Layout { size, entries, .. } = *layout;
+    let Layout { size, entries, version, .. } = *layout;
+    let length = if version == Qcow2Version::Two { HEADER_2 } else { HEADER_3 };
     let mut extensions = Vec::new();
     if let Some(backing) = backing {
         let format: &[u8] = match backing.format {
             BackingFormat::Qcow2 => b"qcow2\0\0\0",
             BackingFormat::Raw => b"raw\0\0\0\0\0",
         };
-        let length = if backing.format == BackingFormat::Qcow2 { 5_u32 } else { 3 };
+        let bytes = if backing.format == BackingFormat::Qcow2 { 5_u32 } else { 3 };
         extensions.extend(BACKING_FORMAT.to_be_bytes());
-        extensions.extend(length.to_be_bytes());
+        extensions.extend(bytes.to_be_bytes());
         extensions.extend(format);
     }
     // The end of the extensions: type and length 0.
     extensions.extend([0; 8]);
     let name = backing.map_or("", |backing| backing.path.as_str());
-    let behind = u64::from(HEADER) + extensions.len() as u64;
+    let behind = u64::from(length) + extensions.len() as u64;
     let mut out = b"QFI\xfb".to_vec();
     let u32s =
         |out: &mut Vec<u8>, words: &[u32]| words.iter().for_each(|word| out.extend(word.to_be_bytes()));
-    u32s(&mut out, &[3]);
+    u32s(&mut out, &[version.number()]);
     out.extend(if name.is_empty() { 0 } else { behind }.to_be_bytes());
     u32s(&mut out, &[u32::try_from(name.len()).unwrap_or(0), CLUSTER_BITS]);
     out.extend(size.to_be_bytes());
@@ -125,12 +129,16 @@ fn header(layout: &Layout, l1_table: u64, backing: Option<&BackingFile>) -> Vec<
     // The refcount table, of one cluster.
     out.extend(CLUSTER.to_be_bytes());
     u32s(&mut out, &[1, 0]);
-    // Snapshots, and the sets of incompatible, compatible and automatically cleared features.
-    out.extend([0; 8 + 8]);
-    out.extend(u64::from(layout.lazy_refcounts).to_be_bytes());
+    // Snapshots.
     out.extend([0; 8]);
-    // Refcounts of 16 bits.
-    u32s(&mut out, &[4, HEADER]);
+    if version == Qcow2Version::Three {
+        // The sets of incompatible, compatible and automatically cleared features.
+        out.extend([0; 8]);
+        out.extend(u64::from(layout.lazy_refcounts).to_be_bytes());
+        out.extend([0; 8]);
+        // Refcounts of 16 bits.
+        u32s(&mut out, &[4, length]);
+    }
     out.extend(extensions);
     out.extend(name.as_bytes());
     out
@@ -146,7 +154,7 @@ mod tests {
         let backing = BackingFile { path: "/images/base".into(), format: BackingFormat::Raw };
         let cases = [(0, 4), (512, 4), (PER_L1_ENTRY * 8192, 4), (PER_L1_ENTRY * 8193, 5), (SIZE_MAX, 35)];
         for (size, clusters) in cases {
-            let layout = Layout::new(size, false, false);
+            let layout = Layout::new(size, false, Qcow2Version::Three, false);
             let mut image = Vec::new();
             layout.write(&mut image, Some(&backing)).unwrap();
             assert_eq!(image.len() as u64, clusters * CLUSTER, "{size}");
@@ -162,9 +170,27 @@ mod tests {
     }
 
     #[test]
+    fn both_versions_are_read_as_they_were_meant() {
+        let backing = BackingFile { path: "/images/base".into(), format: BackingFormat::Qcow2 };
+        for (version, number, lazy) in
+            [(Qcow2Version::Two, 2, false), (Qcow2Version::Three, 3, false), (Qcow2Version::Three, 3, true)]
+        {
+            let layout = Layout::new(1 << 20, false, version, lazy);
+            let mut image = Vec::new();
+            layout.write(&mut image, Some(&backing)).unwrap();
+            let header = crate::image::parse(&image, image.len() as u64).unwrap();
+            let said = header.qcow2.unwrap();
+            assert_eq!((said.version, said.lazy_refcounts, said.extended_l2), (number, lazy, false));
+            assert_eq!((header.virtual_size, header.unknown_features), (1 << 20, 0));
+            assert_eq!(header.backing_file.as_deref(), Some("/images/base"));
+            assert_eq!(header.backing_format.as_deref(), Some("qcow2"));
+        }
+    }
+
+    #[test]
     fn blocks_of_refcounts_count_themselves() {
         for size in [0, 1, CLUSTER, PER_BLOCK * CLUSTER, 3 * PER_BLOCK * CLUSTER + 1, PREALLOCATED_MAX] {
-            let layout = Layout::new(size, true, true);
+            let layout = Layout::new(size, true, Qcow2Version::Three, true);
             let needed = layout.clusters().div_ceil(PER_BLOCK);
             assert!(layout.blocks == needed && layout.blocks <= CLUSTER / 8, "{layout:?}");
             assert!(layout.data * CLUSTER >= size && layout.l2 * PER_L1_ENTRY >= size);
