@@ -1,7 +1,5 @@
 //! Title, description and other programs' elements of a domain, and its name.
 
-use std::sync::Arc;
-
 use super::event::What;
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError};
 use crate::base::{DomainName, DomainUuid};
@@ -52,14 +50,6 @@ impl Metadata<'_> {
     }
 }
 
-/// What a running domain's definitions become.
-struct Edited {
-    id: i32,
-    definition: Arc<Definition>,
-    /// What it was started with, where that is another.
-    started: Option<Arc<Definition>>,
-}
-
 impl Manager {
     /// The whole definition of what runs, or of what is kept.
     pub fn tree(&self, domain: &Domain, kept: bool) -> Result<Tree, ManagerError> {
@@ -93,9 +83,10 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainSetMetadata")?;
         // What cannot be done to the one is not done to the other either.
-        let edited = if live { Some(self.edited_live(uuid, what, key, text)?) } else { None };
+        let edit = |tree: &mut Tree| what.write(tree, key, text);
+        let edited = if live { Some(self.edited_live(uuid, edit)?) } else { None };
         if config {
-            self.edit(uuid, |tree| what.write(tree, key, text))?;
+            self.edit(uuid, edit)?;
         }
         if let Some(edited) = edited {
             self.put_live(uuid, edited)?;
@@ -104,41 +95,6 @@ impl Manager {
             self.tell_what(&domain, what.event());
         }
         Ok(())
-    }
-
-    fn edited_live(
-        &self,
-        uuid: DomainUuid,
-        what: Metadata<'_>,
-        key: &str,
-        text: Option<&str>,
-    ) -> Result<Edited, ManagerError> {
-        let live = self.live(uuid)?;
-        let Some(definition) = &live.definition else {
-            return Err(ManagerError::state("it was started without svirtd, which has no definition of it"));
-        };
-        let edit = |definition: &Arc<Definition>| {
-            Ok::<_, ManagerError>(Arc::new(definition.edited(|tree| what.write(tree, key, text))?))
-        };
-        let started = live.runtime.started.as_ref().map(edit).transpose()?;
-        Ok(Edited { id: live.id, definition: edit(definition)?, started })
-    }
-
-    /// Notes what this very start of a domain runs with; returns once a later daemon would find it.
-    fn put_live(&self, uuid: DomainUuid, edited: Edited) -> Result<(), ManagerError> {
-        let Edited { id, definition, started } = edited;
-        let live = self.live(uuid)?;
-        if live.id != id {
-            return Err(ManagerError::state("domain is not running"));
-        }
-        // What was plugged in since, the labeller tells a later daemon.
-        let row = started.as_ref().unwrap_or(&definition).row(id, live.listening.clone(), definition.files());
-        let text = definition.running(&live.runtime.running);
-        self.note_row(row, |live| {
-            live.definition = Some(definition);
-            live.runtime.started = started;
-            live.text = text;
-        })
     }
 
     /// Gives a persistent domain that does not run another name.
@@ -182,7 +138,7 @@ impl Manager {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::conf::definition::Strictness;

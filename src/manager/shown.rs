@@ -30,6 +30,14 @@ pub(super) struct Put {
     pub(super) shown: Result<Option<Shown>, ManagerError>,
 }
 
+/// What a running domain's definitions become.
+pub(super) struct Edited {
+    id: i32,
+    definition: Arc<Definition>,
+    /// What it was started with, where that is another.
+    started: Option<Arc<Definition>>,
+}
+
 impl Live {
     /// How it is shown once its definition is another one, with the aliases of its interfaces where these change; nothing
     /// where it has no definition.
@@ -88,5 +96,37 @@ impl Manager {
             now.definition = Some(definition);
             now.text = text;
         }
+    }
+
+    /// What a running domain's definitions become by a change of what is only said of it.
+    pub(super) fn edited_live(
+        &self,
+        uuid: DomainUuid,
+        edit: impl Fn(&mut Tree) -> Result<(), ManagerError>,
+    ) -> Result<Edited, ManagerError> {
+        let live = self.live(uuid)?;
+        let Some(definition) = &live.definition else {
+            return Err(ManagerError::state("it was started without svirtd, which has no definition of it"));
+        };
+        let edit = |definition: &Arc<Definition>| Ok::<_, ManagerError>(Arc::new(definition.edited(&edit)?));
+        let started = live.runtime.started.as_ref().map(edit).transpose()?;
+        Ok(Edited { id: live.id, definition: edit(definition)?, started })
+    }
+
+    /// Notes what this very start of a domain runs with; returns once a later daemon would find it.
+    pub(super) fn put_live(&self, uuid: DomainUuid, edited: Edited) -> Result<(), ManagerError> {
+        let Edited { id, definition, started } = edited;
+        let live = self.live(uuid)?;
+        if live.id != id {
+            return Err(ManagerError::state("domain is not running"));
+        }
+        // What was plugged in since, the labeller tells a later daemon.
+        let row = started.as_ref().unwrap_or(&definition).row(id, live.listening.clone(), definition.files());
+        let text = definition.running(&live.runtime.running);
+        self.note_row(row, |live| {
+            live.definition = Some(definition);
+            live.runtime.started = started;
+            live.text = text;
+        })
     }
 }

@@ -111,6 +111,29 @@ impl Manager {
         asked.map(drop)
     }
 
+    /// Notes where a domain's memory lies, in what runs and in what is kept. A device model is told when it starts: of what
+    /// runs only what is so already may be noted.
+    pub fn note_numa(
+        &self,
+        uuid: DomainUuid,
+        impact: Impact,
+        mode: Option<&str>,
+        nodes: Option<&str>,
+    ) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = self.change(&domain.job, "DomainSetNumaParameters")?;
+        let edit = |tree: &mut Tree| -> Result<(), ManagerError> {
+            tree.set_numa(mode, nodes);
+            Ok(())
+        };
+        // What cannot be done to the one is not done to the other either.
+        let edited = if impact.live { Some(self.edited_live(uuid, edit)?) } else { None };
+        if impact.config {
+            self.edit(uuid, edit)?;
+        }
+        edited.map_or(Ok(()), |edited| self.put_live(uuid, edited))
+    }
+
     /// Changes what a domain is tuned to.
     pub fn tune(
         &self,

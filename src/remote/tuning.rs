@@ -8,7 +8,7 @@ use super::error::{Code, Failure, From};
 use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
 use super::tune::UNLIMITED;
 use crate::conf::definition::{Definition as Tree, cpus};
-use crate::manager::ManagerError;
+use crate::manager::{self, ManagerError};
 use crate::privsep::placement::{NODES_MAX, list};
 use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SLICE_MIN, WEIGHT_MAX, WEIGHT_MIN};
 use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
@@ -70,28 +70,32 @@ fn numa(call: &Call<'_>) -> Answer {
             _ => return Err(not_one(param, "virDomainSetNumaParameters")),
         }
     }
-    if impact.live && !is_so(&target, mode, nodes.as_deref())? {
+    let (manager, uuid) = target.parts();
+    if impact.live && !is_so(call, &target, mode, nodes.as_deref())? {
         let text = "NUMA nodes of a domain that runs are not changed: svirt chooses them when it starts; use --config";
         return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
     }
-    if !impact.config {
-        return call.answer(&());
+    if impact.config {
+        let kept = manager.tree(&target.domain, true)?;
+        if nodes.is_none() && kept.tuned_by(&["numatune", "memory"], "nodeset").is_none() {
+            let text = "nodeset for NUMA memory tuning must be set if 'placement' is 'static'";
+            return Err(Failure::new(Code::ConfigUnsupported, From::Qemu, text));
+        }
     }
-    let (manager, uuid) = target.parts();
-    let kept = manager.tree(&target.domain, true)?;
-    if nodes.is_none() && kept.tuned_by(&["numatune", "memory"], "nodeset").is_none() {
-        let text = "nodeset for NUMA memory tuning must be set if 'placement' is 'static'";
-        return Err(Failure::new(Code::ConfigUnsupported, From::Qemu, text));
-    }
-    manager.edit(uuid, |tree| {
-        tree.set_numa(mode, nodes.as_deref());
-        Ok(())
-    })?;
+    // A mode alone says nothing new of what runs.
+    let impact = manager::Impact { live: impact.live && nodes.is_some(), ..impact.unforced() };
+    manager.note_numa(uuid, impact, mode, nodes.as_deref())?;
     call.answer(&())
 }
 
-/// Whether what runs has its memory by this mode, and on these nodes already; another mode is refused in libvirt's words.
-fn is_so(target: &Target<'_>, mode: Option<&str>, nodes: Option<&str>) -> Result<bool, Failure> {
+/// Whether what runs has its memory by this mode, and on these nodes already: all of the host's, where nobody has named any.
+/// Another mode is refused in libvirt's words.
+fn is_so(
+    call: &Call<'_>,
+    target: &Target<'_>,
+    mode: Option<&str>,
+    nodes: Option<&str>,
+) -> Result<bool, Failure> {
     let (manager, _) = target.parts();
     let live = manager.tree(&target.domain, false)?;
     let of = |attribute| live.tuned_by(&["numatune", "memory"], attribute);
@@ -99,8 +103,11 @@ fn is_so(target: &Target<'_>, mode: Option<&str>, nodes: Option<&str>) -> Result
         let text = "can't change numatune mode for running domain";
         return Err(Failure::new(Code::OperationInvalid, From::Qemu, text));
     }
-    let here = of("nodeset").map(|set| list(&cpus(set, NODES_MAX)));
-    Ok(nodes.is_none_or(|nodes| here.as_deref() == Some(nodes)))
+    let here = of("nodeset").map_or_else(
+        || list(&call.node().capabilities.host.cells.iter().map(|cell| cell.id).collect::<Vec<u32>>()),
+        |set| list(&cpus(set, NODES_MAX)),
+    );
+    Ok(nodes.is_none_or(|nodes| here == nodes))
 }
 
 /// virDomainLifecycle and virDomainLifecycleAction
