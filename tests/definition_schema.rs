@@ -50,7 +50,15 @@ fn what_is_written_is_good_by_both_schemas() {
             RunningLabel { model: "dac".into(), label: "+70000:+70000".into(), imagelabel: None },
         ],
         terminals: vec![("serial0".into(), "/dev/pts/3".into())],
-        listening: vec![("vnc:0".into(), "127.0.0.1:5900".into()), ("net0".into(), "vnet3".into())],
+        listening: [
+            ("vnc:0", "127.0.0.1:5900"),
+            ("net0", "vnet3"),
+            ("loader", "/usr/share/OVMF/OVMF_CODE_4M.fd"),
+            ("nvram", "/var/lib/svirt/nvram/a.fd"),
+            ("nvram-template", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        ]
+        .map(|(slot, what)| (slot.into(), what.into()))
+        .into(),
         interfaces: Vec::new(),
         disks: vec![],
     };

@@ -13,6 +13,7 @@ mod prober;
 mod start;
 mod stream;
 
+pub use crate::plan::firmware::find as find_firmware;
 pub use crate::plan::{disk_aliases, stores, throttle, tuned};
 pub use client::Labeller;
 pub use control::{Control, Picture};

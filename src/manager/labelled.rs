@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use super::{Begun, Core, Label, ManagerError, Wanted};
 use crate::base::DomainUuid;
+use crate::conf::domain::Domain;
 use crate::conf::facts::HostFacts;
-use crate::driver::{self, Begin, Control, DriverError, Labeller, Launch};
+use crate::driver::{self, Begin, Control, DriverError, Labeller, Launch, find_firmware};
 use crate::privsep::apparmor::profile_name;
 use crate::privsep::op::{LaunchPlan, Op, Spawn};
 use crate::privsep::supervisor::{Ended, PtySpec, Verb};
@@ -21,6 +22,7 @@ impl Core for Labelled {
         let mut domain = wanted.definition.to_start()?;
         domain.uuid = Some(uuid);
         let mut labeller = Labeller::connect(wanted.settings).map_err(ManagerError::Away)?;
+        let chosen = firmware(&domain, uuid, wanted);
         let from = Begin { paused: wanted.paused, restore: wanted.restore };
         let launch = driver::start(
             &mut labeller,
@@ -33,7 +35,7 @@ impl Core for Labelled {
             labels: labels(&launch.plan, wanted.facts),
             consoles: consoles(&launch),
             cgroup: launch.started.cgroup,
-            listening: shown(launch.started.listening),
+            listening: shown(launch.started.listening).into_iter().chain(chosen).collect(),
             control: launch.started.control,
         })
     }
@@ -67,6 +69,17 @@ impl Core for Labelled {
     fn opens_files(&self) -> bool {
         true
     }
+}
+
+/// The files of UEFI firmware that a start of this domain takes; none where it takes none, or is refused.
+fn firmware(domain: &Domain, uuid: DomainUuid, wanted: &Wanted<'_>) -> Vec<(String, String)> {
+    let Ok(Some(flash)) = find_firmware(domain, uuid, wanted.facts, wanted.settings) else {
+        return Vec::new();
+    };
+    let loader = if flash.secure { "secure-loader" } else { "loader" };
+    [(loader, flash.code), ("nvram", flash.nvram), ("nvram-template", flash.template)]
+        .map(|(slot, path)| (slot.to_owned(), path))
+        .into()
 }
 
 fn spawn(plan: &LaunchPlan) -> Option<&Spawn> {

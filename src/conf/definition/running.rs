@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::View;
+use super::grammar::NVRAM;
 use super::node::Node;
 
 /// What was made for a running domain.
@@ -14,8 +15,9 @@ pub struct Running {
     pub labels: Vec<RunningLabel>,
     /// The terminal of each console, by alias, such as `serial0`.
     pub terminals: Vec<(String, String)>,
-    /// What was made for it, by the plan's name: where displays listen (`vnc:0`, `spice`), the tap devices of network
-    /// cards (`net0`), the number of a vsock (`vsock0`, such as `cid 7`).
+    /// What was made or chosen for it, by the plan's name: where displays listen (`vnc:0`, `spice`), the tap devices of
+    /// network cards (`net0`), the number of a vsock (`vsock0`, such as `cid 7`), the files of UEFI firmware (`loader`,
+    /// `secure-loader`, `nvram`, `nvram-template`).
     pub listening: Vec<(String, String)>,
     /// The alias of each disk by its target, where it is no plain number.
     pub disks: Vec<(String, String)>,
@@ -40,16 +42,51 @@ pub(super) fn fill(root: &mut Node, running: &Running, view: View) {
     for label in &running.labels {
         self::label(root, label, view);
     }
+    if let Some(os) = root.child_mut("os") {
+        firmware(os, running);
+    }
     if let Some(devices) = root.child_mut("devices") {
         aliases(devices, running);
         made(devices, running);
     }
 }
 
+impl Running {
+    fn of(&self, slot: &str) -> Option<&str> {
+        self.listening.iter().find(|(name, _)| name == slot).map(|(_, text)| text.as_str())
+    }
+}
+
+/// The firmware that was chosen, in the place of what was asked for.
+fn firmware(os: &mut Node, running: &Running) {
+    let secure = running.of("secure-loader");
+    let Some((loader, nvram)) = secure.or_else(|| running.of("loader")).zip(running.of("nvram")) else {
+        return;
+    };
+    os.remove_attribute("firmware");
+    os.remove_children("firmware");
+    if let Some(node) = os.ensure("loader") {
+        node.set("readonly", "yes");
+        node.set("type", "pflash");
+        if secure.is_some() {
+            node.set("secure", "yes");
+        }
+        node.text = loader.to_owned();
+    }
+    if os.child("nvram").is_none() {
+        os.adopt(&Node::new(&NVRAM, os.line));
+    }
+    if let Some(node) = os.child_mut("nvram").filter(|node| std::ptr::eq(node.grammar, &raw const NVRAM)) {
+        if let Some(template) = running.of("nvram-template") {
+            node.set("template", template);
+        }
+        node.text = nvram.to_owned();
+    }
+}
+
 /// What the host gave its devices.
 fn made(devices: &mut Node, running: &Running) {
-    let of =
-        |slot: &str| running.listening.iter().find(|(name, _)| name == slot).map(|(_, text)| text.as_str());
+    let of = |slot: &str| running.of(slot);
     let (mut vncs, mut cards) = (0_u32.., 0_u32..);
     for device in devices.children_mut() {
         match device.name() {
@@ -214,5 +251,45 @@ fn aliases(devices: &mut Node, running: &Running) {
                 source.set("path", path.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::conf::definition::{Definition, Strictness};
+
+    #[test]
+    fn firmware_that_was_chosen_is_shown_in_the_place_of_what_was_asked_for() {
+        let of = |os: &str, slots: &[(&str, &str)]| {
+            let text = format!(
+                "<domain type='qemu'><name>a</name><memory>1024</memory><os{os}<type machine='q35'>hvm</type></os></domain>"
+            );
+            let (tree, _) = Definition::parse(text.as_bytes(), Strictness::Strict).unwrap();
+            let slots = slots.iter().map(|(slot, path)| ((*slot).to_owned(), (*path).to_owned()));
+            let running = Running { id: 1, listening: slots.collect(), ..Running::default() };
+            let shown = tree.format_running(&running, View::default());
+            let lines = shown.lines().map(str::trim).skip_while(|line| !line.starts_with("<os"));
+            let lines = lines.filter(|line| !line.contains("hvm") && !line.contains("<boot"));
+            lines.take_while(|line| *line != "</os>").collect::<String>()
+        };
+        let chosen = [("secure-loader", "/code.ms"), ("nvram", "/n/a.fd"), ("nvram-template", "/vars.ms")];
+        let features = "<firmware><feature enabled='yes' name='secure-boot'/></firmware>";
+        assert_eq!(
+            of(&format!(" firmware='efi'>{features}"), &chosen),
+            "<os><loader readonly='yes' secure='yes' type='pflash'>/code.ms</loader><nvram template='/vars.ms'>/n/a.fd</nvram>"
+        );
+        let chosen = [("loader", "/code"), ("nvram", "/n/a.fd"), ("nvram-template", "/vars")];
+        assert_eq!(
+            of("><loader readonly='yes' type='pflash'>/code</loader><nvram template='/vars'/>", &chosen),
+            "<os><loader readonly='yes' type='pflash'>/code</loader><nvram template='/vars'>/n/a.fd</nvram>"
+        );
+        let file = "<nvram type='file'><source file='/n/a.fd'/></nvram>";
+        assert_eq!(
+            of(&format!("><loader readonly='yes' type='pflash'>/code</loader>{file}"), &chosen),
+            "<os><loader readonly='yes' type='pflash'>/code</loader><nvram type='file'><source file='/n/a.fd'/></nvram>"
+        );
+        assert_eq!(of(">", &[]), "<os>");
     }
 }

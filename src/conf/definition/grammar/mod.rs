@@ -40,6 +40,7 @@ mod tune;
 pub mod value;
 
 pub use domain::DOMAIN;
+pub use os::NVRAM;
 pub use value::Value;
 
 /// The namespace of QEMU's own options.

@@ -62,7 +62,8 @@ static LOADER: Element = text(
 );
 /// A path, or nothing where the firmware is chosen by libvirt.
 const FIRMWARE_PATH: Value = super::value::PATH_OR_NOTHING;
-static NVRAM: Element = text(
+/// `<nvram>` with the path of a file.
+pub static NVRAM: Element = text(
     "nvram",
     &[opt("template", PATH), opt("templateFormat", FIRMWARE_FORMAT), opt("format", FIRMWARE_FORMAT)],
     FIRMWARE_PATH,
