@@ -59,6 +59,9 @@ fn dump(call: &Call<'_>, dom: &rpc::Domain<'_>, to: &str, format: u32, flags: u3
     // The guest stands while QEMU writes, whether LIVE says that it need not or not.
     call.only_flags(flags, CRASH | LIVE | BYPASS_CACHE | RESET | MEMORY_ONLY)?;
     let then = afterwards(flags)?;
+    if !target.domain.is_active() {
+        return Err(Failure::new(Code::OperationInvalid, From::Qemu, "domain is not running"));
+    }
     let unsupported = |text: &str| Failure::from(ManagerError::Unsupported(text.into()));
     if flags & BYPASS_CACHE != 0 {
         return Err(unsupported(

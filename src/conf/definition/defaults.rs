@@ -138,6 +138,8 @@ fn system(root: &mut Node, test: bool) {
 }
 
 fn disks(devices: &mut Node, qemu: bool) {
+    // As libvirt reads them, and once more as it reads what it has kept of them.
+    in_places(devices);
     for disk in devices.children_mut().filter(|child| child.name() == "disk") {
         let cdrom = disk.attribute("device") == Some("cdrom");
         if qemu
@@ -166,7 +168,8 @@ fn disks(devices: &mut Node, qemu: bool) {
     in_places(devices);
 }
 
-/// libvirt keeps the disks of one bus together, where the first of them stood, in the order of their targets.
+/// libvirt keeps the disks of one bus together, where the first of them stood, in the order of their targets; those of which
+/// nobody says a bus are of one.
 fn in_places(devices: &mut Node) {
     fn target<'a>(disk: &'a Node, name: &str) -> Option<&'a str> {
         disk.child("target")?.attribute(name)

@@ -368,6 +368,7 @@ mod tests {
         let mut one =
             with_disks(&[("vdb", ""), ("sdc", ""), ("vda", ""), ("hdc", ""), ("sdb", ""), ("vdaa", "")]);
         assert_eq!(targets(&one), ["vda", "vdb", "vdaa", "sdb", "sdc", "hdc"]);
+        assert_eq!(targets(&with_disks(&[("vdb", ""), ("sda", "")])), ["sda", "vdb"]);
         for target in ["vdc", "sda", "nvme0n1"] {
             let disk = format!("<disk type='file'><source file='/x'/><target dev='{target}'/></disk>");
             one = one.with_device(&disk).unwrap();
@@ -378,19 +379,19 @@ mod tests {
     #[test]
     fn a_medium_changes_nothing_of_its_drive_and_another_disk_all_but_its_place() {
         let drive = "<driver name='qemu' type='qcow2' cache='none' io='threads'/><serial>s</serial>";
-        let one = with_disks(&[("hdc", drive), ("vda", ""), ("sda", "")]);
-        let new = "<disk type='file' device='cdrom'><source file='/new'/><target dev='hdc'/></disk>";
-        let medium = one.with_medium("hdc", new).unwrap();
-        assert_eq!(targets(&medium), ["hdc", "vda", "sda"]);
+        let one = with_disks(&[("hda", drive), ("vda", ""), ("sda", "")]);
+        let new = "<disk type='file' device='cdrom'><source file='/new'/><target dev='hda'/></disk>";
+        let medium = one.with_medium("hda", new).unwrap();
+        assert_eq!(targets(&medium), ["hda", "vda", "sda"]);
         let text = medium.format(super::super::View { secure: true, migratable: false });
         assert!(text.contains("<driver name='qemu' type='raw' cache='none' io='threads'/>"), "{text}");
         assert!(text.contains("<serial>s</serial>") && text.contains("<source file='/new'/>"), "{text}");
-        let other = one.with_disk("hdc", new).unwrap();
-        assert_eq!(targets(&other), ["hdc", "vda", "sda"]);
+        let other = one.with_disk("hda", new).unwrap();
+        assert_eq!(targets(&other), ["hda", "vda", "sda"]);
         let text = other.format(super::super::View { secure: true, migratable: false });
         assert!(!text.contains("cache='none'") && !text.contains("<serial>"), "{text}");
         let cached = new.replace("<source", "<driver cache='unsafe'/><source");
-        let text = one.with_medium("hdc", &cached).unwrap().format(super::super::View::default());
+        let text = one.with_medium("hda", &cached).unwrap().format(super::super::View::default());
         assert!(text.contains("cache='unsafe'"), "{text}");
     }
 

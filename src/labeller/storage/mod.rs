@@ -364,7 +364,7 @@ fn scan(places: &Places<'_>, path: &str) -> Result<Stored, Refusal> {
     files.sort_by(|one, other| one.name.cmp(&other.name));
     let directory = state("", &own).ok_or_else(|| policy("list", path, "is no directory", ""))?;
     let (capacity, available) =
-        (room.f_blocks.saturating_mul(room.f_frsize), room.f_bavail.saturating_mul(room.f_frsize));
+        (room.f_blocks.saturating_mul(room.f_frsize), room.f_bfree.saturating_mul(room.f_frsize));
     Ok(Stored::Scanned(Box::new(Scanned { directory, capacity, available, files })))
 }
 
