@@ -81,6 +81,7 @@ fn plan() -> Spawn {
 fn launcher(plan: &Spawn, root: &PreparedRoot, supervisor: &Path, net: Option<OwnedFd>) -> Launched {
     let domain = DomainRef { name: DomainName::new("bench").unwrap(), uuid: DomainUuid(uuid::Uuid::nil()) };
     let launch = Launch {
+        passwords: &[],
         profile: None,
         domain: &domain,
         spawn: plan,

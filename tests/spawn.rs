@@ -159,6 +159,7 @@ impl Rig {
         before_go: &mut dyn FnMut(Forked) -> io::Result<()>,
     ) -> Result<Launched, SpawnError> {
         let launch = Launch {
+            passwords: &[],
             profile: None,
             domain: &self.domain,
             spawn: &self.spawn,

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use supervisor_rig::{
     Rig, Wish, ask_on, greet, next_command, play, possible, possible_with_qemu, read_until,
 };
-use svirt::base::{Layer, Slot};
+use svirt::base::{Layer, Secret, Slot};
 use svirt::privsep::ask::Ask;
+use svirt::privsep::password::Password;
 use svirt::privsep::plug::{PlugSteps, SetGrant, Top, UnplugSteps};
-use svirt::privsep::supervisor::{Answer, Ended, Lifecycle, LifecycleAction, Report, Verb};
+use svirt::privsep::supervisor::{Answer, Ended, Graphics, Lifecycle, LifecycleAction, Report, Verb};
 use svirt::privsep::throttle::{DiskTuning, Throttle};
 use svirt::qmp::{LINE_MAX, PENDING_MAX};
 use svirt::sys::{cred, memfd, pidfd, process, scm};
@@ -292,6 +293,36 @@ fn no_guest_runs_before_its_disks_are_limited() {
     assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }));
     let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
     assert!(refusal.rule.contains("no such limit"), "{refusal}");
+}
+
+#[test]
+fn no_guest_runs_before_its_displays_have_their_passwords() {
+    if !possible() {
+        return;
+    }
+    let of = |protocol, secret: &str| Password {
+        protocol,
+        secret: Secret::new(secret),
+        connected: None,
+        until: None,
+    };
+    let passwords = vec![of(Graphics::Vnc, "geheim"), of(Graphics::Spice, "")];
+    let rig = Rig::new(Wish { passwords: passwords.clone(), ..Wish::default() });
+    assert!(!greet(rig.monitor.as_ref().unwrap(), "cont").is_empty(), "both are taken, and it goes on");
+    for refused in ["expire_password", "set_password"] {
+        for paused in [false, true] {
+            let rig = Rig::new(Wish { passwords: passwords.clone(), paused, ..Wish::default() });
+            let mut monitor = rig.monitor.as_ref().unwrap();
+            let id = greet(monitor, refused);
+            let error = r#"{"class": "GenericError", "desc": "Could not set password"}"#;
+            monitor.write_all(format!("{{\"error\": {error}, \"id\": {id}}}\n").as_bytes()).unwrap();
+            assert_eq!(rig.report().unwrap(), Report::Greeted);
+            assert!(matches!(rig.report().unwrap(), Report::Sealed { .. }));
+            let Report::Failed { refusal, .. } = rig.report().unwrap() else { panic!("it started") };
+            assert!(refusal.rule.contains("Could not set password"), "{refusal}");
+            assert!(refusal.object.contains("password of a display"), "{refusal}");
+        }
+    }
 }
 
 #[test]

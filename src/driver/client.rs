@@ -12,6 +12,7 @@ use super::{DriverError, stream};
 use crate::base::DomainUuid;
 use crate::privsep::dump::Dump;
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
+use crate::privsep::password::Password;
 use crate::privsep::placement::Pins;
 use crate::privsep::plug::{Gone, Plug};
 use crate::privsep::request::{Described, Probed, Reply, Request, Started, Survey};
@@ -84,7 +85,7 @@ impl Labeller {
             | Request::Saved { .. }
             | Request::Tune { .. }
             | Request::Unplug { .. } => Some(LATER),
-            Request::Start { plan } => {
+            Request::Start { plan, .. } => {
                 let loads = plan.ops.iter().find_map(|op| match op {
                     Op::OpenSaved { saved, .. } => Some(Incoming::patience(saved.bytes)),
                     _ => None,
@@ -316,7 +317,12 @@ impl Labeller {
 
     /// Starts a domain; returns once the guest runs.
     pub fn start(&mut self, plan: LaunchPlan) -> Result<Started, DriverError> {
-        match self.call(&Request::Start { plan: Box::new(plan) })? {
+        self.start_with(plan, Vec::new())
+    }
+
+    /// The same of one whose displays have passwords, which are in no plan.
+    pub fn start_with(&mut self, plan: LaunchPlan, passwords: Vec<Password>) -> Result<Started, DriverError> {
+        match self.call(&Request::Start { plan: Box::new(plan), passwords })? {
             Reply::Started(started) => Ok(started),
             other => Err(unexpected("start", &other)),
         }

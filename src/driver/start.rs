@@ -240,7 +240,8 @@ mod tests {
                 };
                 let reply = match request {
                     Request::Survey => Reply::Survey(Survey { saved: saved.clone(), ..Survey::default() }),
-                    Request::Start { plan } => {
+                    Request::Start { plan, passwords } => {
+                        assert!(passwords.is_empty());
                         let Op::LeaseUid { uid, .. } = plan.ops[0] else { panic!("{:?}", plan.ops[0]) };
                         asked.push(uid);
                         if asked.len() <= refusals {

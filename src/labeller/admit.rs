@@ -18,6 +18,7 @@ use crate::privsep::op::{
     UidRole, VNET,
 };
 use crate::privsep::order;
+use crate::privsep::password::{Password, are_of_one_domain};
 use crate::privsep::plug::Plug;
 use crate::privsep::save::SavedAt;
 use crate::privsep::share::ShareIdentity;
@@ -114,6 +115,15 @@ pub(super) fn cgroup(limits: &CgroupLimits, settings: &Settings) -> Result<(), R
         return Err(policy("allow", "the devices".into(), "one is named twice", "plan again"));
     }
     Ok(())
+}
+
+/// Checks the passwords that come with a plan.
+pub(super) fn passwords(passwords: &[Password]) -> Result<(), Refusal> {
+    if are_of_one_domain(passwords) {
+        return Ok(());
+    }
+    let rule = "one a kind of display, and none longer than its display can have";
+    Err(policy("give displays", "their passwords".into(), rule, "plan again"))
 }
 
 /// Checks a plan against the configured limits. `selinux` says whether the kernel runs SELinux.

@@ -26,6 +26,7 @@ use super::{memory, profile};
 use crate::base::{DomainRef, Layer, Refusal, Slot};
 use crate::privsep::apparmor::{DEGRADED, ProfilePart, ProfileRule, part_name, profile_name};
 use crate::privsep::op::{Access, ListenAt, Op, OpenImage, Sharing, TpmVersion};
+use crate::privsep::password::Password;
 use crate::settings::Settings;
 use crate::sys::path::{self, Found};
 use crate::sys::process::Child;
@@ -97,6 +98,8 @@ pub(super) struct Apply<'a> {
     pub(super) domain: &'a DomainRef,
     /// What is applied.
     pub(super) ops: &'a [Op],
+    /// What the displays of a start ask of those who come to them.
+    pub(super) passwords: &'a [Password],
     /// What came of it.
     pub(super) out: &'a mut Applied,
 }
@@ -489,7 +492,8 @@ impl Apply<'_> {
             return Err(Refusal::new(Layer::Policy, "apply", "the plan", "it has no spawn", ""));
         };
         let profile = self.out.profile.clone();
-        let request = LaunchRequest { domain: self.domain, spawn, slots: &self.out.slots, profile };
+        let (domain, slots, passwords) = (self.domain, &self.out.slots, self.passwords);
+        let request = LaunchRequest { domain, spawn, slots, profile, passwords };
         self.out.launching = Some(self.launcher.launch(&request)?);
         // What the supervisor has is kept for a later one; images and the rest are the device model's alone, so
         // that their locks end with it.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::spawn::Launching;
 use crate::base::{DomainRef, DomainUuid, Refusal, Slot};
 use crate::privsep::op::{CgroupLimits, Spawn, SpawnVirtiofsd, TpmVersion};
+use crate::privsep::password::Password;
 use crate::sys::process::Child;
 
 /// Descriptors by slot.
@@ -32,6 +33,8 @@ pub(super) struct LaunchRequest<'a> {
     pub(super) slots: &'a Slots,
     /// The AppArmor profile that the device model is executed under, where one was loaded; the supervisor has one then, too.
     pub(super) profile: Option<String>,
+    /// What the displays of a start ask of those who come to them, for the supervisor alone.
+    pub(super) passwords: &'a [Password],
 }
 
 /// Starts processes and makes cgroups.

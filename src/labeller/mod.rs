@@ -68,7 +68,8 @@ pub fn fuzz_request(data: &[u8]) {
     let mut framed = data.to_vec();
     while let Ok(Some(_)) = crate::privsep::wire::decode::<Request>(&mut framed) {}
     let settings = crate::settings::Settings::default();
-    let Ok(Request::Start { plan }) = serde_json::from_slice(data) else { return };
+    let Ok(Request::Start { plan, passwords }) = serde_json::from_slice(data) else { return };
+    let _ = admit::passwords(&passwords);
     for selinux in [false, true] {
         if let Err(not) = admit::check(&plan, &settings, selinux) {
             assert!(!not.refusal.rule.is_empty());

@@ -126,6 +126,7 @@ impl Server {
             launcher: &mut *self.launcher,
             domain: &domain.plan.domain,
             ops: &plug.ops,
+            passwords: &[],
             out: &mut out,
         }
         .run();

@@ -255,6 +255,7 @@ impl Launcher for Real {
             cgroup: cgroup.as_ref(),
             net: self.net.take(),
             supervisor: &self.supervisor,
+            passwords: request.passwords,
             timeout: TO_EXEC,
         })
         .map_err(|error| error.refusal())

@@ -65,7 +65,7 @@ impl Server {
             }
             Request::Save { uuid, save } => self.save(client, uuid, *save),
             Request::Saved { op } => Some(self.saved(&op).unwrap_or_else(refused)),
-            Request::Start { plan } => self.start(client, *plan),
+            Request::Start { plan, passwords } => self.start(client, *plan, &passwords),
             Request::Storage { op } => self.storage(client, op),
             Request::Tune { uuid, limits } => self.tune(client, uuid, limits),
             Request::Survey => Some(Reply::Survey(Survey {
@@ -181,7 +181,14 @@ impl Server {
         }
         let (Some(spawn), Some(device_model)) = (domain.spawn(), &domain.device_model) else { return };
         let profile = domain.is_profiled().then(|| profile_name(uuid));
-        let request = LaunchRequest { domain: &domain.plan.domain, spawn, slots: &domain.kept, profile };
+        // QEMU has its displays' passwords.
+        let request = LaunchRequest {
+            domain: &domain.plan.domain,
+            spawn,
+            slots: &domain.kept,
+            profile,
+            passwords: &[],
+        };
         match self.launcher.take_over(&request, device_model, domain.stderr.as_ref()) {
             Ok((child, link)) => {
                 tracing::info!(name, pid = child.pid, "another supervisor takes over");

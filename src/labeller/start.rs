@@ -16,12 +16,22 @@ use super::spawn::{Forked, Launching, Stage};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{FileIdentity, LaunchPlan, Op};
+use crate::privsep::password::Password;
 use crate::privsep::request::{Refused, Reply, Started};
 use crate::privsep::supervisor::Incoming;
 
 impl Server {
-    /// Admits and applies a plan. The reply comes when the guest runs, or when everything is undone.
-    pub(super) fn start(&mut self, client: ConnectionId, plan: LaunchPlan) -> Option<Reply> {
+    /// Admits and applies a plan. The reply comes when the guest runs, or when everything is undone. Passwords are passed on
+    /// and forgotten.
+    pub(super) fn start(
+        &mut self,
+        client: ConnectionId,
+        plan: LaunchPlan,
+        passwords: &[Password],
+    ) -> Option<Reply> {
+        if let Err(refusal) = admit::passwords(passwords) {
+            return Some(refused(refusal));
+        }
         if let Err(not) = admit::check(&plan, &self.settings, self.selinux) {
             let refused = Refused { refusal: *not.refusal, op: not.op, stderr: String::new() };
             return Some(Reply::Refused(Box::new(refused)));
@@ -57,6 +67,7 @@ impl Server {
             launcher: &mut *self.launcher,
             domain: &plan.domain,
             ops: &plan.ops,
+            passwords,
             out: &mut out,
         }
         .run();

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::supervisor::Lifecycle;
+use super::password::Password;
+use super::supervisor::{Graphics, Lifecycle};
 use super::throttle::Throttle;
 
 /// The most keys that are pressed together; QEMU's own limit is higher.
@@ -60,6 +61,13 @@ pub enum Ask {
         /// The period.
         seconds: u32,
     },
+    /// Sets how long the password of a display is good (`expire_password`).
+    ExpirePassword {
+        /// Which display.
+        protocol: Graphics,
+        /// In seconds since the epoch; for ever where there is nothing.
+        until: Option<u64>,
+    },
     /// A non-maskable interrupt (`inject-nmi`).
     InjectNmi,
     /// Puts the cable of a network interface in, or takes it out (`set_link`).
@@ -112,6 +120,11 @@ pub enum Ask {
         /// All three.
         lifecycle: Lifecycle,
     },
+    /// Sets the password of a display, and not how long it is good (`set_password`).
+    SetPassword {
+        /// Which one.
+        password: Password,
+    },
     /// Sets how much a disk may do (`block_set_io_throttle`).
     Throttle {
         /// Which disk, and how much.
@@ -152,6 +165,7 @@ impl Ask {
             Self::PlugCpu { driver, .. } => is_cpu(driver),
             Self::BlockResize { node, bytes } => is_node(node, FORMAT) && i64::try_from(*bytes).is_ok(),
             Self::BlockThreshold { node, .. } => is_node(node, STORAGE),
+            Self::SetPassword { password } => password.is_bounded(),
             Self::Throttle { throttle } => throttle.is_bounded(),
             Self::DirtyRate { seconds, .. } => (1..=DIRTY_SECONDS_MAX).contains(seconds),
             Self::Link { alias, .. } => is_interface(alias),
@@ -184,6 +198,7 @@ impl Ask {
             Self::BlockResize { .. } => "resize a disk of",
             Self::BlockThreshold { .. } => "watch a disk of",
             Self::SetLifecycle { .. } => "set the lifecycle actions of",
+            Self::ExpirePassword { .. } | Self::SetPassword { .. } => "set the password of a display of",
             Self::Throttle { .. } => "throttle a disk of",
             Self::WakeUp => "wake",
             Self::DirtyRate { .. } => "measure",

@@ -11,6 +11,7 @@ pub mod helper;
 pub mod nvram;
 pub mod op;
 pub mod order;
+pub mod password;
 pub mod placement;
 pub mod plug;
 pub mod request;

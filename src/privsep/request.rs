@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dump::Dump;
 use super::op::{FileIdentity, ImageKind, LaunchPlan, UidRole};
+use super::password::Password;
 use super::placement::Pins;
 use super::plug::{Gone, Plug};
 use super::save::{Progress, Save, Saved, SavedOp};
@@ -82,6 +83,9 @@ pub enum Request {
     Start {
         /// The plan.
         plan: Box<LaunchPlan>,
+        /// What its displays ask of those who come to them. Kept by nobody: they go to the supervisor, and no further.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        passwords: Vec<Password>,
     },
     /// Does something to files of a storage pool.
     Storage {

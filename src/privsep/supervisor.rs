@@ -6,6 +6,7 @@ use super::ask::Ask;
 use super::confinement::SeccompProgram;
 use super::dump::DumpFormat;
 use super::op::FdGrant;
+use super::password::Password;
 use super::save::Progress;
 use super::throttle::Throttle;
 use crate::base::{DomainRef, Refusal, Slot};
@@ -190,6 +191,9 @@ pub struct Bootstrap {
     pub takeover: bool,
     /// Pid of the device model in the labeller's pid namespace, for reports only.
     pub qemu_pid: i32,
+    /// What QEMU's displays are told to ask of those who come to them, before anybody can; nothing at a takeover.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passwords: Vec<Password>,
 }
 
 /// The bootstrap: a sealed memfd with a JSON [`Bootstrap`].

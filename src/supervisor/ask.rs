@@ -1,11 +1,14 @@
 //! Orders and questions for QEMU, each to the one command that does it.
 
+use std::collections::VecDeque;
+
 use serde_json::{Value, json};
 
 use super::monitor::Purpose;
 use super::serve::Server;
 use crate::base::{Layer, Refusal};
 use crate::privsep::ask::{Ask, CpuPlace};
+use crate::privsep::password::Password;
 use crate::privsep::supervisor::{Answer, Lifecycle, LifecycleAction};
 
 /// The longest answer that is passed on, in bytes; a client takes a little more.
@@ -58,7 +61,7 @@ impl Server {
     }
 }
 
-fn command(ask: &Ask) -> (&str, Value) {
+pub(super) fn command(ask: &Ask) -> (&str, Value) {
     let bare = |execute: &'static str| (execute, Value::Null);
     match ask {
         Ask::Balloon { bytes } => ("balloon", json!({ "value": bytes })),
@@ -71,6 +74,10 @@ fn command(ask: &Ask) -> (&str, Value) {
         }
         Ask::DirtyRate { seconds, mode } => {
             ("calc-dirty-rate", json!({ "calc-time": seconds, "mode": mode }))
+        }
+        Ask::ExpirePassword { protocol, until } => {
+            let time = until.map_or_else(|| "never".into(), |until| until.to_string());
+            ("expire_password", json!({ "protocol": protocol, "time": time }))
         }
         Ask::GuestMemory => ("qom-get", json!({ "path": BALLOON, "property": "guest-stats" })),
         Ask::GuestMemoryPeriod { seconds } => (
@@ -96,6 +103,7 @@ fn command(ask: &Ask) -> (&str, Value) {
             )
             .into(),
         ),
+        Ask::SetPassword { password } => ("set_password", set_password(password)),
         Ask::Throttle { throttle } => ("block_set_io_throttle", throttle.arguments()),
         Ask::UnplugCpu { number } => ("device_del", json!({ "id": cpu_alias(*number) })),
         Ask::WakeUp => bare("system_wakeup"),
@@ -105,6 +113,23 @@ fn command(ask: &Ask) -> (&str, Value) {
 /// The command that puts a cable in or takes it out.
 pub(super) fn set_link(alias: &str, up: bool) -> (&'static str, Value) {
     ("set_link", json!({ "name": alias, "up": up }))
+}
+
+fn set_password(password: &Password) -> Value {
+    let mut arguments = json!({ "protocol": password.protocol, "password": password.secret.reveal() });
+    if let (Some(connected), Some(arguments)) = (password.connected, arguments.as_object_mut()) {
+        arguments.insert("connected".into(), json!(connected));
+    }
+    arguments
+}
+
+/// What tells QEMU of a password at a start: how long it is good first, so that no display is open for a moment.
+pub(super) fn passwords(all: Vec<Password>) -> VecDeque<Ask> {
+    let both = |password: Password| {
+        let expiry = Ask::ExpirePassword { protocol: password.protocol, until: password.expiry() };
+        [expiry, Ask::SetPassword { password }]
+    };
+    all.into_iter().flat_map(both).collect()
 }
 
 /// The monitor's own command: the machine protocol has none that does not name a file.
@@ -162,6 +187,9 @@ pub(super) fn returned(value: Value) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Secret;
+    use crate::privsep::password::Connected;
+    use crate::privsep::supervisor::Graphics;
 
     #[test]
     fn keys_are_numbers() {
@@ -170,6 +198,32 @@ mod tests {
         assert_eq!(execute, "send-key");
         let keys = json!([{"type": "number", "data": 29}, {"type": "number", "data": 211}]);
         assert_eq!(arguments, json!({ "keys": keys, "hold-time": 5 }));
+    }
+
+    #[test]
+    fn a_password_is_told_once_it_is_known_how_long_it_is_good() {
+        let of = |secret: &str, until| Password {
+            protocol: Graphics::Vnc,
+            secret: Secret::new(secret),
+            connected: Some(Connected::Keep),
+            until,
+        };
+        let told = |password| {
+            let asks = passwords(vec![password]);
+            asks.iter()
+                .map(|ask| {
+                    let (name, with) = command(ask);
+                    format!("{name} {with}")
+                })
+                .collect::<Vec<_>>()
+        };
+        let set = |secret: &str| {
+            format!(r#"set_password {{"connected":"keep","password":"{secret}","protocol":"vnc"}}"#)
+        };
+        let expire = |time: &str| format!(r#"expire_password {{"protocol":"vnc","time":"{time}"}}"#);
+        assert_eq!(told(of("a", None)), [expire("never"), set("a")]);
+        assert_eq!(told(of("a", Some(7))), [expire("7"), set("a")]);
+        assert_eq!(told(of("", None)), [expire("0"), set("")]);
     }
 
     #[test]

@@ -67,7 +67,13 @@ impl Server {
         match (purpose, outcome) {
             (Purpose::StartStatus, Ok(value)) => self.advance(Input::Status(run_state(&value))),
             (Purpose::StartContinue, Ok(_)) => self.advance(Input::Continued),
-            (Purpose::StartBalloon | Purpose::StartLink | Purpose::StartThrottle, Ok(_)) => {
+            (
+                Purpose::StartBalloon
+                | Purpose::StartLink
+                | Purpose::StartPassword
+                | Purpose::StartThrottle,
+                Ok(_),
+            ) => {
                 let next = self.gate.book.sealed().and_then(|proof| self.prepare(proof));
                 self.act_on(next);
             }
@@ -84,6 +90,13 @@ impl Server {
                 "memory beyond its <currentMemory>",
                 failure.to_string(),
                 "leave <currentMemory> out, or check that the definition has a <memballoon>",
+            )),
+            (Purpose::StartPassword, Err(failure)) => self.fail(Refusal::new(
+                Layer::DeviceModel,
+                "set",
+                "the password of a display",
+                failure.to_string(),
+                "check that this emulator has such a display, or leave its passwd out where nobody else can reach it",
             )),
             (Purpose::StartThrottle, Err(failure)) => self.fail(Refusal::new(
                 Layer::DeviceModel,
@@ -166,7 +179,10 @@ impl Server {
 
     /// Tells QEMU, once the gate is shut, what the guest is to find when it begins, one thing after the other.
     fn prepare(&mut self, proof: Sealed) -> Option<Action> {
-        if let Some(alias) = self.links_down.pop() {
+        if let Some(ask) = self.passwords.pop_front() {
+            let (execute, arguments) = super::ask::command(&ask);
+            self.command(execute, &arguments, Purpose::StartPassword);
+        } else if let Some(alias) = self.links_down.pop() {
             let (execute, arguments) = super::ask::set_link(&alias, false);
             self.command(execute, &arguments, Purpose::StartLink);
         } else if let Some(throttle) = self.throttles.pop() {

@@ -40,6 +40,8 @@ pub(super) enum Purpose {
     StartBalloon,
     /// A cable that is out before it runs.
     StartLink,
+    /// What a display asks of those who come, before anybody can.
+    StartPassword,
     /// What a disk may do, before the guest runs.
     StartThrottle,
     /// The first `cont`.

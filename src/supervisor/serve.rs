@@ -22,6 +22,7 @@ use super::ring::Ring;
 use super::save::Saving;
 use super::vnc::Vncs;
 use crate::base::{Layer, Refusal};
+use crate::privsep::ask::Ask;
 use crate::privsep::supervisor::{Answer, Incoming, Lifecycle, Order, Report, Verb};
 use crate::privsep::throttle::Throttle;
 use crate::sys::packet::{self, Received};
@@ -57,6 +58,8 @@ pub(super) struct Server {
     pub(super) links_down: Vec<String>,
     /// How much disks may do from the beginning.
     pub(super) throttles: Vec<Throttle>,
+    /// Passwords of displays that QEMU has not been told yet.
+    pub(super) passwords: VecDeque<Ask>,
     pub(super) monitor: Option<Monitor>,
     pub(super) consoles: Vec<Console>,
     pub(super) vncs: Vncs,
@@ -149,6 +152,7 @@ impl Server {
             balloon: bootstrap.spec.balloon.filter(|_| incoming.is_none()),
             links_down: bootstrap.spec.links_down,
             throttles: if takeover { Vec::new() } else { bootstrap.spec.throttles },
+            passwords: super::ask::passwords(if takeover { Vec::new() } else { bootstrap.passwords }),
             launch: if takeover {
                 Launch::over()
             } else {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use svirt::base::{DomainName, DomainRef, DomainUuid, Slot};
 use svirt::privsep::confinement::{BpfInsn, SeccompProgram};
 use svirt::privsep::op::FdGrant;
+use svirt::privsep::password::Password;
 use svirt::privsep::supervisor::*;
 use svirt::privsep::throttle::Throttle;
 use svirt::sys::{cred, memfd, packet, pidfd, process, pty, scm, seccomp};
@@ -86,6 +87,8 @@ pub struct Wish {
     pub balloon: Option<u64>,
     /// What its disks may do.
     pub throttles: Vec<Throttle>,
+    /// What its displays ask of those who come.
+    pub passwords: Vec<Password>,
     pub vnc_max: u32,
     /// Whether the supervisor keeps root's privileges, which it must refuse.
     pub privileged: bool,
@@ -217,8 +220,13 @@ impl Rig {
     pub fn replace(&mut self) {
         self.supervisor.end().unwrap();
         let (labeller, theirs) = packet::pair().unwrap();
-        let bootstrap =
-            Bootstrap { domain: domain(), spec: self.spec.clone(), takeover: true, qemu_pid: self.qemu.0 };
+        let bootstrap = Bootstrap {
+            domain: domain(),
+            spec: self.spec.clone(),
+            takeover: true,
+            qemu_pid: self.qemu.0,
+            passwords: vec![],
+        };
         let bootstrap = memfd::sealed("bootstrap", &serde_json::to_vec(&bootstrap).unwrap()).unwrap();
         let mut placed = vec![
             (bootstrap.as_raw_fd(), BOOTSTRAP_FD),
@@ -416,7 +424,9 @@ fn start(
     let (handoff, launcher) = scm::seqpacket_pair().unwrap();
     let (news, news_peer) = scm::seqpacket_pair().unwrap();
     let (stderr, stderr_peer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    let bootstrap = Bootstrap { domain: domain(), spec: spec.clone(), takeover: false, qemu_pid: 0 };
+    let passwords = wish.passwords.clone();
+    let bootstrap =
+        Bootstrap { domain: domain(), spec: spec.clone(), takeover: false, qemu_pid: 0, passwords };
     let bootstrap = memfd::sealed("bootstrap", &serde_json::to_vec(&bootstrap).unwrap()).unwrap();
     let supervisor_file = program_file(env!("CARGO_BIN_EXE_svirt-supervisor"));
     let (emulator, words) = device_model(wish);

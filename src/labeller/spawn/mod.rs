@@ -36,6 +36,7 @@ use super::cgroup::DomainCgroup;
 use super::root::PreparedRoot;
 use crate::base::DomainRef;
 use crate::privsep::op::Spawn;
+use crate::privsep::password::Password;
 use crate::privsep::supervisor::SupervisorSpec;
 use crate::sys::process::{self, Child};
 use crate::sys::{namespace, scm};
@@ -59,6 +60,8 @@ pub struct Launch<'a> {
     pub net: Option<OwnedFd>,
     /// `svirt-supervisor`.
     pub supervisor: &'a Path,
+    /// What the displays ask of those who come to them, for the supervisor alone.
+    pub passwords: &'a [Password],
     /// How long both may take to their exec.
     pub timeout: Duration,
 }
@@ -93,10 +96,15 @@ pub struct Forked {
 /// dies before it says [`Launching::go`], nothing runs.
 pub fn launch(launch: Launch<'_>) -> Result<Launching, SpawnError> {
     let mut degraded = launch.cgroup.map_or_else(Vec::new, |cgroup| cgroup.unenforced().to_vec());
-    let Launch { domain, spawn, fds, profile, root, cgroup, net, supervisor, timeout } = launch;
+    let Launch { domain, spawn, fds, profile, root, cgroup, net, supervisor, passwords, timeout } = launch;
     let model = Model::prepare(spawn, (fds, profile), root, cgroup, net, &mut degraded)?;
-    let supervisor =
-        Supervisor::prepare(supervisor, domain, &spawn.supervisor, (fds, profile.is_some()), false)?;
+    let supervisor = Supervisor::prepare(
+        supervisor,
+        domain,
+        &spawn.supervisor,
+        (fds, profile.is_some()),
+        Some(passwords),
+    )?;
     let sockets = Sockets::make(&spawn.program)?;
     let child = fork_both(&model, &supervisor, &sockets)
         .map_err(SpawnError::own("fork the supervisor of", &spawn.program))?;
@@ -141,7 +149,7 @@ pub struct Takeover<'a> {
 /// Starts another supervisor over a running device model; returns it and the labeller's end of its socket.
 pub fn take_over(takeover: &Takeover<'_>) -> Result<(Child, OwnedFd), SpawnError> {
     let Takeover { domain, spec, fds, supervisor, .. } = *takeover;
-    let prepared = Supervisor::prepare(supervisor, domain, spec, (fds, takeover.profiled), true)?;
+    let prepared = Supervisor::prepare(supervisor, domain, spec, (fds, takeover.profiled), None)?;
     let pair = || scm::seqpacket_pair().map_err(SpawnError::own("make a socket for", supervisor));
     let ((ours, theirs), (control, peer)) = (pair()?, pair()?);
     let child = process::fork(|| {

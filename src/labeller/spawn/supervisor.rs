@@ -11,6 +11,7 @@ use super::report::{At, Failure, SpawnError, Step, Who};
 use crate::base::DomainRef;
 use crate::privsep::apparmor::{ProfilePart, part_name};
 use crate::privsep::helper::SUPERVISOR_LIMITS;
+use crate::privsep::password::Password;
 use crate::privsep::supervisor::{
     BOOTSTRAP_FD, Bootstrap, FIRST_PLAN_FD, HANDOFF_FD, LABELLER_FD, PIDFD, STDERR_FD, SupervisorSpec,
 };
@@ -41,12 +42,13 @@ pub(super) struct Watched<'a> {
 }
 
 impl<'a> Supervisor<'a> {
+    /// Prepares one that starts a device model, with the passwords of its displays; or without any one that takes over.
     pub(super) fn prepare(
         path: &Path,
         domain: &DomainRef,
         spec: &'a SupervisorSpec,
         (fds, profiled): (&Fds, bool),
-        takeover: bool,
+        passwords: Option<&[Password]>,
     ) -> Result<Self, SpawnError> {
         let text = path.display().to_string();
         let argv = ["svirt-supervisor".to_owned(), domain.name.as_str().to_owned()];
@@ -55,7 +57,13 @@ impl<'a> Supervisor<'a> {
         Ok(Self {
             command: Command::new(&text, &argv, &[])?,
             program: common::open_program(path)?,
-            bootstrap: Bootstrap { domain: domain.clone(), spec: spec.clone(), takeover, qemu_pid: 0 },
+            bootstrap: Bootstrap {
+                domain: domain.clone(),
+                spec: spec.clone(),
+                takeover: passwords.is_none(),
+                qemu_pid: 0,
+                passwords: passwords.unwrap_or_default().to_vec(),
+            },
             selinux: spec.selinux_label.as_deref(),
             apparmor: profiled.then(|| part_name(domain.uuid, ProfilePart::Supervisor)),
             placed: common::grants(fds, &spec.fds, FIRST_PLAN_FD)?,
