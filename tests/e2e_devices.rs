@@ -288,8 +288,9 @@ fn vnc_and_the_rest_of_the_machine() {
                 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>";
     let tcp =
         rig.bare("tcp", &format!("<graphics type='vnc' autoport='yes' listen='127.0.0.1'/>{network}{rest}"));
-    let unix =
-        format!("<graphics type='vnc'><listen type='socket' socket='{socket}'/></graphics>{network}{rest}");
+    let unix = format!(
+        "<graphics type='vnc' passwd='geheim'><listen type='socket' socket='{socket}'/></graphics>{network}{rest}"
+    );
     let unix = rig.bare("unix", &unix.replace("e1000", "e1000e").replace("vga", "virtio"));
     let before = rig.snapshot();
     let said = rig.start(&tcp).err;
@@ -298,9 +299,14 @@ fn vnc_and_the_rest_of_the_machine() {
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(greeting(stream), "RFB 003.008\n");
     rig.start(&unix);
-    let stream = UnixStream::connect(&socket).unwrap();
+    let mut stream = UnixStream::connect(&socket).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    assert_eq!(greeting(stream), "RFB 003.008\n");
+    assert_eq!(greeting(&stream), "RFB 003.008\n");
+    // One way in, and that is the password.
+    stream.write_all(b"RFB 003.008\n").unwrap();
+    let mut ways = [0; 2];
+    stream.read_exact(&mut ways).unwrap();
+    assert_eq!(ways, [1, 2]);
     for name in ["tcp", "unix"] {
         fine(&rig, name);
         rig.end(name);

@@ -34,6 +34,8 @@ fn every_definition_leads_to_its_plan() {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let plan = plans::of(&name).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
         let text = without_lengths(&svirt::plan::render(&plan));
+        let whole = format!("{text}{plan:?}{}", serde_json::to_string(&plan).unwrap());
+        assert!(!whole.contains("geheim"), "{name}: a password is in the plan");
         let expected = path.with_extension("plan");
         if bless {
             fs::write(&expected, &text).unwrap();

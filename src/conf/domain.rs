@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::metadata::Metadata;
 use crate::base::{DomainName, DomainUuid};
+use crate::privsep::password::Password;
 use crate::privsep::placement::Placement;
 use crate::privsep::supervisor::LifecycleAction;
 use crate::privsep::tuning::Tuning;
@@ -306,6 +307,15 @@ pub struct Devices {
     pub panics: Vec<Panic>,
 }
 
+impl Devices {
+    /// What its displays ask of those who come to them.
+    #[must_use]
+    pub fn passwords(&self) -> Vec<Password> {
+        let vncs = self.vncs.iter().filter_map(|vnc| vnc.password.clone());
+        vncs.chain(self.spice.iter().filter_map(|spice| spice.password.clone())).collect()
+    }
+}
+
 /// `<interface>`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Interface {
@@ -449,6 +459,9 @@ pub struct MemBalloon {
 pub struct Vnc {
     /// Where it listens.
     pub listen: VncListen,
+    /// `passwd`, `passwdValidTo` and `connected`: what it asks of those who come.
+    #[serde(skip)]
+    pub password: Option<Password>,
     /// Line of the element in the definition.
     pub line: u32,
 }

@@ -18,5 +18,6 @@ pub mod sysinfo;
 pub mod xml;
 
 mod error;
+mod password;
 
 pub use error::{DefinitionError, DefinitionErrorKind, ErrorClass};

@@ -183,7 +183,7 @@ pub fn start(
             return Err(DriverError::IsSaved(prepared.domain.name.to_string()));
         }
         let plan = prepared.plan(host, settings, &survey, draw(), from)?;
-        match labeller.start(plan.clone()) {
+        match labeller.start_with(plan.clone(), prepared.domain.devices.passwords()) {
             Ok(started) => return Ok(Launch { plan, started }),
             Err(DriverError::Refused(refused))
                 if again && lost_a_lease(&plan, refused.op, refused.refusal.layer) =>

@@ -171,7 +171,7 @@ impl Ports {
                         format!("the {name} server (line {line})"),
                         format!("{address} is not in vnc.addresses"),
                         format!(
-                            "{name} here has no password: listen on 127.0.0.1 and reach it through ssh, or add the address to [vnc]"
+                            "{name} is not encrypted here, with or without a password: listen on 127.0.0.1 and reach it through ssh, or add the address to [vnc]"
                         ),
                     ));
                 }

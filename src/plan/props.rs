@@ -124,7 +124,7 @@ fn made(shape: &Shape, n: usize, store: &mut Store) -> Domain {
         vec![conf::Rng { rate: Some((1024, 1000)), address: None, backend: RngBackend::Builtin }; shape.rngs];
     if shape.vnc {
         let listen = VncListen::Address(std::net::IpAddr::from([127, 0, 0, 1]), None);
-        domain.devices.vncs.push(Vnc { listen, line: 5 });
+        domain.devices.vncs.push(Vnc { listen, password: None, line: 5 });
     }
     if shape.kernel {
         domain.os.boot = Boot::Kernel {
@@ -479,7 +479,7 @@ fn refused(change: impl FnOnce(&mut Domain)) -> crate::base::Refusal {
 #[test]
 fn a_module_that_is_not_installed_is_named() {
     let mut domain = domain("d");
-    domain.devices.spice = Some(Spice { listen: VncListen::None, options: vec![], line: 8 });
+    domain.devices.spice = Some(Spice { listen: VncListen::None, options: vec![], password: None, line: 8 });
     let mut host = host(false);
     let planned = |host: &crate::conf::facts::HostFacts| {
         let inputs = Inputs {
@@ -562,7 +562,11 @@ fn what_cannot_run_is_refused_by_name() {
         (
             "vnc.addresses",
             refused(|d| {
-                d.devices.vncs.push(Vnc { listen: VncListen::Address([0, 0, 0, 0].into(), None), line: 1 });
+                d.devices.vncs.push(Vnc {
+                    listen: VncListen::Address([0, 0, 0, 0].into(), None),
+                    password: None,
+                    line: 1,
+                });
             }),
         ),
         (

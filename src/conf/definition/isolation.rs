@@ -21,6 +21,7 @@ const GUARDS: &[(&str, &str)] = &[
     ("memtune", "the guest could take all of the host's memory"),
     ("nosharepages", "other guests could learn of this guest's memory"),
     ("passwd", "the display would need no password"),
+    ("passwdValidTo", "the display's password would be good for ever"),
     ("readonly", "the guest could write what it may only read"),
     ("relabel", "files would be labelled that were to stay as they are"),
     ("resource", "the domain would stand in another cgroup"),

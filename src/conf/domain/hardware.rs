@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::VncListen;
 use crate::privsep::op::TpmVersion;
+use crate::privsep::password::Password;
 
 /// `<address type='pci'>`; `domain` is always 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -317,6 +318,9 @@ pub struct Spice {
     pub listen: VncListen,
     /// QEMU's options that the children ask for, in QEMU's words: name and value.
     pub options: Vec<(&'static str, &'static str)>,
+    /// `passwd`, `passwdValidTo` and `connected`: what it asks of those who come.
+    #[serde(skip)]
+    pub password: Option<Password>,
     /// Line of the element in the definition.
     pub line: u32,
 }

@@ -6,6 +6,9 @@ use super::address;
 use super::scalar::{alias, number, number_attribute, path_attribute};
 use super::view::{Read, View};
 use crate::conf::domain::{Redirection, Spice, Video, VideoModel, Vnc, VncListen};
+use crate::conf::password::{self, ATTRIBUTES};
+use crate::privsep::password::Password;
+use crate::privsep::supervisor::Graphics;
 
 /// All `<graphics>`; QEMU has one VNC server.
 pub(super) fn vncs(devices: View<'_>) -> Read<Vec<Vnc>> {
@@ -29,11 +32,26 @@ enum Kind {
 }
 
 fn vnc(view: View<'_>) -> Read<Vnc> {
-    view.only(&["autoport", "listen", "port", "socket", "type"], &["alias", "listen"])?;
+    let attributes = ["autoport", "connected", "listen", "passwd", "passwdValidTo", "port", "socket", "type"];
+    view.only(&attributes, &["alias", "listen"])?;
     view.required("type")?;
     view.fixed("type", &["spice", "vnc"])?;
     alias(view)?;
-    Ok(Vnc { listen: listen(view)?, line: view.line() })
+    Ok(Vnc { listen: listen(view)?, password: password(view, Graphics::Vnc)?, line: view.line() })
+}
+
+/// What a graphical console asks of those who come to it.
+fn password(view: View<'_>, protocol: Graphics) -> Read<Option<Password>> {
+    let found = password::read(protocol, |name| view.attribute(name));
+    let found = found.map_err(|(kind, remedy)| view.error(kind, remedy))?;
+    let alone = ATTRIBUTES.iter().find(|name| found.is_none() && view.attribute(name).is_some());
+    match alone {
+        Some(name) => {
+            let what = format!("attribute {name} of <graphics> without a passwd");
+            Err(view.contradiction(what, "give the display a passwd, or remove the attribute"))
+        }
+        None => Ok(found),
+    }
 }
 
 /// Where a graphical console listens.
@@ -107,7 +125,18 @@ pub(super) fn spice(devices: View<'_>) -> Read<Option<Spice>> {
     }
     let mut children = vec!["alias", "listen"];
     children.extend(SPICE.iter().map(|(element, ..)| *element));
-    let attributes = ["autoport", "defaultMode", "listen", "port", "socket", "tlsPort", "type"];
+    let attributes = [
+        "autoport",
+        "connected",
+        "defaultMode",
+        "listen",
+        "passwd",
+        "passwdValidTo",
+        "port",
+        "socket",
+        "tlsPort",
+        "type",
+    ];
     view.only(&attributes, &children)?;
     alias(view)?;
     // Nothing is encrypted: it listens on the loopback, and ssh leads there.
@@ -126,7 +155,8 @@ pub(super) fn spice(devices: View<'_>) -> Read<Option<Spice>> {
         let words: Vec<(&str, (&str, &str))> = rows.map(|row| (row.2, (row.3, row.4))).collect();
         options.extend(child.word(attribute, &words)?.filter(|(option, _)| !option.is_empty()));
     }
-    Ok(Some(Spice { listen: listen(view)?, options, line: view.line() }))
+    let password = password(view, Graphics::Spice)?;
+    Ok(Some(Spice { listen: listen(view)?, options, password, line: view.line() }))
 }
 
 /// All `<redirdev>`s: USB devices of the SPICE client.

@@ -86,14 +86,15 @@ pub(super) fn add(args: &mut Args, guest: &Guest<'_>) -> Result<(), PlanError> {
     }
     fw_cfg(args, domain);
     smbios(args, domain);
-    if !domain.devices.vncs.is_empty() {
-        // The supervisor listens and hands each connection in.
-        args.pair("-vnc", "none");
+    if let Some(vnc) = domain.devices.vncs.first() {
+        // The supervisor listens and hands each connection in. Until it has told the password, nobody gets in.
+        args.pair("-vnc", if vnc.password.is_some() { "none,password=on" } else { "none" });
     }
     if let Some(spice) = &domain.devices.spice {
-        // The same; no password, because whoever reaches the listener is let in.
+        // The same; a ticket is SPICE's word for a password.
+        let ticketing = if spice.password.is_some() { "off" } else { "on" };
         let options = spice.options.iter().map(|(name, value)| format!(",{name}={value}"));
-        args.pair("-spice", format!("disable-ticketing=on{}", options.collect::<String>()));
+        args.pair("-spice", format!("disable-ticketing={ticketing}{}", options.collect::<String>()));
     }
     args.pair("-msg", "timestamp=on");
     Ok(())
