@@ -5,6 +5,7 @@
 mod bridge;
 mod e2e_rig;
 mod virsh_live_panic;
+mod virsh_live_password;
 mod virsh_live_save;
 mod virsh_live_tune;
 mod virsh_rig;

@@ -118,6 +118,7 @@ impl Definition {
             tree.set_uuid(uuid);
         }
         tree.choose(choices);
+        tree.check_passwords().map_err(refused)?;
         Self::of(&tree, uuid)
     }
 

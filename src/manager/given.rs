@@ -25,7 +25,7 @@ pub fn target(xml: &str) -> Result<String, ManagerError> {
 }
 
 fn no_disk() -> ManagerError {
-    let text = "only disks, each named by its <target>, and network interfaces come and go, and only disks change, while a domain runs";
+    let text = "only disks, each named by its <target>, and network interfaces come and go, and only disks, links and the passwords of displays change, while a domain runs";
     ManagerError::Unsupported(text.into())
 }
 

@@ -42,7 +42,7 @@ impl Manager {
         })
     }
 
-    /// Changes the medium of a drive, or an interface; of the host it names what is among `files`.
+    /// Changes the medium of a drive, an interface, or the password of a display; of the host it names what is among `files`.
     pub fn update(
         &self,
         uuid: DomainUuid,
@@ -52,6 +52,9 @@ impl Manager {
     ) -> Result<(), ManagerError> {
         if interface::is_interface(xml) {
             return self.update_interface(uuid, xml, impact);
+        }
+        if let Some(kind) = Tree::named_display(xml).map_err(refused)? {
+            return self.update_display(uuid, (&kind, xml), impact, files);
         }
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainUpdateDevice")?;

@@ -9,6 +9,7 @@ mod defaults;
 mod edit;
 mod foreign;
 pub mod grammar;
+mod graphics;
 mod isolation;
 mod labels;
 mod metadata;
@@ -33,6 +34,7 @@ use crate::base::{DomainName, DomainUuid};
 use node::Node;
 
 pub use assign::Choices;
+pub use graphics::{Asked, DisplayChange};
 pub use metadata::{MetadataError, fuzz_metadata};
 pub use pins::{TypedCpus, VcpuPins, cpus};
 pub use running::{Running, RunningLabel};
