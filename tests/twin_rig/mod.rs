@@ -123,6 +123,25 @@ impl Side {
         let rich = DOMAIN.replace("UUID", "<uuid>6ba7b810-9dad-11d1-80b4-00c04fd430ca</uuid>");
         let rich = rich.replace("</devices>", &RICH.replace("DIR", &directory));
         write("rich.xml", &rich.replace("NAME", "rich"));
+        let display = |asks: &str| format!("<graphics type='vnc' port='-1' listen='127.0.0.1' {asks}/>");
+        for (name, asks) in [
+            ("locked", "passwd='geheim12' passwdValidTo='2222-01-02T03:04:05'"),
+            ("long", "passwd='geheim123'"),
+            ("dropped", "passwd='geheim' connected='disconnect'"),
+            ("timeless", "passwd='geheim' passwdValidTo='soon'"),
+            ("other", "passwd='anderes' connected='keep'"),
+            ("empty", "passwd=''"),
+            ("keys", "passwd='geheim' keymap='de'"),
+        ] {
+            write(&format!("display-{name}.xml"), &display(asks));
+            let shown = format!("{}<video><model type='vga'/></video></devices>", display(asks));
+            let locked = DOMAIN.replace("UUID", "<uuid>6ba7b810-9dad-11d1-80b4-00c04fd430cb</uuid>");
+            let locked = locked.replace("NAME", "locked").replace("</devices>", &shown);
+            write(&format!("{name}.xml"), &locked);
+        }
+        write("display-elsewhere.xml", &display("").replace("127.0.0.1", "0.0.0.0"));
+        write("display-port.xml", &display("autoport='no'").replace("-1", "5999"));
+        write("display-spice.xml", &display("").replace("vnc", "spice"));
         let unknown = DOMAIN.replace("UUID", "").replace("</devices>", "<bogus/></devices>");
         write("unknown.xml", &unknown.replace("NAME", "unknown"));
         std::fs::File::create(format!("{directory}/images/rich.img")).unwrap().set_len(1 << 20).unwrap();
