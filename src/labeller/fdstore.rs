@@ -102,6 +102,8 @@ impl ServiceManager {
         state.stale.insert(canary.clone());
         state.held.insert(uuid, stay);
         let line = Line::open(&self.socket, self.patience)?;
+        // systemd is about to close the last one because it is told to; one that is closed by now it has refused.
+        state.canaries.retain(|(of, _, canary)| *of != uuid || is_closed(canary));
         state.let_go(&line)?;
         for (name, fd) in wanted {
             let held = state.held.entry(uuid).or_default();
@@ -136,7 +138,7 @@ impl ServiceManager {
         let mut state = self.state.borrow_mut();
         let mut refused = Vec::new();
         state.canaries.retain(|(uuid, since, canary)| {
-            let closed = process::readable(canary.as_fd(), Duration::ZERO).unwrap_or(false);
+            let closed = is_closed(canary);
             if closed {
                 refused.push(*uuid);
             }
@@ -144,6 +146,11 @@ impl ServiceManager {
         });
         refused
     }
+}
+
+/// Whether systemd has closed its end of a canary.
+fn is_closed(canary: &OwnedFd) -> bool {
+    process::readable(canary.as_fd(), Duration::ZERO).unwrap_or(false)
 }
 
 impl State {
@@ -345,6 +352,25 @@ mod tests {
         drop(fds.pop());
         assert_eq!(manager.refused(), [uuid(2)]);
         assert!(manager.refused().is_empty(), "told once");
+    }
+
+    #[test]
+    fn what_is_told_to_be_closed_is_not_refused() {
+        let systemd = Systemd::new();
+        let manager = systemd.manager(LONG);
+        let (_, writing) = io::pipe().unwrap();
+        let keep = || manager.keep(uuid(1), &[(Name::Stderr, writing.as_fd())]).unwrap();
+        keep();
+        let (_, mut first) = systemd.hear();
+        // A device came: all that lasts is kept once more, and the first canary is let go of.
+        keep();
+        drop(first.pop());
+        let (_, second) = systemd.hear();
+        assert!(manager.refused().is_empty());
+        // One that was refused before is told all the same.
+        drop(second);
+        keep();
+        assert_eq!(manager.refused(), [uuid(1)]);
     }
 
     #[test]
