@@ -283,15 +283,42 @@ fn what_runs_keeps_its_definition_when_it_is_started_while_the_labeller_is_away(
     host.says(&["define", &file]);
     host.says(&["start", "away"]);
     let before = host.says(&["dumpxml", "away"]);
+    let other = host.rig.bare("saved", "");
+    host.says(&["define", &other]);
+    host.says(&["start", "saved"]);
+    host.says(&["managedsave", "saved"]);
     host.kill_daemon();
     host.kill_labeller();
     host.start_daemon();
-    // Nobody knows whether it runs; to start it would overwrite what it was started with.
-    assert!(host.complains(&["start", "away"]).contains("labeller"));
+    // Nobody knows whether it runs, and so nobody says that it does not.
+    assert_eq!(host.says(&["domstate", "away"]), "no state");
+    assert_eq!(host.says(&["list", "--name"]), "away");
+    assert!(host.says(&["list", "--all", "--name"]).contains("saved"));
+    let later = |host: &Host, words: &[&str]| {
+        let mut virsh = host.command(words);
+        std::thread::spawn(move || virsh.output().unwrap())
+    };
+    // To start it would overwrite what it was started with, and to undefine what is saved would leave that to nobody.
+    let calls = [
+        later(&host, &["create", &file]),
+        later(&host, &["destroy", "away"]),
+        later(&host, &["undefine", "saved"]),
+        later(&host, &["managedsave-edit", "saved"]),
+    ];
+    for call in calls {
+        let ran = call.join().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert!(!ran.status.success() && said.contains("labeller does not answer"), "{said}");
+    }
+    // Whoever asks a moment before it is there again need not ask twice.
+    let undefined = later(&host, &["undefine", "saved"]);
     host.start_labeller();
+    let said = String::from_utf8(undefined.join().unwrap().stderr).unwrap();
+    assert!(said.contains("managed save image exists"), "{said}");
     eventually("it is found again", || host.says(&["domstate", "away"]) == "running");
     assert_eq!(host.says(&["dumpxml", "away"]), before);
     host.says(&["destroy", "away"]);
+    host.says(&["undefine", "saved", "--managed-save"]);
 }
 
 #[test]

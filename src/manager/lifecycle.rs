@@ -43,7 +43,8 @@ impl Manager {
     pub fn start(&self, uuid: DomainUuid, flags: StartFlags) -> Result<Domain, ManagerError> {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainCreate")?;
-        self.settle(uuid)?;
+        // What the store says of one that runs would be overwritten.
+        self.settle(uuid, true)?;
         match self.start_held(uuid, flags) {
             // It was saved by somebody else, and what is known here is older: now it is known.
             Err(ManagerError::Driver(DriverError::IsSaved(_))) => self.start_held(uuid, flags),
@@ -99,7 +100,7 @@ impl Manager {
             self.table().job(uuid)
         };
         let _job = self.change(&job, "DomainCreateXML")?;
-        self.settle(uuid)?;
+        self.settle(uuid, true)?;
         let id = {
             // Whoever held the job may have let the domain be forgotten, and somebody else taken its name.
             let _reserved = self.reserve(uuid, &name);

@@ -14,6 +14,8 @@ pub(super) struct Managed {
     noted: HashMap<DomainUuid, u64>,
     /// How often something was noted.
     count: u64,
+    /// Whether the labeller is to be asked and has not answered once.
+    unheard: bool,
 }
 
 /// When the labeller was asked.
@@ -21,6 +23,15 @@ pub(super) struct Managed {
 pub(super) struct Asked(u64);
 
 impl Managed {
+    /// Nothing is known before the labeller has answered.
+    pub(super) fn expect(&mut self) {
+        self.unheard = true;
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        !self.unheard
+    }
+
     pub(super) fn contains(&self, uuid: DomainUuid) -> bool {
         self.there.contains(&uuid)
     }
@@ -39,6 +50,7 @@ impl Managed {
 
     /// Takes over what the labeller answered; `Asked` is from before the question.
     pub(super) fn replace(&mut self, saved: impl IntoIterator<Item = DomainUuid>, asked: Asked) {
+        self.unheard = false;
         self.noted.retain(|_, at| *at > asked.0);
         let newer = self.there.iter().filter(|uuid| self.noted.contains_key(uuid)).copied();
         let answered = saved.into_iter().filter(|uuid| !self.noted.contains_key(uuid));

@@ -109,7 +109,7 @@ impl Manager {
         if before.live.is_some() {
             return Err(ManagerError::state("cannot rename active domain"));
         }
-        if self.has_managed_save(uuid) {
+        if self.has_managed_save(uuid)? {
             return Err(ManagerError::state("domain with a managed saved state can't be renamed"));
         }
         if before.name == *name {

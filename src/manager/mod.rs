@@ -25,6 +25,7 @@ mod happen;
 mod interface;
 mod job;
 mod labelled;
+mod left;
 mod lifecycle;
 mod link;
 mod live;
@@ -77,8 +78,9 @@ pub use save::{Goes, Handed, SavedDomain};
 pub use table::{Domain, Kept, Label, Live, State};
 pub use volume::Volumes;
 
+use left::Left;
 use recent::Recent;
-use recover::{Left, Reservations, Reserved};
+use recover::{Reservations, Reserved};
 use table::Table;
 
 /// Everything that svirtd knows of domains.

@@ -1,15 +1,16 @@
 //! Finding again what is defined and what runs, when the daemon starts and while others start domains too.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::doubt::Told;
 use super::labelled::labels;
 use super::lifecycle::running;
 use super::table::{Kept, Live, State};
-use super::{Definition, Manager, ManagerError, Runtime, StartFlags, Summary};
+use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, StartFlags, Summary};
 use crate::base::{DomainName, DomainUuid, Files};
+use crate::conf::identity;
 use crate::driver::{Control, DriverError, Labeller};
 use crate::privsep::request::DomainStatus;
 use crate::store::{self, Change, Contents, Known};
@@ -97,7 +98,15 @@ impl Manager {
         {
             tracing::warn!(%error, "what was read of definitions is read again at the next start");
         }
-        *self.left() = contents.live.into_iter().map(|live| (live.uuid, live)).collect();
+        self.managed().expect();
+        for row in contents.live {
+            // One that is not defined is known by what it was started with.
+            let name = identity::read(&row.xml).ok().map(|found| found.name);
+            if let Some(name) = name.filter(|name| self.admit(row.uuid, name).is_ok()) {
+                self.table().entry(row.uuid, &name);
+            }
+            self.leave(row);
+        }
     }
 
     /// Reads a definition whose summary another program wrote.
@@ -110,15 +119,6 @@ impl Manager {
             return Ok(read);
         }
         Err((uuid, ManagerError::Malformed("its uuid is another one".into())))
-    }
-
-    fn left(&self) -> MutexGuard<'_, HashMap<DomainUuid, store::Live>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// It is not known whether this runs: the next survey tells.
-    pub(super) fn leave(&self, row: store::Live) {
-        self.left().insert(row.uuid, row);
     }
 
     /// Notes something of what runs for a later daemon, then here.
@@ -140,19 +140,6 @@ impl Manager {
         Ok(self.commit(vec![Change::End(uuid, id)])?)
     }
 
-    /// Makes sure that it is known whether a domain runs, before it is started: what the store says of one that does
-    /// would be overwritten.
-    pub(super) fn settle(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
-        if !self.left().contains_key(&uuid) {
-            return Ok(());
-        }
-        self.survey(&mut Labeller::connect(&self.settings)?)?;
-        if self.left().contains_key(&uuid) {
-            return Err(ManagerError::state("it is not known yet whether the domain runs; try again"));
-        }
-        Ok(())
-    }
-
     /// Compares what is known with what runs, and takes over what is new. To be called again and again.
     pub fn survey(&self, labeller: &mut Labeller) -> Result<(), DriverError> {
         let _one = self.surveying.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,6 +152,7 @@ impl Manager {
             self.take_over(labeller, &survey.domains, before);
         });
         self.table().forget_ends();
+        self.left.asked(taken.is_ok());
         taken
     }
 
@@ -183,7 +171,7 @@ impl Manager {
     }
 
     /// Drops the rows of domains that have ended. Until they are off the disk nobody may start these domains.
-    fn forget(&self, gone: Vec<DomainUuid>) {
+    pub(super) fn forget(&self, gone: Vec<DomainUuid>) {
         let ended: Vec<Change> = {
             let left = self.left();
             gone.iter().filter_map(|uuid| left.get(uuid)).map(|row| Change::End(row.uuid, row.id)).collect()
@@ -192,7 +180,17 @@ impl Manager {
             return;
         }
         match self.commit(ended) {
-            Ok(()) => self.left().retain(|uuid, _| !gone.contains(uuid)),
+            Ok(()) => {
+                self.left().retain(|uuid, _| !gone.contains(uuid));
+                for uuid in gone {
+                    let domain = self.by_uuid(uuid).ok().filter(|domain| domain.left.is_some());
+                    self.table().leave(uuid, None);
+                    // Whoever was shown it as one that may run hears that it does not.
+                    if let Some(domain) = domain {
+                        self.tell(&Domain { left: None, ..domain }, Lifecycle::StoppedFailed);
+                    }
+                }
+            }
             Err(error) => tracing::error!(%error, "domains that have ended stay in the store"),
         }
     }
@@ -280,6 +278,3 @@ fn started_by(row: &store::Live) -> Option<Definition> {
     let files = Files::new(row.files.clone(), Vec::new());
     Definition::kept(&row.xml).ok().map(|definition| definition.with_files(files).to_run())
 }
-
-/// What the store said of domains that nobody has found again yet.
-pub(super) type Left = Mutex<HashMap<DomainUuid, store::Live>>;

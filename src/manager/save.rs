@@ -133,7 +133,7 @@ impl Manager {
 
     /// Looks at what a domain's next start goes on from.
     pub fn managed_save_of(&self, uuid: DomainUuid) -> Result<SavedDomain, ManagerError> {
-        if !self.has_managed_save(uuid) {
+        if !self.has_managed_save(uuid)? {
             return Err(ManagerError::state("domain does not have managed save image"));
         }
         self.look_at_saved(SavedAt::Managed { uuid })
@@ -152,12 +152,6 @@ impl Manager {
         }
         let restore = Restore { at: at.clone(), identity: saved.identity, bytes: saved.bytes };
         Ok(SavedDomain { uuid: saved.uuid, at, restore, note })
-    }
-
-    /// Whether the next start of a domain goes on from where it was saved, as far as is known: a start asks again.
-    #[must_use]
-    pub fn has_managed_save(&self, uuid: DomainUuid) -> bool {
-        self.managed().contains(uuid)
     }
 
     pub(super) fn managed(&self) -> MutexGuard<'_, Managed> {
@@ -347,7 +341,7 @@ impl Manager {
         flags: &mut StartFlags,
     ) -> Result<Option<(Arc<Definition>, Restore)>, ManagerError> {
         let uuid = domain.uuid;
-        if !self.has_managed_save(uuid) {
+        if !self.has_managed_save(uuid)? {
             return Ok(None);
         }
         if flags.force_boot {
@@ -410,8 +404,9 @@ impl Manager {
 
     /// The same before its definition goes, where that is wanted; its job is held.
     pub(super) fn undefine_saved(&self, uuid: DomainUuid, wanted: bool) -> Result<(), ManagerError> {
-        // What was known last, where nobody can be asked: nothing was saved since then either.
-        let there = self.managed_now(uuid).unwrap_or_else(|_| self.has_managed_save(uuid));
+        // What was known last, where nobody can be asked: nothing was saved since then either. Where nothing was ever known
+        // an image may be there, from which whoever has the uuid next would start.
+        let there = self.managed_now(uuid).or_else(|_| self.has_managed_save(uuid))?;
         match (there, wanted) {
             (false, _) => Ok(()),
             (true, true) => self.drop_managed(uuid),

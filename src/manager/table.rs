@@ -21,6 +21,8 @@ pub struct Domain {
     pub autostart: bool,
     /// What runs.
     pub live: Option<Arc<Live>>,
+    /// The number of a start of which it is not known yet whether it still runs.
+    pub left: Option<i32>,
     /// How it ended, while nothing runs: libvirt's reason for being shut off.
     pub ended: i32,
     /// How long its agent may take for what a call asks it, where somebody has said so: seconds, or -2 for as long as
@@ -124,10 +126,16 @@ impl Domain {
         self.live.as_ref().filter(|live| live.state != State::Starting)
     }
 
-    /// Its number while it runs, else -1.
+    /// Whether it runs as far as anybody knows: it does, or it did when an earlier daemon was told last.
+    #[must_use]
+    pub fn may_run(&self) -> bool {
+        self.is_active() || self.left.is_some()
+    }
+
+    /// Its number while it runs, or may, else -1.
     #[must_use]
     pub fn id(&self) -> i32 {
-        self.running().map_or(-1, |live| live.id)
+        self.running().map(|live| live.id).or(self.left).unwrap_or(-1)
     }
 
     /// What it is now: what it runs with, else what it is defined as, else what it is being started with.
@@ -173,7 +181,7 @@ impl Table {
     }
 
     pub(super) fn by_id(&self, id: i32) -> Option<Domain> {
-        self.by_uuid(*self.ids.get(&id)?).filter(Domain::is_active)
+        self.by_uuid(*self.ids.get(&id)?).filter(Domain::may_run)
     }
 
     /// The domain with this uuid, new and of this name where there is none.
@@ -190,6 +198,7 @@ impl Table {
                 definition: None,
                 autostart: false,
                 live: None,
+                left: None,
                 ended: 0,
                 agent_timeout: None,
                 job,
@@ -275,6 +284,20 @@ impl Table {
         self.last_id
     }
 
+    /// Notes that it is not known whether this start of a domain runs, or that it is known now. One that is neither defined
+    /// nor runs is forgotten then.
+    pub(super) fn leave(&mut self, uuid: DomainUuid, id: Option<i32>) {
+        let Some(domain) = self.domains.get_mut(&uuid) else { return };
+        if let Some(before) = std::mem::replace(&mut domain.left, id) {
+            self.ids.remove(&before);
+        }
+        if let Some(id) = id {
+            self.last_id = self.last_id.max(id);
+            self.ids.insert(id, uuid);
+        }
+        self.tidy(uuid);
+    }
+
     /// Notes what runs.
     pub(super) fn set_live(&mut self, uuid: DomainUuid, live: Live) {
         self.last_id = self.last_id.max(live.id);
@@ -282,6 +305,10 @@ impl Table {
         if let Some(domain) = self.domains.get_mut(&uuid) {
             // What an earlier daemon was told of it.
             domain.agent_timeout = live.agent_timeout().or(domain.agent_timeout);
+            if let Some(left) = domain.left.take_if(|left| *left != live.id) {
+                self.ids.remove(&left);
+            }
+            domain.left = None;
             domain.live = Some(Arc::new(live));
         }
     }
@@ -294,7 +321,9 @@ impl Table {
         let before = domain.clone();
         domain.live.take_if(|live| live.id == id)?;
         domain.ended = ended;
-        self.ids.remove(&id);
+        if domain.left != Some(id) {
+            self.ids.remove(&id);
+        }
         if let Some(ended) = &mut self.ended {
             ended.insert(uuid);
         }
@@ -320,7 +349,7 @@ impl Table {
     /// Forgets a domain that is neither defined nor runs.
     pub(super) fn tidy(&mut self, uuid: DomainUuid) {
         let Some(domain) = self.domains.get(&uuid) else { return };
-        if domain.definition.is_none() && domain.live.is_none() {
+        if domain.definition.is_none() && domain.live.is_none() && domain.left.is_none() {
             let (name, job) = (domain.name.to_string(), Arc::downgrade(&domain.job));
             self.jobs.insert(uuid, job);
             self.domains.remove(&uuid);
@@ -426,6 +455,26 @@ pub(super) mod tests {
         // One that is kept too is that until it runs.
         table.define(uuid, Some(kept(uuid, 0, 1)));
         assert!(table.by_uuid(uuid).unwrap().starting().is_none());
+    }
+
+    #[test]
+    fn what_is_left_is_there_until_it_is_known_what_became_of_it() {
+        let (mut table, uuid) = (Table::default(), DomainUuid(uuid::Uuid::from_u128(1)));
+        for found in [true, false] {
+            table.entry(uuid, &DomainName::new("a").unwrap());
+            table.leave(uuid, Some(7));
+            table.tidy(uuid);
+            let domain = table.by_id(7).unwrap();
+            assert!(domain.may_run() && !domain.is_active() && table.next_id() > 7);
+            if found {
+                table.set_live(uuid, live(7, State::Running(1)));
+                assert!(table.by_id(7).unwrap().is_active() && table.by_uuid(uuid).unwrap().left.is_none());
+                table.take_live(uuid, 7, 2).unwrap();
+            } else {
+                table.leave(uuid, None);
+            }
+            assert!(table.by_uuid(uuid).is_none() && table.by_id(7).is_none());
+        }
     }
 
     #[test]

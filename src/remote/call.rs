@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::domain;
 use super::error::{Code, Failure, From};
 use super::needs::{Need, needs};
 use super::session::Session;
@@ -22,6 +23,8 @@ pub(super) struct Call<'a> {
     pub(super) session: &'a Session,
     pub(super) procedure: Procedure,
     payload: &'a [u8],
+    /// Whether it is on a thread that may wait.
+    waits: bool,
 }
 
 /// What a handler answers: the encoded results.
@@ -44,7 +47,12 @@ impl<'a> Call<'a> {
         payload: &'a [u8],
     ) -> Self {
         let view = session.view().unwrap_or_else(|| service.first.clone());
-        Self { service, view, session, procedure, payload }
+        Self { service, view, session, procedure, payload, waits: false }
+    }
+
+    /// The same on a thread that may wait.
+    pub(super) fn waiting(self) -> Self {
+        Self { waits: true, ..self }
     }
 
     /// The arguments. What stands behind them is ignored, as libvirt ignores it.
@@ -212,6 +220,12 @@ impl<'a> Call<'a> {
         let missing = || Failure::no_domain(uuid, reference.name);
         let domain = self.view.manager.by_uuid(uuid).map_err(|_| missing())?;
         self.permit(&domain, flags, missing)?;
+        let domain = if self.view.manager.is_left(uuid) && !domain::says_what_is_left(self.procedure) {
+            self.view.manager.settle(uuid, self.waits)?;
+            self.view.manager.by_uuid(uuid).map_err(|_| missing())?
+        } else {
+            domain
+        };
         Ok(Target { manager: &self.view.manager, since: Instant::now(), domain })
     }
 

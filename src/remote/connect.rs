@@ -1,11 +1,12 @@
 //! Calls on the connection and the host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::Kind;
 use super::call::{Answer, Call, reference};
 use super::error::{Code, Failure, From};
 use crate::access::Verb;
+use crate::base::DomainUuid;
 use crate::conf::domain_capabilities::{DomainCapabilities, Wanted};
 use crate::manager::Domain;
 use crate::rpc::{Chars, List, Opaque, Procedure};
@@ -39,8 +40,8 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::ConnectListAllDomains => list_all,
         P::ConnectListDefinedDomains => list_defined,
         P::ConnectListDomains => list_ids,
-        P::ConnectNumOfDefinedDomains => |call| call.answer(&count(call, |domain| !domain.is_active())?),
-        P::ConnectNumOfDomains => |call| call.answer(&count(call, Domain::is_active)?),
+        P::ConnectNumOfDefinedDomains => |call| call.answer(&count(call, |domain| !domain.may_run())?),
+        P::ConnectNumOfDomains => |call| call.answer(&count(call, Domain::may_run)?),
         P::ConnectOpen => open,
         P::ConnectRegisterCloseCallback | P::ConnectUnregisterCloseCallback => |call| call.answer(&()),
         P::ConnectSupportsFeature => feature,
@@ -207,7 +208,7 @@ fn list_ids(call: &Call<'_>) -> Answer {
     let ids = call
         .visible(Verb::Getattr)
         .iter()
-        .filter(|domain| domain.is_active())
+        .filter(|domain| domain.may_run())
         .map(Domain::id)
         .take(max)
         .collect();
@@ -217,7 +218,7 @@ fn list_ids(call: &Call<'_>) -> Answer {
 fn list_defined(call: &Call<'_>) -> Answer {
     let max = most(call.arguments()?)?;
     let all = call.visible(Verb::Getattr);
-    let names = all.iter().filter(|domain| !domain.is_active()).map(|domain| domain.name.as_str());
+    let names = all.iter().filter(|domain| !domain.may_run()).map(|domain| domain.name.as_str());
     call.answer(&List::<&str, 16_384>(names.take(max).collect()))
 }
 
@@ -231,10 +232,13 @@ pub(super) fn most(max: i32) -> Result<usize, Failure> {
 }
 
 /// virConnectListAllDomainsFlags: groups, each of flags and what they select.
-type Group = &'static [(u32, fn(&crate::manager::Manager, &Domain) -> bool)];
+type Group = &'static [(u32, fn(&HashSet<DomainUuid>, &Domain) -> bool)];
+
+const SAVED: u32 = 256;
+const NOT_SAVED: u32 = 512;
 
 const GROUPS: &[Group] = &[
-    &[(1, |_, domain| domain.is_active()), (2, |_, domain| !domain.is_active())],
+    &[(1, |_, domain| domain.may_run()), (2, |_, domain| !domain.may_run())],
     &[(4, |_, domain| domain.definition.is_some()), (8, |_, domain| domain.definition.is_none())],
     &[
         (16, |_, domain| super::domain::state(domain).0 == 1),
@@ -243,8 +247,8 @@ const GROUPS: &[Group] = &[
         (128, |_, domain| !matches!(super::domain::state(domain).0, 1 | 3 | 5)),
     ],
     &[
-        (256, |manager, domain| manager.has_managed_save(domain.uuid)),
-        (512, |manager, domain| !manager.has_managed_save(domain.uuid)),
+        (SAVED, |saved, domain| saved.contains(&domain.uuid)),
+        (NOT_SAVED, |saved, domain| !saved.contains(&domain.uuid)),
     ],
     &[(1024, |_, domain| domain.autostart), (2048, |_, domain| !domain.autostart)],
     // Snapshots and checkpoints: there are none.
@@ -255,13 +259,21 @@ const GROUPS: &[Group] = &[
 fn list_all(call: &Call<'_>) -> Answer {
     let (need_results, flags): (bool, u32) = call.arguments()?;
     call.only_flags(flags, 0xffff)?;
+    let mut all = call.visible(Verb::Getattr);
+    let mut saved = HashSet::new();
+    if flags & (SAVED | NOT_SAVED) != 0 {
+        for domain in &all {
+            if call.manager().has_managed_save(domain.uuid)? {
+                saved.insert(domain.uuid);
+            }
+        }
+    }
     let selected = |domain: &Domain| {
         GROUPS.iter().all(|group| {
             let asked = group.iter().any(|(flag, _)| flags & flag != 0);
-            !asked || group.iter().any(|(flag, holds)| flags & flag != 0 && holds(call.manager(), domain))
+            !asked || group.iter().any(|(flag, holds)| flags & flag != 0 && holds(&saved, domain))
         })
     };
-    let mut all = call.visible(Verb::Getattr);
     all.retain(selected);
     let found = u32::try_from(all.len()).unwrap_or(u32::MAX);
     let shown = if need_results { all.iter().map(reference).collect() } else { Vec::new() };

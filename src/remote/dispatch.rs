@@ -187,15 +187,21 @@ impl Service {
         };
         call.permit_connect()?;
         let at_hand = || domain::at_hand(procedure).is_some_and(|at_hand| at_hand(&call));
+        // What is not known yet may have to be waited for.
+        let settled = call.manager().is_settled();
         match route {
-            Route::Slow(handler) if at_hand() => Ok(Outcome::Reply(reply(&header, call.run(handler)))),
-            Route::Fast(handler) => Ok(Outcome::Reply(reply(&header, call.run(handler)))),
-            Route::Slow(handler) => {
+            Route::Slow(handler) if settled && at_hand() => {
+                Ok(Outcome::Reply(reply(&header, call.run(handler))))
+            }
+            Route::Fast(handler) if settled || !domain::may_wait(procedure) => {
+                Ok(Outcome::Reply(reply(&header, call.run(handler))))
+            }
+            Route::Fast(handler) | Route::Slow(handler) => {
                 let (service, session) = (self.clone(), session.clone());
                 // Moved: the bytes are there once, and whoever runs this counts them.
                 let payload = std::mem::take(&mut packet.payload);
                 Ok(Outcome::Later(Box::new(move || {
-                    reply(&header, Call::new(&service, &session, procedure, &payload).run(handler))
+                    reply(&header, Call::new(&service, &session, procedure, &payload).waiting().run(handler))
                 })))
             }
             Route::Console => console(&call, header).map(Outcome::Console),
@@ -231,7 +237,7 @@ impl Service {
         let (service, session) = (self.clone(), session.clone());
         let payload = std::mem::take(&mut packet.payload);
         Ok(Outcome::Later(Box::new(move || {
-            reply(&header, Call::new(&service, &session, stands_for, &payload).run(handler))
+            reply(&header, Call::new(&service, &session, stands_for, &payload).waiting().run(handler))
         })))
     }
 

@@ -9,6 +9,7 @@ use crate::manager::{Domain, ManagerError, State, Summary};
 use crate::rpc::{self, Chars, Encode, Encoder, List, Procedure, XdrError};
 
 /// virDomainState
+const UNKNOWN: i32 = 0;
 const RUNNING: i32 = 1;
 const PAUSED: i32 = 3;
 const SHUTOFF: i32 = 5;
@@ -30,9 +31,11 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
         P::DomainGetSecurityLabelList => security_label_list,
         P::DomainGetState => get_state,
         P::DomainHasManagedSaveImage => |call| {
-            with_flags(call, |call, target| call.answer(&call.manager().has_managed_save(target.domain.uuid)))
+            with_flags(call, |call, target| {
+                call.answer(&call.manager().has_managed_save(target.domain.uuid)?)
+            })
         },
-        P::DomainIsActive => |call| with(call, |call, target| call.answer(&target.domain.is_active())),
+        P::DomainIsActive => |call| with(call, |call, target| call.answer(&target.domain.may_run())),
         P::DomainIsPersistent => {
             |call| with(call, |call, target| call.answer(&target.domain.definition.is_some()))
         }
@@ -54,6 +57,29 @@ pub(super) fn at_hand(procedure: Procedure) -> Option<fn(&Call<'_>) -> bool> {
         Procedure::DomainInterfaceAddresses => measure::known_addresses,
         _ => return None,
     })
+}
+
+/// Calls that are answered although it is not known yet whether the domain runs, for they say so, or do not tell it.
+pub(super) fn says_what_is_left(procedure: Procedure) -> bool {
+    use Procedure as P;
+    matches!(
+        procedure,
+        P::DomainGetAutostart
+            | P::DomainGetOsType
+            | P::DomainGetState
+            | P::DomainHasManagedSaveImage
+            | P::DomainIsActive
+            | P::DomainIsPersistent
+            | P::DomainIsUpdated
+            | P::DomainSetAutostart
+    )
+}
+
+/// Calls that read what is in memory, and wait where it is not known yet.
+pub(super) fn may_wait(procedure: Procedure) -> bool {
+    procedure == Procedure::ConnectListAllDomains
+        || procedure == Procedure::DomainHasManagedSaveImage
+        || (procedure.api().starts_with("virDomain") && !says_what_is_left(procedure))
 }
 
 /// Calls that read what only the store has.
@@ -104,6 +130,7 @@ pub(super) fn state(domain: &Domain) -> (i32, i32) {
         Some(State::Running(reason)) => (RUNNING, reason),
         Some(State::Paused(reason)) => (PAUSED, reason),
         Some(State::Crashed) => (CRASHED, PANICKED),
+        Some(State::Starting) | None if domain.left.is_some() => (UNKNOWN, 0),
         Some(State::Starting) | None => (SHUTOFF, domain.ended),
     }
 }

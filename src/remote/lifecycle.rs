@@ -103,7 +103,7 @@ fn create_with_flags(call: &Call<'_>) -> Answer {
     let target = call.domain(&asked, flags)?;
     call.only_flags(flags, START_PAUSED | START_AUTODESTROY | START_BYPASS_CACHE | START_FORCE_BOOT)?;
     let (manager, uuid) = target.parts();
-    if flags & START_BYPASS_CACHE != 0 && manager.has_managed_save(uuid) {
+    if flags & START_BYPASS_CACHE != 0 && manager.has_managed_save(uuid)? {
         let text = "QEMU reads through the page cache: bypassing it is not done; leave --bypass-cache away";
         return Err(ManagerError::Unsupported(text.into()).into());
     }

@@ -246,7 +246,7 @@ fn selected(domain: &Domain, flags: u32) -> bool {
         let asked = choices.iter().any(|(flag, _)| flags & flag != 0);
         !asked || choices.iter().any(|(flag, holds)| flags & flag != 0 && *holds)
     };
-    let (active, defined, state) = (domain.is_active(), domain.definition.is_some(), state(domain).0);
+    let (active, defined, state) = (domain.may_run(), domain.definition.is_some(), state(domain).0);
     group(&[(ACTIVE, active), (INACTIVE, !active)])
         && group(&[(PERSISTENT, defined), (TRANSIENT, !defined)])
         && group(&[

@@ -20,8 +20,9 @@ use crate::privsep::wire;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest line of a supervisor in bytes.
 const LINE_MAX: usize = 4096;
-/// How often to ask what runs.
+/// How often to ask what runs, and how often while nobody answers and it is not known.
 const SURVEY_EVERY: Duration = Duration::from_secs(5);
+const SURVEY_SOON: Duration = Duration::from_millis(200);
 
 /// Waits for the end of one domain, across restarts of the labeller, and tells the manager.
 pub(super) async fn wait(manager: Arc<Manager>, uuid: DomainUuid, id: i32) {
@@ -131,13 +132,14 @@ fn survey(manager: &Arc<Manager>, first: impl FnOnce() + Send + 'static) -> io::
                     if let Some(first) = first.take() {
                         first();
                     }
+                    manager.rest(SURVEY_EVERY);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no survey");
                     labeller = None;
+                    std::thread::sleep(if manager.is_settled() { SURVEY_EVERY } else { SURVEY_SOON });
                 }
             }
-            std::thread::sleep(SURVEY_EVERY);
         }
     })?;
     Ok(())
@@ -166,7 +168,7 @@ fn doubts(manager: &Arc<Manager>) -> io::Result<()> {
 fn once(manager: &Manager, labeller: &mut Option<Labeller>) -> Result<(), crate::driver::DriverError> {
     let mut connection = match labeller.take() {
         Some(connection) => connection,
-        None => Labeller::connect(manager.settings())?,
+        None => Labeller::connect(manager.settings()).inspect_err(|_| manager.no_survey())?,
     };
     manager.survey(&mut connection)?;
     *labeller = Some(connection);
