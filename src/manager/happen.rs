@@ -8,8 +8,8 @@ use crate::base::DomainUuid;
 use crate::privsep::ask::{Happening, STORAGE};
 
 /// libvirt's reasons for a state.
-const PAUSED_IO_ERROR: i32 = 5;
-const PAUSED_WATCHDOG: i32 = 6;
+pub(super) const PAUSED_IO_ERROR: i32 = 5;
+pub(super) const PAUSED_WATCHDOG: i32 = 6;
 pub(super) const PAUSED_CRASHED: i32 = 10;
 /// libvirt's number for an agent that its channel tells of.
 const AGENT_CHANNEL: i32 = 2;
@@ -32,6 +32,7 @@ impl Manager {
             let Some(domain) = noted.then(|| table.by_uuid(uuid)).flatten() else { return };
             domain
         };
+        let state = domain.running().map(|live| live.state);
         match &happening {
             Happening::Stopped if self.job(uuid).is_some_and(|job| !job.is_over()) => {
                 return self.save_stopped(uuid, id);
@@ -40,8 +41,14 @@ impl Manager {
             Happening::Resumed => {
                 self.revived(uuid, id);
                 // A save that was taken back without whoever asked for it.
-                return self.save_undone(uuid, id, State::Running(0));
+                self.save_undone(uuid, id, State::Running(0));
+                // One that stood for a reason that nobody here knows, or was let go on behind everybody's back.
+                if self.live(uuid).is_ok_and(|live| matches!(live.state, State::Paused(_))) {
+                    self.look(uuid, id);
+                }
+                return;
             }
+            Happening::Stopped if matches!(state, Some(State::Running(_))) => return self.look(uuid, id),
             _ => {}
         }
         if let Happening::DeviceDeleted { alias } = &happening {

@@ -325,8 +325,16 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let call = if matches!(verb, Verb::Pause) { "DomainSuspend" } else { "DomainResume" };
         let _job = self.change(&domain.job, call)?;
-        let domain = self.by_uuid(uuid)?;
-        let live = domain.running().ok_or_else(|| ManagerError::state("domain is not running"))?;
+        let mut live = self.live(uuid)?;
+        if matches!(
+            (verb, live.state),
+            (Verb::Pause, State::Paused(_) | State::Crashed) | (Verb::Resume, State::Running(_))
+        ) {
+            // Nothing is to be done only where that is true, and not where it is believed.
+            let looked = self.look_at(uuid, &live);
+            self.unless_ended(uuid, live.id, looked)?;
+            live = self.live(uuid)?;
+        }
         match (verb, live.state) {
             (Verb::Pause, State::Paused(_) | State::Crashed) => return Ok(()),
             (Verb::Resume, State::Running(_)) => {

@@ -43,11 +43,13 @@ mod runtime;
 mod save;
 mod scsi;
 mod shown;
+mod stands;
 mod table;
 mod tune;
 mod vcpus;
 mod volume;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::{DomainName, DomainUuid};
@@ -107,6 +109,8 @@ pub struct Manager {
     managed: Mutex<managed::Managed>,
     /// Domains of which it is not known what the last change did to them.
     doubts: Mutex<doubt::Doubts>,
+    /// Starts of which it could not be asked yet whether their guests stand.
+    unseen: Mutex<HashSet<(DomainUuid, i32)>>,
     /// What takes long.
     jobs: job::Jobs,
     sink: Arc<dyn Sink>,
@@ -138,6 +142,7 @@ impl Manager {
             surveying: Mutex::default(),
             managed: Mutex::default(),
             doubts: Mutex::default(),
+            unseen: Mutex::default(),
             jobs: job::Jobs::default(),
             sink,
             watch: Box::new(watch),

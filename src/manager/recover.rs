@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::doubt::Told;
 use super::labelled::labels;
 use super::lifecycle::running;
+use super::stands::{self, UNKNOWN};
 use super::table::{Kept, Live, State};
 use super::{Definition, Domain, Lifecycle, Manager, ManagerError, Runtime, StartFlags, Summary};
 use crate::base::{DomainName, DomainUuid, Files};
@@ -14,9 +15,6 @@ use crate::conf::identity;
 use crate::driver::{Control, DriverError, Labeller};
 use crate::privsep::request::DomainStatus;
 use crate::store::{self, Change, Contents, Known};
-
-/// libvirt's reasons for a state that was found and not made.
-const UNKNOWN: i32 = 0;
 
 /// How long one device model, and all together, may take to tell what changed since they started; those that do not tell
 /// are shown with what they were started with. Every start waits for it.
@@ -214,11 +212,7 @@ impl Manager {
         let (definition, interfaces) = definition.map(as_it_runs).unzip();
         let interfaces = interfaces.unwrap_or_default();
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
-        let state = match found.as_ref().map(|found| found.state.as_str()) {
-            None | Some("running") => State::Running(UNKNOWN),
-            Some("guest-panicked") => State::Crashed,
-            Some(_) => State::Paused(UNKNOWN),
-        };
+        let state = found.as_ref().map_or(State::Running(UNKNOWN), |found| stands::state(&found.state));
         let mut table = self.table();
         if table.by_name(name.as_str()).is_some_and(|other| other.uuid != uuid) {
             // Its name is a defined domain's; the labeller goes by uuid and lets both be.

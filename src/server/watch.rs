@@ -104,12 +104,17 @@ async fn hear(manager: &Arc<Manager>, uuid: DomainUuid, id: i32, control: &str) 
     stream.write_all(&line).await?;
     // A supervisor is trusted with less than this daemon is: what it says is bounded.
     let mut pending = Vec::new();
+    let mut first = true;
     loop {
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let rest = pending.split_off(end + 1);
             let line = std::mem::replace(&mut pending, rest);
-            // The first line is the answer to the question itself.
-            if let Ok(happening) = serde_json::from_slice::<Happening>(&line) {
+            // The first line is the answer to the question itself: what happens from now on is heard, and what happened
+            // while nobody listened is asked for.
+            if std::mem::take(&mut first) {
+                let manager = manager.clone();
+                tokio::task::spawn_blocking(move || manager.look(uuid, id));
+            } else if let Ok(happening) = serde_json::from_slice::<Happening>(&line) {
                 let (manager, told) = (manager.clone(), happening);
                 let noted = tokio::task::spawn_blocking(move || manager.happened(uuid, id, told));
                 noted.await.map_err(io::Error::other)?;
@@ -152,6 +157,7 @@ fn doubts(manager: &Arc<Manager>) -> io::Result<()> {
     std::thread::Builder::new().name("doubts".into()).spawn(move || {
         loop {
             std::thread::sleep(SURVEY_EVERY);
+            manager.look_again();
             if !manager.is_in_doubt() {
                 continue;
             }
