@@ -554,6 +554,30 @@ fn a_guest_that_cannot_go_on_after_a_save_is_not_said_to() {
 }
 
 #[test]
+fn a_guest_is_not_reset_where_qemu_would_not_survive_it() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new(Wish::default());
+    let mut played = Played::new(&rig);
+    for (state, refused) in [("save-vm", true), ("postmigrate", true), ("paused", false), ("running", false)]
+    {
+        let mut client = rig.connect("control");
+        let mut verb = serde_json::to_vec(&Verb::Ask(Ask::Reset)).unwrap();
+        verb.push(b'\n');
+        client.write_all(&verb).unwrap();
+        let id = played.hears("query-status");
+        played.says(&format!(r#"{{"return": {{"status": "{state}", "running": false}}, "id": {id}}}"#));
+        if !refused {
+            played.does("system_reset");
+        }
+        let answer: Answer = serde_json::from_str(&read_until(&mut client, "\n")).unwrap();
+        assert_eq!(matches!(answer, Answer::Refused(_)), refused, "{state}: {answer:?}");
+    }
+    assert!(is_silent(&played));
+}
+
+#[test]
 fn what_is_in_use_is_not_taken_for_gone() {
     if !possible() {
         return;

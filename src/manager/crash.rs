@@ -14,6 +14,9 @@ const RUNNING_CRASHED: i32 = 9;
 impl Manager {
     /// Resets the guest; one that has panicked stands until somebody lets it go on.
     pub fn reset(&self, uuid: DomainUuid) -> Result<(), ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        // Not while its memory is written down: QEMU would not survive that.
+        let _job = self.change(&domain.job, "DomainReset")?;
         let id = self.live(uuid)?.id;
         self.ask(uuid, Ask::Reset)?;
         self.stand_after_crash(uuid, id);

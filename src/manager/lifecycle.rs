@@ -471,7 +471,7 @@ mod tests {
         let domain = manager.by_name("test").unwrap();
         let uuid = domain.uuid;
         let _held = manager.change(&domain.job, "DomainSave").unwrap();
-        let refused = [manager.suspend(uuid), manager.undefine(uuid, Leaves::default())];
+        let refused = [manager.suspend(uuid), manager.reset(uuid), manager.undefine(uuid, Leaves::default())];
         for refused in refused {
             assert!(matches!(refused, Err(ManagerError::Busy { call: "DomainSave", .. })), "{refused:?}");
         }

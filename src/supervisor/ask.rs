@@ -29,6 +29,9 @@ impl Server {
             );
             return self.control.answer(client, &Answer::Refused(refusal), std::time::Instant::now());
         }
+        if *ask == Ask::Reset {
+            return self.command("query-status", &Value::Null, Purpose::Reset(ticket));
+        }
         if *ask == Ask::Reboot {
             self.stay_at_poweroff(true);
         }
@@ -38,6 +41,23 @@ impl Server {
         };
         let (execute, arguments) = command(ask);
         self.command(execute, &arguments, purpose);
+    }
+
+    /// Resets a guest in this state, unless QEMU would not survive it: while it writes memory down, and once it has let its
+    /// disks go for a save that was given up (QEMU 7.2 aborts in a dump, and at the next save).
+    pub(super) fn reset(&mut self, ticket: u64, state: &str) {
+        let rule = match state {
+            "finish-migrate" | "save-vm" => "its memory is being written",
+            "postmigrate" => "its disks were let go by a save that was given up",
+            _ => {
+                let (execute, arguments) = command(&Ask::Reset);
+                return self.command(execute, &arguments, Purpose::Client(ticket));
+            }
+        };
+        let Some((client, _)) = self.control.waiting(ticket) else { return };
+        let remedy = "wait until that is over, or let the guest go on first";
+        let refusal = Refusal::new(Layer::Policy, "reset", "the domain", rule, remedy);
+        self.control.answer(client, &Answer::Refused(refusal), std::time::Instant::now());
     }
 
     /// QEMU has taken other lifecycle actions: they are the supervisor's too, also where nobody waits for the answer any

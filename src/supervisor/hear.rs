@@ -120,7 +120,8 @@ impl Server {
                 failure.to_string(),
                 "see what QEMU said on standard error",
             )),
-            (Purpose::Client(ticket), outcome) => self.answered(ticket, outcome),
+            (Purpose::Reset(ticket), Ok(value)) => self.reset(ticket, &run_state(&value)),
+            (Purpose::Client(ticket) | Purpose::Reset(ticket), outcome) => self.answered(ticket, outcome),
             (Purpose::Actions(ticket, lifecycle), outcome) => {
                 if outcome.is_ok() {
                     self.actions_set(lifecycle);

@@ -54,6 +54,8 @@ pub(super) enum Purpose {
     Client(u64),
     /// The same for one that asked for other lifecycle actions, with these.
     Actions(u64, Lifecycle),
+    /// The state of a guest that a client wants to be reset, with the client's number.
+    Reset(u64),
     /// Ticket of whoever waits for a picture.
     Picture(u64),
     /// The same, while QEMU gets the file for pictures.
