@@ -507,7 +507,7 @@ fn a_device_model_that_answers_late_answers_nobody_else() {
     let id = played.hears("device_del");
     played.refuses(&late, "GenericError", "too late");
     played.refuses(&id, "DeviceNotFound", "no such device");
-    for command in ["blockdev-del", "blockdev-del", "remove-fd"] {
+    for command in ["blockdev-del", "blockdev-del", "remove-fd", "query-fdsets"] {
         played.does(command);
     }
     assert_eq!(plug_answer(asked), Answer::Done);
@@ -602,6 +602,7 @@ fn what_is_in_use_is_not_taken_for_gone() {
     played.does("blockdev-del");
     let id = played.hears("remove-fd");
     played.refuses(&id, "GenericError", "File descriptor named 'fdset-id:9' not found");
+    played.does("query-fdsets");
     assert_eq!(plug_answer(asked), Answer::Done);
 
     // A medium that the guest does not give away is not gone either.
@@ -657,6 +658,7 @@ fn a_disk_is_told_in_one_breath_and_its_descriptor_waited_for() {
     assert!(is_silent(&played));
     played.refuses(&handed, "GenericError", "no");
     played.does("remove-fd");
+    played.does("query-fdsets");
     let told = plug_answer(asked);
     assert!(matches!(&told, Answer::Refused(refusal) if refusal.rule.contains("torn")), "{told:?}");
     drop(viewer);
@@ -666,7 +668,7 @@ fn a_disk_is_told_in_one_breath_and_its_descriptor_waited_for() {
     played.does("add-fd");
     let id = played.hears("blockdev-add");
     played.refuses(&id, "GenericError", "there is such a node");
-    for command in ["device_add", "device_del", "remove-fd"] {
+    for command in ["device_add", "device_del", "remove-fd", "query-fdsets"] {
         played.does(command);
     }
     assert_eq!(plug_answer(asked), Answer::Pending);
@@ -741,6 +743,7 @@ fn what_cannot_be_taken_back_is_not_said_to_be() {
         played.does("blockdev-del");
         let id = played.hears("remove-fd");
         played.refuses(&id, class, text);
+        played.does("query-fdsets");
         let told = plug_answer(asked);
         match told {
             Answer::Refused(refusal) => assert!(known && refusal.rule.contains("no slot is free")),

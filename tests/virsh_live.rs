@@ -267,6 +267,66 @@ fn disks_come_and_go_while_the_guest_runs() {
     host.rig.same_as(&before);
 }
 
+#[test]
+fn what_is_taken_out_of_a_guest_that_stands_is_held_until_it_goes_on() {
+    if !virsh_possible() {
+        return;
+    }
+    let mut host = Host::new();
+    let [disk, medium, other] = ["hot.raw", "medium.raw", "other.raw"].map(|name| host.rig.raw(name, 4));
+    let drive = "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><target dev='sda' bus='sata'/><readonly/></disk>";
+    host.says(&["define", &host.rig.bare("stands", &format!("{PORTS}{drive}"))]);
+    let of = |target: &str, source: &str| {
+        format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{source}'/>\
+             <target dev='{target}' bus='virtio'/></disk>"
+        )
+    };
+    host.says(&["define", &host.rig.bare("disk", &of("vda", &disk))]);
+    host.says(&["define", &host.rig.bare("medium", &of("vda", &medium))]);
+    let sets = |host: &Host| {
+        let ask = r#"{"execute":"query-fdsets"}"#;
+        host.says(&["qemu-monitor-command", "stands", ask]).matches("fdset-id").count()
+    };
+    let media =
+        |host: &Host, words: &[&str]| host.virsh(&[&["change-media", "stands", "sda"], words].concat());
+    for killed in [false, true] {
+        host.says(&["start", "stands", "--paused"]);
+        let at_first = sets(&host);
+        host.says(&["attach-disk", "stands", &disk, "sdb", "--targetbus", "scsi", "--live"]);
+        media(&host, &[&medium, "--insert", "--live"]).expect(0);
+        host.says(&["detach-disk", "stands", "sdb", "--live"]);
+        assert!(media(&host, &[&other, "--update", "--live"]).expect(1).err.contains("resume the guest"));
+        media(&host, &["--eject", "--live"]).expect(0);
+        // QEMU has both open, so both are this domain's.
+        assert_eq!(sets(&host), at_first + 2);
+        assert!(host.says(&["dumpxml", "stands"]).contains(&disk));
+        for name in ["disk", "medium"] {
+            assert!(host.complains(&["start", name]).contains("in use"));
+        }
+        assert!(media(&host, &[&other, "--insert", "--live"]).expect(1).err.contains("resume the guest"));
+        if killed {
+            host.kill_daemon();
+            host.start_daemon();
+        }
+        host.says(&["resume", "stands"]);
+        eventually("QEMU has let go", || sets(&host) == at_first);
+        eventually("the disk is gone", || !host.says(&["dumpxml", "stands"]).contains(&disk));
+        if killed {
+            // Nobody remembers that it was to go; QEMU does not have it any longer.
+            media(&host, &["--eject", "--live"]).expect(0);
+        }
+        eventually("the drive takes another one", || {
+            media(&host, &[&other, "--insert", "--live"]).code == Some(0)
+        });
+        for name in ["disk", "medium"] {
+            host.says(&["start", name]);
+            host.says(&["destroy", name]);
+        }
+        host.says(&["destroy", "stands"]);
+    }
+}
+
 /// A SCSI disk brings its controller, which stays; one that is refused leaves none behind.
 fn scsi(host: &mut Host, disk: &str) {
     let taken = host.rig.text("images/first.raw");

@@ -75,6 +75,13 @@ impl Told {
         self.cpus.is_some() && self.blocks.is_some() && self.devices.is_some()
     }
 
+    /// What a domain is believed to have and QEMU does not have.
+    pub(super) fn lacks(&self, believed: &Definition, interfaces: &[String]) -> Vec<Gone> {
+        let all = if self.devices.is_some() { aliases(believed, interfaces) } else { Vec::new() };
+        let lacking = all.into_iter().filter(|alias| !self.has(alias));
+        lacking.map(|alias| Gone { alias, medium: false }).collect()
+    }
+
     fn has(&self, alias: &str) -> bool {
         let named = |device: &Value| device.get("name").and_then(Value::as_str) == Some(alias);
         self.devices.as_ref().and_then(Value::as_array).into_iter().flatten().any(named)
@@ -177,14 +184,37 @@ impl Manager {
         if !told.is_whole() {
             return Err(ManagerError::Driver(DriverError::Silent));
         }
+        let media = live.runtime.kept.iter().filter(|gone| gone.medium);
+        for medium in media {
+            let gone = labeller.unplug(uuid, medium.clone(), false)?;
+            self.note_kept(uuid, medium.clone(), !gone);
+        }
         let found = started.as_it_runs(&labeller.describe(uuid)?, &told, &live.listening);
-        let (now, interfaces) = match give_back_gone(labeller, uuid, &found, &told)? {
+        let (now, interfaces) = match self.give_back_gone(labeller, uuid, &found, &told)? {
             false => found,
             true => started.as_it_runs(&labeller.describe(uuid)?, &told, &live.listening),
         };
         self.put_again(&live, &now, &interfaces)?;
         self.show(uuid, &live, now, interfaces);
         Ok(())
+    }
+
+    /// Has the labeller take back what devices held that it believes to be there and QEMU does not have; whether there were
+    /// any. Of a guest that stands QEMU keeps it, and they stay.
+    fn give_back_gone(
+        &self,
+        labeller: &mut Labeller,
+        uuid: DomainUuid,
+        (believed, interfaces): &(Definition, Vec<String>),
+        told: &Told,
+    ) -> Result<bool, ManagerError> {
+        let mut any = false;
+        for which in told.lacks(believed, interfaces) {
+            let gone = labeller.unplug(uuid, which.clone(), false)?;
+            self.note_kept(uuid, which, !gone);
+            any = true;
+        }
+        Ok(any)
     }
 
     /// Has QEMU do what nobody can be asked about.
@@ -213,21 +243,6 @@ impl Manager {
             self.tell_what(&domain, What::DeviceAdded(alias.clone()));
         }
     }
-}
-
-/// Has the labeller take back what devices held that it believes to be there and QEMU does not have; whether there were any.
-fn give_back_gone(
-    labeller: &mut Labeller,
-    uuid: DomainUuid,
-    (believed, interfaces): &(Definition, Vec<String>),
-    told: &Told,
-) -> Result<bool, ManagerError> {
-    let mut any = false;
-    for alias in aliases(believed, interfaces).into_iter().filter(|alias| !told.has(alias)) {
-        labeller.unplug(uuid, Gone { alias, medium: false }, false)?;
-        any = true;
-    }
-    Ok(any)
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ impl Manager {
             Happening::Resumed => {
                 self.revived(uuid, id);
                 // A save that was taken back without whoever asked for it.
+                if domain.running().is_some_and(|live| !live.runtime.kept.is_empty()) {
+                    self.doubt(uuid);
+                }
                 self.save_undone(uuid, id, State::Running(0));
                 // One that stood for a reason that nobody here knows, or was let go on behind everybody's back.
                 if self.live(uuid).is_ok_and(|live| matches!(live.state, State::Paused(_))) {

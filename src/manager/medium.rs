@@ -3,7 +3,7 @@
 use super::definition::refused;
 use super::given::Given;
 use super::plug::{Comes, Ready};
-use super::table::Live;
+use super::table::{Live, State};
 use super::{Impact, Manager, ManagerError, interface};
 use crate::base::{DomainUuid, Files};
 use crate::conf::definition::Definition as Tree;
@@ -16,6 +16,11 @@ fn instead(tree: &mut Tree, target: &str, xml: &str) -> Result<(), ManagerError>
     Ok(())
 }
 
+fn stands() -> ManagerError {
+    let text = "QEMU keeps a medium open that is taken out while its guest stands: resume the guest, then put the other one in";
+    ManagerError::Operation(text.into())
+}
+
 impl Manager {
     /// Whether a client's disk is a drive that runs already.
     pub(super) fn has_drive(&self, uuid: DomainUuid, given: &Given) -> Result<bool, ManagerError> {
@@ -26,20 +31,21 @@ impl Manager {
         Ok(definition.domain()?.devices.disks.iter().any(|disk| disk.target == given.target))
     }
 
-    /// Takes the medium out of a drive.
+    /// Takes the medium out of a drive; `false` where QEMU keeps it open until the guest goes on.
     pub(super) fn eject(
         &self,
         uuid: DomainUuid,
         target: &str,
         alias: &str,
         force: bool,
-    ) -> Result<(), ManagerError> {
+    ) -> Result<bool, ManagerError> {
         let which = Gone { alias: alias.to_owned(), medium: true };
-        self.unplug(uuid, which, force)?;
+        let gone = self.unplug(uuid, which, force)?;
         self.replace_live(uuid, None, |tree| {
             tree.eject(target);
             Ok(())
-        })
+        })?;
+        Ok(gone)
     }
 
     /// Changes the medium of a drive, an interface, or the password of a display; of the host it names what is among `files`.
@@ -95,16 +101,28 @@ impl Manager {
         }
         let alias =
             with.disks()?.into_iter().find(|named| named.target == disk.target).map(|named| named.alias);
+        let full = before.is_some_and(|old| old.source.is_some());
+        let alias = alias.unwrap_or_default();
+        let which = Gone { alias: alias.clone(), medium: true };
+        let kept = live.runtime.kept.contains(&which);
+        if (full || kept) && disk.source.is_some() && !matches!(live.state, State::Running(_)) {
+            return Err(stands());
+        }
         let mut labeller = self.core.labeller(&self.settings)?;
         // Its headers are looked at while the old one is there: one that is refused leaves the drive as it is.
         let new = match disk.source {
             Some(_) => Some(self.plan(&mut labeller, uuid, given, (Comes::Medium, force), files)?),
             None => None,
         };
-        if before.is_some_and(|old| old.source.is_some()) {
-            self.eject(uuid, &disk.target, &alias.unwrap_or_default(), force)?;
-        }
+        let gone = match (full, kept) {
+            (true, _) => self.eject(uuid, &disk.target, &alias, force)?,
+            (false, true) => self.unplug(uuid, which, force)?,
+            (false, false) => true,
+        };
         let Some(Ready { plug, .. }) = new else { return Ok(()) };
+        if !gone {
+            return Err(stands());
+        }
         let note = plug.note.clone();
         let shown = |live: &Live| {
             live.shown(None, |definition| definition.with(|tree| tree.with_medium(&given.target, &note)))

@@ -1,5 +1,7 @@
 //! Disks and media that come to a domain and leave it.
 
+use std::sync::Arc;
+
 use super::definition::refused;
 use super::edit::add_device;
 use super::given::Given;
@@ -208,7 +210,21 @@ impl Manager {
     /// Has the labeller take a device or a medium out; `false` where the guest was only asked for it.
     pub(super) fn unplug(&self, uuid: DomainUuid, which: Gone, force: bool) -> Result<bool, ManagerError> {
         let mut labeller = self.core.labeller(&self.settings)?;
-        self.sure(uuid, labeller.unplug(uuid, which, force).map_err(Into::into))
+        let gone = self.sure(uuid, labeller.unplug(uuid, which.clone(), force).map_err(Into::into))?;
+        self.note_kept(uuid, which, !gone);
+        Ok(gone)
+    }
+
+    /// Notes whether QEMU has something yet that was taken out: of a guest that stands it lets nothing go, and when it goes
+    /// on that is asked for again.
+    pub(super) fn note_kept(&self, uuid: DomainUuid, which: Gone, kept: bool) {
+        let mut table = self.table();
+        let Some(live) = table.get(uuid).and_then(|domain| domain.live.as_mut()) else { return };
+        if kept || live.runtime.kept.contains(&which) {
+            let all = &mut Arc::make_mut(live).runtime.kept;
+            all.retain(|other| *other != which);
+            all.extend(kept.then_some(which));
+        }
     }
 
     /// Reads the layers of a disk, or of a drive's medium, for what runs, and plans it.

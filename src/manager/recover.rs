@@ -207,12 +207,15 @@ impl Manager {
         let started = definition.clone().map(Arc::new);
         let until = all.min(Instant::now() + ASKED_EACH);
         let noted = row.as_ref().map(|row| row.listening.as_slice()).unwrap_or_default();
-        let as_it_runs =
-            |started: Definition| started.as_it_runs(&described, &Told::by(&status.control, until), noted);
+        let told = Told::by(&status.control, until);
+        let as_it_runs = |started: Definition| started.as_it_runs(&described, &told, noted);
         let (definition, interfaces) = definition.map(as_it_runs).unzip();
         let interfaces = interfaces.unwrap_or_default();
+        // Taken out for an earlier daemon, and kept open while the guest stood.
+        let kept = definition.as_ref().map(|now| told.lacks(now, &interfaces)).unwrap_or_default();
         let found = Control::connect(&status.control).and_then(|mut control| control.status()).ok();
         let state = found.as_ref().map_or(State::Running(UNKNOWN), |found| stands::state(&found.state));
+        let doubtful = !kept.is_empty() && matches!(state, State::Running(_));
         let mut table = self.table();
         if table.by_name(name.as_str()).is_some_and(|other| other.uuid != uuid) {
             // Its name is a defined domain's; the labeller goes by uuid and lets both be.
@@ -244,11 +247,14 @@ impl Manager {
             ending: false,
             crashes: false,
             listening,
-            runtime: Runtime { running, started, ..Runtime::default() },
+            runtime: Runtime { running, started, kept, ..Runtime::default() },
         };
         table.set_live(uuid, live);
         drop(table);
         self.left().remove(&uuid);
+        if doubtful {
+            self.doubt(uuid);
+        }
         tracing::info!(%name, id, "runs already");
         (self.watch)(uuid, id);
     }

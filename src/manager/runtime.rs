@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Definition;
 use crate::conf::definition::Running;
+use crate::privsep::plug::Gone;
 
 /// What changed since the start, and what its text is made from when it does.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Runtime {
     pub tainted: bool,
     /// Virtual CPUs that the guest was asked to let go and had not when it was looked last.
     pub(super) leaving: BTreeSet<u32>,
+    /// What was taken out and QEMU has not let go of yet.
+    pub(super) kept: Vec<Gone>,
     /// What it was started with, where that has changed since.
     pub(super) started: Option<Arc<Definition>>,
     /// What was made for it when it started.

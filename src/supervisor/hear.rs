@@ -243,7 +243,11 @@ impl Server {
                 self.reason = Some(PANICKED.into());
                 self.live(Some(self.lifecycle.on_crash));
             }
-            "RESUME" | "RESET" => self.reason = None,
+            "RESUME" => {
+                self.reason = None;
+                self.close_kept();
+            }
+            "RESET" => self.reason = None,
             _ => {}
         }
     }

@@ -5,6 +5,7 @@
 //!          getfd ─▶ netdev_add and device_add ─▶ done
 //!             └── one fails: everything that was done is taken back, then refused
 //! unplug:  device_del ─▶ DEVICE_DELETED ─▶ blockdev-del… ─▶ remove-fd…, or netdev_del ─▶ done
+//!                                                               └── kept open, for the guest stands ─▶ not known; closed at RESUME
 //! ```
 //!
 //! What QEMU is told was held to closed lists by the labeller, and is again here. While a command runs that may load a
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use row::{Outcome, Refused, Row, Sending, Step, step};
+pub(super) use row::Held;
+use row::{LOOK, Outcome, Refused, Row, Sending, Step, step};
 
 use super::monitor::{Monitor, MonitorError, Purpose};
 use super::serve::Server;
@@ -70,7 +72,7 @@ impl Server {
         if let Some(rule) = self.busy() {
             return self.control.answer(client, &refuse(rule.into()), now);
         }
-        let row = if *verb == Verb::Plug { plug_steps(fds) } else { unplug_steps(fds, now) };
+        let row = if *verb == Verb::Plug { plug_steps(fds) } else { unplug_steps(fds, now, &self.kept_open) };
         let row = match row {
             Ok(row) => row,
             Err(rule) => return self.control.answer(client, &refuse(rule), now),
@@ -133,9 +135,25 @@ impl Server {
         }
     }
 
+    /// Remembers what QEMU keeps open although it was told to close it.
+    fn note_open(&mut self, row: &Row) {
+        let (held, keeps) = row.held();
+        self.kept_open.retain(|other| (&other.alias, other.medium) != (&held.alias, held.medium));
+        self.kept_open.extend(keeps.then(|| held.clone()));
+    }
+
+    /// The guest goes on: what QEMU keeps open is closed now, and whoever asks for it to be taken out again hears that.
+    pub(super) fn close_kept(&mut self) {
+        let sets: Vec<u32> = self.kept_open.iter().flat_map(|held| held.sets.clone()).collect();
+        for set in sets {
+            self.command("remove-fd", &json!({ "fdset-id": set }), Purpose::Lifecycle);
+        }
+    }
+
     fn plug_over(&mut self) {
         let Some(plugging) = self.plugging.take() else { return };
         self.gate.book.close_window();
+        self.note_open(&plugging.row);
         let answer = match plugging.row.outcome() {
             _ if self.monitor.is_none() => Answer::Pending,
             Outcome::Unknown => Answer::Pending,
@@ -190,8 +208,11 @@ fn plug_steps(fds: Vec<OwnedFd>) -> Result<Row, String> {
             row.push_back(device(object, &steps.alias)?);
         }
     }
+    let medium = matches!(steps.top, Top::Medium { .. });
+    let sets = steps.sets.iter().map(|grant| grant.set).collect();
     // A guest's tray is no link of a chain.
-    Ok(if matches!(steps.top, Top::Medium { .. }) { Row::new(row) } else { Row::chain(row) })
+    let row = if medium { Row::new(row) } else { Row::chain(row) };
+    Ok(row.about(Held { alias: steps.alias, medium, sets }))
 }
 
 /// What a start says of a device although QEMU takes it for granted is left out.
@@ -269,14 +290,17 @@ fn tray(row: &mut VecDeque<Step>, alias: &str, force: bool) {
     row.push_back(step("blockdev-remove-medium", json!({ "id": alias })));
 }
 
-fn unplug_steps(fds: Vec<OwnedFd>, now: Instant) -> Result<Row, String> {
+fn unplug_steps(fds: Vec<OwnedFd>, now: Instant, open: &[Held]) -> Result<Row, String> {
     let steps: UnplugSteps = read(fds.into_iter().next().ok_or("it has no description")?)?;
     check_unplug(&steps).map_err(|error| error.to_string())?;
     let mut row = VecDeque::new();
-    if steps.medium {
+    // A medium that is gone and only kept open is nothing that the guest's tray could hold.
+    let kept = open.iter().any(|held| held.medium && held.alias == steps.alias);
+    if steps.medium && !kept {
         tray(&mut row, &steps.alias, steps.force);
         row.push_back(step("blockdev-close-tray", json!({ "id": steps.alias })));
-    } else {
+    }
+    if !steps.medium {
         let remove = step("device_del", json!({ "id": steps.alias }));
         row.push_back(Step { refused: Refused::PassesWithout, ..remove });
     }
@@ -290,7 +314,11 @@ fn unplug_steps(fds: Vec<OwnedFd>, now: Instant) -> Result<Row, String> {
         // One that was handed over and never taken.
         row.push_back(gone("closefd", json!({ "fdname": name })));
     }
-    let mut row = Row::new(row);
+    if !steps.sets.is_empty() {
+        row.push_back(step(LOOK, Value::Null));
+    }
+    let held = Held { alias: steps.alias.clone(), medium: steps.medium, sets: steps.sets };
+    let mut row = Row::new(row).about(held);
     if !steps.medium {
         row.awaits(steps.alias, now + RELEASE);
     }
@@ -333,7 +361,7 @@ mod tests {
 
     fn unplugs_without_a_window(medium: bool) -> bool {
         let steps = json!({ "alias": "d", "medium": medium, "force": true, "nodes": ["a"], "sets": [9] });
-        let mut row = unplug_steps(vec![text(&steps)], Instant::now()).unwrap();
+        let mut row = unplug_steps(vec![text(&steps)], Instant::now(), &[]).unwrap();
         let mut all = 0;
         while !row.is_over() {
             let now = sent(&mut row);
@@ -342,7 +370,7 @@ mod tests {
             row.deleted("d");
             all += 1;
         }
-        all == if medium { 5 } else { 3 }
+        all == if medium { 6 } else { 4 }
     }
 
     #[test]

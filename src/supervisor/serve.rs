@@ -17,7 +17,7 @@ use super::handed::{Handed, nonblocking};
 use super::launch::{Input, Launch, Step};
 use super::monitor::Monitor;
 use super::picture::Pictures;
-use super::plug::Plugging;
+use super::plug::{Held, Plugging};
 use super::ring::Ring;
 use super::save::Saving;
 use super::vnc::Vncs;
@@ -70,6 +70,8 @@ pub(super) struct Server {
     pub(super) pictures: Pictures,
     /// The device that is being plugged.
     pub(super) plugging: Option<Plugging>,
+    /// What QEMU keeps open of devices and media that are gone.
+    pub(super) kept_open: Vec<Held>,
     /// The save that goes on.
     pub(super) saving: Option<Saving>,
     /// The dump that goes on.
@@ -166,6 +168,7 @@ impl Server {
             rebooting: false,
             pictures: Pictures::new(),
             plugging: None,
+            kept_open: Vec::new(),
             saving: None,
             dumping: None,
             owes_cont: None,

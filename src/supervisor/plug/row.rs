@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::base::{Layer, Refusal};
 use crate::qmp::Failure;
@@ -62,6 +62,16 @@ fn is_not_there(failure: &Failure) -> bool {
             && failure.description.ends_with(" not found"))
 }
 
+/// Whether QEMU says that it has any of these sets of descriptors; where `empty` does not count, with descriptors in it: a
+/// set that was there before a plug that failed stays.
+fn has_any(said: &Value, sets: &[u32], empty: bool) -> bool {
+    said.as_array().into_iter().flatten().any(|set| {
+        let number = set.get("fdset-id").and_then(Value::as_u64);
+        let holds = set.get("fds").and_then(Value::as_array).is_some_and(|fds| !fds.is_empty());
+        (empty || holds) && sets.iter().any(|of| Some(u64::from(*of)) == number)
+    })
+}
+
 /// A step that is to be sent now.
 #[derive(Debug)]
 pub(super) struct Sending {
@@ -91,6 +101,18 @@ pub(super) enum Outcome {
     Unknown,
 }
 
+/// The descriptors of a device, or of a medium.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::supervisor) struct Held {
+    pub(in crate::supervisor) alias: String,
+    pub(in crate::supervisor) medium: bool,
+    pub(in crate::supervisor) sets: Vec<u32>,
+}
+
+/// Asks which sets of descriptors there are, after some were to go: of a guest that stands QEMU keeps the descriptors that
+/// it is told to close, until it is told so again while the guest runs.
+pub(super) const LOOK: &str = "query-fdsets";
+
 /// All commands of one plug.
 #[derive(Debug)]
 pub(super) struct Row {
@@ -100,6 +122,10 @@ pub(super) struct Row {
     undo: Vec<Command>,
     /// Whether the next step is sent before the last one is answered.
     chained: bool,
+    /// What it is about.
+    held: Held,
+    /// Whether QEMU keeps descriptors that it was told to close.
+    keeps: bool,
     /// Whose DEVICE_DELETED is waited for, and until when.
     awaited: Option<(String, Instant)>,
     /// Whether the guest was asked to let that go.
@@ -117,6 +143,8 @@ impl Row {
             sent: VecDeque::new(),
             undo: Vec::new(),
             chained: false,
+            held: Held::default(),
+            keeps: false,
             awaited: None,
             asked: false,
             failure: None,
@@ -127,6 +155,16 @@ impl Row {
     /// Steps each of which fails by itself where an earlier one failed.
     pub(super) fn chain(steps: VecDeque<Step>) -> Self {
         Self { chained: true, ..Self::new(steps) }
+    }
+
+    /// Says what it is about.
+    pub(super) fn about(self, held: Held) -> Self {
+        Self { held, ..self }
+    }
+
+    /// What it is about, and whether QEMU keeps descriptors of it that it was told to close.
+    pub(super) fn held(&self) -> (&Held, bool) {
+        (&self.held, self.keeps)
     }
 
     /// Has what comes after `device_del` wait until the guest has let this go.
@@ -151,6 +189,10 @@ impl Row {
     pub(super) fn answered(&mut self, outcome: Result<Value, Failure>) {
         let Some(step) = self.sent.pop_front() else { return };
         match outcome {
+            Ok(sets) if step.execute == LOOK => {
+                self.keeps = has_any(&sets, &self.held.sets, step.refused != Refused::Back);
+                self.unsure |= self.keeps;
+            }
             Ok(_) => {
                 self.undo.extend(step.undo);
                 // It is taken back when the guest lets it go, and nobody waits for that.
@@ -172,7 +214,9 @@ impl Row {
         if self.failure.is_some() && self.sent.is_empty() {
             let back =
                 |(execute, arguments)| Step { refused: Refused::Back, ..self::step(execute, arguments) };
+            let closes = self.undo.iter().any(|(execute, _)| *execute == "remove-fd");
             self.steps.extend(self.undo.drain(..).rev().map(back));
+            self.steps.extend(closes.then(|| back((LOOK, json!({})))));
             self.chained = false;
         }
     }
@@ -298,6 +342,35 @@ mod tests {
             row.answered(says.outcome(1));
             assert!(row.is_over());
             assert_eq!(matches!(row.outcome(), Outcome::Refused(_)), known);
+        }
+    }
+
+    #[test]
+    fn what_qemu_keeps_open_is_not_known_to_be_gone() {
+        let held = || Held { alias: "d".into(), medium: false, sets: vec![9] };
+        for (there, keeps) in [(9, true), (8, false)] {
+            let said = json!([{ "fdset-id": there, "fds": [{ "fd": 30 }] }]);
+            // Taken out.
+            let steps = ["remove-fd", LOOK].map(|execute| step(execute, json!({})));
+            let mut row = Row::new(steps.into_iter().collect()).about(held());
+            row.next().unwrap();
+            row.answered(Ok(json!({})));
+            assert_eq!(row.next().unwrap().execute, LOOK);
+            row.answered(Ok(said.clone()));
+            assert!(row.is_over() && row.held() == (&held(), keeps));
+            assert_eq!(row.outcome() == Outcome::Unknown, keeps);
+            // Taken back.
+            let first = Step { undo: Some(("remove-fd", json!(1))), ..step("add-fd", json!(1)) };
+            let mut row = Row::chain([first, link(1, false, false)].into_iter().collect()).about(held());
+            while row.next().is_some() {}
+            row.answered(Ok(json!({})));
+            row.answered(Says::No.outcome(1));
+            for execute in ["remove-fd", LOOK] {
+                assert_eq!(row.next().unwrap().execute, execute);
+                row.answered(Ok(said.clone()));
+            }
+            assert!(row.is_over());
+            assert_eq!(row.outcome() == Outcome::Unknown, keeps);
         }
     }
 
