@@ -28,6 +28,16 @@ impl Manager {
             if live.id != id {
                 return;
             }
+            if matches!(
+                happening,
+                Happening::IoError { .. }
+                    | Happening::Panicked
+                    | Happening::Resumed
+                    | Happening::Stopped
+                    | Happening::Watchdog { .. }
+            ) {
+                Arc::make_mut(live).runtime.heard += 1;
+            }
             let noted = note(live, &happening);
             let Some(domain) = noted.then(|| table.by_uuid(uuid)).flatten() else { return };
             domain

@@ -345,8 +345,10 @@ impl Manager {
             _ => {}
         }
         let ordered = self.core.order(&live.control, verb);
-        if live.state == State::Crashed && ordered.as_ref().is_err_and(|error| !error.is_unclear()) {
-            self.crashed_still(uuid, live.id);
+        match &ordered {
+            Err(error) if error.is_unclear() => self.look_later(uuid, live.id),
+            Err(_) if live.state == State::Crashed => self.crashed_still(uuid, live.id),
+            _ => {}
         }
         self.unless_ended(uuid, live.id, ordered)?;
         let domain = {

@@ -20,6 +20,8 @@ pub struct Runtime {
     pub(super) leaving: BTreeSet<u32>,
     /// What was taken out and QEMU has not let go of yet.
     pub(super) kept: Vec<Gone>,
+    /// How often it was heard to run, to stand or to crash: what was asked before that is older.
+    pub(super) heard: u64,
     /// What it was started with, where that has changed since.
     pub(super) started: Option<Arc<Definition>>,
     /// What was made for it when it started.

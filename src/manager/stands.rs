@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::happen::{PAUSED_IO_ERROR, PAUSED_WATCHDOG};
+use super::happen::{PAUSED_CRASHED, PAUSED_IO_ERROR, PAUSED_WATCHDOG};
 use super::table::{Live, State};
 use super::{Lifecycle, Manager, ManagerError};
 use crate::base::DomainUuid;
@@ -12,8 +12,12 @@ use crate::base::DomainUuid;
 /// libvirt's reason for a state that was found and not made.
 pub(super) const UNKNOWN: i32 = 0;
 
-/// How long a supervisor may take to tell.
+/// How long a supervisor may take to tell whoever waits for it, and how long where nobody does: nobody can change a domain
+/// meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
+const UNWAITED: Duration = Duration::from_secs(1);
+/// How long is asked in all, until the next time.
+const ROUND: Duration = Duration::from_secs(5);
 
 /// What a guest does, in QEMU's word.
 pub(super) fn state(word: &str) -> State {
@@ -33,61 +37,78 @@ impl Manager {
         // Whoever changes it notes what came of that, and perhaps before it is asked for what it was.
         let looked = job.try_take("DomainGetState").and_then(|_held| {
             let live = self.live(uuid).ok().filter(|live| live.id == id);
-            live.map_or(Some(()), |live| self.look_at(uuid, &live).ok())
+            let looked = live.map_or(Ok(true), |live| self.look_within(uuid, &live, UNWAITED));
+            looked.ok().filter(|looked| *looked)
         });
         let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         match looked {
-            Some(()) => unseen.remove(&(uuid, id)),
+            Some(_) => unseen.remove(&(uuid, id)),
             None => unseen.insert((uuid, id)),
         };
+    }
+
+    /// The same, later: it is not known what became of an order.
+    pub(super) fn look_later(&self, uuid: DomainUuid, id: i32) {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner).insert((uuid, id));
     }
 
     /// The same of all that could not be asked. To be called again and again.
     pub fn look_again(&self) {
         let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        unseen.into_iter().for_each(|(uuid, id)| self.look(uuid, id));
+        let until = Instant::now() + ROUND;
+        unseen.into_iter().take_while(|_| Instant::now() < until).for_each(|(uuid, id)| self.look(uuid, id));
     }
 
-    /// The same of one whose job is held.
+    /// The same of one whose job is held, for whoever waits.
     pub(super) fn look_at(&self, uuid: DomainUuid, live: &Live) -> Result<(), ManagerError> {
-        let control = self.core.control(&live.control, Some(Instant::now() + PATIENCE));
+        self.look_within(uuid, live, PATIENCE).map(drop)
+    }
+
+    /// Whether what was found out holds: what was heard meanwhile is newer.
+    fn look_within(&self, uuid: DomainUuid, live: &Live, patience: Duration) -> Result<bool, ManagerError> {
+        let control = self.core.control(&live.control, Some(Instant::now() + patience));
         let status = control.and_then(|mut control| Ok(control.status()?));
         match status {
-            Ok(status) => self.seen(uuid, live.id, &status.state),
+            Ok(status) => Ok(self.seen(uuid, live, &status.state)),
             // What is nothing but memory does what is believed of it.
-            Err(ManagerError::Unsupported(_)) => {}
-            Err(error) => return Err(error),
+            Err(ManagerError::Unsupported(_)) => Ok(true),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
-    /// Notes what a guest does, and tells it where nobody knew.
-    fn seen(&self, uuid: DomainUuid, id: i32, word: &str) {
+    /// Notes what a guest does, and tells it where nobody knew; `false` where more was heard of it since it was `asked`.
+    fn seen(&self, uuid: DomainUuid, asked: &Live, word: &str) -> bool {
         let mut table = self.table();
         let live = table.get(uuid).and_then(|domain| domain.live.as_mut());
-        let Some(live) = live.filter(|live| live.id == id) else { return };
+        let Some(live) = live.filter(|live| live.id == asked.id) else { return true };
+        if live.runtime.heard != asked.runtime.heard {
+            return false;
+        }
         let found = state(word);
         let told = match (live.state, found) {
             (State::Starting, _)
             | (State::Running(_), State::Running(_))
             | (State::Crashed, State::Crashed) => {
-                return;
+                return true;
             }
+            // It was told when it crashed, and was let go on since, which it did not.
+            (State::Paused(PAUSED_CRASHED), State::Crashed) => None,
             // Why it stands is known better, and one that sleeps or has powered off is not told to stand.
-            (State::Paused(_), State::Paused(_)) => return,
-            (State::Running(_), _) if matches!(word, "suspended" | "shutdown") => return,
-            (_, State::Running(_)) => Lifecycle::Unpaused,
-            (_, State::Crashed) => Lifecycle::Panicked,
-            (_, State::Paused(PAUSED_IO_ERROR)) => Lifecycle::PausedIoError,
-            (_, State::Paused(PAUSED_WATCHDOG)) => Lifecycle::PausedWatchdog,
-            _ => Lifecycle::Paused,
+            (State::Paused(_), State::Paused(_)) => return true,
+            (State::Running(_), _) if matches!(word, "suspended" | "shutdown") => return true,
+            (_, State::Running(_)) => Some(Lifecycle::Unpaused),
+            (_, State::Crashed) => Some(Lifecycle::Panicked),
+            (_, State::Paused(PAUSED_IO_ERROR)) => Some(Lifecycle::PausedIoError),
+            (_, State::Paused(PAUSED_WATCHDOG)) => Some(Lifecycle::PausedWatchdog),
+            _ => Some(Lifecycle::Paused),
         };
         Arc::make_mut(live).state = found;
         let domain = table.by_uuid(uuid);
         drop(table);
-        if let Some(domain) = domain {
+        if let Some((domain, told)) = domain.zip(told) {
             self.tell(&domain, told);
         }
+        true
     }
 }
 
@@ -218,6 +239,16 @@ mod tests {
         drop(held);
         manager.look_again();
         assert_eq!(state(), State::Running(UNKNOWN));
+
+        // What was heard meanwhile is newer than an answer, and a crash that was told is not told again.
+        let asked = manager.live(uuid).unwrap();
+        manager.happened(uuid, id, Happening::Panicked);
+        told();
+        assert!(!manager.seen(uuid, &asked, "running"));
+        assert_eq!(state(), State::Crashed);
+        believe(State::Paused(PAUSED_CRASHED));
+        assert!(manager.seen(uuid, &manager.live(uuid).unwrap(), "guest-panicked"));
+        assert_eq!((state(), told()), (State::Crashed, vec![]));
 
         // Nothing is to be done only where that is true.
         believe(State::Paused(UNKNOWN));
