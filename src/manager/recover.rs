@@ -262,7 +262,7 @@ impl Manager {
     /// Starts what is to be started with the host.
     pub fn autostart(&self) {
         for domain in self.all() {
-            if !domain.autostart || domain.live.is_some() {
+            if !domain.autostart || domain.live.is_some() || domain.may_run() {
                 continue;
             }
             match self.start(domain.uuid, StartFlags::default()) {

@@ -287,12 +287,13 @@ impl Table {
     /// Notes that it is not known whether this start of a domain runs, or that it is known now. One that is neither defined
     /// nor runs is forgotten then.
     pub(super) fn leave(&mut self, uuid: DomainUuid, id: Option<i32>) {
+        // Nobody else gets its number, whether it can be shown or not.
+        self.last_id = self.last_id.max(id.unwrap_or(0));
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
         if let Some(before) = std::mem::replace(&mut domain.left, id) {
             self.ids.remove(&before);
         }
         if let Some(id) = id {
-            self.last_id = self.last_id.max(id);
             self.ids.insert(id, uuid);
         }
         self.tidy(uuid);
@@ -455,6 +456,13 @@ pub(super) mod tests {
         // One that is kept too is that until it runs.
         table.define(uuid, Some(kept(uuid, 0, 1)));
         assert!(table.by_uuid(uuid).unwrap().starting().is_none());
+    }
+
+    #[test]
+    fn the_number_of_what_is_left_is_nobody_elses() {
+        let mut table = Table::default();
+        table.leave(DomainUuid(uuid::Uuid::from_u128(1)), Some(7));
+        assert!(table.next_id() > 7);
     }
 
     #[test]

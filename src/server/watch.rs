@@ -23,6 +23,8 @@ const LINE_MAX: usize = 4096;
 /// How often to ask what runs, and how often while nobody answers and it is not known.
 const SURVEY_EVERY: Duration = Duration::from_secs(5);
 const SURVEY_SOON: Duration = Duration::from_millis(200);
+/// The least time between two surveys, however many clients wait for one.
+const SURVEY_LEAST: Duration = Duration::from_millis(100);
 
 /// Waits for the end of one domain, across restarts of the labeller, and tells the manager.
 pub(super) async fn wait(manager: Arc<Manager>, uuid: DomainUuid, id: i32) {
@@ -135,8 +137,14 @@ fn survey(manager: &Arc<Manager>, first: impl FnOnce() + Send + 'static) -> io::
             match once(&manager, &mut labeller) {
                 Ok(()) => {
                     if let Some(first) = first.take() {
-                        first();
+                        // Whoever starts domains may wait for the next survey.
+                        let begun = std::thread::Builder::new().name("autostart".into()).spawn(first);
+                        if let Err(error) = begun {
+                            tracing::error!(%error, "no domain is started with the host");
+                        }
                     }
+                    // Whoever wants to know soon waits for that long.
+                    std::thread::sleep(SURVEY_LEAST);
                     manager.rest(SURVEY_EVERY);
                 }
                 Err(error) => {
@@ -157,14 +165,13 @@ fn doubts(manager: &Arc<Manager>) -> io::Result<()> {
     std::thread::Builder::new().name("doubts".into()).spawn(move || {
         loop {
             std::thread::sleep(SURVEY_EVERY);
+            if manager.is_in_doubt() {
+                match Labeller::connect(manager.settings()) {
+                    Ok(mut labeller) => manager.clear_doubts(&mut labeller),
+                    Err(error) => tracing::debug!(%error, "nobody to ask what runs"),
+                }
+            }
             manager.look_again();
-            if !manager.is_in_doubt() {
-                continue;
-            }
-            match Labeller::connect(manager.settings()) {
-                Ok(mut labeller) => manager.clear_doubts(&mut labeller),
-                Err(error) => tracing::debug!(%error, "nobody to ask what runs"),
-            }
         }
     })?;
     Ok(())
