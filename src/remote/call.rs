@@ -222,7 +222,10 @@ impl<'a> Call<'a> {
         self.permit(&domain, flags, missing)?;
         let domain = if self.view.manager.is_left(uuid) && !domain::says_what_is_left(self.procedure) {
             self.view.manager.settle(uuid, self.waits)?;
-            self.view.manager.by_uuid(uuid).map_err(|_| missing())?
+            let domain = self.view.manager.by_uuid(uuid).map_err(|_| missing())?;
+            // Another one may have its uuid by now.
+            self.permit(&domain, flags, missing)?;
+            domain
         } else {
             domain
         };
