@@ -262,6 +262,9 @@ pub(in crate::plan) fn alias(disks: &[Disk], index: usize) -> Option<String> {
             format!("-{}", disk.target)
         }
         Some(place) => place.to_string(),
+        None if disks.iter().any(|other| other.bus == disk.bus && target_place(&other.target).is_some()) => {
+            format!("-{}", disk.target)
+        }
         None => before().count().to_string(),
     };
     Some(match (disk.bus, place) {
@@ -277,4 +280,23 @@ pub(in crate::plan) fn alias(disks: &[Disk], index: usize) -> Option<String> {
 fn numbered(guest: &Guest<'_>, index: usize) -> String {
     // Only disks whose place is needed have none, and that was refused before.
     alias(&guest.domain.devices.disks, index).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::plan::testing;
+
+    #[test]
+    fn no_two_disks_of_a_bus_have_one_alias() {
+        let disk = |bus, target: &str| Disk { bus, ..testing::disk(target, "/a", ImageFormat::Raw) };
+        for targets in
+            [["nvme0n1", "vda", "vdb"], ["vda", "sda", "nvme0n1"], ["nvme1n1", "nvme0n1", "nvme2n1"]]
+        {
+            let disks = targets.map(|target| disk(DiskBus::Nvme, target));
+            let all: std::collections::BTreeSet<_> = (0..3).map(|at| alias(&disks, at).unwrap()).collect();
+            assert_eq!(all.len(), 3, "{all:?}");
+        }
+    }
 }
