@@ -46,6 +46,8 @@ impl Server {
     /// Resets a guest in this state, unless QEMU would not survive it: while it writes memory down, and once it has let its
     /// disks go for a save that was given up (QEMU 7.2 aborts in a dump, and at the next save).
     pub(super) fn reset(&mut self, ticket: u64, state: &str) {
+        // Whoever gave up was told that it did not happen.
+        let Some((client, _)) = self.control.waiting(ticket) else { return };
         let rule = match state {
             "finish-migrate" | "save-vm" => "its memory is being written",
             "postmigrate" => "its disks were let go by a save that was given up",
@@ -54,7 +56,6 @@ impl Server {
                 return self.command(execute, &arguments, Purpose::Client(ticket));
             }
         };
-        let Some((client, _)) = self.control.waiting(ticket) else { return };
         let remedy = "wait until that is over, or let the guest go on first";
         let refusal = Refusal::new(Layer::Policy, "reset", "the domain", rule, remedy);
         self.control.answer(client, &Answer::Refused(refusal), std::time::Instant::now());
