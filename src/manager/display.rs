@@ -116,8 +116,13 @@ impl Manager {
                 return Err(ManagerError::Operation(text.into()));
             }
         };
-        // Noted first: QEMU tells nobody which it has, and this daemon may end at any moment.
-        self.note_asked(uuid, &change.after)?;
+        // QEMU tells nobody which it has, and this daemon may end at any moment: nobody gets in with either of them from
+        // before the new one is noted until QEMU has it.
+        self.expire(uuid, before, Some(0))?;
+        if let Err(error) = self.note_asked(uuid, &change.after) {
+            self.expire(uuid, before, before.expiry())?;
+            return Err(error);
+        }
         let told = self.tell_password(uuid, before, after);
         if let Err(ManagerError::Driver(DriverError::Refusal(_))) = &told
             && let Err(error) = self.note_asked(uuid, &change.before)
@@ -136,24 +141,28 @@ impl Manager {
         self.put_live(uuid, edited)
     }
 
-    /// Has QEMU ask for another password. Nobody gets in with either of them before it is known how long it is good.
+    /// Says how long a display's password is good; for ever where nothing is said.
+    fn expire(&self, uuid: DomainUuid, password: &Password, until: Option<u64>) -> Result<(), ManagerError> {
+        let expire = Ask::ExpirePassword { protocol: password.protocol, until };
+        self.sure(uuid, self.ask(uuid, expire)).map(drop)
+    }
+
+    /// Has QEMU ask for another password than one that lets nobody in any longer. Nobody gets in before it is known how long
+    /// it is good.
     fn tell_password(
         &self,
         uuid: DomainUuid,
         before: &Password,
         after: &Password,
     ) -> Result<(), ManagerError> {
-        let protocol = after.protocol;
         let ask = |ask| self.sure(uuid, self.ask(uuid, ask)).map(drop);
-        let expire = |until| ask(Ask::ExpirePassword { protocol, until });
-        expire(Some(0))?;
         if let Err(error) = ask(Ask::SetPassword { password: after.clone() }) {
             // The old one is to be in force on, and told again: for SPICE, QEMU has kept the new one for the next change of
             // anything. Where nobody knows what it has, nobody gets in.
             let old = || Password { connected: Some(Connected::Keep), ..before.clone() };
             if let ManagerError::Driver(DriverError::Refusal(_)) = &error
-                && let Err(error) =
-                    ask(Ask::SetPassword { password: old() }).and_then(|()| expire(before.expiry()))
+                && let Err(error) = ask(Ask::SetPassword { password: old() })
+                    .and_then(|()| self.expire(uuid, before, before.expiry()))
             {
                 tracing::error!(%uuid, %error, "a display lets nobody in until its password is set again");
             }
@@ -161,7 +170,7 @@ impl Manager {
         }
         match after.expiry() {
             Some(0) => Ok(()),
-            until => expire(until),
+            until => self.expire(uuid, after, until),
         }
     }
 
