@@ -249,14 +249,9 @@ mod tests {
     use super::*;
     use crate::conf::definition::Strictness;
     use crate::conf::facts::HostFacts;
-    use crate::manager::{Event, Memory, Sink, StartFlags};
+    use crate::manager::testing::Deaf;
+    use crate::manager::{Memory, StartFlags};
     use crate::settings::Settings;
-
-    struct Silent;
-
-    impl Sink for Silent {
-        fn tell(&self, _: &Event) {}
-    }
 
     /// A guest that answers each line with what `answer` makes of it.
     fn guest(answer: impl Fn(&Value) -> Vec<u8> + Send + 'static) -> UnixStream {
@@ -357,7 +352,7 @@ mod tests {
     #[test]
     fn how_long_an_agent_may_take_is_said_of_a_domain_that_is_off_too() {
         let settings = Settings::default();
-        let (facts, sink) = (HostFacts::default(), Arc::new(Silent));
+        let (facts, sink) = (HostFacts::default(), Arc::new(Deaf));
         let manager = Manager::new(settings, facts, Box::new(Memory), None, sink, |_, _| {});
         let uuid = DomainUuid(uuid::Uuid::from_u128(9));
         let xml = "<domain type='test'><name>a</name><memory>1024</memory><os><type>hvm</type></os></domain>";

@@ -60,65 +60,14 @@ impl Manager {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Mutex;
-    use std::time::Instant;
-
     use super::*;
     use crate::conf::definition::Strictness;
     use crate::conf::facts::HostFacts;
-    use crate::driver::{Control, Labeller};
-    use crate::manager::{Begun, Core, Event, Memory, Sink, StartFlags, Wanted, What};
+    use crate::manager::testing::{Heard, Played};
+    use crate::manager::{Core, Memory, StartFlags, What};
     use crate::privsep::ask::Happening;
-    use crate::privsep::supervisor::{Ended, PANICKED, Verb};
+    use crate::privsep::supervisor::{Ended, PANICKED};
     use crate::settings::Settings;
-
-    #[derive(Default)]
-    struct Heard(Mutex<Vec<What>>);
-
-    impl Sink for Heard {
-        fn tell(&self, event: &Event) {
-            self.0.lock().unwrap().push(event.what.clone());
-        }
-    }
-
-    impl Heard {
-        fn steps(&self) -> Vec<What> {
-            std::mem::take(&mut self.0.lock().unwrap())
-        }
-    }
-
-    /// As nothing but memory, and refuses whatever it is ordered.
-    struct Refuses;
-
-    impl Core for Refuses {
-        fn start(&self, wanted: &Wanted<'_>) -> Result<Begun, ManagerError> {
-            Memory.start(wanted)
-        }
-
-        fn kill(&self, uuid: DomainUuid, settings: &Settings) -> Result<Option<Ended>, ManagerError> {
-            Memory.kill(uuid, settings)
-        }
-
-        fn order(&self, _control: &str, _verb: &Verb) -> Result<Option<Ended>, ManagerError> {
-            Err(ManagerError::state("refused"))
-        }
-
-        fn control(&self, control: &str, until: Option<Instant>) -> Result<Control, ManagerError> {
-            Memory.control(control, until)
-        }
-
-        fn labeller(&self, settings: &Settings) -> Result<Labeller, ManagerError> {
-            Memory.labeller(settings)
-        }
-
-        fn tells_between(&self) -> bool {
-            false
-        }
-
-        fn opens_files(&self) -> bool {
-            false
-        }
-    }
 
     fn runs() -> (Manager, Arc<Heard>, DomainUuid, i32) {
         runs_by(Box::new(Memory))
@@ -133,7 +82,7 @@ mod tests {
         manager.define(manager.read(xml, uuid, Strictness::Strict).unwrap(), 0).unwrap();
         manager.start(uuid, StartFlags::default()).unwrap();
         let id = manager.live(uuid).unwrap().id;
-        heard.steps();
+        heard.taken();
         (manager, heard, uuid, id)
     }
 
@@ -152,7 +101,7 @@ mod tests {
         assert_eq!(state(), State::Running(RUNNING_CRASHED));
         manager.happened(uuid, id, Happening::Resumed);
         let expected = [step(Lifecycle::Panicked), What::Reboot, step(Lifecycle::Unpaused)];
-        assert_eq!(heard.steps(), expected);
+        assert_eq!(heard.taken(), expected);
 
         // By a person: what the supervisor tells of it comes before or after.
         manager.happened(uuid, id, Happening::Panicked);
@@ -164,16 +113,19 @@ mod tests {
         assert_eq!(state(), State::Paused(PAUSED_CRASHED));
         manager.resume(uuid).unwrap();
         manager.happened(uuid, id, Happening::Resumed);
-        assert_eq!(heard.steps(), [step(Lifecycle::Panicked), step(Lifecycle::Unpaused)]);
+        assert_eq!(heard.taken(), [step(Lifecycle::Panicked), step(Lifecycle::Unpaused)]);
     }
 
     #[test]
     fn a_guest_that_panicked_and_may_not_go_on_is_still_crashed() {
-        let (manager, heard, uuid, id) = runs_by(Box::new(Refuses));
+        let (manager, heard, uuid, id) = runs_by(Box::new(Played {
+            order: Box::new(|_| Err(ManagerError::state("refused"))),
+            ..Played::default()
+        }));
         manager.happened(uuid, id, Happening::Panicked);
         assert!(manager.resume(uuid).is_err());
         assert_eq!(manager.live(uuid).unwrap().state, State::Crashed);
-        assert_eq!(heard.steps(), [What::Lifecycle(Lifecycle::Panicked)]);
+        assert_eq!(heard.taken(), [What::Lifecycle(Lifecycle::Panicked)]);
     }
 
     #[test]
@@ -184,6 +136,6 @@ mod tests {
         let ended = Ended { code: Some(0), signal: None, reason, stderr: String::new() };
         manager.ended(uuid, id, Some(&ended));
         let told = [Lifecycle::Panicked, Lifecycle::StoppedCrashed].map(What::Lifecycle);
-        assert_eq!(heard.steps(), told);
+        assert_eq!(heard.taken(), told);
     }
 }

@@ -184,14 +184,9 @@ mod tests {
 
     use super::*;
     use crate::conf::facts::HostFacts;
-    use crate::manager::{Event, Memory, Sink};
+    use crate::manager::Memory;
+    use crate::manager::testing::Deaf;
     use crate::settings::Settings;
-
-    struct Deaf;
-
-    impl Sink for Deaf {
-        fn tell(&self, _event: &Event) {}
-    }
 
     #[test]
     fn an_undefinition_waits_for_a_save_that_goes_on() {

@@ -97,7 +97,8 @@ mod tests {
     use super::*;
     use crate::conf::definition::TypedCpus;
     use crate::conf::facts::HostFacts;
-    use crate::manager::{Event, Impact, Memory, Sink, StartFlags, Threads};
+    use crate::manager::testing::Deaf;
+    use crate::manager::{Impact, Memory, StartFlags, Threads};
     use crate::settings::Settings;
 
     const XML: &str = "<domain type='qemu'><name>a</name><uuid>6e5a1b3c-8a41-4c1b-9d8e-2f6f0e6b7a10</uuid>\
@@ -108,17 +109,11 @@ mod tests {
     const DISK: &str = "<disk type='file'><source file='/b'/><target dev='vdb' bus='virtio'/></disk>";
     const INTERFACE: &str = "<interface type='user'><model type='virtio'/></interface>";
 
-    struct Silent;
-
-    impl Sink for Silent {
-        fn tell(&self, _: &Event) {}
-    }
-
     /// A manager of a domain that runs and belongs to a user, who may keep so many bytes.
     fn manager(bytes: u64) -> (Manager, DomainUuid) {
         let (mut settings, facts) = (Settings::default(), HostFacts::default());
         settings.daemon.definition_bytes_per_user = bytes;
-        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Silent), |_, _| {});
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
         let uuid = manager.define(Definition::kept(XML).unwrap(), 1000).unwrap().uuid;
         manager.start(uuid, StartFlags::default()).unwrap();
         (manager, uuid)

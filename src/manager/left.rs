@@ -127,54 +127,23 @@ impl Manager {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Instant;
 
     use super::*;
     use crate::conf::definition::Strictness;
     use crate::conf::facts::HostFacts;
-    use crate::driver::{Control, DriverError, Labeller};
-    use crate::manager::{Begun, Core, Definition, Event, Leaves, Memory, Sink, StartFlags, Wanted};
-    use crate::privsep::supervisor::{Ended, Verb};
+    use crate::driver::DriverError;
+    use crate::manager::testing::{Deaf, Played};
+    use crate::manager::{Definition, Leaves, StartFlags};
     use crate::settings::Settings;
     use crate::store::{Contents, Live};
 
-    struct Deaf;
-
-    impl Sink for Deaf {
-        fn tell(&self, _event: &Event) {}
-    }
-
     /// Nobody can be asked.
-    struct Away;
-
-    impl Core for Away {
-        fn start(&self, wanted: &Wanted<'_>) -> Result<Begun, ManagerError> {
-            Memory.start(wanted)
-        }
-
-        fn kill(&self, _uuid: DomainUuid, _settings: &Settings) -> Result<Option<Ended>, ManagerError> {
-            Err(DriverError::Silent.into())
-        }
-
-        fn order(&self, _control: &str, _verb: &Verb) -> Result<Option<Ended>, ManagerError> {
-            Err(DriverError::Silent.into())
-        }
-
-        fn control(&self, _control: &str, _until: Option<Instant>) -> Result<Control, ManagerError> {
-            Err(DriverError::Silent.into())
-        }
-
-        fn labeller(&self, _settings: &Settings) -> Result<Labeller, ManagerError> {
-            Err(ManagerError::Away(DriverError::Silent))
-        }
-
-        fn tells_between(&self) -> bool {
-            false
-        }
-
-        fn opens_files(&self) -> bool {
-            false
-        }
+    fn away() -> Box<Played> {
+        Box::new(Played {
+            order: Box::new(|_| Err(DriverError::Silent.into())),
+            control: Box::new(|_| Err(DriverError::Silent.into())),
+            labeller: Box::new(|| Err(ManagerError::Away(DriverError::Silent))),
+        })
     }
 
     fn definition(manager: &Manager, name: &str, uuid: DomainUuid) -> Definition {
@@ -188,7 +157,7 @@ mod tests {
     fn what_is_not_known_yet_is_not_denied() {
         let [defined, transient] = [1, 2].map(|number| DomainUuid(uuid::Uuid::from_u128(number)));
         let (settings, facts) = (Settings::default(), HostFacts::default());
-        let manager = Manager::new(settings, facts, Box::new(Away), None, Arc::new(Deaf), |_, _| {});
+        let manager = Manager::new(settings, facts, away(), None, Arc::new(Deaf), |_, _| {});
         manager.define(definition(&manager, "a", defined), 0).unwrap();
         let row = |name: &str, uuid, id| {
             let xml = definition(&manager, name, uuid).text().to_owned();

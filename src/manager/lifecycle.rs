@@ -454,14 +454,9 @@ mod tests {
 
     use super::*;
     use crate::conf::facts::HostFacts;
-    use crate::manager::{Event, Leaves, Memory, Sink};
+    use crate::manager::testing::Deaf;
+    use crate::manager::{Leaves, Memory};
     use crate::settings::Settings;
-
-    struct Deaf;
-
-    impl Sink for Deaf {
-        fn tell(&self, _event: &Event) {}
-    }
 
     #[test]
     fn nobody_waits_long_for_a_save_and_an_end_waits_not_at_all() {

@@ -45,6 +45,8 @@ mod scsi;
 mod shown;
 mod stands;
 mod table;
+#[cfg(test)]
+mod testing;
 mod tune;
 mod vcpus;
 mod volume;

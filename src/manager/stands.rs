@@ -121,60 +121,18 @@ mod tests {
 
     use super::*;
     use crate::conf::facts::HostFacts;
-    use crate::driver::{Control, Labeller};
-    use crate::manager::{Begun, Core, Event, Memory, Sink, Wanted, What};
+    use crate::driver::Control;
+    use crate::manager::What;
+    use crate::manager::testing::{Heard, Played};
     use crate::privsep::ask::Happening;
-    use crate::privsep::supervisor::{Answer, Ended, Status, Verb};
+    use crate::privsep::supervisor::{Answer, Status, Verb};
     use crate::settings::Settings;
-
-    #[derive(Default)]
-    struct Heard(Mutex<Vec<What>>);
-
-    impl Sink for Heard {
-        fn tell(&self, event: &Event) {
-            self.0.lock().unwrap().push(event.what.clone());
-        }
-    }
 
     /// What a guest does, in QEMU's word, and what it was ordered.
     #[derive(Default)]
     struct Guest {
         word: Mutex<&'static str>,
         ordered: Mutex<Vec<Verb>>,
-    }
-
-    /// As nothing but memory, with a supervisor that tells what its guest does.
-    struct Tells(String, Arc<Guest>);
-
-    impl Core for Tells {
-        fn start(&self, wanted: &Wanted<'_>) -> Result<Begun, ManagerError> {
-            Memory.start(wanted)
-        }
-
-        fn kill(&self, uuid: DomainUuid, settings: &Settings) -> Result<Option<Ended>, ManagerError> {
-            Memory.kill(uuid, settings)
-        }
-
-        fn order(&self, _control: &str, verb: &Verb) -> Result<Option<Ended>, ManagerError> {
-            self.1.ordered.lock().unwrap().push(verb.clone());
-            Ok(None)
-        }
-
-        fn control(&self, _control: &str, until: Option<Instant>) -> Result<Control, ManagerError> {
-            Ok(Control::connect_by(&self.0, until.unwrap())?)
-        }
-
-        fn labeller(&self, settings: &Settings) -> Result<Labeller, ManagerError> {
-            Memory.labeller(settings)
-        }
-
-        fn tells_between(&self) -> bool {
-            true
-        }
-
-        fn opens_files(&self) -> bool {
-            false
-        }
     }
 
     fn serve(listener: &UnixListener, guest: &Guest) {
@@ -199,7 +157,15 @@ mod tests {
         let (guest, heard) = (Arc::new(Guest::default()), Arc::new(Heard::default()));
         let served = guest.clone();
         std::thread::spawn(move || serve(&listener, &served));
-        let core = Box::new(Tells(path, guest.clone()));
+        let ordering = guest.clone();
+        let core = Box::new(Played {
+            order: Box::new(move |verb| {
+                ordering.ordered.lock().unwrap().push(verb.clone());
+                Ok(None)
+            }),
+            control: Box::new(move |until| Ok(Control::connect_by(&path, until.unwrap())?)),
+            ..Played::default()
+        });
         let (settings, facts) = (Settings::default(), HostFacts::default());
         let manager = Manager::new(settings, facts, core, None, heard.clone(), |_, _| {});
         manager.furnish().unwrap();
@@ -212,7 +178,7 @@ mod tests {
         };
         let does = |word: &'static str| *guest.word.lock().unwrap() = word;
         let ordered = || std::mem::take(&mut *guest.ordered.lock().unwrap());
-        let told = || std::mem::take(&mut *heard.0.lock().unwrap());
+        let told = || heard.taken();
         told();
 
         // It was let go on, or stopped, while nobody listened.

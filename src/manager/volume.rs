@@ -198,7 +198,8 @@ mod tests {
     use crate::base::DomainUuid;
     use crate::conf::facts::HostFacts;
     use crate::driver::outside;
-    use crate::manager::{Event, Impact, Memory, Sink, StartFlags};
+    use crate::manager::testing::Deaf;
+    use crate::manager::{Impact, Memory, StartFlags};
     use crate::settings::Settings;
 
     const PLAIN: &str = "<driver name='qemu' type='raw'/><source pool='p/q' volume='v%'/>";
@@ -248,12 +249,6 @@ mod tests {
         assert!(file.standing_in().unwrap().is_none());
     }
 
-    struct Silent;
-
-    impl Sink for Silent {
-        fn tell(&self, _: &Event) {}
-    }
-
     /// Knows of one pool that it is active.
     struct Active(&'static str);
 
@@ -267,7 +262,7 @@ mod tests {
     /// A manager with a domain that has a volume of an active pool, one of an inactive one, and a file.
     fn manager() -> (Manager, DomainUuid) {
         let (settings, facts) = (Settings::default(), HostFacts::default());
-        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Silent), |_, _| {});
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
         let manager = manager.with_volumes(Arc::new(Active("on")));
         let disk = |kind: &str, source: &str, target: &str| {
             format!(
