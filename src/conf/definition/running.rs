@@ -86,16 +86,15 @@ fn firmware(os: &mut Node, running: &Running) {
 
 /// What the host gave its devices.
 fn made(devices: &mut Node, running: &Running) {
-    let of = |slot: &str| running.of(slot);
     let (mut vncs, mut cards) = (0_u32.., 0_u32..);
     for device in devices.children_mut() {
         match device.name() {
-            "graphics" if device.attribute("type") == Some("spice") => display(device, of("spice")),
-            "graphics" => display(device, of(&format!("vnc:{}", vncs.next().unwrap_or_default()))),
+            "graphics" if device.attribute("type") == Some("spice") => display(device, running.of("spice")),
+            "graphics" => display(device, running.of(&format!("vnc:{}", vncs.next().unwrap_or_default()))),
             "interface" => {
                 let at = cards.next().unwrap_or_default();
                 let alias = interface(device, at, running).unwrap_or_else(|| format!("net{at}"));
-                if let Some(name) = of(&alias)
+                if let Some(name) = running.of(&alias)
                     && let Some(target) = device.ensure("target")
                 {
                     target.set("dev", name);
@@ -108,7 +107,7 @@ fn made(devices: &mut Node, running: &Running) {
                 }
             }
             "vsock" => {
-                if let Some(number) = of("vsock0").and_then(|text| text.strip_prefix("cid "))
+                if let Some(number) = running.of("vsock0").and_then(|text| text.strip_prefix("cid "))
                     && let Some(cid) = device.ensure("cid")
                 {
                     cid.set("address", number);
