@@ -14,6 +14,7 @@ use std::fs::File;
 use std::process::{Child, Stdio};
 
 use e2e_rig::{eventually, guest};
+use nix::sys::signal::Signal;
 use virsh_rig::{Host, virsh_possible};
 
 fn is_possible() -> bool {
@@ -584,7 +585,11 @@ fn the_agents_channel_is_nobodys_console() {
 }
 
 fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    send(pid, Signal::SIGKILL);
+}
+
+fn send(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 #[test]
@@ -626,5 +631,9 @@ fn a_guest_outlives_its_supervisor_and_its_end_is_told() {
     assert_eq!(host.says(&["domstate", "crash", "--reason"]), "shut off (crashed)");
     assert!(!host.says(&["dumpxml", "crash"]).contains(&image), "what was plugged in was for that run only");
     host.says(&["start", "crash"]);
-    host.says(&["destroy", "crash"]);
+
+    // What a device model says last is in the labeller's log.
+    send(host.rig.status("crash").unwrap().qemu_pid, Signal::SIGTERM);
+    let log = || std::fs::read_to_string(host.rig.path("labeller.out")).unwrap();
+    eventually("it is told what QEMU said", || log().contains("terminating on signal 15"));
 }

@@ -281,7 +281,8 @@ impl Server {
             _ => {
                 let name = domain.plan.domain.name.to_string();
                 let rule = "it ended while it was being saved";
-                (Kept::Nothing, refused(refuse("save", &name, rule, "see why it ended")))
+                let remedy = "the log of svirt-labeller has what its device model said last";
+                (Kept::Nothing, refused(refuse("save", &name, rule, remedy)))
             }
         };
         self.managed.forget();

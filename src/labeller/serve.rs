@@ -16,7 +16,7 @@ use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::apparmor::{ProfilePart, part_name, profile_name};
 use crate::privsep::op::FileIdentity;
 use crate::privsep::request::{Refused, Reply, Request, Survey};
-use crate::privsep::supervisor::{Report, SAVED};
+use crate::privsep::supervisor::{Ended, Report, SAVED};
 use crate::sys::listen;
 use crate::sys::pidfd::ProcessId;
 use crate::sys::process::Child;
@@ -153,15 +153,15 @@ impl Server {
             Report::Running => self.running(uuid),
             Report::Failed { refusal, stderr } => {
                 if matches!(domain.phase, Phase::Starting(_)) {
-                    tracing::info!(name, refusal = clip(&refusal), "a start failed");
+                    tracing::info!(name, refusal = clip(&refusal.to_string()), "a start failed");
                     domain.fail(Refused { refusal, op: None, stderr });
                 } else {
-                    tracing::warn!(name, refusal = clip(&refusal), "a supervisor failed");
+                    tracing::warn!(name, refusal = clip(&refusal.to_string()), "a supervisor failed");
                 }
             }
             Report::KillWanted => domain.kill(),
             Report::Ended(ended) => {
-                tracing::info!(name, code = ?ended.code, signal = ?ended.signal, "the device model has ended");
+                tell_end(&name, &ended);
                 domain.ended = Some(ended);
                 if domain.ran {
                     domain.end();
@@ -326,8 +326,44 @@ fn start_passt(
     Ok(child)
 }
 
-/// A supervisor's words for the log: one line, and not without end.
-fn clip(refusal: &Refusal) -> String {
-    let text = refusal.to_string();
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
+/// The log is the only place that keeps what a device model said last: nobody may be waiting for its end.
+fn tell_end(name: &str, ended: &Ended) {
+    let Ended { code, signal, stderr, .. } = ended;
+    // By SIGKILL ends whoever is destroyed.
+    let died = code.is_some_and(|code| code != 0) || signal.is_some_and(|signal| signal != libc::SIGKILL);
+    let said = last_words(stderr);
+    if died {
+        tracing::warn!(name, ?code, ?signal, said, "the device model has died");
+    } else {
+        tracing::info!(name, ?code, ?signal, said, "the device model has ended");
+    }
+}
+
+/// The longest text of others that a line of the log has, in characters.
+const WORDS_MAX: usize = 1000;
+
+/// Words of others for the log: one line, and not without end.
+fn clip(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect()
+}
+
+/// The end of what a program said: why it ended is there, warnings of its start are not.
+fn last_words(said: &str) -> String {
+    let said = said.trim_end();
+    let skipped = said.chars().count().saturating_sub(WORDS_MAX);
+    clip(&said.chars().skip(skipped).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_the_last_and_one_line() {
+        assert_eq!(last_words("warning: old\nassertion \x1bfailed\n\n"), "warning: old assertion  failed");
+        let long = format!("{}\u{e9}the end\n", "x".repeat(5000));
+        let words = last_words(&long);
+        assert!(words.ends_with("x\u{e9}the end") && words.chars().count() == WORDS_MAX, "{words}");
+        assert_eq!(last_words(""), "");
+    }
 }
