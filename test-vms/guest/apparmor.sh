@@ -100,4 +100,5 @@ is "only the running domain's profile is left after a kill" "$(loaded)" 1
 svirt stop --force 'alpha*[1]' >/run/out 2>&1
 is "no profile is left at the end" "$(loaded)" 0
 . /payload/saves.sh
+. /payload/hotplug.sh
 verdict
