@@ -18,7 +18,8 @@ use crate::settings::Settings;
 const BOARD: &[&str] =
     &["-machine", "-cpu", "-m", "-smp", "-numa", "-global", "-fw_cfg", "-smbios", "-acpitable"];
 /// Properties of a device that are of the host's side only. Whatever else it has the guest may see. A vsock's number is
-/// drawn at each start, and its guest is told; the order of booting counts when it boots.
+/// drawn at each start, and its guest is told; the order of booting counts when it boots. A balloon's period only says how
+/// often the guest is asked.
 const BACK: &[&str] = &[
     "audiodev",
     "bootindex",
@@ -28,6 +29,7 @@ const BACK: &[&str] = &[
     "fds",
     "fsdev",
     "guest-cid",
+    "guest-stats-polling-interval",
     "memdev",
     "netdev",
     "rng",
@@ -72,6 +74,13 @@ impl Machine {
         Self(lines)
     }
 
+    /// Without how many virtual CPUs there are: those that came are no other machine for whoever counted them since.
+    #[must_use]
+    pub fn without_count(mut self) -> Self {
+        self.0.retain(|line| !line.starts_with("-smp "));
+        self
+    }
+
     /// Refuses one that a guest would find changed.
     pub fn check(&self, other: &Self, operation: &str, object: &str) -> Result<(), Refusal> {
         let Some(line) = self.0.symmetric_difference(&other.0).next() else { return Ok(()) };
@@ -109,6 +118,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn virtual_cpus_that_came_are_no_other_machine_for_a_save() {
+        let machine = |lines: &[&str]| Machine(lines.iter().map(|line| (*line).to_owned()).collect());
+        let [one, two] = ["-smp 1,maxcpus=2", "-smp 2,maxcpus=2"].map(|smp| machine(&[smp, "-m 64M"]));
+        assert!(one.check(&two, "change", "a").is_err());
+        assert!(one.clone().without_count().check(&two.without_count(), "save", "a").is_ok());
+        let other = machine(&["-m 65M"]);
+        assert!(one.without_count().check(&other, "save", "a").is_err());
+    }
+
+    #[test]
     fn a_device_is_all_that_a_guest_sees_of_it() {
         let one = device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","drive":"a","addr":"0x3"}"#);
         let other = device(r#"{"addr":"0x3","id":"virtio-disk0","drive":"b","driver":"virtio-blk-pci"}"#);
@@ -118,6 +137,9 @@ mod tests {
             one.unwrap()
         );
         assert_eq!(device("nonsense"), None);
+        // A guest that has counted its queues finds no others.
+        let queues = |count: u32| device(&format!(r#"{{"driver":"virtio-blk-pci","num-queues":{count}}}"#));
+        assert_ne!(queues(1), queues(2));
         let card =
             |more: &str| device(&format!(r#"{{"driver":"virtio-net-pci","id":"net0"{more}}}"#)).unwrap();
         assert_eq!(card(r#","netdev":"a","vhostfd":"7""#), card(r#","netdev":"b""#));

@@ -300,16 +300,15 @@ impl Manager {
         Ok(Arc::new(definition))
     }
 
-    /// Whether the definition leads to the very machine that runs: devices that came and went may have left it another one.
+    /// Whether the definition leads to the very machine that runs: what came and went, or was changed while it ran, may
+    /// have left it another one, and a guest that finds that is lost.
     fn check_machine(&self, labeller: &mut Labeller, definition: &Definition) -> Result<(), ManagerError> {
         let described = labeller.describe(definition.uuid)?;
-        if described.plugs.is_empty() && described.gone.is_empty() {
-            return Ok(());
-        }
         let domain = (definition.to_start()?, definition.uuid);
         let next = Machine::of(labeller, domain, &self.facts, &self.settings)?;
         Machine::running(&described)
-            .check(&next, "save", definition.name.as_str())
+            .without_count()
+            .check(&next.without_count(), "save", definition.name.as_str())
             .map_err(|refusal| ManagerError::Driver(refusal.into()))
     }
 

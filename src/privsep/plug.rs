@@ -315,6 +315,8 @@ fn check_device(text: &str, alias: &str, top: Option<&str>) -> Result<(), PlugEr
         "channel",
         "scsi-id",
         "lun",
+        "num-queues",
+        "num_queues",
         "bootindex",
         "serial",
         "write-cache",

@@ -184,6 +184,41 @@ fn what_was_plugged_into_a_guest_is_there_when_it_goes_on() {
     host.says(&["destroy", "plugged"]);
 }
 
+/// What changes while a guest runs leaves its saved state one that can be loaded. (No guest system: QEMU itself refuses.)
+#[test]
+fn what_was_changed_while_a_guest_ran_is_there_when_it_goes_on() {
+    if !is_possible() {
+        return;
+    }
+    let host = Host::new();
+    let [image, more] = ["one.raw", "more.raw"].map(|name| host.rig.raw(name, 8));
+    let disk = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/>\
+         <target dev='vda' bus='virtio'/></disk><controller type='scsi' model='virtio-scsi'/>"
+    );
+    let bare = std::fs::read_to_string(host.rig.bare("grows", &disk)).unwrap();
+    let definition = bare.replace("<vcpu>1</vcpu>", "<vcpu current='1'>3</vcpu>");
+    assert_ne!(definition, bare);
+    let file = host.rig.text("grows.xml");
+    std::fs::write(&file, definition).unwrap();
+    host.says(&["define", &file]);
+    host.says(&["start", "grows"]);
+    for plugs in [false, true] {
+        let count = if plugs { "3" } else { "2" };
+        if plugs {
+            host.says(&["attach-disk", "grows", &more, "vdb", "--live"]);
+        }
+        host.says(&["setvcpus", "grows", count, "--live"]);
+        host.says(&["dommemstat", "grows", "--period", "4", "--live"]);
+        host.says(&["managedsave", "grows"]);
+        host.says(&["start", "grows"]);
+        assert_eq!(host.says(&["domstate", "grows", "--reason"]), "running (restored)");
+        assert_eq!(host.says(&["vcpucount", "grows", "--live", "--current"]), count);
+    }
+    assert!(host.says(&["domblklist", "grows"]).contains(&more));
+    host.says(&["destroy", "grows"]);
+}
+
 #[test]
 fn what_is_no_saved_domain_is_refused_and_nothing_is_overwritten() {
     if !is_possible() {

@@ -6,7 +6,7 @@ use super::pci::{Fit, Plug};
 use super::usb::Ports;
 use super::{Args, Guest, Object};
 use crate::conf::domain::{
-    CacheMode, ControllerModel, Disk, DiskBus, DiskDevice, ImageFormat, IoMode, target_place,
+    CacheMode, ControllerModel, Disk, DiskBus, DiskDevice, Domain, ImageFormat, IoMode, target_place,
 };
 use crate::plan::chain::{Chain, Layer};
 use crate::plan::{PlanError, slots};
@@ -179,7 +179,9 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Res
     };
     let board = board(&guest.domain.os.machine)?;
     Ok(match disk.bus {
-        DiskBus::Virtio => Object::new("driver", "virtio-blk-pci").with("id", numbered(guest, index)),
+        DiskBus::Virtio => Object::new("driver", "virtio-blk-pci")
+            .with("id", numbered(guest, index))
+            .maybe("num-queues", queues(guest.domain)),
         DiskBus::Nvme => Object::new("driver", "nvme").with("id", numbered(guest, index)),
         DiskBus::Usb => {
             let id = numbered(guest, index);
@@ -225,6 +227,12 @@ fn place(guest: &Guest<'_>, disk: &Disk, index: usize, ports: &mut Ports) -> Res
                 .with("id", numbered(guest, index))
         }
     })
+}
+
+/// How many queues a virtio disk or its controller has: one for each virtual CPU that there may be. QEMU would count those
+/// that are there at its start, and a guest that was saved once more had come could never be restored.
+pub(super) fn queues(domain: &Domain) -> Option<u32> {
+    (domain.vcpus > 1).then_some(domain.vcpus)
 }
 
 /// What the definition says, or for an NVMe controller, which must have one, the target's name.

@@ -1,5 +1,6 @@
 //! Controllers, input, sound, watchdogs and what tells of a panic.
 
+use super::disk;
 use super::pci::{Fit, Plug};
 use super::usb::{self, Ports};
 use super::{Args, Guest, Object};
@@ -22,7 +23,8 @@ pub(super) fn controllers(args: &mut Args, domain: &Domain) {
     usb::controllers(args, domain);
     let scsi = find(|model| *model == ControllerModel::VirtioScsi);
     if scsi.is_some() || devices.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
-        args.pci(Object::new("driver", "virtio-scsi-pci").with("id", "scsi0"), plug("scsi0", scsi));
+        let object = Object::new("driver", "virtio-scsi-pci").with("id", "scsi0");
+        args.pci(object.maybe("num_queues", disk::queues(domain)), plug("scsi0", scsi));
     }
     let serial = find(|model| *model == ControllerModel::VirtioSerial);
     let virtio = devices.consoles.iter().any(|console| console.target == CharTarget::VirtioConsole);
