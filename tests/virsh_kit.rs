@@ -304,6 +304,42 @@ fn counters_say_what_there_is() {
 }
 
 #[test]
+fn a_tpms_state_goes_with_its_definition_or_stays_as_somebody_says() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let uuid = "7d1ba4a6-5d1c-4c2e-9b0f-0d5b6f0a9e12";
+    let places = host.rig.path("tpm");
+    std::fs::create_dir_all(&places).unwrap();
+    let states = ["tpm1", "tpm2"].map(|version| places.join(format!("{uuid}.{version}")));
+    let other = places.join("0b8f9d0e-5f0a-4a4e-8f0e-2a1b3c4d5e6f.tpm2");
+    std::fs::write(&other, "another's").unwrap();
+    let tpm = |more: &str| format!("<tpm><backend type='emulator' version='2.0'{more}/></tpm>");
+    for (devices, words, stays) in [
+        (tpm(""), &[][..], false),
+        (tpm(""), &["--keep-tpm"], true),
+        (tpm(" persistent_state='yes'"), &[], true),
+        (tpm(" persistent_state='yes'"), &["--tpm"], false),
+        (String::new(), &[], true),
+        (String::new(), &["--tpm"], false),
+    ] {
+        states.iter().for_each(|state| std::fs::write(state, "secrets").unwrap());
+        let file = host.rig.text("tpm.xml");
+        let text = format!(
+            "<domain type='qemu'><name>tpm</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory><os><type>hvm</type></os>\
+             <devices>{devices}</devices></domain>"
+        );
+        std::fs::write(&file, text).unwrap();
+        host.says(&["define", &file]);
+        host.says(&[&["undefine", "tpm"][..], words].concat());
+        let there = states.each_ref().map(|state| state.exists());
+        assert_eq!(there, [stays; 2], "{devices} {words:?}");
+    }
+    assert!(other.exists());
+}
+
+#[test]
 fn uefi_variables_go_or_stay_as_somebody_says() {
     if !virsh_possible() {
         return;

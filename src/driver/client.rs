@@ -347,8 +347,16 @@ impl Labeller {
     /// Whether a domain's own store of UEFI variables is there, or was before it was removed.
     pub fn variables(&mut self, path: String, uuid: DomainUuid, fate: Fate) -> Result<bool, DriverError> {
         match self.storage(StorageOp::Variables { path, uuid, fate })? {
-            Stored::Variables { there } => Ok(there),
+            Stored::There { there } => Ok(there),
             other => Err(unexpected("variables", &Reply::Stored(other))),
+        }
+    }
+
+    /// Whether a domain's TPM has a state, or had one before it was removed.
+    pub fn tpm_state(&mut self, uuid: DomainUuid, fate: Fate) -> Result<bool, DriverError> {
+        match self.storage(StorageOp::TpmState { uuid, fate })? {
+            Stored::There { there } => Ok(there),
+            other => Err(unexpected("TPM's state", &Reply::Stored(other))),
         }
     }
 

@@ -17,6 +17,8 @@ pub struct Leaves {
     pub managed_save: bool,
     /// Whether its UEFI variables stay; nobody said where there are none.
     pub variables: Option<bool>,
+    /// Whether its TPM's state stays; where nobody said, the definition does.
+    pub tpm: Option<bool>,
 }
 
 impl Manager {
@@ -114,7 +116,14 @@ impl Manager {
         // Nothing goes before it is known that all of it may; and the definition goes last, since whoever has the uuid
         // next would have what stayed.
         self.check_variables(&domain, leaves.variables)?;
+        let forgets = self.forgets_tpm(&domain, leaves.tpm)?;
+        if forgets {
+            self.tpm_state(uuid, Fate::CouldGo)?;
+        }
         self.undefine_saved(uuid, managed_save)?;
+        if forgets {
+            self.tpm_state(uuid, Fate::Goes)?;
+        }
         if leaves.variables == Some(false) {
             self.variables(&domain, Fate::Goes)?;
         }
@@ -142,6 +151,26 @@ impl Manager {
             return Err(ManagerError::state(text));
         }
         Ok(())
+    }
+
+    /// Whether a domain's TPM loses its state with the definition: as somebody said, or else unless the definition has it
+    /// kept or the guest runs.
+    fn forgets_tpm(&self, domain: &Domain, keep: Option<bool>) -> Result<bool, ManagerError> {
+        Ok(match (keep, self.definition(domain)?.tree()?.tpm_persists()) {
+            (Some(keep), _) => !keep,
+            (None, Some(false)) => !domain.may_run(),
+            (None, _) => false,
+        })
+    }
+
+    /// Whether a domain's TPM has a state, or had one before it was removed.
+    fn tpm_state(&self, uuid: DomainUuid, fate: Fate) -> Result<bool, ManagerError> {
+        match self.core.labeller(&self.settings) {
+            Ok(mut labeller) => Ok(labeller.tpm_state(uuid, fate)?),
+            // Where domains are nothing but memory.
+            Err(ManagerError::Unsupported(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether UEFI variables of a domain's own are there, or were before they were removed.

@@ -185,7 +185,7 @@ mod tests {
         let anew = definition(&manager, "b", transient);
         assert!(refused(manager.start_transient(anew, StartFlags::default()).map(drop)).starts_with(why));
         assert!(refused(manager.has_managed_save(defined).map(drop)).starts_with(why));
-        let undefined = manager.undefine(defined, Leaves { managed_save: true, variables: None });
+        let undefined = manager.undefine(defined, Leaves { managed_save: true, ..Leaves::default() });
         assert!(refused(undefined).starts_with(why));
         assert!(manager.by_uuid(defined).unwrap().definition.is_some());
 
@@ -197,7 +197,7 @@ mod tests {
         assert!(manager.is_settled() && manager.by_uuid(transient).is_err() && manager.by_id(7).is_err());
         let domain = manager.by_uuid(defined).unwrap();
         assert!(!domain.may_run() && domain.id() == -1 && manager.has_managed_save(defined).unwrap());
-        let undefined = manager.undefine(defined, Leaves { managed_save: true, variables: None });
+        let undefined = manager.undefine(defined, Leaves { managed_save: true, ..Leaves::default() });
         assert!(refused(undefined).contains("managed save image exists"));
     }
 }

@@ -134,12 +134,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<LaunchPlan, PlanError> {
     if let (Some(_), Some(uid)) = (&ports.tpm, uids.helpers.last()) {
         let slot = slots::console(ports::TPM, "state")?;
         let place = settings.tpm.state.trim_end_matches('/');
-        // The two have nothing in common, so a definition that changes the version gets a new one.
-        let extension = match tpm_version(domain) {
-            TpmVersion::V1_2 => "tpm1",
-            TpmVersion::V2_0 => "tpm2",
-        };
-        ops.push(Op::OpenTpmState { slot, path: format!("{place}/{}.{extension}", inputs.uuid), uid: *uid });
+        let path = format!("{place}/{}", tpm_version(domain).state_of(inputs.uuid));
+        ops.push(Op::OpenTpmState { slot, path, uid: *uid });
     }
     if let Some(saved) = inputs.restore {
         ops.push(Op::OpenSaved { slot: slots::saved()?, saved: saved.clone() });

@@ -12,7 +12,7 @@ use super::save::Restore;
 use super::share::ShareIdentity;
 use super::supervisor::SupervisorSpec;
 use super::tuning::{CpuMax, Tuning};
-use crate::base::{CategoryPair, DomainRef, Slot};
+use crate::base::{CategoryPair, DomainRef, DomainUuid, Slot};
 
 /// The form of [`LaunchPlan`]; a labeller refuses any other.
 pub const PLAN_VERSION: u32 = 1;
@@ -241,6 +241,19 @@ pub enum TpmVersion {
     #[default]
     #[serde(rename = "2.0")]
     V2_0,
+}
+
+impl TpmVersion {
+    /// The name of the file with a domain's state. The two versions have nothing in common, so a definition that changes
+    /// the version gets a new one.
+    #[must_use]
+    pub fn state_of(self, uuid: DomainUuid) -> String {
+        let extension = match self {
+            Self::V1_2 => "tpm1",
+            Self::V2_0 => "tpm2",
+        };
+        format!("{uuid}.{extension}")
+    }
 }
 
 /// A virtiofsd to start.

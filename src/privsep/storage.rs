@@ -85,6 +85,13 @@ pub enum StorageOp {
         /// Absolute path.
         path: String,
     },
+    /// Says whether a domain's TPM of either version has a state.
+    TpmState {
+        /// Whose.
+        uuid: DomainUuid,
+        /// What becomes of it.
+        fate: Fate,
+    },
     /// Says whether a domain's own store of UEFI variables is there, in the directory of such stores. Another domain's
     /// is as one that is not there.
     Variables {
@@ -239,9 +246,9 @@ pub enum Stored {
     Opened,
     /// To `Scan`.
     Scanned(Box<Scanned>),
-    /// To `Variables`: whether they were there.
-    Variables {
-        /// Whether they were.
+    /// To `TpmState` and `Variables`.
+    There {
+        /// Whether it was there.
         there: bool,
     },
 }

@@ -29,11 +29,14 @@ pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
 
 /// virDomainDestroyFlagsValues: no signal that can be refused is sent anyway.
 const DESTROY_GRACEFUL: u32 = 1;
-/// virDomainUndefineFlagsValues: managed save, snapshots, NVRAM kept or not, checkpoints.
-const UNDEFINE: u32 = UNDEFINE_SAVED | 2 | UNDEFINE_NVRAM | UNDEFINE_KEEP_NVRAM | 16;
+/// virDomainUndefineFlagsValues: managed save, snapshots, NVRAM kept or not, checkpoints, the TPM's state kept or not.
+const UNDEFINE: u32 =
+    UNDEFINE_SAVED | 2 | UNDEFINE_NVRAM | UNDEFINE_KEEP_NVRAM | 16 | UNDEFINE_TPM | UNDEFINE_KEEP_TPM;
 const UNDEFINE_SAVED: u32 = 1;
 const UNDEFINE_NVRAM: u32 = 4;
 const UNDEFINE_KEEP_NVRAM: u32 = 8;
+const UNDEFINE_TPM: u32 = 32;
+const UNDEFINE_KEEP_TPM: u32 = 64;
 /// virDomainCreateFlags
 const START_PAUSED: u32 = 1;
 const START_AUTODESTROY: u32 = 2;
@@ -68,21 +71,28 @@ fn on_flags(call: &Call<'_>, known: u32, what: impl FnOnce(&Target<'_>) -> Done)
 
 fn undefine(target: &Target<'_>, flags: u32) -> Done {
     let (manager, uuid) = target.parts();
-    let variables = match (flags & UNDEFINE_NVRAM != 0, flags & UNDEFINE_KEEP_NVRAM != 0) {
+    let said = |goes: u32, keeps: u32| match (flags & goes != 0, flags & keeps != 0) {
         (false, false) => None,
         (_, keeps) => Some(keeps),
     };
-    manager.undefine(uuid, Leaves { managed_save: flags & UNDEFINE_SAVED == 0, variables })
+    let variables = said(UNDEFINE_NVRAM, UNDEFINE_KEEP_NVRAM);
+    let tpm = said(UNDEFINE_TPM, UNDEFINE_KEEP_TPM);
+    manager.undefine(uuid, Leaves { managed_save: flags & UNDEFINE_SAVED == 0, variables, tpm })
 }
 
 fn undefine_flags(call: &Call<'_>) -> Answer {
     let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
     call.only_flags(flags, UNDEFINE)?;
-    if flags & UNDEFINE_NVRAM != 0 && flags & UNDEFINE_KEEP_NVRAM != 0 {
-        let text =
-            "flags 'VIR_DOMAIN_UNDEFINE_NVRAM' and 'VIR_DOMAIN_UNDEFINE_KEEP_NVRAM' are mutually exclusive";
-        return Err(Failure::new(Code::InvalidArgument, From::Domain, text));
+    for (what, both) in
+        [("NVRAM", UNDEFINE_NVRAM | UNDEFINE_KEEP_NVRAM), ("TPM", UNDEFINE_TPM | UNDEFINE_KEEP_TPM)]
+    {
+        if flags & both == both {
+            let text = format!(
+                "flags 'VIR_DOMAIN_UNDEFINE_{what}' and 'VIR_DOMAIN_UNDEFINE_KEEP_{what}' are mutually exclusive"
+            );
+            return Err(Failure::new(Code::InvalidArgument, From::Domain, text));
+        }
     }
     undefine(&target, flags)?;
     call.answer(&())

@@ -1,4 +1,4 @@
-//! The file of a definition's UEFI variables, whether it could be started or not.
+//! What of a domain lies in files that are no disks: UEFI variables, and the state of its TPM.
 
 use super::Definition;
 
@@ -12,6 +12,13 @@ impl Definition {
             None => nvram.text.trim(),
         };
         (!file.is_empty()).then_some(file)
+    }
+
+    /// Whether its emulated TPM is to keep its state when the definition goes; nothing where it has none.
+    pub fn tpm_persists(&self) -> Option<bool> {
+        let backend = self.root.child("devices")?.child("tpm")?.child("backend")?;
+        let emulated = backend.attribute("type") == Some("emulator");
+        emulated.then(|| backend.attribute("persistent_state") == Some("yes"))
     }
 
     /// Whether it asks for UEFI firmware.
@@ -29,6 +36,22 @@ impl Definition {
 mod tests {
     use super::*;
     use crate::conf::definition::Strictness;
+
+    #[test]
+    fn a_tpm_keeps_its_state_where_that_is_said() {
+        let of = |devices: &str| {
+            let text = format!(
+                "<domain type='qemu'><name>a</name><memory>1024</memory><os><type>hvm</type></os>\
+                 <devices>{devices}</devices></domain>"
+            );
+            Definition::parse(text.as_bytes(), Strictness::Lenient).unwrap().0.tpm_persists()
+        };
+        let tpm = |more: &str| of(&format!("<tpm><backend type='emulator'{more}/></tpm>"));
+        assert_eq!((of(""), tpm(""), tpm(" persistent_state='no'")), (None, Some(false), Some(false)));
+        assert_eq!(tpm(" persistent_state='yes'"), Some(true));
+        let passed = "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>";
+        assert_eq!(of(passed), None);
+    }
 
     #[test]
     fn a_file_is_found_in_what_cannot_be_started_too() {

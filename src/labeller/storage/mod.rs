@@ -24,6 +24,7 @@ use super::places::{DirectoryUse, Places};
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::nvram::named_for;
+use crate::privsep::op::TpmVersion;
 use crate::privsep::request::Reply;
 use crate::privsep::storage::{
     Content, FILES_MAX, Fate, FileState, Qcow2Version, Scanned, StorageOp, Stored,
@@ -88,6 +89,7 @@ impl Server {
                 self.resize(&directory, name, path, *size, *allocate)
             }
             StorageOp::Scan { path } => scan(&places, path),
+            StorageOp::TpmState { uuid, fate } => self.tpm_state(&places, *uuid, *fate),
             StorageOp::Variables { path, uuid, fate } => self.variables(&places, path, *uuid, *fate),
         }
     }
@@ -103,18 +105,53 @@ impl Server {
         // It is made by the first start that needs it.
         let place = self.settings.images.nvram.as_str();
         if matches!(fs::statat(fs::CWD, place, AtFlags::empty()), Err(Errno::NOENT)) {
-            return Ok(Stored::Variables { there: false });
+            return Ok(Stored::There { there: false });
         }
         let (directory, name) = places.directory_of(path, DirectoryUse::Nvram)?;
         let there = is_own(&directory, &name, path, uuid)?;
-        if there && fate != Fate::Stays {
-            self.unused(&directory, &name, "remove", path)?;
+        if there {
+            self.leave_or_remove(&directory, &name, path, fate)?;
         }
-        if there && fate == Fate::Goes {
-            fs::unlinkat(&directory, name.as_str(), AtFlags::empty()).map_err(failed("remove", path))?;
-            sync(&directory, path)?;
+        Ok(Stored::There { there })
+    }
+
+    /// The state of a domain's TPM, which is found by its name: whether it is there, and that it is not any longer.
+    fn tpm_state(&self, places: &Places<'_>, uuid: DomainUuid, fate: Fate) -> Result<Stored, Refusal> {
+        // It is made by the first start that needs it.
+        let place = self.settings.tpm.state.as_str();
+        if matches!(fs::statat(fs::CWD, place, AtFlags::empty()), Err(Errno::NOENT)) {
+            return Ok(Stored::There { there: false });
         }
-        Ok(Stored::Variables { there })
+        let mut there = false;
+        for version in [TpmVersion::V1_2, TpmVersion::V2_0] {
+            let path = format!("{place}/{}", version.state_of(uuid));
+            let (directory, name) = places.directory_of(&path, DirectoryUse::Tpm)?;
+            match path::look(&directory, name.as_ref()) {
+                Ok(_) => self.leave_or_remove(&directory, &name, &path, fate)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(kernel("look at", &path, &error, "see to its directory")),
+            }
+            there = true;
+        }
+        Ok(Stored::There { there })
+    }
+
+    /// What becomes of a store that is there.
+    fn leave_or_remove(
+        &self,
+        directory: &OwnedFd,
+        name: &str,
+        path: &str,
+        fate: Fate,
+    ) -> Result<(), Refusal> {
+        if fate != Fate::Stays {
+            self.unused(directory, name, "remove", path)?;
+        }
+        if fate == Fate::Goes {
+            fs::unlinkat(directory, name, AtFlags::empty()).map_err(failed("remove", path))?;
+            sync(directory, path)?;
+        }
+        Ok(())
     }
 
     /// Whether a regular file is nobody's.
