@@ -927,6 +927,21 @@ fn an_ordinary_users_guests_run_under_uids_that_are_not_the_users() {
         assert!(of_guest[0].contains(line), "{line:?} is missing in:\n{}", of_guest[0]);
     }
 
+    // Its network is the host's, also once a namespace for the next guest has been made ahead.
+    if std::path::Path::new("/usr/bin/passt").exists() {
+        let card = "<interface type='user'><model type='virtio'/></interface>";
+        let text = text.replace("<name>g<", "<name>n<").replace("</devices>", &format!("{card}</devices>"));
+        let [guest, more] = ["n.xml", "card.xml"].map(|name| user.path(name));
+        std::fs::write(&guest, text).unwrap();
+        std::fs::write(&more, card).unwrap();
+        for _ in 0..2 {
+            user.says(VIEW, &["create", guest.to_str().unwrap()]);
+            user.says(VIEW, &["attach-device", "n", more.to_str().unwrap(), "--live"]);
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            user.says(VIEW, &["destroy", "n"]);
+        }
+    }
+
     // What only root can give is refused by name.
     let kvm = text.replace("<name>g<", "<name>k<").replace("type='qemu'", "type='kvm'");
     std::fs::write(user.path("k.xml"), kvm).unwrap();

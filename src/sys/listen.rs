@@ -11,6 +11,8 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 
+use super::namespace::{Namespaces, made_inside};
+
 /// Binds a unix stream socket in an open directory and listens. The name must be free.
 ///
 /// The name goes through `/proc/self/fd`, so that the directory is the one that was checked, and so that a long
@@ -121,12 +123,12 @@ pub fn nonblocking(fd: OwnedFd) -> io::Result<UnixListener> {
 /// A listening socket and a connection that waits in it. It is bound in a network namespace that nobody else is in,
 /// so it has no name on this host, and nobody else can connect.
 pub fn meeting() -> io::Result<(OwnedFd, OwnedFd)> {
-    let own = std::fs::File::open("/proc/thread-self/ns/net")?;
-    super::namespace::unshare(super::namespace::Namespaces { net: true, ..Default::default() })?;
-    let made = bound_pair();
-    // Going back must not be skipped whatever the line above gave.
-    super::namespace::join_net(own.as_fd())?;
-    made
+    let made = made_inside(Namespaces { net: true, ..Namespaces::default() }, || {
+        let (listener, connected) = bound_pair()?;
+        Ok(vec![listener, connected])
+    })?;
+    let both: [OwnedFd; 2] = made.try_into().map_err(|_| io::Error::other("two sockets were to be made"))?;
+    Ok(both.into())
 }
 
 fn bound_pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -88,13 +88,45 @@ pub fn join_net(namespace: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Makes a network namespace with nothing in it but a loopback that is down.
 pub fn new_net() -> io::Result<OwnedFd> {
-    let own = std::fs::File::open("/proc/thread-self/ns/net")?;
-    unshare(Namespaces { net: true, ..Namespaces::default() })?;
-    let made = std::fs::File::open("/proc/thread-self/ns/net");
-    // Going back must not be skipped whatever the line above gave.
-    join_net(own.as_fd())?;
-    Ok(made?.into())
+    let made = made_inside(Namespaces { net: true, ..Namespaces::default() }, || {
+        Ok(vec![std::fs::File::open("/proc/thread-self/ns/net")?.into()])
+    });
+    made?.pop().ok_or_else(|| io::Error::other("no namespace was handed over"))
 }
+
+/// What a child makes in new namespaces of its own. The caller stays where it is: whoever has capabilities in a user
+/// namespace alone has no way back into the host's network (setns(2)).
+pub(super) fn made_inside(
+    namespaces: Namespaces,
+    make: impl FnOnce() -> io::Result<Vec<OwnedFd>>,
+) -> io::Result<Vec<OwnedFd>> {
+    let (ours, theirs) = super::scm::seqpacket_pair()?;
+    let child = super::process::fork(|| {
+        let sent = match unshare(namespaces).and_then(|()| make()) {
+            Ok(made) => {
+                let made: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
+                super::scm::send(theirs.as_fd(), MADE, &made)
+            }
+            Err(error) => {
+                let number = error.raw_os_error().unwrap_or(libc::EIO);
+                super::scm::send(theirs.as_fd(), &number.to_ne_bytes(), &[])
+            }
+        };
+        i32::from(sent.is_err())
+    })?;
+    drop(theirs);
+    let mut word = [0; size_of::<i32>()];
+    let said = super::scm::recv(ours.as_fd(), &mut word);
+    child.end()?;
+    match said? {
+        (length, made) if length == MADE.len() => Ok(made),
+        (length, _) if length == word.len() => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(word))),
+        _ => Err(io::Error::other("whoever was to make it has ended")),
+    }
+}
+
+/// Comes with what was made; an error's number is longer.
+const MADE: &[u8] = b"+";
 
 /// One line of a user namespace's map: the first id inside, the first outside, how many.
 pub type IdRange = (u32, u32, u32);
