@@ -426,7 +426,12 @@ fn a_picture_of_a_display_comes_as_a_stream() {
         return;
     }
     let host = Host::new();
-    shown(&host, "shown", SHOWN);
+    let disk = format!(
+        "<disk type='file'><source file='{}'/><target dev='vda' bus='virtio'/></disk>\
+         <controller type='scsi' model='virtio-scsi'/>",
+        host.rig.raw("vda", 1)
+    );
+    shown(&host, "shown", &format!("{disk}{SHOWN}"));
     let file = host.rig.text("picture");
     let pictures = |count: u32| {
         for _ in 0..count {
@@ -449,6 +454,24 @@ fn a_picture_of_a_display_comes_as_a_stream() {
         Raw::open(&host).send(&packet(Procedure::DomainScreenshot, 5, &(domain, 0_u32, 0_u32)));
     }
     e2e_rig::eventually("another picture", || host.virsh(&["screenshot", "shown", &file]).code == Some(0));
+    // Two that look all the time disturb neither each other nor whoever plugs and saves.
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for name in ["one", "other"] {
+            let (host, over, file) = (&host, &over, host.rig.text(name));
+            scope.spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    host.says(&["screenshot", "shown", &file]);
+                }
+            });
+        }
+        let tries = ["sda", "sdb", "sdc"].map(|target| {
+            let image = host.rig.raw(target, 1);
+            host.virsh(&["attach-disk", "shown", &image, target, "--live"])
+        });
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        tries.into_iter().for_each(|plugged| drop(plugged.expect(0)));
+    });
     host.says(&["destroy", "shown"]);
     shown(&host, "blind", "");
     assert!(host.complains(&["screenshot", "blind", &file]).contains("no screens to take screenshot from"));

@@ -230,6 +230,9 @@ impl Manager {
         if !matches!(live.state, super::State::Running(_)) {
             return Err(ManagerError::state("domain is not running"));
         }
+        // Its channel has one end on this side.
+        let turn = live.runtime.asking.clone();
+        let _turn = self.change(&turn, "DomainAgentCommand")?;
         let control = self.core.control(&live.control, None);
         let attached = control.and_then(|control| Ok(control.console(Some(alias), false)?));
         let (_, stream, early) = self.unless_ended(uuid, live.id, attached)?;

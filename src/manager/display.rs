@@ -174,8 +174,11 @@ impl Manager {
         }
     }
 
-    /// Takes a picture of one head of a display's device.
+    /// Takes a picture of one head of a display's device. Its supervisor does nothing else meanwhile, and refuses what would:
+    /// whoever takes pictures waits for those who save or plug, and they for it.
     pub fn picture(&self, uuid: DomainUuid, device: String, head: u32) -> Result<Picture, ManagerError> {
+        let domain = self.by_uuid(uuid)?;
+        let _job = self.change(&domain.job, "DomainScreenshot")?;
         let live = self.live(uuid)?;
         Ok(self.core.control(&live.control, None)?.picture(device, head)?)
     }

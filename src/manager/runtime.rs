@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Definition;
+use super::change::ChangeLock;
 use crate::conf::definition::Running;
 use crate::privsep::plug::Gone;
 
@@ -16,6 +17,8 @@ pub struct Runtime {
     pub agent: bool,
     /// Whether a person has asked its monitor something by hand.
     pub tainted: bool,
+    /// Held by whoever asks that agent.
+    pub(super) asking: Arc<ChangeLock>,
     /// Virtual CPUs that the guest was asked to let go and had not when it was looked last.
     pub(super) leaving: BTreeSet<u32>,
     /// What was taken out and QEMU has not let go of yet.

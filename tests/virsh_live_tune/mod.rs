@@ -297,7 +297,12 @@ fn agent(host: &Host) {
     says(&["vcpucount", "tune", "--guest"], "2");
     host.says(&["setvcpus", "tune", "1", "--guest"]);
     says(&["guestinfo", "tune"], "os.pretty-name : a demo");
-    says(&["guestinfo", "tune", "--hostname"], "demo-host");
+    // Whoever asks at the same time waits for the other one's answer.
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..5).for_each(|_| says(&["guestinfo", "tune", "--hostname"], "demo-host")));
+        }
+    });
     says(&["guestinfo", "tune", "--filesystem"], "fs.0.disk.0.alias : vda");
     let told = host.complains(&["guestinfo", "tune", "--user"]);
     assert!(told.contains("not here"), "{told}");
