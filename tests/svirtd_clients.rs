@@ -235,6 +235,44 @@ fn resident(host: &Host) -> u64 {
 }
 
 #[test]
+fn what_clients_have_used_is_given_back_when_they_have_gone() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let mut one = Raw::open(&host);
+    let length = one.call(Procedure::ConnectGetCapabilities, &()).unwrap().payload.len();
+    let before = resident(&host);
+    // Each has about 1 MiB of answers waiting, and something of the daemon's own comes behind it.
+    let calls = packet(Procedure::ConnectGetCapabilities, 1, &()).repeat((2 << 20) / length);
+    let deaf: Vec<Raw> = (0..48)
+        .map(|_| {
+            let mut client = Raw::open(&host);
+            client.send(&calls);
+            client
+        })
+        .collect();
+    let has_grown = || resident(&host) > before + (24 << 20);
+    assert!(within(10, has_grown), "{} bytes: nothing to give back", resident(&host) - before);
+    drop(deaf);
+    let grown = || resident(&host).saturating_sub(before);
+    // The one who stays asks for nothing, and half a minute is the longest that it may take.
+    assert!(within(40, || grown() < 6 << 20), "{} bytes are kept", grown());
+}
+
+/// Whether something comes true before so many seconds are over.
+fn within(seconds: u64, so: impl Fn() -> bool) -> bool {
+    let begin = std::time::Instant::now();
+    while !so() {
+        if begin.elapsed().as_secs() >= seconds {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    true
+}
+
+#[test]
 fn hundreds_of_calls_in_one_piece_are_made_as_their_answers_are_read() {
     if !virsh_possible() {
         return;

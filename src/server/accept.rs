@@ -11,6 +11,7 @@ use super::queue::{Budget, Queue};
 use super::share::{Seats, Waiters};
 use super::socket::Socket;
 use super::threads::Threads;
+use super::tidy::Tidy;
 use crate::access::Identity;
 use crate::remote::{Events, Service, Session};
 use crate::sys::handed::Closers;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) partial: Arc<Budget>,
     pub(super) closers: Arc<Closers>,
     pub(super) last: AtomicU64,
+    pub(super) tidy: Arc<Tidy>,
 }
 
 /// Takes clients on one socket, for ever.
@@ -79,6 +81,7 @@ async fn serve(
     }
     shared.events.remove(id);
     session.leave();
+    shared.tidy.used();
     let service = shared.service.clone();
     let ended = shared.threads.waiting().spawn_blocking(move || service.connection_ended(id)).await;
     if let Err(error) = ended {

@@ -17,6 +17,7 @@ use super::share::Waiters;
 use super::silence::{Heard, PING_EVERY, Silence};
 use super::socket::{Socket, Writer};
 use super::threads::Threads;
+use super::tidy::Tidy;
 use super::{console, keys, relay, transfer};
 use crate::remote::{Outcome, Service, Session, StreamPacket};
 use crate::rpc::{Deframer, Header, Packet, Program, STREAM_CHUNK};
@@ -44,6 +45,7 @@ pub(super) struct Client {
     pub(super) threads: Arc<Threads>,
     partial: Arc<Budget>,
     closers: Arc<Closers>,
+    tidy: Arc<Tidy>,
 }
 
 impl Client {
@@ -52,8 +54,8 @@ impl Client {
         let (service, waiters, threads) =
             (shared.service.clone(), shared.waiters.clone(), shared.threads.clone());
         let (streams, relays) = (Mutex::default(), Mutex::default());
-        let (partial, closers) = (shared.partial.clone(), shared.closers.clone());
-        Self { service, session, queue, streams, relays, calls, waiters, threads, partial, closers }
+        let (partial, closers, tidy) = (shared.partial.clone(), shared.closers.clone(), shared.tidy.clone());
+        Self { service, session, queue, streams, relays, calls, waiters, threads, partial, closers, tidy }
     }
 
     /// Serves the client until it leaves, breaks the protocol, or is too slow.
@@ -160,6 +162,10 @@ impl Client {
     /// Deals with one packet; true where it was the last one.
     async fn packet(self: &Arc<Self>, packet: Packet, handed: Option<Handed>, socket: &Socket) -> bool {
         let (header, bytes) = (packet.header, packet.payload.len());
+        // A client that only answers pings uses nothing.
+        if header.program != Program::Keepalive as u32 {
+            self.tidy.used();
+        }
         match self.service.packet_with(&self.session, packet, handed) {
             Outcome::Nothing => {}
             Outcome::Reply(bytes) => self.queue.send(bytes, |bytes| socket.try_write(bytes)),
@@ -219,6 +225,7 @@ impl Client {
                 }
             }
             drop((permit, counted));
+            client.tidy.used();
         });
         false
     }

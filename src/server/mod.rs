@@ -21,6 +21,7 @@ mod socket;
 mod sockets;
 mod start;
 mod threads;
+mod tidy;
 mod transfer;
 mod views;
 mod watch;

@@ -58,6 +58,7 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
         partial: Arc::<Budget>::default(),
         closers: Arc::default(),
         last: AtomicU64::new(1),
+        tidy: Arc::default(),
     });
     let mut stop = signal(SignalKind::terminate()).map_err(step("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(step("wait for signals"))?;
@@ -68,6 +69,10 @@ async fn run(prepared: Prepared, ready: Option<OwnedFd>) -> Result<(), ServerErr
         tokio::spawn(accept(shared.clone(), listen(read_only)?, true));
     }
     memory::trim();
+    // What is started with the host, and the first look at what runs, use some once more.
+    shared.tidy.used();
+    let tidy = shared.tidy.clone();
+    tokio::spawn(async move { tidy.serve().await });
     say_ready(ready.as_ref());
     drop(ready);
     for view in shared.service.views() {

@@ -11,7 +11,7 @@ use crate::host;
 use crate::remote::Kind;
 use crate::settings::{DEFAULT_PATH, FILE_MAX, Settings, SettingsError, UserDirectories};
 use crate::store::{Contents, Store, StoreError};
-use crate::sys::{cred, file};
+use crate::sys::{cred, file, memory};
 
 /// The longest file of rules in bytes.
 const RULES_MAX: u64 = 1 << 20;
@@ -111,6 +111,7 @@ pub(super) struct Machine {
 
 /// Serves until told to stop. Domains go on without it.
 pub fn run(options: Options) -> Result<(), ServerError> {
+    memory::bound();
     let config = options.config.as_deref();
     let prepared = if cred::effective_uid() == 0 { as_root(config)? } else { as_user(config)? };
     serve::serve(prepared, options.ready)
