@@ -5,6 +5,7 @@
 mod labels;
 
 use svirt::conf::definition::{Definition, Running, RunningLabel, Strictness, View, Warning};
+use svirt::conf::domain::VncListen;
 use svirt::conf::{DefinitionError, DefinitionErrorKind as Kind, ErrorClass};
 
 use ErrorClass::{XmlError, XmlInvalidSchema};
@@ -275,6 +276,31 @@ fn a_host_that_a_guest_moves_to_is_told_no_labels_that_it_makes_itself() {
     assert!(of(false).contains("model='dac'") && of(false).contains("+70000"));
     assert!(!of(true).contains("model='dac'") && !of(true).contains("+70000"), "{}", of(true));
     assert!(of(true).contains("u:r:t:s0:c1,c2"));
+}
+
+#[test]
+fn ports_that_were_chosen_for_what_ran_are_chosen_anew() {
+    let display = |attributes: &str, inside: &str| {
+        let (definition, _) = kept(&small(&format!("<graphics {attributes}>{inside}</graphics>"), ""));
+        // The text holds when it is read again, and starts.
+        let text = definition.format(View::default());
+        assert_eq!(kept(&text).0.format(View::default()), text);
+        let domain = definition.domain().unwrap();
+        let at = text.find("<graphics").unwrap();
+        (text[at..at + text[at..].find('>').unwrap() + 1].to_owned(), domain.devices)
+    };
+    let address = "<listen type='address' address='127.0.0.1'/>";
+    let (text, devices) = display("type='vnc' port='5900' autoport='yes' listen='127.0.0.1'", address);
+    assert_eq!(text, "<graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1'>");
+    assert!(matches!(devices.vncs[0].listen, VncListen::Address(_, None)), "{devices:?}");
+    let (text, devices) = display("type='spice' port='5901' tlsPort='5902' autoport='yes'", address);
+    assert_eq!(text, "<graphics type='spice' autoport='yes' listen='127.0.0.1'>");
+    assert!(devices.spice.is_some());
+    let (text, _) = display("type='vnc' port='5900' autoport='yes'", "<listen type='none'/>");
+    assert_eq!(text, "<graphics type='vnc'>");
+    let (text, devices) = display("type='vnc' port='5900' autoport='no'", address);
+    assert_eq!(text, "<graphics type='vnc' port='5900' autoport='no' listen='127.0.0.1'>");
+    assert!(matches!(devices.vncs[0].listen, VncListen::Address(_, Some(5900))));
 }
 
 #[test]

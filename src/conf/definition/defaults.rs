@@ -312,9 +312,11 @@ fn displays(devices: &mut Node) {
     }
 }
 
-/// A display that has an address and no port takes a free one; the older attributes say what the `<listen>` says.
+/// A display that has an address and no port takes a free one; the older attributes say what the `<listen>` says. Ports
+/// beside `autoport='yes'` are those that were chosen for what ran when its XML was taken.
 fn listen(graphics: &mut Node) {
-    let automatic = graphics.attribute("port").is_none_or(|port| port == "-1");
+    let chosen = graphics.attribute("autoport") == Some("yes");
+    let automatic = chosen || graphics.attribute("port").is_none_or(|port| port == "-1");
     let socket = graphics.attribute("socket").map(str::to_owned);
     let listens = graphics.child("listen").and_then(|listen| listen.attribute("type"));
     if automatic && (socket.is_some() || matches!(listens, Some("none" | "socket"))) {
@@ -328,7 +330,7 @@ fn listen(graphics: &mut Node) {
         }
         graphics.set("autoport", "yes");
     }
-    if graphics.attribute("tlsPort") == Some("-1") {
+    if chosen || graphics.attribute("tlsPort") == Some("-1") {
         graphics.remove_attribute("tlsPort");
     }
     let address = graphics.attribute("listen").map(str::to_owned);

@@ -220,12 +220,9 @@ fn address(view: View<'_>, element: Option<View<'_>>) -> Read<IpAddr> {
 
 fn port(view: View<'_>) -> Read<Option<u16>> {
     let auto = view.switch("autoport", "yes", "no")?;
-    let port = view.attribute("port").filter(|port| *port != "-1");
+    // Beside `autoport='yes'` it is what was chosen for an earlier run.
+    let port = view.attribute("port").filter(|port| *port != "-1" && auto != Some(true));
     match (port, auto) {
-        (Some(_), Some(true)) => Err(view.contradiction(
-            "autoport='yes' and a port exclude each other",
-            "remove the port, or say autoport='no'",
-        )),
         (None, Some(false)) => Err(view.missing("attribute port of <graphics>")),
         (None, _) => Ok(None),
         (Some(text), _) => number::<u16>(text)
