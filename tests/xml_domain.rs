@@ -232,8 +232,10 @@ fn memory_units_are_libvirts() {
         ("1", "T", 1 << 40),
     ];
     for (value, unit, bytes) in cases {
-        let xml = small("", "").replace("<memory>65536<", &format!("<memory unit='{unit}'> {value}\n<"));
-        assert_eq!(accepted(&xml).memory, bytes, "{value} {unit}");
+        let current =
+            format!("<memory unit='TiB'>2</memory><currentMemory unit='{unit}'> {value}\n</currentMemory>");
+        let xml = small("", "").replace("<memory>65536</memory>", &current);
+        assert_eq!(accepted(&xml).current_memory, bytes, "{value} {unit}");
     }
 }
 
@@ -595,6 +597,26 @@ fn shared_memory_is_read_as_libvirt_writes_it() {
         let text = Refusal::from(refused(&xml)).to_string();
         assert!(text.contains(expected), "{expected:?} is not in: {text}");
     }
+}
+
+#[test]
+fn memory_is_rounded_up_to_what_qemu_takes() {
+    let of = |memory: &str, more: &str| {
+        let xml = small("", more).replace("<memory>65536<", &format!("<memory {memory}<"));
+        let domain = accepted(&xml);
+        (domain.memory >> 10, domain.current_memory >> 10)
+    };
+    assert_eq!(of(">65536", ""), (65536, 65536));
+    assert_eq!(of(">65537", ""), (66560, 66560));
+    assert_eq!(of("unit='KB'>100000", ""), (98304, 98304));
+    assert_eq!(of("unit='b'>1", ""), (1024, 1024));
+    assert_eq!(of(">100001", "<currentMemory>70001</currentMemory>"), (100_352, 70001));
+    let cells = "<vcpu>2</vcpu><cpu><numa><cell memory='50001'/><cell memory='50000'/></numa></cpu>";
+    assert_eq!(of(">100001", cells), (100_352, 100_352));
+    let much = |kib: u64| small("", "").replace("<memory>65536<", &format!("<memory>{kib}<"));
+    assert_eq!(accepted(&much((1 << 53) - 1024)).memory, (1 << 63) - (1 << 20));
+    let text = Refusal::from(refused(&much((1 << 53) - 1))).to_string();
+    assert!(text.contains("below 8 EiB"), "{text}");
 }
 
 #[test]

@@ -272,6 +272,21 @@ impl Definition {
         })
     }
 
+    /// The same with as much memory as its start gives it.
+    pub(super) fn aligned(self: Arc<Self>) -> Result<Arc<Self>, ManagerError> {
+        const MIB: u64 = 1 << 20;
+        if self.memory.is_multiple_of(MIB) && !self.text().contains("<cell ") {
+            return Ok(self);
+        }
+        // What cannot be read is refused by the start.
+        let Ok(domain) = self.to_start() else { return Ok(self) };
+        let aligned = self.edited(|tree| {
+            tree.set_memory_of(&domain);
+            Ok(())
+        })?;
+        Ok(Arc::new(aligned))
+    }
+
     /// The same with something changed, held to all rules again.
     pub(super) fn edited(
         &self,

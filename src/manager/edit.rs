@@ -119,6 +119,38 @@ mod tests {
         (manager, uuid)
     }
 
+    #[test]
+    fn what_runs_has_whole_mebibytes_and_what_is_kept_says_what_it_said() {
+        let manager = |xml: &str| {
+            let (settings, facts) = (Settings::default(), HostFacts::default());
+            let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
+            let uuid = manager.define(Definition::kept(xml).unwrap(), 1000).unwrap().uuid;
+            manager.start(uuid, StartFlags::default()).unwrap();
+            let live = manager.by_uuid(uuid).unwrap().live.unwrap();
+            let runs = live.definition.clone().unwrap();
+            assert_eq!(runs.to_start().unwrap().memory, runs.memory);
+            (kept(&manager, uuid), live.text.view(true).to_owned(), runs.memory, runs.current_memory)
+        };
+        let odd = XML.replace("65536", "100001").replace("<currentMemory>1024</currentMemory>", "");
+        let (kept, text, most, current) = manager(&odd);
+        assert!(kept.contains("<memory unit='KiB'>100001</memory>"), "{kept}");
+        assert!(text.contains("<memory unit='KiB'>100352</memory>"), "{text}");
+        assert!(text.contains("<currentMemory unit='KiB'>100352</currentMemory>"), "{text}");
+        assert_eq!((most, current), (100_352 << 10, 100_352 << 10));
+        let (_, _, most, current) = manager(&XML.replace("65536", "100001"));
+        assert_eq!((most, current), (100_352 << 10, 1024 << 10));
+        let cells = "<cpu><numa><cell id='1' cpus='1' memory='50000' unit='KiB'/><cell id='0' cpus='0' \
+                     memory='50001' unit='KiB'/></numa></cpu><os>";
+        let (kept, text, most, _) = manager(&odd.replace("<os>", cells));
+        assert!(kept.contains("memory='50001'") && kept.contains(">100001</memory>"), "{kept}");
+        assert_eq!(text.matches("memory='50176' unit='KiB'").count(), 2, "{text}");
+        assert_eq!(most, 100_352 << 10);
+        // Each of them is rounded, and their sum is what it has.
+        let cells = cells.replace("50000", "50177").replace("50001", "50175");
+        let (_, _, most, _) = manager(&odd.replace("100001", "100352").replace("<os>", &cells));
+        assert_eq!(most, (51_200 + 50_176) << 10);
+    }
+
     fn kept(manager: &Manager, uuid: DomainUuid) -> String {
         manager.definition(&manager.by_uuid(uuid).unwrap()).unwrap().text().to_owned()
     }

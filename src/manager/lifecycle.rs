@@ -69,7 +69,7 @@ impl Manager {
                 (kept.chosen(&self.choices)?.map_or(kept, Arc::new), None)
             }
         };
-        let definition = self.resolved(definition)?;
+        let definition = self.resolved(definition)?.aligned()?;
         let id = self.claim(&definition, flags).ok_or_else(runs)?;
         let started = self.launch(&definition, id, flags, restore.as_ref());
         if started.is_ok() && restore.is_some() {
@@ -92,7 +92,7 @@ impl Manager {
         restore: Option<(Restore, bool)>,
     ) -> Result<Domain, ManagerError> {
         let (uuid, name) = (definition.uuid, definition.name.clone());
-        let definition = self.resolved(definition)?;
+        let definition = self.resolved(definition)?.aligned()?;
         let job = {
             let _reserved = self.reserve(uuid, &name);
             self.admit(uuid, &name)?;

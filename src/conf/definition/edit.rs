@@ -3,6 +3,7 @@
 use super::node::Node;
 use super::{Definition, Strictness};
 use crate::conf::DefinitionError;
+use crate::conf::domain::Domain;
 use crate::conf::xml::Document;
 use crate::conf::xml::walk::At;
 
@@ -19,6 +20,26 @@ impl Definition {
         let current = self.root.child("currentMemory").and_then(|node| node.text.trim().parse::<u64>().ok());
         if current.is_none_or(|current| current > kibibytes) {
             self.number("currentMemory", kibibytes);
+        }
+    }
+
+    /// Writes down how much memory a start gives it and each of its nodes, which is rounded up; without a smaller
+    /// `<currentMemory>`, that is all of it.
+    pub fn set_memory_of(&mut self, domain: &Domain) {
+        let text = |name| self.root.child(name).map(|node| node.text.trim().to_owned());
+        let all = text("memory") == text("currentMemory");
+        self.number("memory", domain.memory / 1024);
+        if all {
+            self.number("currentMemory", domain.memory / 1024);
+        }
+        let numa = self.root.child_mut("cpu").and_then(|cpu| cpu.child_mut("numa"));
+        let cells = numa.into_iter().flat_map(Node::children_mut).filter(|child| child.name() == "cell");
+        for cell in cells {
+            let id = cell.attribute("id").and_then(|id| id.parse::<usize>().ok());
+            if let Some(known) = id.and_then(|id| domain.cpu.numa.get(id)) {
+                cell.set("memory", (known.memory / 1024).to_string());
+                cell.set("unit", "KiB");
+            }
         }
     }
 

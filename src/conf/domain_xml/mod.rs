@@ -179,6 +179,7 @@ fn check(root: View<'_>, mut domain: Domain, boot_given: bool) -> Read<Domain> {
         only_q35(root, &domain)?;
     }
     nodes_make_memory(root, &domain)?;
+    whole_mebibytes(root, &mut domain)?;
     needs_spice(root, &domain.devices)?;
     needs_shared_memory(root, &domain)?;
     seclabel::check_overrides(root, &domain)?;
@@ -194,6 +195,28 @@ fn nodes_make_memory(root: View<'_>, domain: &Domain) -> Read<()> {
     let view = root.one("cpu")?.unwrap_or(root);
     let what = format!("the nodes of <numa> do not make {} KiB, as <memory> says", domain.memory / 1024);
     Err(view.contradiction(what, "write their sum in <memory>"))
+}
+
+/// Memory and that of each node are rounded up to what QEMU can be given, as libvirt does it at a start.
+fn whole_mebibytes(root: View<'_>, domain: &mut Domain) -> Read<()> {
+    const MIB: u64 = 1 << 20;
+    let whole = |bytes: u64| bytes.checked_next_multiple_of(MIB);
+    let mut sum = Some(0_u64);
+    for cell in &mut domain.cpu.numa {
+        cell.memory = whole(cell.memory).unwrap_or(u64::MAX);
+        sum = sum.and_then(|sum| sum.checked_add(cell.memory));
+    }
+    let memory = if domain.cpu.numa.is_empty() { whole(domain.memory) } else { sum };
+    // QEMU's sizes are signed.
+    let Some(memory) = memory.filter(|memory| i64::try_from(*memory).is_ok()) else {
+        let view = root.one("memory")?.unwrap_or(root);
+        return Err(view.value("<memory>", &view.leaf(&["unit"])?, "a memory size below 8 EiB"));
+    };
+    if domain.current_memory == domain.memory {
+        domain.current_memory = memory;
+    }
+    domain.memory = memory;
+    Ok(())
 }
 
 /// What talks to a SPICE client needs a server for it.
