@@ -202,6 +202,9 @@ fn nothing_stands_in_two_places() {
         disk("vda", pci) + "<sound model='ich9'><address type='pci' slot='0x5'/></sound>",
         disk("vda", "<address type='pci' bus='0x10' slot='5'/>")
             + &disk("vdb", "<address type='pci' bus='16' slot='0x05' multifunction='on'/>"),
+        // The only slot of a root port.
+        disk("vda", "<address type='pci' bus='6' slot='0'/>")
+            + "<sound model='ich9'><address type='pci' bus='0x06' slot='0x00'/></sound>",
         "<input type='tablet' bus='usb'><address type='usb' bus='0' port='1.2'/></input>\n\
          <input type='mouse' bus='usb'><address type='usb' bus='0' port='1.2'/></input>"
             .to_owned(),
@@ -219,6 +222,9 @@ fn nothing_stands_in_two_places() {
         assert!(matches!(error.kind, Kind::Duplicate { first: 6, .. }), "{error}");
         assert_eq!(error.line, 7, "{error}");
     }
+    // All of it 0: both are still to be placed.
+    let nowhere = "<address type='pci' domain='0' bus='0' slot='0' function='0'/>";
+    kept(&small(&(disk("vda", nowhere) + &disk("vdb", nowhere)), ""));
     // Two functions of one slot, and what libvirt makes itself.
     kept(&small(
         &(disk("vda", "<address type='pci' slot='5' multifunction='on'/><alias name='virtio-disk0'/>")

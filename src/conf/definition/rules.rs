@@ -189,11 +189,11 @@ fn addresses(devices: &Node) -> Checked {
             .filter(|(attribute, _)| attribute.name != "multifunction" && attribute.name != "device")
             .map(|(attribute, value)| (attribute.name, value))
             .collect();
-        // Without a port, a slot or a base the place is still to be found.
+        // Without a port or a base the place is still to be found; so it is where all of it is 0, the host bridge's.
         let complete = match kind {
-            "pci" => {
-                address.attribute("slot") != Some("0x00") || address.attribute("function") != Some("0x0")
-            }
+            "pci" => ["domain", "bus", "slot", "function"].into_iter().any(|part| {
+                address.attribute(part).is_some_and(|value| value.bytes().any(|byte| !b"0x".contains(&byte)))
+            }),
             "virtio-serial" | "usb" => address.attribute("port").is_some(),
             "dimm" => address.attribute("slot").is_some(),
             _ => true,
