@@ -68,6 +68,8 @@ struct Throttled {
     target: String,
     tuning: DiskTuning,
     throttle: Option<Throttle>,
+    /// Whether it is a drive without a medium.
+    empty: bool,
 }
 
 impl Throttled {
@@ -89,7 +91,12 @@ impl Throttled {
             );
             return Err(ManagerError::Operation(text));
         }
-        Ok(Self { target: disk.target.clone(), throttle: throttle(&disks, at, tuning.clone()), tuning })
+        Ok(Self {
+            target: disk.target.clone(),
+            throttle: throttle(&disks, at, tuning.clone()),
+            tuning,
+            empty: disk.source.is_none(),
+        })
     }
 
     fn edit(&self, tree: &mut Tree) -> Result<(), ManagerError> {
@@ -154,14 +161,21 @@ impl Manager {
             let definition = live.definition.as_ref().ok_or_else(lacks)?;
             let missing = format!("disk '{name}' not found in domain");
             let now = Throttled::new(definition, name, missing, &change)?;
-            let throttle = now.throttle.clone().ok_or_else(|| ManagerError::state("it has no such disk"))?;
-            self.sure(uuid, self.ask(uuid, Ask::Throttle { throttle: Box::new(throttle) }))?;
+            if !now.empty {
+                let lacks = || ManagerError::state("it has no such disk");
+                self.limit(uuid, now.throttle.clone().ok_or_else(lacks)?)?;
+            }
             self.replace_live(uuid, None, |tree| now.edit(tree))?;
         }
         if let Some(kept) = kept {
             self.edit(uuid, |tree| kept.edit(tree))?;
         }
         Ok(())
+    }
+
+    /// Tells QEMU what a disk may do; it takes no such word of an empty drive.
+    pub(super) fn limit(&self, uuid: DomainUuid, throttle: Throttle) -> Result<(), ManagerError> {
+        self.sure(uuid, self.ask(uuid, Ask::Throttle { throttle: Box::new(throttle) })).map(drop)
     }
 
     /// Has QEMU tell once when something is written to a disk's image at this place or behind it, in bytes; 0 for nowhere.

@@ -151,6 +151,28 @@ mod tests {
         assert_eq!(most, (51_200 + 50_176) << 10);
     }
 
+    #[test]
+    fn an_empty_drive_is_limited_without_its_device_model() {
+        let drive = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk><memballoon";
+        let (settings, facts) = (Settings::default(), HostFacts::default());
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
+        let definition = Definition::kept(&XML.replace("<memballoon", drive)).unwrap();
+        let uuid = manager.define(definition, 1000).unwrap().uuid;
+        manager.start(uuid, StartFlags::default()).unwrap();
+        let live = Impact { live: true, config: false, force: false };
+        let limit = |target: &str| {
+            manager.throttle(uuid, live, target, |old| {
+                let mut new = old.clone();
+                new.limits[4] = 7;
+                Ok(new)
+            })
+        };
+        limit("sda").unwrap();
+        let text = manager.by_uuid(uuid).unwrap().live.unwrap().text.view(true).to_owned();
+        assert!(text.contains("<read_iops_sec>7</read_iops_sec>"), "{text}");
+        assert!(limit("vda").unwrap_err().to_string().contains("has no device model"));
+    }
+
     fn kept(manager: &Manager, uuid: DomainUuid) -> String {
         manager.definition(&manager.by_uuid(uuid).unwrap()).unwrap().text().to_owned()
     }

@@ -8,6 +8,7 @@ use super::{Impact, Manager, ManagerError, interface};
 use crate::base::{DomainUuid, Files};
 use crate::conf::definition::Definition as Tree;
 use crate::conf::domain::Disk;
+use crate::driver::throttle;
 use crate::privsep::plug::Gone;
 
 /// Puts a client's disk in the place of one that there is.
@@ -102,6 +103,9 @@ impl Manager {
         let alias =
             with.disks()?.into_iter().find(|named| named.target == disk.target).map(|named| named.alias);
         let full = before.is_some_and(|old| old.source.is_some());
+        let disks = &with.domain()?.devices.disks;
+        let at = disks.iter().position(|other| other.target == disk.target);
+        let throttle = at.and_then(|at| throttle(disks, at, disk.tuning.clone()));
         let alias = alias.unwrap_or_default();
         let which = Gone { alias: alias.clone(), medium: true };
         let kept = live.runtime.kept.contains(&which);
@@ -128,6 +132,11 @@ impl Manager {
             live.shown(None, |definition| definition.with(|tree| tree.with_medium(&given.target, &note)))
         };
         let put = self.put_in(&mut labeller, uuid, plug, files, shown)?;
-        self.show_put(uuid, put, shown)
+        self.show_put(uuid, put, shown)?;
+        // QEMU keeps the limits of a drive whose medium changes, and knows of none that were set while there was none.
+        match throttle.filter(|_| !full) {
+            Some(throttle) => self.limit(uuid, throttle),
+            None => Ok(()),
+        }
     }
 }

@@ -43,10 +43,12 @@ pub fn interface_mac(uuid: crate::base::DomainUuid, interface: &Interface, index
     qemu::mac(uuid, interface, index)
 }
 
-/// How much each disk may do that has limits, by what QEMU calls its device.
+/// How much each disk may do that has limits, by what QEMU calls its device. QEMU limits no empty drive: a medium that is put
+/// in is.
 #[must_use]
 pub fn throttles(disks: &[Disk]) -> Vec<Throttle> {
-    let limited = disks.iter().enumerate().filter(|(_, disk)| !disk.tuning.is_none());
+    let limited =
+        disks.iter().enumerate().filter(|(_, disk)| !disk.tuning.is_none() && disk.source.is_some());
     limited.filter_map(|(at, disk)| throttle(disks, at, disk.tuning.clone())).collect()
 }
 
@@ -68,4 +70,23 @@ pub fn throttle(disks: &[Disk], at: usize, tuning: DiskTuning) -> Option<Throttl
 pub fn disk_aliases(disks: &[Disk]) -> Vec<(String, String)> {
     let named = |(index, disk): (usize, &Disk)| Some((disk.target.clone(), qemu::disk_alias(disks, index)?));
     disks.iter().enumerate().filter_map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conf::domain::ImageFormat;
+
+    #[test]
+    fn a_start_limits_no_empty_drive() {
+        let mut disks =
+            [testing::disk("vda", "/a", ImageFormat::Raw), testing::disk("vdb", "/b", ImageFormat::Raw)];
+        for disk in &mut disks {
+            disk.tuning.limits[0] = 7;
+        }
+        assert_eq!(throttles(&disks).len(), 2);
+        disks[0].source = None;
+        let devices: Vec<String> = throttles(&disks).into_iter().map(|one| one.device).collect();
+        assert_eq!(devices, ["/machine/peripheral/virtio-disk1/virtio-backend"]);
+    }
 }

@@ -36,7 +36,8 @@ fn define(host: &Host) {
          <target dev='vdb' bus='virtio'/></disk>\
          <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{shared}'/>\
          <target dev='sdb' bus='sata'/><shareable/></disk>\
-         <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>\
+         <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/>\
+         <iotune><read_iops_sec>71</read_iops_sec></iotune></disk>\
          <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
     );
     let file = host.rig.linux("tune", "demo.devices", &devices);
@@ -149,7 +150,15 @@ fn limits(host: &mut Host) {
     said(host, &[], "total_iops_sec:70");
     said(host, &["--config"], "total_iops_sec:90");
     set(host, &["vda", "--total-bytes-sec", "0", "--total-iops-sec", "0", "--live"]);
-    assert!(!host.says(&["dumpxml", "tune"]).contains("iotune"));
+    assert!(!host.says(&["dumpxml", "tune"]).contains("total_iops_sec"));
+    // An empty drive has limits too: QEMU hears of them with the medium.
+    set(host, &["sda", "--read-iops-sec", "72", "--live"]);
+    assert!(!host.says(&["qemu-monitor-command", "tune", query]).contains("\"iops_rd\":72"));
+    let medium = host.rig.raw("medium.raw", 1);
+    host.says(&["change-media", "tune", "sda", &medium, "--insert", "--live"]);
+    let seen = host.says(&["qemu-monitor-command", "tune", query]);
+    assert!(seen.contains("\"iops_rd\":72"), "{seen}");
+    host.says(&["change-media", "tune", "sda", "--eject", "--live"]);
     for (words, why) in [
         (
             &["vda", "--total-bytes-sec", "9", "--read-bytes-sec", "5"][..],
@@ -158,7 +167,11 @@ fn limits(host: &mut Host) {
         (&["nosuch", "--total-iops-sec", "5"], "disk 'nosuch' not found in domain"),
         (
             &["vda", "--total-iops-sec-max", "5"],
-            "cannot reset 'total_iops_sec' when 'total_iops_sec_max' is set",
+            "unsupported configuration: cannot reset 'total_iops_sec' when 'total_iops_sec_max' is set",
+        ),
+        (
+            &["vda", "--total-iops-sec", "1000000000000001"],
+            "argument unsupported: block I/O throttle limit value of 'total_iops_sec' must be no more than",
         ),
         (&["vda", "--group-name", "g"], "all tune parameters zero"),
     ] {
