@@ -75,9 +75,6 @@ impl Pool {
             Some(text) => Uuid::try_parse(text.trim()).map_err(|_| malformed("malformed uuid element"))?,
             None => uuid,
         };
-        if root.one("source").is_some_and(|source| source.elements().next().is_some()) {
-            return Err(unsupported("a directory pool has no <source>"));
-        }
         if let Some(feature) = root.one("features").and_then(|features| features.elements().next()) {
             return Err(unsupported(format!("the pool feature <{}>", clip(feature.name()))));
         }
@@ -188,12 +185,15 @@ mod tests {
         }
         for (from, to) in [
             ("'dir'", "'logical'"),
-            ("<source/>", "<source><dir path='/x'/></source>"),
             ("<source/>", "<features><cow state='yes'/></features>"),
             ("<owner>0", "<owner>7"),
         ] {
             assert!(matches!(with(from, to), Err(StorageXmlError::Unsupported(_))), "{to}");
         }
+        // A directory comes from nowhere else: like libvirt, it is not looked at what a source says.
+        let source = "<source><dir path='/x'/><name>x</name><format type='auto'/></source>";
+        let pool = with("<source/>", source).unwrap();
+        assert_eq!(pool, with("<source/>", "<source/>").unwrap());
         assert!(Pool::parse("<domain/>", Uuid::nil()).is_err() && Pool::parse("", Uuid::nil()).is_err());
     }
 
