@@ -188,6 +188,13 @@ fn a_domain_lives_and_dies() {
     host.says(&["suspend", "d1"]);
     assert_eq!(host.says(&["domstate", "d1", "--reason"]), "paused (user)");
     assert_eq!(host.rig.control("d1").status().unwrap().state, "paused");
+    for mode in [
+        &["shutdown", "d1"][..],
+        &["shutdown", "d1", "--mode", "acpi"],
+        &["shutdown", "d1", "--mode", "agent"],
+    ] {
+        assert!(host.complains(mode).contains("domain is not running"), "{mode:?}");
+    }
     host.says(&["resume", "d1"]);
     assert!(host.complains(&["resume", "d1"]).contains("domain is already running"));
     host.says(&["autostart", "d1"]);

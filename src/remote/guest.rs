@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::call::{Answer, Call, Target};
 use super::error::{Code, Failure, From};
-use crate::manager::{AGENT_PATIENCE_MAX, Manager, ManagerError};
+use crate::manager::{AGENT_PATIENCE_MAX, Manager, ManagerError, State};
 use crate::privsep::ask::{Ask, may_be_asked};
 use crate::rpc::{self, List, Procedure, QemuProcedure};
 
@@ -115,7 +115,8 @@ fn shutdown(call: &Call<'_>) -> Answer {
     let (reference, flags): (rpc::Domain<'_>, u32) = call.arguments()?;
     let target = call.domain(&reference, flags)?;
     call.only_flags(flags, ACPI | AGENT)?;
-    if flags & AGENT == 0 || !by_agent(&target, "powerdown", flags & ACPI != 0)? {
+    let stands = target.domain.running().is_none_or(|live| !matches!(live.state, State::Running(_)));
+    if flags & AGENT == 0 || stands || !by_agent(&target, "powerdown", flags & ACPI != 0)? {
         let (manager, uuid) = target.parts();
         Manager::shutdown(manager, uuid)?;
     }
