@@ -134,6 +134,7 @@ impl Manager {
         let domain = domain.clone();
         table.tidy(uuid);
         drop(table);
+        self.forget_job(uuid);
         self.tell(&domain, Lifecycle::Undefined);
         Ok(())
     }

@@ -65,6 +65,14 @@ impl Manager {
         });
     }
 
+    /// Forgets how the last one went, where there is no such domain any longer: the next of this uuid is another one, and may
+    /// be somebody else's.
+    pub(super) fn forget_job(&self, uuid: DomainUuid) {
+        if self.by_uuid(uuid).is_err() {
+            self.jobs(|jobs| jobs.retain(|other, job| *other != uuid || !job.is_over()));
+        }
+    }
+
     /// It is over: with how it went, or without anything that is worth keeping.
     pub(super) fn end_job(&self, uuid: DomainUuid, progress: Option<Progress>) {
         let over = self.jobs(|jobs| {
@@ -77,6 +85,7 @@ impl Manager {
         if let (Some(progress), Ok(domain)) = (over, self.by_uuid(uuid)) {
             self.tell_what(&domain, What::JobCompleted(progress));
         }
+        self.forget_job(uuid);
     }
 
     /// A guest that is saved is at this turn through its memory; each one that nobody was told of is told, in turn. QEMU tells
@@ -122,5 +131,49 @@ impl Manager {
             }
             Some(over)
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::Files;
+    use crate::conf::facts::HostFacts;
+    use crate::manager::testing::Deaf;
+    use crate::manager::{Definition, Leaves, Memory, StartFlags};
+    use crate::settings::Settings;
+
+    const XML: &str = "<domain type='qemu'><name>a</name><uuid>6e5a1b3c-8a41-4c1b-9d8e-2f6f0e6b7a10</uuid>\
+        <memory>65536</memory><os><type arch='x86_64' machine='q35'>hvm</type></os></domain>";
+
+    #[test]
+    fn what_is_known_of_a_job_goes_with_the_domain() {
+        let (settings, facts) = (Settings::default(), HostFacts::default());
+        let manager = Manager::new(settings, facts, Box::new(Memory), None, Arc::new(Deaf), |_, _| {});
+        let define = || manager.define(Definition::kept(XML).unwrap(), 1000).unwrap().uuid;
+        let uuid = define();
+        let saved = || {
+            manager.begin_job(uuid, Job::save());
+            manager.end_job(uuid, Some(Progress::default()));
+        };
+        saved();
+        assert!(manager.completed(uuid, true).is_some());
+        manager.undefine(uuid, Leaves::default()).unwrap();
+        define();
+        assert!(manager.completed(uuid, true).is_none());
+        // What runs without a definition is the same domain until it ends.
+        manager.start(uuid, StartFlags::default()).unwrap();
+        saved();
+        manager.undefine(uuid, Leaves::default()).unwrap();
+        assert!(manager.completed(uuid, true).is_some());
+        manager.destroy(uuid).unwrap();
+        saved();
+        manager
+            .start_transient(Definition::kept(XML).unwrap().with_files(Files::ALL), StartFlags::default())
+            .unwrap();
+        assert!(manager.completed(uuid, true).is_none());
     }
 }

@@ -397,6 +397,7 @@ impl Manager {
             (false, false) => (None, Lifecycle::StoppedFailed, SHUTOFF_CRASHED),
         };
         let Some(was) = self.table().take_live(uuid, id, reason) else { return };
+        self.forget_job(uuid);
         if let Err(error) = self.commit(vec![Change::End(uuid, id)]) {
             tracing::error!(%error, domain = %was.name, "a domain that has ended stays in the store");
         }
