@@ -235,6 +235,66 @@ fn a_domain_lives_and_dies() {
 }
 
 #[test]
+fn what_runs_can_be_defined_as_it_is_shown() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    let file = definition(&host, "shown");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let odd = text.replace("<memory unit='MiB'>32<", "<memory unit='KiB'>33001<");
+    let display = "<graphics type='vnc' autoport='yes'/></devices>";
+    std::fs::write(&file, odd.replace("</devices>", display)).unwrap();
+    host.says(&["define", &file]);
+    assert!(host.says(&["dominfo", "shown"]).contains("Max memory:     33001 KiB"));
+    host.says(&["start", "shown"]);
+    let info = host.says(&["dominfo", "shown"]);
+    assert!(
+        info.contains("Max memory:     33792 KiB") && info.contains("Used memory:    33792 KiB"),
+        "{info}"
+    );
+    let shown = host.says(&["dumpxml", "shown"]);
+    assert!(shown.contains(" autoport='yes'") && !shown.contains("port='-1'"), "{shown}");
+    std::fs::write(&file, &shown).unwrap();
+    host.says(&["define", &file]);
+    assert!(host.says(&["dumpxml", "shown", "--inactive"]).contains("port='-1' autoport='yes'"));
+    host.says(&["domxml-to-native", "qemu-argv", "--domain", "shown"]);
+    host.says(&["destroy", "shown"]);
+    host.says(&["start", "shown"]);
+    host.says(&["destroy", "shown"]);
+    host.says(&["undefine", "shown"]);
+    host.says(&["create", &file]);
+    host.says(&["destroy", "shown"]);
+}
+
+#[test]
+fn what_is_asked_wrongly_is_refused_as_libvirt_does() {
+    if !virsh_possible() {
+        return;
+    }
+    let host = Host::new();
+    for name in ["d1", "d2", "d3"] {
+        host.says(&["define", &definition(&host, name)]);
+    }
+    let stats = host.says(&["domstats", "d3", "d1", "d2", "d3", "--state"]);
+    let order: Vec<&str> = stats.lines().filter(|line| line.contains("Domain:")).collect();
+    assert_eq!(order, ["Domain: 'd3'", "Domain: 'd1'", "Domain: 'd2'"], "{stats}");
+    for nodes in ["0-9999999", "1024", "0,4294967296"] {
+        let told = host.complains(&["numatune", "d1", "--nodeset", nodes, "--config"]);
+        assert!(told.contains(&format!("Failed to parse bitmap '{nodes}'")), "{told}");
+    }
+    assert!(!host.says(&["dumpxml", "d1"]).contains("nodeset"));
+    for shares in ["cpu_shares=-5", "cpu_shares=262145"] {
+        let told = host.complains(&["schedinfo", "d1", "--config", "--set", shares]);
+        assert!(told.contains("invalid argument: value of 'cpu_shares' is out of range"), "{told}");
+    }
+    host.says(&["schedinfo", "d1", "--config", "--set", "vcpu_quota=-9"]);
+    assert!(host.says(&["dumpxml", "d1"]).contains("<quota>-1</quota>"));
+    let told = host.complains(&["vcpucount", "d1", "--guest"]);
+    assert!(told.contains("invalid argument: vCPU count provided by the guest agent can only"), "{told}");
+}
+
+#[test]
 fn a_definition_is_told_as_a_command_line() {
     if !virsh_possible() {
         return;

@@ -23,6 +23,8 @@ pub const PATIENCE_MAX: Duration = Duration::from_secs(120);
 const ANSWER_MAX: usize = 4 << 20;
 /// How much is written at once, in bytes.
 const PIECE: usize = 4096;
+/// libvirt's words for an agent that does not answer.
+const NOT_THERE: &str = "QEMU guest agent is not connected";
 /// What an agent sends before an answer to `guest-sync-delimited`.
 const SENTINEL: u8 = 0xff;
 
@@ -46,6 +48,8 @@ struct Talk {
     stream: UnixStream,
     pending: Vec<u8>,
     until: Instant,
+    /// Whether it has answered at all.
+    answers: bool,
 }
 
 /// Whether a read or write is merely to be tried again, as long as there is time.
@@ -73,7 +77,8 @@ impl Talk {
     fn wait(&mut self) -> Result<(), AgentError> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(silent("QEMU guest agent is not connected: it did not answer in time"));
+            let text = if self.answers { "the guest agent did not answer in time" } else { NOT_THERE };
+            return Err(silent(text));
         }
         self.stream.set_read_timeout(Some(left)).map_err(silent)?;
         self.stream.set_write_timeout(Some(left)).map_err(silent)
@@ -99,7 +104,7 @@ impl Talk {
                 Ok(0) => return Err(silent("its channel was closed")),
                 Ok(length) => length,
                 Err(error) if again(&error) => continue,
-                Err(_) => return Err(silent("QEMU guest agent is not connected")),
+                Err(_) => return Err(silent(NOT_THERE)),
             };
             self.pending.extend_from_slice(chunk.get(..length).unwrap_or_default());
         }
@@ -117,6 +122,7 @@ impl Talk {
             let answer = self.until(b'\n')?;
             let answer: Option<Value> = serde_json::from_slice(&answer).ok();
             if answer.and_then(|answer| answer.get("return")?.as_u64()) == Some(number.into()) {
+                self.answers = true;
                 return Ok(());
             }
         }
@@ -152,7 +158,7 @@ fn converse(
     answers: bool,
 ) -> Result<Value, AgentError> {
     let begin = Instant::now();
-    let mut talk = Talk { stream, pending: early, until: begin + SYNC.min(patience) };
+    let mut talk = Talk { stream, pending: early, until: begin + SYNC.min(patience), answers: false };
     talk.sync(u32::try_from(crate::driver::draw() >> 33).unwrap_or(1))?;
     talk.until = begin + patience;
     talk.say(format!("{command}\n").as_bytes())?;
@@ -316,9 +322,17 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(15));
             }
         });
-        let mut talk =
-            Talk { stream: ours, pending: Vec::new(), until: Instant::now() + Duration::from_millis(500) };
+        let mut talk = Talk {
+            stream: ours,
+            pending: Vec::new(),
+            until: Instant::now() + Duration::from_millis(500),
+            answers: false,
+        };
         let told = talk.say(&vec![b'x'; 16 << 20]).unwrap_err();
+        assert_eq!(told.to_string(), NOT_THERE);
+        // One that has spoken is there.
+        talk.answers = true;
+        let told = talk.wait().unwrap_err();
         assert!(told.to_string().contains("in time"), "{told}");
         drop(talk);
         slow.join().unwrap();
@@ -327,8 +341,12 @@ mod tests {
     #[test]
     fn answers_in_pieces_are_found_whole() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut talk =
-            Talk { stream: ours, pending: b"a".to_vec(), until: Instant::now() + Duration::from_secs(60) };
+        let mut talk = Talk {
+            stream: ours,
+            pending: b"a".to_vec(),
+            until: Instant::now() + Duration::from_secs(60),
+            answers: false,
+        };
         let pieces = std::thread::spawn(move || {
             for piece in [&b"b"[..], b"c\nd", b"e\n"] {
                 theirs.write_all(piece).unwrap();

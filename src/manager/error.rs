@@ -35,6 +35,12 @@ pub enum ManagerError {
     /// Something else than a definition that the caller said is wrong.
     #[error("{0}")]
     Argument(String),
+    /// Values that do not go together, or not with what there is.
+    #[error("{0}")]
+    Config(String),
+    /// A value that QEMU does not take.
+    #[error("{0}")]
+    Value(String),
     /// The caller's rules do not give it.
     #[error("{0}")]
     Denied(String),

@@ -282,11 +282,14 @@ impl Manager {
         Handed { xml, files }: Handed<'_>,
     ) -> Result<Arc<Definition>, ManagerError> {
         let found = identity::read(xml).map_err(ManagerError::Malformed)?;
-        if found.name != current.name || found.uuid.is_some_and(|uuid| uuid != current.uuid) {
-            return Err(ManagerError::Argument(format!(
-                "the definition is of domain '{}', and what is saved is domain '{}'",
-                found.name, current.name
-            )));
+        if let Some(uuid) = found.uuid.filter(|uuid| *uuid != current.uuid) {
+            let text = format!("Target domain uuid {uuid} does not match source {}", current.uuid);
+            return Err(ManagerError::Config(text));
+        }
+        if found.name != current.name {
+            let text =
+                format!("Target domain name '{}' does not match source '{}'", found.name, current.name);
+            return Err(ManagerError::Config(text));
         }
         let definition = Definition::read(xml, current.uuid, Strictness::Lenient, &self.choices)?;
         let definition = self.hold(definition, Some(current), files)?;

@@ -7,7 +7,7 @@ use super::live::{AFFECT_CONFIG, AFFECT_LIVE, impact};
 use crate::conf::domain::ImageFormat;
 use crate::manager::{DiskName, ManagerError};
 use crate::privsep::storage::Part;
-use crate::privsep::throttle::{DISK_LIMITS, DiskTuning};
+use crate::privsep::throttle::{DISK_LIMITS, DiskTuning, LIMIT_MAX};
 use crate::rpc::{self, List, Opaque, ParamValue, Procedure, TypedParam};
 
 pub(super) fn handler(procedure: Procedure) -> Option<fn(&Call<'_>) -> Answer> {
@@ -164,8 +164,10 @@ impl<'a> Change<'a> {
         if let Some(name) = self.group {
             new.group = Some(name.to_owned()).filter(|name| !name.is_empty());
         }
-        new.check().map_err(ManagerError::Argument)?;
-        new.check_bursts().map_err(ManagerError::Operation)?;
+        let exceeds = new.limits.iter().any(|limit| *limit > LIMIT_MAX);
+        let refused = if exceeds { ManagerError::Value } else { ManagerError::Argument };
+        new.check().map_err(refused)?;
+        new.check_bursts().map_err(ManagerError::Config)?;
         if new.is_none() && self.group.is_some_and(|name| !name.is_empty()) {
             let text =
                 "creating a new group/updating existing with all tune parameters zero is not supported";

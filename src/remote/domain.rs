@@ -206,6 +206,10 @@ fn vcpus_flags(call: &Call<'_>) -> Answer {
     let target = call.domain(&reference, flags)?;
     call.only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG | VCPU_MAXIMUM | GUEST)?;
     if flags & GUEST != 0 {
+        if !target.domain.is_active() {
+            let text = "vCPU count provided by the guest agent can only be requested for live domains";
+            return Err(Failure::new(Code::InvalidArgument, From::Qemu, text));
+        }
         let count = agent::online_vcpus(&target, flags & VCPU_MAXIMUM != 0)?;
         return call.answer(&i32::try_from(count).unwrap_or(i32::MAX));
     }

@@ -247,6 +247,8 @@ impl std::convert::From<ManagerError> for Failure {
             ManagerError::NoPool(_) => Self::new(Code::NoPool, From::Storage, text),
             ManagerError::NoVolume(_) => Self::new(Code::NoVolume, From::Storage, text),
             ManagerError::Argument(_) => Self::new(Code::InvalidArgument, From::Domain, text),
+            ManagerError::Config(_) => Self::new(Code::ConfigUnsupported, From::Qemu, text),
+            ManagerError::Value(_) => Self::new(Code::ArgumentUnsupported, From::Qemu, text),
             ManagerError::Malformed(_) => Self::new(Code::Xml, From::Domain, text),
             ManagerError::State(_) => Self::new(Code::OperationInvalid, From::Qemu, text),
             ManagerError::Late(_) => Self::new(Code::OperationTimeout, From::Qemu, text),

@@ -1,5 +1,6 @@
 //! Calls that measure a domain.
 
+use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
@@ -152,8 +153,14 @@ fn all_stats(call: &Call<'_>) -> Answer {
     }
     let mut domains = call.visible(Verb::Read);
     if !wanted.0.is_empty() {
-        let uuids: std::collections::HashSet<[u8; 16]> = wanted.0.iter().map(|domain| domain.uuid).collect();
-        domains.retain(|domain| uuids.contains(domain.uuid.0.as_bytes()));
+        // As they are asked for, each once.
+        let mut places: HashMap<[u8; 16], usize> = HashMap::new();
+        for (place, domain) in wanted.0.iter().enumerate() {
+            places.entry(domain.uuid).or_insert(place);
+        }
+        let place = |domain: &Domain| places.get(domain.uuid.0.as_bytes()).copied();
+        domains.retain(|domain| place(domain).is_some());
+        domains.sort_by_key(place);
     }
     domains.retain(|domain| selected(domain, flags));
     let stats = if stats == 0 { KNOWN } else { stats };

@@ -10,7 +10,7 @@ use super::tune::UNLIMITED;
 use crate::conf::definition::{Definition as Tree, cpus};
 use crate::manager::{self, ManagerError};
 use crate::privsep::placement::{NODES_MAX, list};
-use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SLICE_MIN, WEIGHT_MAX, WEIGHT_MIN};
+use crate::privsep::tuning::{PERIOD_MAX, QUOTA_MAX, SHARES_MAX, SLICE_MIN, WEIGHT_MAX, WEIGHT_MIN};
 use crate::rpc::{self, List, ParamValue, Procedure, TypedParam};
 
 /// A message has no more parameters.
@@ -59,7 +59,10 @@ fn numa(call: &Call<'_>) -> Answer {
                 let set = cpus(text, NODES_MAX);
                 let set_of_numbers =
                     text.bytes().all(|byte| byte.is_ascii_digit() || b",-^ ".contains(&byte));
-                if !set_of_numbers {
+                // Of a number that is none, and of a node that no host has, libvirt says the same.
+                let numbers = text.split([',', '-', '^', ' ']).filter(|number| !number.is_empty());
+                let beyond = |number: &str| number.parse::<u32>().map_or(true, |node| node >= NODES_MAX);
+                if !set_of_numbers || numbers.into_iter().any(beyond) {
                     return Err(invalid(format!("Failed to parse bitmap '{}'", text.escape_debug())));
                 }
                 if set.is_empty() {
@@ -191,6 +194,9 @@ fn set(call: &Call<'_>, reference: &rpc::Domain<'_>, params: &Params<'_>, flags:
 fn scheduler(param: &TypedParam<'_>) -> Result<Setting, Failure> {
     let cpu = |element, text: String| Ok(Setting { parent: "cputune", element, text: Some(text) });
     match (param.field, &param.value) {
+        ("cpu_shares", ParamValue::Ullong(value)) if !(1..=SHARES_MAX).contains(value) => {
+            Err(invalid(format!("value of 'cpu_shares' is out of range [1, {SHARES_MAX}]")))
+        }
         ("cpu_shares", ParamValue::Ullong(value)) => cpu("shares", value.to_string()),
         ("vcpu_period", ParamValue::Ullong(value)) => cpu("period", period(param.field, *value)?),
         ("global_period", ParamValue::Ullong(value)) => cpu("global_period", period(param.field, *value)?),
@@ -218,7 +224,7 @@ fn period(field: &str, value: u64) -> Result<String, Failure> {
 fn quota(field: &str, value: i64) -> Result<String, Failure> {
     let fits = u64::try_from(value).map_or(true, |it| it == 0 || (SLICE_MIN..=QUOTA_MAX).contains(&it));
     if fits {
-        return Ok(value.to_string());
+        return Ok(value.max(-1).to_string());
     }
     Err(invalid(format!("value of '{field}' is out of range [{SLICE_MIN}, {QUOTA_MAX}]")))
 }

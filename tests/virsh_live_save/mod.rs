@@ -249,6 +249,17 @@ fn what_is_no_saved_domain_is_refused_and_nothing_is_overwritten() {
     std::fs::write(&changed, xml.replace("<vcpu placement='static'>1<", "<vcpu placement='static'>2<"))
         .unwrap();
     assert!(host.complains(&["save-image-define", &image, &changed]).contains("find its machine changed"));
+    // As libvirt says it of another domain.
+    let uuid = host.says(&["domuuid", "one"]);
+    let other = "6ba7b810-9dad-11d1-80b4-00c04fd43001";
+    for (old, new, told) in [
+        (uuid.as_str(), other, format!("Target domain uuid {other} does not match source {uuid}")),
+        ("<name>one<", "<name>eins<", "Target domain name 'eins' does not match source 'one'".into()),
+    ] {
+        std::fs::write(&changed, xml.replace(old, new)).unwrap();
+        let said = host.complains(&["save-image-define", &image, &changed]);
+        assert!(said.contains(&format!("unsupported configuration: {told}")), "{said}");
+    }
     std::fs::write(&changed, xml.replace("<name>one</name>", "<name>one</name><title>saved</title>"))
         .unwrap();
     host.says(&["save-image-define", &image, &changed, "--paused"]);
