@@ -15,6 +15,7 @@ impl Definition {
     }
 
     /// Whether its emulated TPM is to keep its state when the definition goes; nothing where it has none.
+    #[must_use]
     pub fn tpm_persists(&self) -> Option<bool> {
         let backend = self.root.child("devices")?.child("tpm")?.child("backend")?;
         let emulated = backend.attribute("type") == Some("emulator");
