@@ -28,7 +28,7 @@ pub use start::{Begin, Launch, Prepared, draw, prepare, prepare_unread, start, w
 use std::time::Duration;
 
 use crate::base::{Layer, Refusal};
-use crate::privsep::request::Refused;
+use crate::privsep::request::{NOT_RUNNING, Refused};
 use crate::privsep::wire::WireError;
 
 /// Where a labeller says what went wrong with it.
@@ -106,7 +106,7 @@ impl DriverError {
             ),
             Self::NoDomain => {
                 let remedy = "`svirt list` shows the domains that run";
-                Refusal::new(Layer::Lease, "find", "the domain", "no such domain runs", remedy)
+                Refusal::new(Layer::Lease, "find", "the domain", NOT_RUNNING, remedy)
             }
             Self::Protocol(text) => {
                 Refusal::new(Layer::Kernel, "speak", text.clone(), "the conversation broke off", LOOK)
@@ -133,6 +133,17 @@ impl DriverError {
                 error.to_string(),
                 "use svirt programs of one version",
             ),
+        }
+    }
+
+    /// Whether it is that the domain does not run.
+    #[must_use]
+    pub fn is_not_running(&self) -> bool {
+        match self {
+            Self::NoDomain => true,
+            Self::Refused(refused) => refused.refusal.rule == NOT_RUNNING,
+            Self::Refusal(refusal) => refusal.rule == NOT_RUNNING,
+            _ => false,
         }
     }
 

@@ -20,7 +20,7 @@ use super::saved::{Spot, sync_directory};
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::dump::Dump;
-use crate::privsep::request::Reply;
+use crate::privsep::request::{NOT_RUNNING, Reply};
 use crate::privsep::supervisor::{Answer, Verb};
 use crate::sys::path::{self, Found};
 
@@ -112,7 +112,7 @@ impl Server {
 
     fn begin_dump(&self, client: ConnectionId, uuid: DomainUuid, dump: &Dump) -> Result<Dumping, Refusal> {
         let domain = self.domains.get(&uuid).filter(|domain| domain.phase == Phase::Running);
-        let domain = domain.ok_or_else(|| refuse(&dump.path, "no such domain runs", "start it first"))?;
+        let domain = domain.ok_or_else(|| refuse(&dump.path, NOT_RUNNING, "start it first"))?;
         if domain.saving.is_some()
             || self.is_being_dumped(uuid)
             || self.talks.iter().any(|it| it.uuid == uuid)

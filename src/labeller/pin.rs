@@ -16,7 +16,7 @@ use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{LaunchPlan, Op};
 use crate::privsep::placement::{Pins, list, vcpu};
-use crate::privsep::request::Reply;
+use crate::privsep::request::{NOT_RUNNING, Reply};
 use crate::sys::process::Child;
 use crate::sys::{pidfd, sched};
 
@@ -37,7 +37,7 @@ impl Server {
             Err(Refusal::new(Layer::Policy, OPERATION, uuid.to_string(), rule, remedy))
         };
         let Some(domain) = self.domains.get_mut(&uuid).filter(|domain| domain.phase == Phase::Running) else {
-            return refuse("no such domain runs", "start it first");
+            return refuse(NOT_RUNNING, "start it first");
         };
         if !pins.is_bounded() {
             return refuse("a number is out of its bounds", "name CPUs of this host");

@@ -31,7 +31,7 @@ use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::apparmor::profile_name;
 use crate::privsep::plug::{Gone, Plug, Top, UnplugSteps};
-use crate::privsep::request::Reply;
+use crate::privsep::request::{NOT_RUNNING, Reply};
 use crate::privsep::supervisor::{Answer, Verb};
 
 pub(super) use leftover::Leftover;
@@ -80,7 +80,7 @@ impl Server {
             Err(Refusal::new(Layer::Policy, "plug a device of", uuid.to_string(), rule, remedy))
         };
         match domain {
-            None => refuse("no such domain runs", "start it first"),
+            None => refuse(NOT_RUNNING, "start it first"),
             Some(_) if busy => refuse("another device is on its way", "try again in a moment"),
             Some(_) if dumped => refuse("its memory is written down", "wait until it is, or abort that"),
             Some(domain) if domain.saving.is_some() => {
@@ -200,7 +200,9 @@ impl Server {
                 Ok(None) => self.talks.push(talk),
                 Ok(Some(answer)) => self.answered(&talk, answer),
                 Err(rule) => {
-                    let remedy = "look at the domain's disks, then try again";
+                    let runs = self.domains.get(&talk.uuid).is_some_and(|it| it.phase == Phase::Running);
+                    let rule = if runs { rule } else { NOT_RUNNING.into() };
+                    let remedy = "look at the domain's devices, then try again";
                     let refusal = Refusal::new(Layer::DeviceModel, "plug", &*talk.which.alias, rule, remedy);
                     self.reply(&talk, refused(refusal));
                 }

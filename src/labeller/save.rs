@@ -37,7 +37,7 @@ use super::server::{Server, refused};
 use super::undo;
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{Access, Op, Sharing};
-use crate::privsep::request::Reply;
+use crate::privsep::request::{NOT_RUNNING, Reply};
 use crate::privsep::save::{Header, Progress, STREAM_AT, Save, SavedAt};
 use crate::privsep::supervisor::{Answer, Ended, SAVED, Verb};
 use crate::settings::Settings;
@@ -173,7 +173,7 @@ impl Server {
         let busy = self.talks.iter().any(|talk| talk.uuid == uuid) || self.is_being_dumped(uuid);
         let domain = self.domains.get(&uuid).filter(|domain| domain.phase == Phase::Running);
         let Some(domain) = domain else {
-            return Err(refuse("save", &uuid.to_string(), "no such domain runs", "start it first"));
+            return Err(refuse("save", &uuid.to_string(), NOT_RUNNING, "start it first"));
         };
         let name = domain.plan.domain.name.to_string();
         if busy || domain.saving.is_some() {
@@ -195,7 +195,7 @@ impl Server {
         let target = Target::new(spot, share)?;
         let hold = Hold { access: Access::ReadWrite, sharing: Sharing::Exclusive };
         let Some(domain) = self.domains.get_mut(&uuid) else {
-            return Err(refuse("save", &name, "no such domain runs", "start it first"));
+            return Err(refuse("save", &name, NOT_RUNNING, "start it first"));
         };
         self.leases.object(uuid, target.id, hold, &target.spot.path)?;
         let begun = begin(domain, &save, &target, (self.settings.uids.imageprobe, most, reserve));

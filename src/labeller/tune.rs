@@ -16,7 +16,7 @@ use super::journal::Entry;
 use super::server::{Server, refused};
 use crate::base::{DomainUuid, Layer, Refusal};
 use crate::privsep::op::{CgroupLimits, LaunchPlan, Op};
-use crate::privsep::request::Reply;
+use crate::privsep::request::{NOT_RUNNING, Reply};
 use crate::privsep::supervisor::Lifecycle;
 use crate::privsep::tuning::Tuned;
 use crate::sys::pidfd::{self, Exit};
@@ -187,6 +187,9 @@ impl Server {
         let Tune { uuid, client, child, until, stage } = tune;
         let done = match pidfd::reap(&child.pidfd) {
             Some(Exit::Code(0)) => Ok(()),
+            _ if !self.domains.get(&uuid).is_some_and(|domain| domain.phase == Phase::Running) => {
+                Err(not_running(uuid))
+            }
             exit => Err(unset(uuid, exit, until.is_none())),
         };
         let domain = self.domains.get_mut(&uuid);
@@ -213,7 +216,7 @@ impl Server {
 }
 
 fn not_running(uuid: DomainUuid) -> Refusal {
-    Refusal::new(Layer::Policy, OPERATION, uuid.to_string(), "no such domain runs", "start it first")
+    Refusal::new(Layer::Policy, OPERATION, uuid.to_string(), NOT_RUNNING, "start it first")
 }
 
 /// Other limits are in force, and noted; where that cannot be, they do not stay.

@@ -180,7 +180,9 @@ impl Manager {
         let domain = self.by_uuid(uuid)?;
         let _job = self.change(&domain.job, "DomainScreenshot")?;
         let live = self.live(uuid)?;
-        Ok(self.core.control(&live.control, None)?.picture(device, head)?)
+        let taken = self.core.control(&live.control, None);
+        let taken = taken.and_then(|control| Ok(control.picture(device, head)?));
+        self.unless_ended(uuid, live.id, taken)
     }
 
     /// Connects to a display.
@@ -191,6 +193,8 @@ impl Manager {
         skip_auth: bool,
     ) -> Result<UnixStream, ManagerError> {
         let live = self.live(uuid)?;
-        Ok(self.core.control(&live.control, None)?.display(protocol, skip_auth)?)
+        let opened = self.core.control(&live.control, None);
+        let opened = opened.and_then(|control| Ok(control.display(protocol, skip_auth)?));
+        self.unless_ended(uuid, live.id, opened)
     }
 }

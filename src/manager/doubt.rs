@@ -139,12 +139,19 @@ impl Manager {
         self.doubts().add(uuid);
     }
 
-    /// Passes on how a change of what runs went. Where nobody said whether it was done, that is found out.
+    /// Passes on how a change of what runs went, and says of one that came to nothing because the domain ended that this is
+    /// why. Where nobody said whether it was done, that is found out.
     pub(super) fn sure<T>(&self, uuid: DomainUuid, done: Result<T, ManagerError>) -> Result<T, ManagerError> {
         if done.as_ref().is_err_and(ManagerError::is_unclear) {
             self.doubt(uuid);
         }
-        done
+        let Err(ManagerError::Driver(error)) = &done else { return done };
+        let runs = || self.by_uuid(uuid).ok().and_then(|domain| domain.live).is_some_and(|live| !live.ending);
+        if error.is_not_running() || !runs() {
+            Err(ManagerError::state("domain is not running"))
+        } else {
+            done
+        }
     }
 
     /// Finds out what became of changes whose answers never came. To be called again and again.

@@ -14,6 +14,9 @@ use super::supervisor::{Ended, Lifecycle};
 use super::tuning::Tuned;
 use crate::base::{CategoryPair, DomainRef, DomainUuid, Refusal};
 
+/// The rule of whatever is refused because the domain does not run, or no longer.
+pub const NOT_RUNNING: &str = "no such domain runs";
+
 /// One request; each gets one [`Reply`], `Wait` when its domain ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
