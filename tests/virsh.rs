@@ -1030,6 +1030,28 @@ fn an_ordinary_users_guests_run_under_uids_that_are_not_the_users() {
     user.start_daemon();
     assert_eq!(user.says(VIEW, &["domstate", "g"]), "running");
     user.says(VIEW, &["suspend", "g"]);
+
+    // The daemon, the labeller and the guard that would start another one die: the next ones have power over
+    // the guest again, which is in the user namespace of the first.
+    user.kill_daemon();
+    let home = user.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    let of_user = |name: &str| -> Vec<i32> {
+        let read = |pid: i32, file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let pids = processes().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is = |pid: &i32| {
+            read(*pid, "comm").starts_with(name.as_bytes())
+                && String::from_utf8_lossy(&read(*pid, "environ")).contains(&home)
+        };
+        pids.filter(is).collect()
+    };
+    let dead = of_user("svirt-labeller");
+    assert_eq!(dead.len(), 2, "guard and labeller");
+    for pid in dead {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    user.start_daemon();
+    assert_eq!(user.says(VIEW, &["domstate", "g"]), "paused");
+    user.says(VIEW, &["resume", "g"]);
     user.says(VIEW, &["destroy", "g"]);
     assert_eq!(user.says(VIEW, &["domstate", "g", "--reason"]), "shut off (destroyed)");
     assert_eq!(user.says("test:///default", &["list", "--name"]), "test");

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     if options.session
-        && let Err(error) = enter_session()
+        && let Err(error) = enter_session(options.config.as_deref())
     {
         return program.end(Err(error));
     }

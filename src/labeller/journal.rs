@@ -455,6 +455,16 @@ pub(super) struct Left {
     pub(super) entries: Vec<Entry>,
 }
 
+impl Left {
+    /// The processes of the domain.
+    pub(super) fn processes(&self) -> impl Iterator<Item = ProcessId> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Process { id, .. } => Some(*id),
+            _ => None,
+        })
+    }
+}
+
 /// Reads every journal of a directory. One that cannot be understood is an error: guessing could leave a label.
 pub(super) fn left(directory: &Path) -> io::Result<Vec<Left>> {
     let mut all = Vec::new();

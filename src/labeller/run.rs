@@ -118,7 +118,7 @@ fn step(what: &str) -> impl Fn(io::Error) -> LabellerError {
     move |error| LabellerError::Step(what.clone(), error)
 }
 
-fn settings(config: Option<&str>, session: bool) -> Result<Settings, LabellerError> {
+pub(super) fn settings(config: Option<&str>, session: bool) -> Result<Settings, LabellerError> {
     let user = if session { UserDirectories::find(|name| std::env::var(name).ok()) } else { None };
     let own = user.as_ref().map(UserDirectories::settings);
     let mut settings = read(config, own.as_deref().unwrap_or(DEFAULT_PATH))?;
@@ -132,7 +132,9 @@ fn settings(config: Option<&str>, session: bool) -> Result<Settings, LabellerErr
 
 fn read(config: Option<&str>, default: &str) -> Result<Settings, LabellerError> {
     let name = config.unwrap_or(default);
-    let text = file::read_trusted(name, FILE_MAX as u64).map_err(LabellerError::Config)?;
+    // Root's, or in a session the user's own, who is root in its namespace.
+    let text =
+        file::read_owned(name, FILE_MAX as u64, cred::effective_uid()).map_err(LabellerError::Config)?;
     match text {
         Some(text) => Ok(Settings::from_toml(&text, name)?),
         None if config.is_some() => {
@@ -142,6 +144,9 @@ fn read(config: Option<&str>, default: &str) -> Result<Settings, LabellerError> 
         None => Ok(Settings::default()),
     }
 }
+
+/// Where journals are, in the directory of its state.
+pub(super) const JOURNALS: &str = "journal";
 
 /// Makes svirt's own directories; returns where journals are.
 fn directories(settings: &Settings) -> io::Result<PathBuf> {
@@ -156,7 +161,7 @@ fn directories(settings: &Settings) -> io::Result<PathBuf> {
     path::own_directory(&format!("{}/control", paths.run), 0o711)?;
     path::own_directory(&paths.state, 0o700)?;
     path::own_directory(&paths.cache, 0o755)?;
-    let journals = format!("{}/journal", paths.state);
+    let journals = format!("{}/{JOURNALS}", paths.state);
     path::own_directory(&journals, 0o700)?;
     Ok(PathBuf::from(journals))
 }

@@ -4,8 +4,11 @@
 //! `/etc/subuid` gives the user, so none of them is the user. What the user may not do, it may not do either.
 
 use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::Command;
 
+use super::{journal, run};
 use crate::settings::SUBORDINATE;
 use crate::sys::{cred, namespace, pidfd, process};
 
@@ -40,8 +43,11 @@ pub enum SessionError {
     Root,
 }
 
-/// Makes the namespace and becomes root there. This process must have one thread.
-pub fn enter() -> Result<(), SessionError> {
+/// Enters the namespace and becomes root there. This process must have one thread.
+///
+/// It is the one of what an earlier labeller of this configuration has left running, for from a new one nobody has power
+/// over that; or else a new one.
+pub fn enter(config: Option<&str>) -> Result<(), SessionError> {
     let uid = cred::effective_uid();
     if uid == 0 {
         return Err(SessionError::Root);
@@ -55,6 +61,9 @@ pub fn enter() -> Result<(), SessionError> {
         return Err(SessionError::NoMapper(program));
     }
     let step = |what| move |error| SessionError::Step(what, error);
+    if joins_what_runs(config) {
+        return cred::become_mapped_root().map_err(step("become root in its namespace"));
+    }
     let (mut reading, writing) = io::pipe().map_err(step("make a pipe"))?;
     let pid = process::own_pid();
     // The mappers work from outside only, so somebody must have stayed there.
@@ -81,6 +90,22 @@ pub fn enter() -> Result<(), SessionError> {
         _ => return Err(SessionError::Mapper(-1)),
     }
     cred::become_mapped_root().map_err(step("become root in its namespace"))
+}
+
+/// Joins the namespace of a process that a journal tells of. Whatever keeps it from that, a journal that cannot be read
+/// too, is told when what is left is taken over.
+fn joins_what_runs(config: Option<&str>) -> bool {
+    let left = || {
+        let settings = run::settings(config, true).ok()?;
+        let left = journal::left(&Path::new(&settings.paths.state).join(run::JOURNALS)).ok()?;
+        Some((pidfd::boot_id().ok()?, left))
+    };
+    let Some((boot, left)) = left() else { return false };
+    let left = left.iter().filter(|left| left.begin.as_ref().is_some_and(|(of, _)| *of == boot));
+    left.flat_map(journal::Left::processes).any(|id| {
+        // Held by its pidfd, so that it is this very process, and the kernel lets nobody join but the namespace's owner.
+        id.open().ok().flatten().is_some_and(|process| namespace::join_user(process.as_fd()).is_ok())
+    })
 }
 
 /// The first of the numbers that a file gives a user.

@@ -166,7 +166,8 @@ fn mapped(said: &OwnedFd, pid: i32, maps: [(&str, &[IdRange]); 2]) -> io::Result
     Ok(std::fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
 }
 
-/// Moves this process into a user namespace, where it then has every capability.
+/// Moves this process into a user namespace, or that of a process by its pidfd (setns(2)), where it then has every
+/// capability.
 pub fn join_user(namespace: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::sched::setns(namespace, CloneFlags::CLONE_NEWUSER)?)
 }
