@@ -65,6 +65,9 @@ fn a_typical_definition_becomes_its_values() {
     assert_eq!(devices.rngs[0].rate, Some((1024, 2000)));
     assert_eq!(devices.memballoon.unwrap().free_page_reporting, Some(true));
     assert_eq!(devices.vncs[0].listen, VncListen::Address("127.0.0.1".parse().unwrap(), None));
+    // A port beside it is the one of an earlier run.
+    let earlier = accepted(&TYPICAL.replace("port='-1' autoport", "port='5900' autoport"));
+    assert_eq!(earlier.devices.vncs[0].listen, devices.vncs[0].listen);
     assert_eq!(devices.videos, [Video::new(VideoModel::Vga)]);
     assert_eq!(domain.seclabels.len(), 2);
 }
@@ -202,7 +205,8 @@ fn values_out_of_range_and_contradictions_are_refused() {
         ("dev='tap0'", "dev='../tap0'"),
         ("<serial>WEB-1<", "<serial>WEB,1<"),
         ("cache='none' io='native'", "io='native'"),
-        ("port='-1'", "port='5900'"),
+        ("port='-1' autoport='yes'", "autoport='no'"),
+        ("port='-1' autoport='yes'", "port='65536' autoport='no'"),
         ("address='127.0.0.1'", "address='localhost'"),
         ("<backingStore/>", "<backingStore/><backingStore/>"),
         ("<format type='raw'/>", ""),

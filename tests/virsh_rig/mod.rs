@@ -77,6 +77,12 @@ impl Host {
             assert!(ended.is_none() && Instant::now() < until, "svirtd does not serve: {}", log());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
+        // Its socket is there before it gives root up, from when on it counts as a process of this installation.
+        let pid = daemon.id();
+        eventually("svirtd is no longer root", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            !status.contains("\nUid:\t0\t")
+        });
     }
 
     pub fn daemon_pid(&self) -> u32 {
