@@ -431,6 +431,8 @@ impl Server {
             self.domains.iter().filter(|(uuid, domain)| domain.is_over() && !self.is_being_tuned(**uuid));
         let over: Vec<DomainUuid> = over.map(|(uuid, _)| *uuid).collect();
         for uuid in over {
+            // It may have spoken and ended since its socket was read: how the device model ended is known from there alone.
+            self.link(uuid);
             self.finish(uuid);
         }
         self.deliver();
