@@ -456,10 +456,10 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// The processes of the domain.
+    /// The domain's supervisors and device model: its helpers may have namespaces of their own.
     pub(super) fn processes(&self) -> impl Iterator<Item = ProcessId> {
         self.entries.iter().filter_map(|entry| match entry {
-            Entry::Process { id, .. } => Some(*id),
+            Entry::Process { role: ProcessRole::Supervisor | ProcessRole::DeviceModel, id } => Some(*id),
             _ => None,
         })
     }

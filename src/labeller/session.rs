@@ -103,7 +103,8 @@ fn joins_what_runs(config: Option<&str>) -> bool {
     let Some((boot, left)) = left() else { return false };
     let left = left.iter().filter(|left| left.begin.as_ref().is_some_and(|(of, _)| *of == boot));
     left.flat_map(journal::Left::processes).any(|id| {
-        // Held by its pidfd, so that it is this very process, and the kernel lets nobody join but the namespace's owner.
+        // Held by its pidfd, so that it is this very process. The kernel lets nobody join but who owns the namespace, or one
+        // that it is in.
         id.open().ok().flatten().is_some_and(|process| namespace::join_user(process.as_fd()).is_ok())
     })
 }
