@@ -55,20 +55,21 @@ impl Machine {
         // An image that is away changes nothing of what the guest sees.
         let (prepared, _) = prepare_unread(domain, settings, &mut LabellerProber::new(labeller));
         let plan = prepared.plan(host, settings, &Survey::default(), draw(), Begin::default())?;
-        Ok(Self(argv(&plan.ops).unwrap_or_default()))
+        Ok(Self(argv(&plan.ops, None).unwrap_or_default()))
     }
 
     /// Of what runs, after what was plugged in and out since it was started.
     #[must_use]
     pub fn running(described: &Described) -> Self {
-        let mut lines = argv(&described.plan.ops).unwrap_or_default();
+        let queues = counted(&described.plan.ops);
+        let mut lines = argv(&described.plan.ops, queues).unwrap_or_default();
         for gone in described.gone.iter().filter(|gone| !gone.medium) {
             let id = format!("\"id\":{}", Value::from(gone.alias.as_str()));
             lines.retain(|line| !line.contains(&id));
         }
         for plug in &described.plugs {
             if let Top::Device { object } | Top::Interface { object, .. } = &plug.steps.top {
-                lines.extend(device(object));
+                lines.extend(device(object, queues));
             }
         }
         Self(lines)
@@ -90,7 +91,18 @@ impl Machine {
     }
 }
 
-fn argv(ops: &[Op]) -> Option<BTreeSet<String>> {
+/// How many queues QEMU gave virtio disks and their controllers by itself: one for each virtual CPU of its start. What was
+/// started before plans said so runs on, and most of it has as many as they say.
+fn counted(ops: &[Op]) -> Option<u32> {
+    let Some(Op::Spawn(spawn)) = ops.last() else { return None };
+    let smp = spawn.argv.windows(2).find_map(|pair| match pair {
+        [name, value] if name == "-smp" => value.split(',').next(),
+        _ => None,
+    });
+    smp.and_then(|count| count.parse().ok()).filter(|count| *count > 1)
+}
+
+fn argv(ops: &[Op], queues: Option<u32>) -> Option<BTreeSet<String>> {
     let Some(Op::Spawn(spawn)) = ops.last() else { return None };
     let mut lines = BTreeSet::new();
     for pair in spawn.argv.windows(2) {
@@ -98,15 +110,23 @@ fn argv(ops: &[Op]) -> Option<BTreeSet<String>> {
         if BOARD.contains(&name.as_str()) {
             lines.insert(format!("{name} {value}"));
         } else if name == "-device" {
-            lines.extend(device(value));
+            lines.extend(device(value, queues));
         }
     }
     Some(lines)
 }
 
-/// A device by all that a guest can see of it.
-fn device(object: &str) -> Option<String> {
-    let Ok(Value::Object(object)) = serde_json::from_str(object) else { return None };
+/// A device by all that a guest can see of it, with so many `queues` where it does not say how many.
+fn device(object: &str, queues: Option<u32>) -> Option<String> {
+    let Ok(Value::Object(mut object)) = serde_json::from_str(object) else { return None };
+    let property = match object.get("driver").and_then(Value::as_str) {
+        Some("virtio-blk-pci") => Some("num-queues"),
+        Some("virtio-scsi-pci") => Some("num_queues"),
+        _ => None,
+    };
+    if let (Some(property), Some(queues)) = (property, queues) {
+        object.entry(property).or_insert_with(|| queues.into());
+    }
     let seen = object.iter().filter(|(key, _)| !BACK.contains(&key.as_str()));
     let words: BTreeSet<String> = seen.map(|(key, value)| format!("\"{key}\":{value}")).collect();
     Some(words.into_iter().collect::<Vec<_>>().join(","))
@@ -129,19 +149,24 @@ mod tests {
 
     #[test]
     fn a_device_is_all_that_a_guest_sees_of_it() {
-        let one = device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","drive":"a","addr":"0x3"}"#);
-        let other = device(r#"{"addr":"0x3","id":"virtio-disk0","drive":"b","driver":"virtio-blk-pci"}"#);
+        let one = device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","drive":"a","addr":"0x3"}"#, None);
+        let other =
+            device(r#"{"addr":"0x3","id":"virtio-disk0","drive":"b","driver":"virtio-blk-pci"}"#, None);
         assert!(one.is_some() && one == other);
         assert_ne!(
-            device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","addr":"0x4"}"#).unwrap(),
+            device(r#"{"driver":"virtio-blk-pci","id":"virtio-disk0","addr":"0x4"}"#, None).unwrap(),
             one.unwrap()
         );
-        assert_eq!(device("nonsense"), None);
+        assert_eq!(device("nonsense", None), None);
         // A guest that has counted its queues finds no others.
-        let queues = |count: u32| device(&format!(r#"{{"driver":"virtio-blk-pci","num-queues":{count}}}"#));
+        let queues =
+            |count: u32| device(&format!(r#"{{"driver":"virtio-blk-pci","num-queues":{count}}}"#), None);
         assert_ne!(queues(1), queues(2));
-        let card =
-            |more: &str| device(&format!(r#"{{"driver":"virtio-net-pci","id":"net0"{more}}}"#)).unwrap();
+        let unsaid = |count| device(r#"{"driver":"virtio-blk-pci"}"#, count);
+        assert!(unsaid(Some(2)) == queues(2) && unsaid(None) != queues(2));
+        let card = |more: &str| {
+            device(&format!(r#"{{"driver":"virtio-net-pci","id":"net0"{more}}}"#), None).unwrap()
+        };
         assert_eq!(card(r#","netdev":"a","vhostfd":"7""#), card(r#","netdev":"b""#));
         for seen in [r#","mac":"52:54:00:00:00:01""#, r#","host_mtu":9000"#, r#","serial":"x""#] {
             assert_ne!(card(seen), card(""), "{seen}");
