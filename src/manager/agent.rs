@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::change::Busy;
 use super::{Live, Manager, ManagerError};
 use crate::base::DomainUuid;
 use crate::conf::domain::CharTarget;
@@ -231,18 +232,24 @@ impl Manager {
         patience: Duration,
         answers: bool,
     ) -> Result<Value, ManagerError> {
-        let alias = self.agent_alias(uuid)?;
+        let begin = Instant::now();
+        let patience = patience.min(PATIENCE_MAX);
+        // Its channel has one end on this side.
+        let first = self.live(uuid)?;
+        let wait = patience.min(Duration::from_secs(self.settings.daemon.change_wait));
+        let turn = first.runtime.asking.take("DomainAgentCommand", wait);
+        let _turn = turn.map_err(|Busy { call, lasts }| ManagerError::Busy { call, lasts })?;
         let live = self.live(uuid)?;
-        if !matches!(live.state, super::State::Running(_)) {
+        // What was meant for one run of the domain is nothing for the next.
+        if live.id != first.id || !matches!(live.state, super::State::Running(_)) {
             return Err(ManagerError::state("domain is not running"));
         }
-        // Its channel has one end on this side.
-        let turn = live.runtime.asking.clone();
-        let _turn = self.change(&turn, "DomainAgentCommand")?;
+        let alias = self.agent_alias(uuid)?;
         let control = self.core.control(&live.control, None);
         let attached = control.and_then(|control| Ok(control.console(Some(alias), false)?));
         let (_, stream, early) = self.unless_ended(uuid, live.id, attached)?;
-        converse(stream, early, command, patience.min(PATIENCE_MAX), answers).map_err(|error| match error {
+        let left = patience.saturating_sub(begin.elapsed());
+        converse(stream, early, command, left, answers).map_err(|error| match error {
             AgentError::Refused(text) => ManagerError::Failed(text),
             AgentError::Silent(text) => ManagerError::AgentSilent(text),
         })
