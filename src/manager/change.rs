@@ -1,6 +1,6 @@
 //! Who changes a domain, and how long others wait for that.
 //!
-//! libvirt calls it the state change lock. Calls that only look do not take it, and neither does whoever ends what runs.
+//! libvirt calls it the state change lock. Calls that only look do not take it, but for a picture, which nothing may come between; and neither does whoever ends what runs.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -147,11 +147,11 @@ impl Manager {
         }
         let Err(ManagerError::Driver(error)) = &done else { return done };
         let runs = || self.by_uuid(uuid).ok().and_then(|domain| domain.live).is_some_and(|live| !live.ending);
-        if error.is_not_running() || !runs() {
-            Err(ManagerError::state("domain is not running"))
-        } else {
-            done
+        if !error.is_not_running() && runs() {
+            return done;
         }
+        tracing::debug!(%uuid, %error, "its end came first");
+        Err(ManagerError::state("domain is not running"))
     }
 
     /// Finds out what became of changes whose answers never came. To be called again and again.

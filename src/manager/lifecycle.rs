@@ -304,8 +304,14 @@ impl Manager {
             State::Paused(_) => made_up,
             State::Running(_) => true,
         };
-        let runs = domain.running().filter(may);
-        let live = runs.ok_or_else(|| ManagerError::state("domain is not running"))?;
+        let lacks = || ManagerError::state("domain is not running");
+        let live = domain.running().ok_or_else(lacks)?;
+        if matches!(live.state, State::Paused(_)) && !made_up {
+            // It is refused on no mere belief.
+            self.look_at(uuid, live)?;
+        }
+        let domain = self.by_uuid(uuid)?;
+        let live = domain.running().filter(may).ok_or_else(lacks)?;
         let ended = self.core.order(&live.control, &Verb::Shutdown);
         if let Some(ended) = self.unless_ended(uuid, live.id, ended)? {
             self.ended(uuid, live.id, Some(&ended));

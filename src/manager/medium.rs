@@ -105,7 +105,8 @@ impl Manager {
         let full = before.is_some_and(|old| old.source.is_some());
         let disks = &with.domain()?.devices.disks;
         let at = disks.iter().position(|other| other.target == disk.target);
-        let throttle = at.and_then(|at| throttle(disks, at, disk.tuning.clone()));
+        let limited = at.filter(|_| !full && !disk.tuning.is_none());
+        let throttle = limited.and_then(|at| throttle(disks, at, disk.tuning.clone()));
         let alias = alias.unwrap_or_default();
         let which = Gone { alias: alias.clone(), medium: true };
         let kept = live.runtime.kept.contains(&which);
@@ -134,9 +135,9 @@ impl Manager {
         let put = self.put_in(&mut labeller, uuid, plug, files, shown)?;
         self.show_put(uuid, put, shown)?;
         // QEMU keeps the limits of a drive whose medium changes, and knows of none that were set while there was none.
-        match throttle.filter(|_| !full) {
-            Some(throttle) => self.limit(uuid, throttle),
-            None => Ok(()),
+        if let Some(Err(error)) = throttle.map(|throttle| self.limit(uuid, throttle)) {
+            tracing::error!(%uuid, target = given.target, %error, "a medium is there without its drive's limits");
         }
+        Ok(())
     }
 }
