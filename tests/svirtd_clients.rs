@@ -492,7 +492,7 @@ fn a_picture_of_a_display_comes_as_a_stream() {
         Raw::open(&host).send(&packet(Procedure::DomainScreenshot, 5, &(domain, 0_u32, 0_u32)));
     }
     e2e_rig::eventually("another picture", || host.virsh(&["screenshot", "shown", &file]).code == Some(0));
-    // Two that look all the time disturb neither each other nor whoever plugs and saves.
+    // Two that look all the time disturb neither each other nor whoever plugs.
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for name in ["one", "other"] {

@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_thread_s_heap_is_given_back_whatever_was_freed_before() {
-        const MUCH: usize = 32 << 20;
+        const MUCH: usize = 64 << 20;
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         super::bound();
         let freed = || {
